@@ -1,0 +1,43 @@
+# Everything is one command; the first one sets the machine up. Needs Python 3.11-3.13, gcc, git and make.
+PYTHON ?= python3
+NAME ?= quickstart
+ARGS ?=
+BIN := .venv/bin
+
+.DEFAULT_GOAL := help
+.PHONY: help setup exp resume test lint lock clean
+
+help: ## list the targets
+	@grep -hE '^[a-z]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | awk -F'\t' '{printf "  make %-8s %s\n", $$1, $$2}'
+	@echo '  for example: make exp NAME=deeplab_camvid ARGS="--data.init_args.root=/data/CamVid --trainer.max_epochs=5"'
+
+setup: .venv/ready ## create .venv with the pinned dependencies (exp and test do this by themselves)
+
+.venv/ready: requirements.lock pyproject.toml
+	@$(PYTHON) -c 'import sys; v = sys.version_info[:2]; sys.exit(f"Python 3.11 to 3.13 is needed, {sys.executable} is {v[0]}.{v[1]}; try: make setup PYTHON=python3.12" if not (3, 11) <= v <= (3, 13) else 0)'
+	$(PYTHON) -m venv .venv
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check uv
+	$(BIN)/uv pip install --quiet --python $(BIN)/python -r requirements.lock
+	$(BIN)/uv pip install --quiet --python $(BIN)/python --no-deps --editable .
+	@touch $@
+
+exp: .venv/ready ## train and test experiments/NAME.yaml (default: quickstart); ARGS="--key=value ..." overrides
+	@$(BIN)/lightning-seg exp $(NAME) $(ARGS)
+
+resume: .venv/ready ## continue a run: make resume RUN=runs/NAME/ID
+	@$(BIN)/lightning-seg resume $(RUN) $(ARGS)
+
+test: .venv/ready ## run the test suite; ARGS="-k name" selects
+	@$(BIN)/python -m pytest $(ARGS)
+
+lint: .venv/ready ## check style and types
+	@$(BIN)/ruff check .
+	@$(BIN)/ruff format --check .
+	@$(BIN)/mypy
+
+lock: ## pin the newest admitted versions again
+	$(BIN)/uv pip compile --quiet --universal --no-emit-index-url --no-emit-find-links --no-header --no-annotate \
+		--extra dev --output-file requirements.lock pyproject.toml
+
+clean: ## remove the environment and caches, never runs or data
+	rm -rf .venv .pytest_cache .ruff_cache .mypy_cache .hypothesis build *.egg-info

@@ -1,0 +1,73 @@
+"""Pictures of predictions, the same images at every validation, in the run directory and in W&B."""
+
+from pathlib import Path
+from typing import Any
+
+import lightning as L
+import numpy as np
+import torch
+from lightning.pytorch.loggers import WandbLogger
+
+from lightning_seg.data.split import Split
+from lightning_seg.metrics.scores import scores
+from lightning_seg.pictures import comparison
+from lightning_seg.runs.directory import PICTURES
+from lightning_seg.runs.logger import RunLogger
+from lightning_seg.runs.media import log_confusion_matrix, log_per_class, log_pictures
+
+
+class Pictures(L.Callback):
+    """Draw image, truth, prediction and error of a few images after validation and test.
+
+    The images are spread evenly over the split, so that every run of an experiment shows the same ones. The first
+    process runs the network on them once more, which costs as much as that many images of validation.
+
+    Args:
+        count: Images to draw, at most 8 of which go to W&B; 0 draws nothing.
+        every_n_validations: Draw after every n-th validation.
+    """
+
+    def __init__(self, count: int = 6, every_n_validations: int = 1) -> None:
+        self.count = count
+        self.every_n_validations = every_n_validations
+        self._validations = 0
+
+    def on_validation_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        """Draw the validation images, except in the sanity check."""
+        if trainer.sanity_checking:
+            return
+        self._validations += 1
+        if (self._validations - 1) % self.every_n_validations == 0:
+            self._draw(trainer, pl_module, "val", trainer.datamodule.val_split)  # type: ignore[attr-defined]
+
+    def on_test_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        """Draw the test images."""
+        self._draw(trainer, pl_module, "test", trainer.datamodule.test_split)  # type: ignore[attr-defined]
+
+    def _draw(self, trainer: L.Trainer, pl_module: L.LightningModule, stage: str, split_name: str) -> None:
+        run = next((logger.run for logger in trainer.loggers if isinstance(logger, RunLogger)), None)
+        if self.count < 1 or run is None or not trainer.is_global_zero:
+            return
+        data: Any = trainer.datamodule
+        module: Any = pl_module
+        split = Split(data, split_name)
+        shown = sorted({int(i) for i in np.linspace(0, len(split) - 1, self.count)})
+        images, truths, predictions = [], [], []
+        with torch.inference_mode():
+            for sample in (split[i] for i in shown):
+                batch = sample["image"][None].to(module.device)
+                with trainer.strategy.precision_plugin.forward_context():
+                    labels = module(batch).max(1)[1][0]
+                predictions.append(labels.byte().cpu().numpy())
+                images.append(sample["image"].permute(1, 2, 0).contiguous().numpy())
+                truths.append(sample["mask"].numpy())
+        folder = Path(run) / PICTURES
+        folder.mkdir(exist_ok=True)
+        comparison(images, truths, predictions, data.class_names, data.palette).save(folder / f"{stage}.png")
+        names, step = data.class_names, trainer.global_step
+        iou = dict(zip(names, scores(module.matrix).iou_per_class, strict=True))
+        for logger in trainer.loggers:
+            if isinstance(logger, WandbLogger):
+                log_pictures(logger, f"{stage}/pictures", images, truths, predictions, names, step)
+                log_confusion_matrix(logger, f"{stage}/confusion", module.matrix, names, step)
+                log_per_class(logger, f"{stage}/iou_per_class", iou, step)

@@ -1,0 +1,160 @@
+"""Writes what a run is and what it scored into its directory."""
+
+import json
+import platform
+import subprocess
+import sys
+import time
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import lightning as L
+import numpy as np
+import torch
+
+from lightning_seg.labels import IGNORE_INDEX
+from lightning_seg.metrics.scores import scores
+from lightning_seg.runs.directory import CONFIG, ENVIRONMENT, TEST_IMAGES, TEST_SCORES
+from lightning_seg.runs.logger import RunLogger
+
+PACKAGES = ("lightning_seg", "torch", "torchvision", "lightning", "timm", "segmentation_models_pytorch", "wandb")
+
+
+class Record(L.Callback):
+    """Keep the configuration, the environment and the test scores of a run.
+
+    Args:
+        run: The run directory.
+        config: The resolved configuration as YAML.
+    """
+
+    def __init__(self, run: Path, config: str) -> None:
+        self.run = run
+        self.config = config
+
+    def setup(self, trainer: L.Trainer, pl_module: L.LightningModule, stage: str) -> None:
+        """Write config.yaml and environment.json before anything can fail."""
+        if not trainer.is_global_zero or stage not in ("fit", "test") or (self.run / CONFIG).exists():
+            return
+        (self.run / CONFIG).write_text(self.config)
+        (self.run / ENVIRONMENT).write_text(json.dumps(environment(trainer), indent=2) + "\n")
+
+    def on_fit_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        """Say in four lines what is about to be trained."""
+        if not trainer.is_global_zero:
+            return
+        data: Any = trainer.datamodule
+        network: Any = pl_module.network
+        parameters = sum(p.numel() for p in network.parameters())
+        trainable = sum(p.numel() for p in network.parameters() if p.requires_grad)
+        effective = data.batch_size * trainer.world_size * trainer.accumulate_grad_batches
+        print(
+            f"run      {self.run}\n"
+            f"network  {type(network).__name__}, {parameters / 1e6:.1f} M parameters, {trainable / 1e6:.1f} M trainable\n"
+            f"data     {_describe(data)}\n"
+            f"batch    {effective} = {data.batch_size} x {trainer.world_size} device(s)"
+            f" x {trainer.accumulate_grad_batches} accumulated",
+            flush=True,
+        )
+
+    def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        """Take back what a killed run logged after its last checkpoint: it is about to be logged again."""
+        for logger in trainer.loggers:
+            if isinstance(logger, RunLogger) and trainer.is_global_zero:
+                logger.rewind(trainer.global_step)
+
+    def on_test_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        """Write test.json and test_images.npz, and print the table per class."""
+        if not trainer.is_global_zero:
+            return
+        module: Any = pl_module
+        data: Any = trainer.datamodule
+        result = scores(module.matrix)
+        names = module.class_names
+        protocol = {
+            "split": data.test_split,
+            "images": len(module.per_image),
+            "data": type(data).__name__,
+            "fingerprint": data.fingerprint,
+            "classes": list(names),
+            "ignore_index": IGNORE_INDEX,
+            "resolution": "original",
+            "aggregation": "one confusion matrix over the split, then the mean over classes present",
+            "test_time_augmentation": None,
+            "checkpoint": Path(trainer.ckpt_path).name if trainer.ckpt_path else None,
+            "loss": float(trainer.callback_metrics["test/loss"]),
+        }
+        per_class = {
+            name: {n: _number(v) for n, v in zip(names, getattr(result, f"{name}_per_class"), strict=True)}
+            for name in ("iou", "dice", "precision", "recall")
+        }
+        means = {name: _number(value) for name, value in result.means().items()}
+        # "precision" and "recall" are means here; a class's own stand beside its IoU.
+        table = {"protocol": protocol, "scores": means | {"iou": per_class["iou"]}, "per_class": per_class}
+        (self.run / TEST_SCORES).write_text(json.dumps(table, indent=2) + "\n")
+        names_of_images = [data.name_of(sample) for sample in data.samples(data.test_split)]
+        np.savez_compressed(self.run / TEST_IMAGES, counts=module.per_image, names=np.array(names_of_images))
+        print(f"\n{score_table(result, names)}\n{protocol['split']} split, {protocol['images']} images; {self.run}")
+
+
+def environment(trainer: L.Trainer) -> dict[str, Any]:
+    """Describe what a run depends on besides its configuration."""
+    data: Any = trainer.datamodule
+    devices = [torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count())]
+    return {
+        "command": sys.argv[1:],
+        "time": time.strftime("%Y-%m-%dT%H:%M:%S%z"),
+        "commit": _git("rev-parse", "HEAD"),
+        "uncommitted_changes": bool(_git("status", "--porcelain", "--untracked-files=no")),
+        "python": platform.python_version(),
+        "packages": {name: version(name) for name in PACKAGES},
+        "platform": platform.platform(),
+        "accelerator": type(trainer.accelerator).__name__,
+        "devices": devices or [platform.processor() or platform.machine()],
+        "threads": torch.get_num_threads(),
+        "precision": str(trainer.precision),
+        "world_size": trainer.world_size,
+        "effective_batch_size": data.batch_size * trainer.world_size * trainer.accumulate_grad_batches,
+        "data_fingerprint": data.fingerprint,
+    }
+
+
+def score_table(result: Any, names: tuple[str, ...]) -> str:
+    """Lay out scores as text, one line a class; a class without a score has a dash.
+
+    Args:
+        result: A `lightning_seg.metrics.scores.Scores`.
+        names: The classes.
+    """
+    width = max(len("pixel accuracy"), *map(len, names))
+    lines = [f"{'class':<{width}}     IoU    Dice  precision  recall"]
+    columns = (result.iou_per_class, result.dice_per_class, result.precision_per_class, result.recall_per_class)
+    for i, name in enumerate(names):
+        cells = ["–" if np.isnan(column[i]) else f"{column[i]:.3f}" for column in columns]
+        lines.append(f"{name:<{width}}  {cells[0]:>6}  {cells[1]:>6}  {cells[2]:>9}  {cells[3]:>6}")
+    lines.append(
+        f"{'mean':<{width}}  {result.miou:>6.3f}  {result.dice:>6.3f}  {result.precision:>9.3f}  {result.recall:>6.3f}"
+    )
+    lines.append(f"{'pixel accuracy':<{width}}  {result.pixel_accuracy:>6.3f}")
+    return "\n".join(lines)
+
+
+def _describe(data: Any) -> str:
+    splits = {"train": data.train_split, "val": data.val_split, "test": data.test_split}
+    counts = ", ".join(f"{len(data.samples(split))} {use} ({split})" for use, split in splits.items())
+    height, width = data.crop_size
+    return f"{type(data).__name__}, {data.num_classes} classes; images: {counts}; crops {height}x{width}"
+
+
+def _number(value: float) -> float | None:
+    """JSON has no NaN: a score that does not exist is null."""
+    return None if np.isnan(value) else float(value)
+
+
+def _git(*arguments: str) -> str | None:
+    try:
+        done = subprocess.run(["git", *arguments], capture_output=True, text=True, timeout=10, check=True)
+    except (OSError, subprocess.SubprocessError):
+        return None  # not installed, or not a repository
+    return done.stdout.strip()

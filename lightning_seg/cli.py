@@ -1,0 +1,96 @@
+"""The command line. This module imports nothing heavy: a command pays only for what it uses."""
+
+import difflib
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+from lightning_seg.errors import UserError
+
+EXPERIMENTS = Path("experiments")
+
+USAGE = """\
+usage: lightning-seg COMMAND ...
+
+train
+  exp NAME [--key=value ...]         train experiments/NAME.yaml, then test the best checkpoint
+  resume RUN [--key=value ...]       continue a run that was stopped or killed
+  fit -c FILE [--key=value ...]      train only
+
+evaluate and use
+  test RUN [--key=value ...]         test the best checkpoint of a run again
+  validate RUN [--key=value ...]     the same on the validation split
+  predict RUN IMAGES [--output DIR]  write masks and overlays for a folder of images
+
+RUN is runs/<experiment>/<id>, or runs/<experiment> for its latest run. NAME may be the path of a YAML file.
+'lightning-seg fit --help' lists every key; each can stand in the YAML or on the command line, for example
+  lightning-seg exp unet_camvid --trainer.devices=2 --data.init_args.batch_size=8
+"""
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run one command.
+
+    Args:
+        argv: The arguments after the program's name; those of the process unless given.
+
+    Returns:
+        The exit code: 0, or 2 after an error that is the user's to mend.
+    """
+    arguments = list(sys.argv[1:] if argv is None else argv)
+    try:
+        _dispatch(arguments)
+    except UserError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    return 0
+
+
+def _dispatch(arguments: list[str]) -> None:
+    if not arguments or arguments[0] in ("-h", "--help", "help"):
+        print(USAGE, end="")
+        return
+    command, rest = arguments[0], arguments[1:]
+    if command not in ("exp", "resume", "fit", "validate", "test", "predict"):
+        close = difflib.get_close_matches(command, ["exp", "resume", "fit", "validate", "test", "predict"], n=1)
+        hint = f" Did you mean {close[0]}?" if close else ""
+        raise UserError(f"unknown command {command!r}.{hint} 'lightning-seg --help' lists the commands.")
+    if command == "exp":
+        rest = _config_arguments(rest)
+    from lightning_seg import experiment  # torch and Lightning from here on
+
+    getattr(experiment, command)(rest)
+
+
+def _config_arguments(arguments: list[str]) -> list[str]:
+    """Replace the experiment's name by ``-c FILE``."""
+    if not arguments or arguments[0].startswith("-"):
+        if any(a in ("-h", "--help", "-c") or a.startswith("--config") for a in arguments):
+            return arguments
+        raise UserError(f"which experiment? There are: {', '.join(experiment_names())}.")
+    return ["-c", str(experiment_file(arguments[0])), *arguments[1:]]
+
+
+def experiment_names() -> list[str]:
+    """Return the names of the experiments in ``experiments/``."""
+    return sorted(path.stem for path in EXPERIMENTS.glob("*.yaml"))
+
+
+def experiment_file(name: str) -> Path:
+    """Find the YAML file of an experiment.
+
+    Args:
+        name: A name in ``experiments/``, or the path of a YAML file.
+
+    Raises:
+        UserError: There is no such file; the message lists those there are.
+    """
+    path = Path(name) if name.endswith((".yaml", ".yml")) else EXPERIMENTS / f"{name}.yaml"
+    if path.is_file():
+        return path
+    names = experiment_names()
+    if not names:
+        raise UserError(f"no experiment {name!r}: there is no folder {EXPERIMENTS}/ here; run from the repository.")
+    close = difflib.get_close_matches(name, names, n=1)
+    hint = f" Did you mean {close[0]}?" if close else ""
+    raise UserError(f"no experiment {name!r} ({path} does not exist).{hint} There are: {', '.join(names)}.")

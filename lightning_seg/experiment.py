@@ -1,0 +1,249 @@
+"""From a YAML file to a trained and tested run: configuration, run directory, loggers, trainer.
+
+`Experiment` is LightningCLI with this project's task and data module: it reads the YAML, refuses what is wrong,
+builds the objects and the trainer. The functions below it are the commands.
+"""
+
+import difflib
+import inspect
+import logging
+import os
+import sys
+import warnings
+from pathlib import Path
+from typing import Any
+
+import yaml
+from jsonargparse import Namespace
+from lightning.pytorch import Trainer
+from lightning.pytorch.callbacks import ModelCheckpoint
+from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
+from lightning.pytorch.utilities import rank_zero_only
+
+from lightning_seg.callbacks.pictures import Pictures
+from lightning_seg.callbacks.progress import Progress
+from lightning_seg.callbacks.record import Record
+from lightning_seg.data.base import SegmentationData
+from lightning_seg.errors import UserError
+from lightning_seg.networks.base import Network
+from lightning_seg.runs.directory import BEST_CHECKPOINT, CONFIG, LAST_CHECKPOINT, existing_run, new_run
+from lightning_seg.runs.logger import RunLogger
+from lightning_seg.runs.tracking import Tracking, finishing
+from lightning_seg.tasks.semantic import SemanticSegmentation
+
+# Processes that Lightning starts for further devices find the run directory of the first process here.
+_RUN_VARIABLE = "LIGHTNING_SEG_RUN"
+
+
+class Parser(LightningArgumentParser):
+    """Reports a wrong setting in a line or two, with the nearest right one, instead of a page of usage."""
+
+    def error(self, message: str, ex: Exception | None = None) -> None:
+        """Raise the error for `lightning_seg.cli.main` to print."""
+        words = [word.strip("'\"").lstrip("-").split("=")[0] for word in message.split()]
+        close = next((c for c in (self._closest(word) for word in words) if c), None)
+        hint = f"\nDid you mean {close}?" if close else ""
+        raise UserError(f"{message.strip()}{hint}\n'lightning-seg fit --help' lists the settings.") from None
+
+    def _closest(self, word: str) -> str | None:
+        """Find the setting nearest to a misspelt one, by its full or its last name."""
+        known = {a.dest for a in self._actions if a.dest}
+        leaf = word.rsplit(".", 1)[-1]
+        for base in (Network, SegmentationData):
+            for cls in _subclasses(base):
+                known |= set(inspect.signature(cls).parameters)
+        if word in known or len(leaf) < 3 or not leaf.isidentifier():
+            return None
+        return next(iter(difflib.get_close_matches(word, known, n=1, cutoff=0.8)), None)
+
+
+def _subclasses(base: type) -> set[type]:
+    return {base}.union(*(_subclasses(cls) for cls in base.__subclasses__()))
+
+
+class Experiment(LightningCLI):
+    """The objects of one run, built from ``-c FILE`` and ``--key=value``.
+
+    Args:
+        args: Command-line arguments after the command.
+        run: The directory of an existing run to continue or evaluate; a new one is made unless given.
+        tracked: Whether the run is mirrored to W&B.
+    """
+
+    def __init__(self, args: list[str], run: Path | None = None, tracked: bool = True) -> None:
+        self.run_directory = run
+        self.tracked = tracked
+        super().__init__(
+            SemanticSegmentation,
+            SegmentationData,
+            args=args,
+            run=False,
+            parser_class=Parser,
+            subclass_mode_data=True,
+            auto_configure_optimizers=False,
+            load_from_checkpoint_support=False,
+            save_config_callback=None,  # `Record` writes it, into the run directory
+            seed_everything_default=0,
+            trainer_defaults={"use_distributed_sampler": False, "num_sanity_val_steps": 1, "log_every_n_steps": 10},
+        )
+
+    def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
+        """Add what an experiment has besides model, data and trainer."""
+        parser.add_argument("--name", type=str | None, default=None, help="Name of the experiment; the YAML's name.")
+        parser.add_argument("--runs", type=str, default="runs", help="Folder of all runs.")
+        parser.add_argument("--ckpt_path", type=str | None, default=None, help="Checkpoint to start from or evaluate.")
+        parser.add_class_arguments(Tracking, "wandb")
+        parser.add_lightning_class_args(ModelCheckpoint, "checkpoint")
+        parser.add_lightning_class_args(Pictures, "pictures")
+        parser.set_defaults(
+            {
+                "checkpoint.monitor": "val/miou",
+                "checkpoint.mode": "max",
+                "checkpoint.save_last": True,
+                "checkpoint.filename": "best",
+                "checkpoint.enable_version_counter": False,
+            }
+        )
+        parser.link_arguments("data.num_classes", "model.network.init_args.num_classes", apply_on="instantiate")
+        parser.link_arguments("data.class_names", "model.class_names", apply_on="instantiate")
+
+    def parse_arguments(self, parser: LightningArgumentParser, args: Any) -> None:
+        """Parse; the name of the first YAML file names the experiment."""
+        self.config: Namespace = parser.parse_args(args)
+        if self.config.name is None:
+            files = [Path(str(file)) for file in self.config.config or []]
+            self.config.name = files[0].stem if files else "unnamed"
+
+    def instantiate_trainer(self, **kwargs: Any) -> Trainer:
+        """Make the run directory, the loggers and the trainer; until here nothing was written."""
+        self._make_run_directory()
+        assert self.run_directory is not None
+        text = self.parser.dump(self.config, skip_unset=False)
+        loggers = [RunLogger(self.run_directory)]
+        if self.tracked and not self.config.trainer.fast_dev_run:
+            loggers += filter(
+                None,
+                [
+                    self.config_init.wandb.start(
+                        self.run_directory,
+                        run_id=f"{self.config.name}-{self.run_directory.name}",
+                        config=yaml.safe_load(text),
+                        name=f"{self.config.name}/{self.run_directory.name}",
+                        model=self.model,
+                    )
+                ],
+            )
+        bar = self.config.trainer.enable_progress_bar is not False and sys.stderr.isatty()
+        self.trainer_defaults["callbacks"] = [Record(self.run_directory, text), Progress()]
+        return super().instantiate_trainer(
+            logger=loggers, default_root_dir=str(self.run_directory), enable_progress_bar=bar, **kwargs
+        )
+
+    def _make_run_directory(self) -> None:
+        if self.run_directory is not None:
+            return
+        inherited = os.environ.get(_RUN_VARIABLE)
+        if inherited and rank_zero_only.rank:
+            self.run_directory = Path(inherited)
+            return
+        self.run_directory = new_run(Path(self.config.runs), self.config.name)
+        os.environ[_RUN_VARIABLE] = str(self.run_directory)
+
+
+def exp(args: list[str]) -> None:
+    """Train, then test the best checkpoint, in one process."""
+    _train(args, then_test=True)
+
+
+def fit(args: list[str]) -> None:
+    """Train only."""
+    _train(args, then_test=False)
+
+
+def resume(args: list[str]) -> None:
+    """Continue a run from its last checkpoint, in its own directory and W&B run, then test."""
+    run, args = _run_argument("resume", args)
+    last = run / LAST_CHECKPOINT
+    if last.exists():
+        args = ["--ckpt_path", str(last), *args]
+    else:
+        print(f"{run} was stopped before its first checkpoint: it starts again from the beginning.")
+    _train(["-c", str(run / CONFIG), *args], then_test=True, run=run)
+
+
+def test(args: list[str]) -> None:
+    """Test the best checkpoint of a run; the result replaces test.json in its directory."""
+    experiment = _finished_run("test", args)
+    experiment.trainer.test(
+        experiment.model, experiment.datamodule, ckpt_path=experiment.config_init.ckpt_path, verbose=False
+    )
+
+
+def validate(args: list[str]) -> None:
+    """Score the best checkpoint of a run on the validation split."""
+    experiment = _finished_run("validate", args)
+    experiment.trainer.validate(
+        experiment.model, experiment.datamodule, ckpt_path=experiment.config_init.ckpt_path, verbose=False
+    )
+
+
+def predict(args: list[str]) -> None:
+    """Write masks and overlays for a folder of images."""
+    from lightning_seg.callbacks.predictions import Predictions
+
+    run, args = _run_argument("predict", args)
+    if not args or args[0].startswith("-"):
+        raise UserError("which images? Type 'lightning-seg predict RUN FOLDER [--output DIR]'.")
+    images, args = args[0], args[1:]
+    output = Path("predictions") / run.parent.name / run.name
+    if args[:1] == ["--output"] and len(args) > 1:
+        output, args = Path(args[1]), args[2:]
+    args = [f"--data.init_args.predict_folder={images}", *args]
+    experiment = _finished_run("predict", [str(run), *args])
+    experiment.trainer.callbacks.append(Predictions(output))
+    experiment.trainer.predict(
+        experiment.model,
+        experiment.datamodule,
+        ckpt_path=experiment.config_init.ckpt_path,
+        return_predictions=False,
+    )
+
+
+def _train(args: list[str], then_test: bool, run: Path | None = None) -> None:
+    with finishing():
+        experiment = Experiment(_quiet(args), run=run)
+        trainer, model, data = experiment.trainer, experiment.model, experiment.datamodule
+        trainer.fit(model, data, ckpt_path=experiment.config_init.ckpt_path, weights_only=True)
+        if then_test and not trainer.interrupted:
+            callback = trainer.checkpoint_callback
+            best = callback.best_model_path if isinstance(callback, ModelCheckpoint) else ""
+            trainer.test(model, data, ckpt_path=best or None, verbose=False, weights_only=True)
+
+
+def _run_argument(command: str, args: list[str]) -> tuple[Path, list[str]]:
+    if not args or args[0].startswith("-"):
+        raise UserError(f"which run? Type 'lightning-seg {command} runs/<experiment>/<id>'.")
+    return existing_run(args[0]), args[1:]
+
+
+def _finished_run(command: str, args: list[str]) -> Experiment:
+    """Build the objects of a run to evaluate, ``RUN [--key=value ...]`` or ``-c FILE --ckpt_path FILE``."""
+    if args and args[0].startswith("-"):
+        return Experiment(_quiet(args), tracked=False)
+    run, args = _run_argument(command, args)
+    experiment = Experiment(_quiet(["-c", str(run / CONFIG), *args]), run=run, tracked=False)
+    if experiment.config_init.ckpt_path is None:
+        experiment.config_init.ckpt_path = str(run / BEST_CHECKPOINT)
+    checkpoint = Path(experiment.config_init.ckpt_path)
+    if not checkpoint.is_file():
+        raise UserError(f"no checkpoint {checkpoint}: 'lightning-seg resume {run}' trains the run to its end.")
+    return experiment
+
+
+def _quiet(args: list[str]) -> list[str]:
+    """Silence what libraries say at every start and nobody can act on; errors and real warnings stay."""
+    for name in ("lightning.pytorch", "lightning.fabric", "lightning"):
+        logging.getLogger(name).setLevel(logging.WARNING)
+    warnings.filterwarnings("ignore", ".*does not have many workers.*")
+    warnings.filterwarnings("ignore", ".*No seed found.*")
+    return args

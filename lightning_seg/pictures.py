@@ -1,0 +1,109 @@
+"""Pictures of images, masks and errors, drawn with numpy and Pillow only."""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+from PIL import Image, ImageDraw, ImageFont
+
+from lightning_seg.labels import IGNORE_INDEX
+
+Palette = Sequence[tuple[int, int, int]]
+"""One RGB colour for each class, in label order."""
+
+WRONG = (220, 20, 60)
+IGNORED = (0, 0, 0)
+_INK, _PAPER = (30, 30, 30), (255, 255, 255)
+_GAP = 8
+
+
+def colour_mask(mask: np.ndarray, palette: Palette) -> np.ndarray:
+    """Paint labels (H, W) in their colours, (H, W, 3) uint8; ignored pixels are black."""
+    table = np.zeros((256, 3), np.uint8)
+    table[: len(palette)] = palette
+    table[IGNORE_INDEX] = IGNORED
+    return table[mask]
+
+
+def overlay(image: np.ndarray, mask: np.ndarray, palette: Palette, opacity: float = 0.55) -> np.ndarray:
+    """Lay a mask (H, W) over its image (H, W, 3) uint8; ignored pixels show the image alone."""
+    mixed = image * (1 - opacity) + colour_mask(mask, palette) * opacity
+    return np.where((mask == IGNORE_INDEX)[..., None], image, mixed).astype(np.uint8)
+
+
+def error_map(image: np.ndarray, truth: np.ndarray, prediction: np.ndarray) -> np.ndarray:
+    """Mark wrong pixels red and ignored pixels black on a pale grey copy of the image (H, W, 3)."""
+    pale = (image.mean(2, keepdims=True) * 0.35 + 160).repeat(3, axis=2).astype(np.uint8)
+    pale[(prediction != truth) & (truth != IGNORE_INDEX)] = WRONG
+    pale[truth == IGNORE_INDEX] = IGNORED
+    return pale
+
+
+def save_palette_png(mask: np.ndarray, palette: Palette, path: Path) -> None:
+    """Write labels (H, W) as a PNG whose pixel values are the labels and whose palette are the class colours."""
+    table = np.zeros((256, 3), np.uint8)
+    table[: len(palette)] = palette
+    picture = Image.fromarray(mask.astype(np.uint8))  # 8-bit values, to which a palette is attached
+    picture.putpalette(table.flatten().tolist())
+    picture.save(path)
+
+
+def comparison(
+    images: Sequence[np.ndarray],
+    truths: Sequence[np.ndarray],
+    predictions: Sequence[np.ndarray],
+    class_names: Sequence[str],
+    palette: Palette,
+    width: int = 320,
+) -> Image.Image:
+    """Draw one row an image: image, truth, prediction, error; below them the legend.
+
+    Args:
+        images: RGB images (H, W, 3) uint8, of any sizes.
+        truths: Their masks (H, W).
+        predictions: The predicted masks (H, W).
+        class_names: Names for the legend.
+        palette: Colours of the classes.
+        width: Width of each picture in pixels.
+    """
+    columns = ("image", "truth", "prediction", "error")
+    rows = []
+    for image, truth, prediction in zip(images, truths, predictions, strict=True):
+        shown = (image, overlay(image, truth, palette), overlay(image, prediction, palette))
+        rows.append([_fit(picture, width) for picture in (*shown, error_map(image, truth, prediction))])
+    font = ImageFont.load_default(15)
+    total = len(columns) * (width + _GAP) + _GAP
+    entries = [*zip(class_names, palette, strict=True), ("wrong", WRONG), ("ignored", IGNORED)]
+    places, legend_height = _legend_places([name for name, _ in entries], total, font)
+    head = 2 * _GAP + 15
+    canvas = Image.new("RGB", (total, head + sum(row[0].height + _GAP for row in rows) + legend_height), _PAPER)
+    draw = ImageDraw.Draw(canvas)
+    for i, title in enumerate(columns):
+        draw.text((_GAP + i * (width + _GAP), _GAP), title, _INK, font)
+    y = head
+    for row in rows:
+        for i, picture in enumerate(row):
+            canvas.paste(picture, (_GAP + i * (width + _GAP), y))
+        y += row[0].height + _GAP
+    for (name, colour), (left, top) in zip(entries, places, strict=True):
+        draw.rectangle((left, y + top, left + 14, y + top + 14), fill=colour, outline=_INK)
+        draw.text((left + 20, y + top - 1), name, _INK, font)
+    return canvas
+
+
+def _fit(picture: np.ndarray, width: int) -> Image.Image:
+    height = max(1, round(picture.shape[0] * width / picture.shape[1]))
+    enlarge = width > picture.shape[1]
+    return Image.fromarray(picture).resize((width, height), Image.Resampling.NEAREST if enlarge else Image.Resampling.BOX)
+
+
+def _legend_places(names: Sequence[str], width: int, font) -> tuple[list[tuple[int, int]], int]:
+    """Put legend entries side by side, breaking lines; return their places and the height of all."""
+    places, x, y = [], _GAP, 0
+    for name in names:
+        needed = 20 + int(font.getlength(name)) + 2 * _GAP
+        if x > _GAP and x + needed > width:
+            x, y = _GAP, y + 22
+        places.append((x, y))
+        x += needed
+    return places, y + 22 + _GAP

@@ -1,0 +1,53 @@
+"""Where a run lives: ``runs/<experiment>/<id>/``, the one place everything about a run is read from."""
+
+import secrets
+from datetime import datetime
+from pathlib import Path
+
+from lightning_seg.errors import UserError
+
+CONFIG = "config.yaml"
+ENVIRONMENT = "environment.json"
+METRICS = "metrics.csv"
+TEST_SCORES = "test.json"
+TEST_IMAGES = "test_images.npz"
+PICTURES = "pictures"
+BEST_CHECKPOINT = "checkpoints/best.ckpt"
+LAST_CHECKPOINT = "checkpoints/last.ckpt"
+
+
+def new_run(root: Path, experiment: str) -> Path:
+    """Create the directory of a new run; two runs started in the same second get two directories.
+
+    Args:
+        root: The folder of all runs.
+        experiment: Name of the experiment.
+
+    Raises:
+        UserError: The folder cannot be written.
+    """
+    stamp = datetime.now().strftime("%Y%m%d-%H%M%S")
+    run = root / experiment / f"{stamp}-{secrets.token_hex(2)}"
+    try:
+        run.mkdir(parents=True)
+    except OSError as error:
+        raise UserError(f"cannot create the run directory {run}: {error.strerror}; choose another with --runs") from error
+    return run
+
+
+def existing_run(path: str | Path) -> Path:
+    """Check that a path is a run directory.
+
+    Args:
+        path: The directory of a run, or of an experiment, which stands for its latest run.
+
+    Raises:
+        UserError: Neither.
+    """
+    path = Path(path)
+    if (path / CONFIG).is_file():
+        return path
+    runs = sorted(p.parent for p in path.glob(f"*/{CONFIG}")) if path.is_dir() else []
+    if runs:
+        return runs[-1]
+    raise UserError(f"{path} is no run directory: it has no {CONFIG}. Runs are in runs/<experiment>/<id>/.")

@@ -1,0 +1,89 @@
+"""The logger that needs nothing: metrics.csv in the run directory."""
+
+import csv
+import math
+from argparse import Namespace
+from pathlib import Path
+from typing import Any
+
+from lightning.pytorch.loggers import Logger
+from lightning.pytorch.utilities import rank_zero_only
+
+from lightning_seg.runs.directory import METRICS
+
+
+class RunLogger(Logger):
+    """Append every logged value to ``metrics.csv``, one row a call, as Lightning's CSVLogger lays it out.
+
+    Unlike CSVLogger, an existing file is continued, so that a resumed run keeps its history. Its name, version and
+    save directory are what make Lightning put checkpoints into the run directory.
+
+    Args:
+        run: The run directory, ``<root>/<experiment>/<id>``.
+    """
+
+    def __init__(self, run: Path) -> None:
+        super().__init__()
+        self.run = run
+        self.file = run / METRICS
+        self._columns: list[str] = []
+        if self.file.exists():
+            with self.file.open(newline="") as lines:
+                self._columns = next(csv.reader(lines), [])
+
+    @property
+    def name(self) -> str:
+        """The experiment."""
+        return self.run.parent.name
+
+    @property
+    def version(self) -> str:
+        """The run's id."""
+        return self.run.name
+
+    @property
+    def save_dir(self) -> str:
+        """The folder of all runs."""
+        return str(self.run.parent.parent)
+
+    @property
+    def log_dir(self) -> str:
+        """The run directory."""
+        return str(self.run)
+
+    @rank_zero_only
+    def log_hyperparams(self, params: dict[str, Any] | Namespace, *args: Any, **kwargs: Any) -> None:
+        """Do nothing: config.yaml holds them all."""
+
+    @rank_zero_only
+    def log_metrics(self, metrics: dict[str, float], step: int | None = None) -> None:
+        """Append one row."""
+        row: dict[str, Any] = {"step": step, **metrics}
+        new = [key for key in row if key not in self._columns]
+        if new:
+            self._rewrite(self._columns + new, self.rows())
+        with self.file.open("a", newline="") as lines:
+            csv.DictWriter(lines, self._columns, restval="").writerow(row)
+
+    def rows(self) -> list[dict[str, str]]:
+        """Read back all rows."""
+        if not self.file.exists():
+            return []
+        with self.file.open(newline="") as lines:
+            return list(csv.DictReader(lines))
+
+    @rank_zero_only
+    def rewind(self, step: int) -> None:
+        """Drop the rows from a step on: a killed run logged them, and its continuation will log them again."""
+        kept = [row for row in self.rows() if float(row["step"] or -math.inf) < step]
+        if self._columns:
+            self._rewrite(self._columns, kept)
+
+    def _rewrite(self, columns: list[str], rows: list[dict[str, str]]) -> None:
+        self._columns = columns
+        temporary = self.file.with_suffix(".tmp")
+        with temporary.open("w", newline="") as lines:
+            writer = csv.DictWriter(lines, columns, restval="")
+            writer.writeheader()
+            writer.writerows(rows)
+        temporary.replace(self.file)

@@ -1,0 +1,146 @@
+"""Semantic segmentation: which class is this pixel?"""
+
+from collections.abc import Callable, Iterable, Iterator
+from typing import Any
+
+import lightning as L
+import numpy as np
+import torch.nn.functional as F
+from torch import Tensor, nn
+from torch.optim import Optimizer
+from torch.optim.lr_scheduler import LRScheduler
+from torchmetrics import MeanMetric
+
+from lightning_seg.labels import IGNORE_INDEX
+from lightning_seg.losses import CrossEntropy
+from lightning_seg.metrics.confusion import ConfusionMatrix, ImageCounts
+from lightning_seg.metrics.scores import scores
+from lightning_seg.networks.base import Network
+
+
+class SemanticSegmentation(L.LightningModule):
+    """Train a network on masks and score it by one confusion matrix.
+
+    Batches are dictionaries with ``image`` (B, 3, H, W), ``mask`` (B, H, W) uint8 and, in evaluation, ``index``
+    (B,) and optionally ``size`` (B, 2). Scores are those of `lightning_seg.metrics.scores.Scores`, over all pixels
+    of the split, logged as ``val/miou``, ``val/iou/<class>`` and so on.
+
+    Args:
+        network: Maps images (B, 3, H, W) in 0..255 to logits (B, C, H, W).
+        optimizer: Makes the optimizer from the trainable parameters.
+        class_names: The classes in label order; comes from the data module.
+        loss: Maps logits (B, C, H, W) and masks (B, H, W) to a scalar; cross-entropy unless given.
+        lr_scheduler: Makes the scheduler from the optimizer and the total number of optimizer steps; it is
+            stepped after every optimizer step. Without one the learning rate is constant.
+
+    Attributes:
+        matrix: Confusion matrix (C, C) of the last finished evaluation, over all processes.
+        per_image: Counts (N, C, 3) of the last finished test: intersection, predicted, true pixels.
+    """
+
+    def __init__(
+        self,
+        network: Network,
+        optimizer: Callable[[Iterable], Optimizer],
+        class_names: tuple[str, ...],
+        loss: nn.Module | None = None,
+        lr_scheduler: Callable[[Optimizer, int], LRScheduler] | None = None,
+    ) -> None:
+        super().__init__()
+        self.network = network
+        self.optimizer = optimizer
+        self.lr_scheduler = lr_scheduler
+        self.class_names = class_names
+        self.loss = loss or CrossEntropy()
+        self.confusion = ConfusionMatrix(len(class_names))
+        self.eval_loss = MeanMetric(nan_strategy="disable")
+        self.image_counts: ImageCounts | None = None
+        self.matrix: np.ndarray | None = None
+        self.per_image: np.ndarray | None = None
+
+    def setup(self, stage: str) -> None:
+        """Load the pretrained weights for a fresh training; a checkpoint brings its own."""
+        if stage == "fit" and self.trainer.ckpt_path is None:
+            self.network.load_weights()
+
+    def forward(self, images: Tensor) -> Tensor:
+        """Return the logits (B, C, H, W) of images (B, 3, H, W) in 0..255."""
+        return self.network(images)
+
+    def training_step(self, batch: dict[str, Any], batch_idx: int) -> Tensor:
+        """Return the loss of one batch."""
+        loss = self.loss(self.network(batch["image"]), batch["mask"])
+        self.log("train/loss", loss.detach(), prog_bar=True, batch_size=len(batch["image"]))
+        return loss
+
+    def validation_step(self, batch: dict[str, Any], batch_idx: int) -> None:
+        """Add one batch to the confusion matrix."""
+        self._evaluate(batch)
+
+    def on_validation_epoch_end(self) -> None:
+        """Log the scores of the validation split."""
+        self._log_scores("val")
+
+    def on_test_start(self) -> None:
+        """Make room for the counts of each test image, which paired statistics need."""
+        num_images = len(self.trainer.test_dataloaders.dataset)
+        self.image_counts = ImageCounts(num_images, len(self.class_names)).to(self.device)
+
+    def test_step(self, batch: dict[str, Any], batch_idx: int) -> None:
+        """Add one batch to the confusion matrix and to the counts of its images."""
+        self._evaluate(batch)
+
+    def on_test_epoch_end(self) -> None:
+        """Log the scores of the test split and keep the counts of its images."""
+        assert self.image_counts is not None
+        self.per_image = self.image_counts.compute().cpu().numpy()
+        self.image_counts = None
+        self._log_scores("test")
+
+    def predict_step(self, batch: dict[str, Any], batch_idx: int) -> list[Tensor]:
+        """Return the predicted labels (H, W) uint8 of each image of the batch."""
+        images = batch["image"]
+        sizes = batch["size"].tolist() if "size" in batch else [images.shape[-2:]] * len(images)
+        cut = (image[None, :, :height, :width] for image, (height, width) in zip(images, sizes, strict=True))
+        return [self.network(image).max(1)[1][0].byte() for image in cut]
+
+    def configure_optimizers(self) -> dict[str, Any]:
+        """Make the optimizer over the trainable parameters and a scheduler that knows the number of steps."""
+        optimizer = self.optimizer([p for p in self.parameters() if p.requires_grad])
+        if self.lr_scheduler is None:
+            return {"optimizer": optimizer}
+        scheduler = self.lr_scheduler(optimizer, int(self.trainer.estimated_stepping_batches))
+        return {"optimizer": optimizer, "lr_scheduler": {"scheduler": scheduler, "interval": "step"}}
+
+    def _evaluate(self, batch: dict[str, Any]) -> None:
+        for images, masks, index in _same_size(batch):
+            logits = self.network(images)
+            if logits.shape[-2:] != masks.shape[-2:]:  # the prediction is fitted to the mask, never the reverse
+                logits = F.interpolate(logits, masks.shape[-2:], mode="bilinear", align_corners=False)
+            # max gives the same labels as argmax and is six times faster on NCHW maps on a CPU
+            predictions = logits.max(1)[1]
+            self.confusion.update(predictions, masks)
+            self.eval_loss.update(self.loss(logits, masks), weight=(masks != IGNORE_INDEX).sum())
+            if self.image_counts is not None:
+                self.image_counts.update(predictions, masks, index)
+
+    def _log_scores(self, split: str) -> None:
+        # compute() is where processes meet; the keys logged are the same on each of them.
+        self.matrix = self.confusion.compute().cpu().numpy()
+        result = scores(self.matrix)
+        values = {f"{split}/loss": float(self.eval_loss.compute())}
+        values |= {f"{split}/{name}": float(value) for name, value in result.means().items()}
+        values |= {f"{split}/iou/{n}": float(v) for n, v in zip(self.class_names, result.iou_per_class, strict=True)}
+        self.log_dict(values)
+        self.confusion.reset()
+        self.eval_loss.reset()
+
+
+def _same_size(batch: dict[str, Any]) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
+    """Undo the padding of images of different sizes, so that a score never depends on what shared a batch."""
+    images, masks, index = batch["image"], batch["mask"], batch["index"]
+    if "size" not in batch:
+        yield images, masks, index
+        return
+    for i, (height, width) in enumerate(batch["size"].tolist()):
+        yield images[i : i + 1, :, :height, :width], masks[i : i + 1, :height, :width], index[i : i + 1]

@@ -1,0 +1,18 @@
+"""What every test shares: the seed, quiet logging, and where real data is."""
+
+import os
+from pathlib import Path
+
+import pytest
+
+os.environ.setdefault("WANDB_MODE", "offline")
+os.environ.setdefault("HF_HUB_OFFLINE", "1")  # no test downloads
+
+
+@pytest.fixture(scope="session")
+def real_data() -> Path:
+    """The folder with CamVid/, ISBI2012/ and PennFudanPed/."""
+    folder = os.environ.get("LIGHTNING_SEG_TEST_DATA")
+    if not folder or not Path(folder).is_dir():
+        pytest.skip("set LIGHTNING_SEG_TEST_DATA to a folder with CamVid, ISBI2012 and PennFudanPed")
+    return Path(folder)
