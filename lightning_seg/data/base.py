@@ -1,0 +1,258 @@
+"""The base of every data set: augmentation, loaders, splits, reproducible samples."""
+
+import hashlib
+import os
+from collections.abc import Iterable, Sequence
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import cv2
+import lightning as L
+import numpy as np
+from lightning.pytorch.utilities import rank_zero_warn
+from torch.utils.data import Dataset
+from torchvision.transforms import v2
+
+from lightning_seg.data.files import read_image, read_mask
+from lightning_seg.data.loading import EpochSampler, Loader, choose_workers, collate
+from lightning_seg.data.split import Images, Split
+from lightning_seg.data.transforms import ColorJitter, RandomHorizontalFlip, RandomScaleCrop, apply_color
+from lightning_seg.errors import UserError
+
+
+class SegmentationData(L.LightningDataModule):
+    """Base of all data sets for semantic segmentation.
+
+    A data set states `class_names` and `palette` and implements `samples` (and, where its files are not an
+    image and a mask of class numbers, `read`). Training images are augmented and cut to `crop_size`;
+    evaluation sees every image at its original size, with its original mask.
+
+    A batch is a dictionary: "image" (B, 3, H, W) ``uint8``, "mask" (B, H, W) ``uint8`` and "index" (B,), the
+    position in the split. In training with `color` the image arrives on the device as ``float32`` in 0..255.
+
+    Args:
+        root: Folder of the data set.
+        batch_size: Training images per step on each device.
+        crop_size: Height and width that training images are cut to, in pixels.
+        scale: Smallest and largest random magnification before cropping.
+        hflip: Probability of mirroring left and right.
+        color: Random brightness, contrast, saturation and hue. None leaves the colours alone.
+        transforms: Further torchvision v2 transforms, applied to the cut image and mask together. Whatever
+            they fill in is not counted in the mask.
+        train_split: Split to train on.
+        val_split: Split that is scored after every epoch and chooses the best checkpoint.
+        test_split: Split of the final score.
+        predict_folder: Folder of images, or one image, for the `predict` command.
+        eval_batch_size: Images per step in evaluation and prediction.
+        num_workers: Processes that prepare samples. None measures how long a sample takes and chooses.
+        seed: Seed of order and augmentation. None takes the seed of the whole run (`seed_everything`).
+
+    Raises:
+        UserError: If an argument makes no sense.
+    """
+
+    class_names: tuple[str, ...]
+    palette: tuple[tuple[int, int, int], ...]
+    how_to_get = ""  # one or two lines: where the data comes from and how it should lie on disk
+
+    def __init__(
+        self,
+        root: str,
+        batch_size: int,
+        crop_size: tuple[int, int],
+        scale: tuple[float, float] = (0.5, 2.0),
+        hflip: float = 0.5,
+        color: ColorJitter | None = None,
+        transforms: list[v2.Transform] | None = None,
+        train_split: str = "train",
+        val_split: str = "val",
+        test_split: str = "test",
+        predict_folder: str | None = None,
+        eval_batch_size: int = 1,
+        num_workers: int | None = None,
+        seed: int | None = None,
+    ) -> None:
+        super().__init__()
+        self.allow_zero_length_dataloader_with_multiple_devices = True  # a small split on many processes
+        self.root = Path(root).expanduser()
+        self.batch_size = batch_size
+        self.crop_size = (crop_size[0], crop_size[1])
+        self.train_split = train_split
+        self.val_split = val_split
+        self.test_split = test_split
+        self.predict_folder = predict_folder
+        self.eval_batch_size = eval_batch_size
+        self.num_workers = num_workers
+        self.seed = seed
+        self.color = color
+        for name, ok, expected in (
+            ("batch_size", batch_size >= 1, "at least 1"),
+            ("eval_batch_size", eval_batch_size >= 1, "at least 1"),
+            (
+                "crop_size",
+                len(crop_size) == 2 and min(crop_size) >= 1,
+                "height and width in pixels, as [512, 512]",
+            ),
+            ("scale", len(scale) == 2 and 0 < scale[0] <= scale[1], "smallest and largest, as [0.5, 2.0]"),
+            ("hflip", 0 <= hflip <= 1, "a probability, 0 to 1"),
+            ("num_workers", num_workers is None or num_workers >= 0, "0 or more, or null to choose"),
+            ("seed", seed is None or seed >= 0, "0 or more, or null for the seed of the run"),
+        ):
+            if not ok:
+                raise UserError(f"data.init_args.{name} must be {expected}; got {locals()[name]}.")
+        self.geometry: list[v2.Transform] = [
+            RandomScaleCrop(self.crop_size, scale),
+            RandomHorizontalFlip(hflip),
+        ]
+        self.transforms = transforms or []
+        for transform in self.transforms:
+            if getattr(transform, "fill", 0):
+                raise UserError(
+                    f"Leave out `fill` of {type(transform).__name__}: it would fill the mask with a class. "
+                    "Without it the image is filled with black and the mask with pixels that do not count."
+                )
+
+    # What a data set states
+
+    def samples(self, split: str) -> Sequence[Any]:
+        """List the samples of a split, usually pairs (image path, mask path), always in the same order.
+
+        Raises:
+            UserError: If the split does not exist; see `missing`.
+        """
+        raise NotImplementedError(f"{type(self).__name__} must say which samples its splits have")
+
+    def read(self, sample: Any) -> tuple[np.ndarray, np.ndarray]:
+        """Read one sample: image (H, W, 3) and mask (H, W) with `IGNORE_INDEX` for void, both ``uint8``."""
+        image, mask = sample
+        return read_image(image), read_mask(mask)
+
+    def name_of(self, sample: Any) -> str:
+        """Name a sample for people: by default its image's file name without ending."""
+        return Path(sample[0]).stem
+
+    # What everybody may ask
+
+    @property
+    def num_classes(self) -> int:
+        """Number of classes, background included, void not."""
+        return len(self.class_names)
+
+    @cached_property
+    def fingerprint(self) -> str:
+        """Hash of the names and sizes of all files in the three splits: equal data, equal fingerprint."""
+        digest = hashlib.sha256()
+        for split in (self.train_split, self.val_split, self.test_split):
+            digest.update(split.encode())
+            for sample in self.samples(split) if self._exists(split) else []:
+                for part in sample:
+                    known = (
+                        f"{os.path.relpath(part, self.root)}:{part.stat().st_size}"
+                        if isinstance(part, Path)
+                        else part
+                    )
+                    digest.update(f"\0{known}".encode())
+        return digest.hexdigest()[:16]
+
+    def missing(self, path: Path) -> UserError:
+        """Make the error for a file or folder that is not where it should be."""
+        return UserError(
+            f"{type(self).__name__}: {path} does not exist.\n{self.how_to_get}\n"
+            f"The folder is set by --data.init_args.root (now {self.root})."
+        )
+
+    def unknown(self, split: str, known: Iterable[str]) -> UserError:
+        """Make the error for a split that the data set does not have."""
+        return UserError(f"{type(self).__name__} has no split {split!r}. It has: {', '.join(known)}.")
+
+    # What Lightning calls
+
+    def setup(self, stage: str | None = None) -> None:
+        """Look for the files that this stage needs.
+
+        Training also looks for the test split, so that no run finds out hours later that there is none.
+
+        Raises:
+            UserError: If files are missing.
+        """
+        cv2.setNumThreads(0)  # its threads do not survive the fork into workers, and gain nothing on crops
+        if stage in ("fit", None):
+            train = Split(self, self.train_split, train=True)
+            world_size = self.trainer.world_size if self.trainer else 1
+            if len(train) < self.batch_size * world_size:
+                raise UserError(
+                    f"The split {self.train_split!r} has {len(train)} images, but one training step needs "
+                    f"batch_size {self.batch_size} x {world_size} devices. Lower --data.init_args.batch_size."
+                )
+            Split(self, self.val_split)
+            if not self._exists(self.test_split):
+                rank_zero_warn(
+                    f"{type(self).__name__} has no split {self.test_split!r} here: the test at the end will "
+                    f"score {self.val_split!r}, which has chosen the checkpoint. "
+                    f"Say so yourself with --data.init_args.test_split={self.val_split}."
+                )
+                self.test_split = self.val_split
+        elif stage == "validate":
+            Split(self, self.val_split)
+        elif stage == "test":
+            try:
+                Split(self, self.test_split)
+            except UserError as error:
+                if self.test_split == self.val_split or not self._exists(self.val_split):
+                    raise
+                raise UserError(
+                    f"{error}\nTo score {self.val_split!r}: --data.init_args.test_split={self.val_split}"
+                ) from None
+        elif self.predict_folder is None:
+            raise UserError("Which images should be predicted? Say --data.init_args.predict_folder=FOLDER.")
+
+    def train_dataloader(self) -> Loader:
+        """Load shuffled, augmented batches; the last, smaller one of an epoch is left out."""
+        return self._loader(Split(self, self.train_split, train=True), self.batch_size)
+
+    def val_dataloader(self) -> Loader:
+        """Load the validation split in order."""
+        return self._loader(Split(self, self.val_split), self.eval_batch_size)
+
+    def test_dataloader(self) -> Loader:
+        """Load the test split in order."""
+        return self._loader(Split(self, self.test_split), self.eval_batch_size)
+
+    def predict_dataloader(self) -> Loader:
+        """Load the images of `predict_folder`: "image", "index" and "path", a list of file names."""
+        return self._loader(Images(self.predict_folder or "."), self.eval_batch_size)
+
+    def on_after_batch_transfer(self, batch: dict[str, Any], dataloader_idx: int) -> dict[str, Any]:
+        """Apply the colours of the training batch on the device."""
+        if "color" in batch:
+            batch["image"] = apply_color(batch["image"], batch.pop("color"))
+        return batch
+
+    def _exists(self, split: str) -> bool:
+        try:
+            return len(self.samples(split)) > 0
+        except UserError:
+            return False
+
+    def _loader(self, dataset: Dataset, batch_size: int) -> Loader:
+        train = getattr(dataset, "train", False)
+        trainer = self.trainer
+        seed = self.run_seed
+        rank, world_size = (trainer.global_rank, trainer.world_size) if trainer else (0, 1)
+        workers = choose_workers(dataset, trainer) if self.num_workers is None else self.num_workers
+        return Loader(
+            dataset,
+            batch_size=batch_size,
+            sampler=EpochSampler(dataset, train, seed, rank, world_size),
+            drop_last=train,
+            num_workers=workers,
+            persistent_workers=workers > 0,
+            collate_fn=collate,
+            pin_memory=trainer is not None and trainer.strategy.root_device.type == "cuda",
+        )
+
+    @property
+    def run_seed(self) -> int:
+        """The seed in force: the argument, or that of the whole run."""
+        return int(os.environ.get("PL_GLOBAL_SEED", 0)) if self.seed is None else self.seed

@@ -1,0 +1,150 @@
+"""Samples into batches: the same ones for any number of workers and processes, in mid-epoch too."""
+
+import os
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+import lightning as L
+import numpy as np
+import torch
+from torch.nn.functional import pad
+from torch.utils.data import DataLoader, Dataset, DistributedSampler
+
+from lightning_seg.errors import UserError
+from lightning_seg.labels import IGNORE_INDEX
+
+
+class EpochSampler(DistributedSampler):
+    """Tells every sample its epoch, so that augmentation can depend on it in workers that outlive epochs.
+
+    It is a `DistributedSampler` so that Lightning calls `set_epoch` and does not put its own in its place,
+    which would repeat samples in evaluation.
+
+    Args:
+        dataset: Anything with a length.
+        train: Shuffle by (seed, epoch) and give every process equally many samples, leaving out a few that
+            change from epoch to epoch. Otherwise every sample comes exactly once, in order, and processes may
+            get one more than others, or none.
+        seed: Seed of the order.
+        rank: Number of this process.
+        world_size: Number of processes.
+
+    Yields:
+        Pairs (epoch, index).
+    """
+
+    def __init__(self, dataset: Any, train: bool, seed: int = 0, rank: int = 0, world_size: int = 1) -> None:
+        super().__init__(dataset, world_size, rank, shuffle=train, seed=seed, drop_last=train)
+        if not train:
+            self.num_samples = len(range(rank, len(dataset), world_size))
+        self.start = 0  # samples of this process to pass over, after a resume in mid-epoch
+
+    def __iter__(self) -> Iterator[tuple[int, int]]:
+        total = len(self.dataset)  # type: ignore[arg-type]
+        order = list(range(total))
+        if self.shuffle:
+            with seeded(self.seed, self.epoch):
+                order = torch.randperm(total).tolist()
+        mine = order[self.rank :: self.num_replicas][: self.num_samples]
+        return iter([(self.epoch, index) for index in mine[self.start :]])
+
+
+class Loader(DataLoader):
+    """`DataLoader` that can continue in mid-epoch, and whose workers report a user's error as the user's.
+
+    Lightning saves and restores its state with the checkpoint. It starts with the first batch that is asked
+    for, because Lightning takes the iterator before it tells the sampler the epoch.
+    """
+
+    _done: tuple[int, int] = (0, 0)  # epoch, batches handed out in it
+    _resume: tuple[int, int] = (0, 0)
+
+    def __iter__(self) -> Iterator[Any]:  # type: ignore[override]
+        epoch, batches = getattr(self.sampler, "epoch", 0), 0
+        if epoch == self._resume[0]:
+            batches = self._resume[1]
+        self._resume = (0, 0)
+        if isinstance(self.sampler, EpochSampler):
+            self.sampler.start = batches * (self.batch_size or 1)
+        try:
+            for batch in super().__iter__():
+                batches += 1
+                self._done = (epoch, batches)
+                yield batch
+        except UserError as error:  # from a worker it comes with the worker's traceback as its text
+            raise UserError(str(error).rpartition("UserError: ")[2].strip()) from None
+
+    def state_dict(self) -> dict[str, int]:
+        """Say how far this epoch is."""
+        return {"epoch": self._done[0], "batches": self._done[1]}
+
+    def load_state_dict(self, state: dict[str, int]) -> None:
+        """Pass over the batches of an epoch that were already used, when that epoch comes."""
+        self._done = self._resume = (state["epoch"], state["batches"])
+
+
+@contextmanager
+def seeded(*numbers: int) -> Iterator[None]:
+    """Within the block, torch's CPU generator follows from these numbers alone; afterwards it is as before.
+
+    All torchvision transforms draw from this generator. `torch.manual_seed` would also touch the device's.
+    """
+    generator = torch.default_generator
+    before = generator.get_state()
+    generator.manual_seed(int(np.random.SeedSequence(numbers).generate_state(1)[0]))
+    try:
+        yield
+    finally:
+        generator.set_state(before)
+
+
+def collate(samples: Sequence[dict[str, Any]]) -> dict[str, Any]:
+    """Stack samples to a batch, the images in channels_last memory without transposing them.
+
+    Images of different size are padded at the bottom and right to the largest, masks with `IGNORE_INDEX`, and
+    the batch then says the true sizes (B, 2) as "size".
+    """
+    columns = {key: [sample[key] for sample in samples] for key in samples[0]}
+    images = columns["image"]
+    sizes = [tuple(image.shape[-2:]) for image in images]
+    if len(set(sizes)) > 1:
+        height, width = (max(axis) for axis in zip(*sizes, strict=True))
+        room = [(0, width - w, 0, height - h) for h, w in sizes]
+        images = [_pad_image(image, (height, width)) for image in images]
+        if "mask" in columns:
+            masks = zip(columns["mask"], room, strict=True)
+            columns["mask"] = [pad(mask, by, value=IGNORE_INDEX) for mask, by in masks]
+        columns["size"] = [torch.tensor(size) for size in sizes]
+    columns["image"] = [image.permute(1, 2, 0) for image in images]
+    batch: dict[str, Any] = {
+        key: torch.stack(values) if isinstance(values[0], torch.Tensor) else values
+        for key, values in columns.items()
+    }
+    batch["index"] = torch.tensor(columns["index"])
+    batch["image"] = batch["image"].permute(0, 3, 1, 2)
+    return batch
+
+
+def choose_workers(dataset: Dataset, trainer: L.Trainer | None) -> int:
+    """Choose the number of worker processes from the time a sample takes and the cores of this process."""
+    times = []
+    for index in range(min(3, len(dataset))):  # type: ignore[arg-type]
+        start = time.perf_counter()
+        dataset[index]
+        times.append(time.perf_counter() - start)
+    if min(times) < 0.0005:  # handing a sample over from a worker costs as much
+        return 0
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    if trainer is not None:
+        cores //= trainer.num_devices
+        if trainer.strategy.root_device.type == "cpu":  # where training itself keeps the cores busy
+            return min(2, cores - 1) if cores > 1 else 0
+    return min(8, cores)
+
+
+def _pad_image(image: torch.Tensor, size: tuple[int, int]) -> torch.Tensor:
+    out = image.new_zeros(*size, 3).permute(2, 0, 1)
+    out[:, : image.shape[1], : image.shape[2]] = image
+    return out

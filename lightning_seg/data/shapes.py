@@ -1,0 +1,112 @@
+"""Drawn scenes that need no files: what the quickstart and many tests train on."""
+
+import zlib
+from typing import Any
+
+import cv2
+import numpy as np
+
+from lightning_seg.data.base import SegmentationData
+
+
+class Shapes(SegmentationData):
+    """Circles, squares, triangles and stars that hide one another on a textured ground.
+
+    Every object has a random size, place, angle, colour and texture, so that only its outline tells its
+    class. An image depends on its split and number alone.
+
+    Args:
+        image_size: Height and width, in pixels.
+        train_images: Number of training images.
+        val_images: Number of validation images.
+        test_images: Number of test images.
+        **kwargs: As for every data set.
+    """
+
+    class_names = ("background", "circle", "square", "triangle", "star")
+    palette = ((38, 50, 56), (66, 165, 245), (255, 167, 38), (102, 187, 106), (236, 64, 122))
+
+    def __init__(
+        self,
+        image_size: tuple[int, int] = (96, 96),
+        train_images: int = 1000,
+        val_images: int = 100,
+        test_images: int = 200,
+        **kwargs: Any,
+    ) -> None:
+        super().__init__(root="", **kwargs)
+        self.image_size = (image_size[0], image_size[1])
+        self.lengths = {"train": train_images, "val": val_images, "test": test_images}
+
+    def samples(self, split: str) -> list[tuple[str, int, tuple[int, int]]]:
+        """List the images of a split as (split, number, size)."""
+        if split not in self.lengths:
+            raise self.unknown(split, self.lengths)
+        return [(split, number, self.image_size) for number in range(self.lengths[split])]
+
+    def read(self, sample: tuple[str, int, tuple[int, int]]) -> tuple[np.ndarray, np.ndarray]:
+        """Draw one image and its mask."""
+        image, mask, _ = draw(*sample)
+        return image, mask
+
+    def name_of(self, sample: tuple[str, int, tuple[int, int]]) -> str:
+        """Name an image by its split and number."""
+        return f"{sample[0]}_{sample[1]:04d}"
+
+
+def draw(split: str, number: int, size: tuple[int, int]) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Draw the scene of this split and number.
+
+    Args:
+        split: Name of the split.
+        number: Number of the image in it.
+        size: Height and width, in pixels.
+
+    Returns:
+        Image (H, W, 3), mask of class numbers (H, W), and instances (H, W): 0 for the ground, 1 to N for the
+        objects from back to front; all ``uint8``.
+    """
+    rng = np.random.default_rng([zlib.crc32(split.encode()), number])
+    height, width = size
+    image = _texture(rng, size)
+    mask, instances = np.zeros(size, np.uint8), np.zeros(size, np.uint8)
+    reach = min(size)
+    for instance in range(1, rng.integers(4, 8)):
+        label = int(rng.integers(1, 5))
+        outline = _outline(rng, label) * reach * rng.uniform(0.12, 0.26)
+        center = rng.uniform(0.08, 0.92, 2) * (width, height)
+        points = np.round((outline + center) * 16).astype(np.int32)  # in sixteenths of a pixel
+        area = np.zeros(size, np.uint8)
+        cv2.fillPoly(area, [points], 255, shift=4)
+        x, y, w, h = cv2.boundingRect(area)
+        box = slice(y, y + h), slice(x, x + w)
+        np.copyto(image[box], _texture(rng, (h, w)), where=area[box][..., None] > 0)
+        mask[area > 0] = label
+        instances[area > 0] = instance
+    image = cv2.GaussianBlur(image, (3, 3), 0.6)  # a lens: no outline is sharper than a pixel
+    noise = rng.integers(0, 29, image.shape, np.uint8)
+    return cv2.addWeighted(image, 1, noise, 1, -14), mask, instances
+
+
+def _outline(rng: np.random.Generator, label: int) -> np.ndarray:
+    """Corners (N, 2) of a shape of radius 1 around the origin, turned at random."""
+    corners = {1: 40, 2: 4, 3: 3, 4: 10}[label]
+    angles = rng.uniform(0, 2 * np.pi) + np.arange(corners) * 2 * np.pi / corners
+    radius = np.where(np.arange(corners) % 2, 0.42, 1.15) if label == 4 else np.ones(corners)
+    return np.stack([np.cos(angles), np.sin(angles)], 1) * radius[:, None]
+
+
+def _texture(rng: np.random.Generator, size: tuple[int, int]) -> np.ndarray:
+    """A random colour, with blotches or stripes of a random second one."""
+    height, width = size
+    colors = rng.integers(30, 226, (2, 3)).astype(np.float32)
+    colors[1] = 0.6 * colors[0] + 0.4 * colors[1]
+    if rng.random() < 0.5:
+        grid = rng.random((int(rng.integers(3, 9)), int(rng.integers(3, 9))), np.float32)
+        share = cv2.resize(grid, (width, height), interpolation=cv2.INTER_CUBIC)
+    else:
+        angle, period = rng.uniform(0, np.pi), rng.uniform(5, 16)
+        y, x = np.ogrid[:height, :width]
+        share = 0.5 + 0.5 * np.sin((x * np.cos(angle) + y * np.sin(angle)) * (2 * np.pi / period))
+    share = share.astype(np.float32)[..., None]
+    return np.clip(colors[0] + share * (colors[1] - colors[0]), 0, 255).astype(np.uint8)

@@ -1,0 +1,113 @@
+"""Samples of one split, augmented where they are for training."""
+
+from __future__ import annotations
+
+import copy
+from typing import TYPE_CHECKING, Any
+
+import cv2
+import torch
+from torch.utils.data import Dataset
+from torchvision import tv_tensors
+
+from lightning_seg.data.files import list_images, read_image
+from lightning_seg.data.loading import seeded
+from lightning_seg.errors import UserError
+
+if TYPE_CHECKING:
+    from lightning_seg.data.base import SegmentationData
+
+
+class Split(Dataset):
+    """One split of a data set as a torch `Dataset`.
+
+    Args:
+        data: The data set.
+        split: Name of the split.
+        train: Augment.
+
+    Raises:
+        UserError: If the split does not exist or is empty.
+    """
+
+    def __init__(self, data: SegmentationData, split: str, train: bool = False) -> None:
+        self.data = copy.copy(data)
+        self.data.trainer = None  # workers that are not forked get a copy of all this
+        self.samples = data.samples(split)
+        self.train = train
+        self.seed = data.run_seed
+        if len(self.samples) == 0:
+            raise UserError(f"The split {split!r} of {type(data).__name__} is empty ({data.root}).")
+
+    def __len__(self) -> int:
+        return len(self.samples)
+
+    def __getitem__(self, key: int | tuple[int, int]) -> dict[str, Any]:
+        """Read and, in training, augment a sample.
+
+        Args:
+            key: (epoch, index), or the index alone for epoch 0.
+        """
+        epoch, index = key if isinstance(key, tuple) else (0, key)
+        sample = self.samples[index]
+        try:
+            pixels, labels = self.data.read(sample)
+            if pixels.shape[:2] != labels.shape:
+                raise UserError(
+                    f"Image and mask differ in size, {pixels.shape[:2]} and {labels.shape}: {sample}"
+                )
+            image = tv_tensors.Image(torch.from_numpy(pixels).permute(2, 0, 1))
+            mask = tv_tensors.Mask(torch.from_numpy(labels))
+            if not self.train:
+                return {
+                    "image": image.as_subclass(torch.Tensor),
+                    "mask": mask.as_subclass(torch.Tensor),
+                    "index": index,
+                }
+            with seeded(self.seed, epoch, index):
+                return {**self._augment(image, mask), "index": index}
+        except Exception as error:
+            error.add_note(f"while preparing the sample {sample}")
+            raise
+
+    def _augment(self, image: tv_tensors.Image, mask: tv_tensors.Mask) -> dict[str, torch.Tensor]:
+        for transform in self.data.geometry:
+            image, mask = transform(image, mask)
+        if self.data.transforms:
+            mask = tv_tensors.wrap(
+                255 - mask, like=mask
+            )  # what transforms fill in with 0 is then IGNORE_INDEX
+            for transform in self.data.transforms:
+                image, mask = transform(image, mask)
+            mask = tv_tensors.wrap(255 - mask, like=mask)
+        out = {"image": image.as_subclass(torch.Tensor), "mask": mask.as_subclass(torch.Tensor)}
+        for name, tensor in out.items():
+            if tensor.dtype != torch.uint8 or tuple(tensor.shape[-2:]) != self.data.crop_size:
+                raise UserError(
+                    f"data.init_args.transforms must keep {name}s uint8 at crop_size {self.data.crop_size}; "
+                    f"they made {tensor.dtype} of size {tuple(tensor.shape[-2:])}. "
+                    "The network normalises by itself."
+                )
+        if self.data.color is not None:
+            out["color"] = self.data.color.draw(cv2.mean(out["image"].permute(1, 2, 0).numpy())[:3])
+        return out
+
+
+class Images(Dataset):
+    """Images without masks, for prediction.
+
+    Args:
+        folder: Folder of images, or one image.
+    """
+
+    def __init__(self, folder: str) -> None:
+        self.paths = list_images(folder)
+
+    def __len__(self) -> int:
+        return len(self.paths)
+
+    def __getitem__(self, key: int | tuple[int, int]) -> dict[str, Any]:
+        """Read the image at an index."""
+        index = key[1] if isinstance(key, tuple) else key
+        image = torch.from_numpy(read_image(self.paths[index])).permute(2, 0, 1)
+        return {"image": image, "path": str(self.paths[index]), "index": index}
