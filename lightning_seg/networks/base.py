@@ -1,0 +1,109 @@
+"""The network: what every architecture has in common."""
+
+import math
+
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from lightning_seg.errors import UserError
+from lightning_seg.networks.backbone import Backbone, Encoder
+
+
+class Network(nn.Module):
+    """A segmentation network: images (B, 3, H, W) in 0..255 to logits (B, C, H, W), for any H and W.
+
+    Images are normalised as the backbone was trained and padded right and below to a multiple of its stride
+    (with zeros, after normalisation); the logits are resized to that size and cropped. An architecture sets
+    `decoder` and `head` after calling this constructor.
+
+    Args:
+        backbone: A timm model's name, or an encoder.
+        weights: Pretrained weights of a backbone given by name (see `Backbone`).
+        output_stride: Output stride of a backbone given by name.
+    """
+
+    decoder: nn.Module
+    head: nn.Module
+
+    def __init__(self, backbone: str | Encoder, weights: bool | str, output_stride: int) -> None:
+        super().__init__()
+        if isinstance(backbone, str):
+            backbone = Backbone(backbone, weights, output_stride)
+        self.backbone = backbone
+        self.stride = max(backbone.strides)
+
+    def forward(self, images: Tensor) -> Tensor:
+        """Return logits (B, C, H, W) for images (B, 3, H, W), uint8 or float, in 0..255."""
+        height, width = images.shape[-2:]
+        x = self._pad(self.backbone.normalize(images))
+        logits = self.head(self.decode(x, self.backbone(x)))
+        return resize(logits, x)[..., :height, :width]
+
+    def decode(self, x: Tensor, features: list[Tensor]) -> Tensor:
+        """Turn the backbone's feature maps into the head's input; `x` is the padded image (B, 3, H, W)."""
+        return self.decoder(features)
+
+    def load_weights(self) -> None:
+        """Load the backbone's pretrained weights. Call it once, before training from the start."""
+        self.backbone.load_weights()
+
+    def _pad(self, x: Tensor) -> Tensor:
+        height, width = x.shape[-2:]
+        right, below = -width % self.stride, -height % self.stride
+        if self.training and height <= self.stride and width <= self.stride:
+            # The deepest map would be 1x1: with a batch of one, too few values for BatchNorm to train on.
+            below += self.stride
+        return F.pad(x, (0, right, 0, below))
+
+
+class PyramidNetwork(Network):
+    """A network whose decoder wants one feature map for each of the strides 1, 2, 4, 8, 16 and 32.
+
+    Where the backbone has none at stride 1 the image stands in, and where it has none at stride 2 an empty
+    map does, as the decoders of segmentation-models-pytorch expect.
+    """
+
+    def __init__(self, backbone: str | Encoder, weights: bool | str, output_stride: int) -> None:
+        super().__init__(backbone, weights, output_stride)
+        self._missing = int(math.log2(self.backbone.strides[0]))
+        self.pyramid_channels = [3, 0][: self._missing] + self.backbone.channels
+        if self._missing > 2 or len(self.pyramid_channels) != 6:
+            raise UserError(
+                f"{type(self).__name__} needs a backbone with feature maps of strides (2,) 4, 8, 16 and 32, "
+                f"but this one has {self.backbone.strides}. Choose one with a pyramid, such as resnet50."
+            )
+
+    def decode(self, x: Tensor, features: list[Tensor]) -> Tensor:
+        """Decode the pyramid."""
+        return self.decoder([x, x[:, :0, ::2, ::2]][: self._missing] + features)
+
+
+def resize(x: Tensor, like: Tensor) -> Tensor:
+    """Resize maps (B, C, h, w) bilinearly to the height and width of `like`."""
+    if x.shape[-2:] == like.shape[-2:]:
+        return x
+    return F.interpolate(x, like.shape[-2:], mode="bilinear", align_corners=False)
+
+
+class _PooledBatchNorm2d(nn.BatchNorm2d):
+    """BatchNorm that uses its running statistics where a batch has one value per channel: no variance."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        if self.training and x.shape[0] * x.shape[2] * x.shape[3] == 1:
+            return F.batch_norm(x, self.running_mean, self.running_var, self.weight, self.bias, eps=self.eps)
+        return super().forward(x)
+
+
+def train_on_one_image(decoder: nn.Module) -> nn.Module:
+    """Let a decoder that pools to 1x1 train on a batch of one, where plain BatchNorm raises.
+
+    Returns:
+        The decoder, its BatchNorm layers replaced.
+    """
+    for parent in list(decoder.modules()):
+        for name, norm in list(parent.named_children()):
+            if type(norm) is nn.BatchNorm2d:
+                new = _PooledBatchNorm2d(norm.num_features, norm.eps, norm.momentum)
+                new.load_state_dict(norm.state_dict())
+                setattr(parent, name, new)
+    return decoder

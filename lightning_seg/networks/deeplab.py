@@ -1,0 +1,99 @@
+"""DeepLabV3 and DeepLabV3+: atrous spatial pyramid pooling on a dilated backbone."""
+
+from typing import Literal
+
+from torch import Tensor
+
+from lightning_seg.networks.backbone import Encoder
+from lightning_seg.networks.base import Network, train_on_one_image
+
+
+def _rates(output_stride: int) -> tuple[int, int, int]:
+    """Atrous rates that cover the same pixels at any output stride: 6, 12, 18 at 16 (the authors' choice)."""
+    return 96 // output_stride, 192 // output_stride, 288 // output_stride
+
+
+class DeepLabV3(Network):
+    """DeepLabV3: atrous spatial pyramid pooling with image pooling (arXiv:1706.05587).
+
+    Args:
+        num_classes: Number of classes.
+        backbone: A timm model's name, or an encoder.
+        weights: Pretrained weights of the backbone (see `Backbone`).
+        output_stride: Stride in pixels of the deepest feature map.
+        decoder_channels: Channels of each branch and of the decoder's output.
+        atrous_rates: Dilations of the three atrous branches, in cells of the deepest map; by default those of
+            the paper, 6, 12, 18 at output stride 16 and double at 8.
+        dropout: Dropout after the branches are joined.
+    """
+
+    def __init__(
+        self,
+        num_classes: int,
+        backbone: str | Encoder = "resnet50",
+        weights: bool | str = True,
+        output_stride: Literal[8, 16] = 16,
+        decoder_channels: int = 256,
+        atrous_rates: tuple[int, int, int] | None = None,
+        dropout: float = 0.5,
+    ) -> None:
+        from segmentation_models_pytorch.base import SegmentationHead
+        from segmentation_models_pytorch.decoders.deeplabv3.decoder import DeepLabV3Decoder
+
+        super().__init__(backbone, weights, output_stride)
+        decoder = DeepLabV3Decoder(
+            in_channels=self.backbone.channels[-1],
+            out_channels=decoder_channels,
+            atrous_rates=atrous_rates or _rates(output_stride),
+            aspp_separable=False,
+            aspp_dropout=dropout,
+        )
+        self.decoder = train_on_one_image(decoder)
+        self.head = SegmentationHead(decoder_channels, num_classes, kernel_size=1)
+
+
+class DeepLabV3Plus(Network):
+    """DeepLabV3+: separable atrous pyramid pooling, refined with features of stride 4 (arXiv:1802.02611).
+
+    Args:
+        num_classes: Number of classes.
+        backbone: A timm model's name, or an encoder, with a feature map of stride 4.
+        weights: Pretrained weights of the backbone (see `Backbone`).
+        output_stride: Stride in pixels of the deepest feature map.
+        decoder_channels: Channels of each branch and of the decoder's output.
+        atrous_rates: Dilations of the three atrous branches, in cells of the deepest map; by default those of
+            the paper, 6, 12, 18 at output stride 16 and double at 8.
+        dropout: Dropout after the branches are joined.
+    """
+
+    def __init__(
+        self,
+        num_classes: int,
+        backbone: str | Encoder = "resnet50",
+        weights: bool | str = True,
+        output_stride: Literal[8, 16] = 16,
+        decoder_channels: int = 256,
+        atrous_rates: tuple[int, int, int] | None = None,
+        dropout: float = 0.5,
+    ) -> None:
+        from segmentation_models_pytorch.base import SegmentationHead
+        from segmentation_models_pytorch.decoders.deeplabv3.decoder import DeepLabV3PlusDecoder
+
+        super().__init__(backbone, weights, output_stride)
+        self._fine = self.backbone.at_stride(4)
+        channels = self.backbone.channels
+        decoder = DeepLabV3PlusDecoder(
+            encoder_channels=[0, 0, channels[self._fine], channels[-1]],  # it looks at the third and the last
+            encoder_depth=5,
+            out_channels=decoder_channels,
+            atrous_rates=atrous_rates or _rates(output_stride),
+            output_stride=output_stride,
+            aspp_separable=True,
+            aspp_dropout=dropout,
+        )
+        self.decoder = train_on_one_image(decoder)
+        self.head = SegmentationHead(decoder_channels, num_classes, kernel_size=1)
+
+    def decode(self, x: Tensor, features: list[Tensor]) -> Tensor:
+        """Decode the deepest map, refined by the one of stride 4."""
+        return self.decoder([features[0], features[0], features[self._fine], features[-1]])

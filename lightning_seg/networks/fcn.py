@@ -1,0 +1,104 @@
+"""Fully convolutional networks: FCN-32s, FCN-16s and FCN-8s (arXiv:1411.4038)."""
+
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from lightning_seg.networks.backbone import Backbone, Encoder
+from lightning_seg.networks.base import Network, resize
+
+
+class ConvolutionalVGG(Backbone):
+    """VGG with its two fully connected layers as convolutions, giving pool3, pool4 and fc7.
+
+    Args:
+        name: A VGG of timm, such as ``vgg16``.
+        weights: Pretrained weights (see `Backbone`), those of the fully connected layers included.
+    """
+
+    def __init__(self, name: str = "vgg16", weights: bool | str = True) -> None:
+        super().__init__(name, weights)
+        self.channels, self.strides = [256, 512, 4096], [8, 16, 32]
+        self.fc1 = nn.Conv2d(512, 4096, 7, padding=3)
+        self.fc2 = nn.Conv2d(4096, 4096, 1)
+        for layer in (self.fc1, self.fc2):
+            nn.init.kaiming_normal_(layer.weight, nonlinearity="relu")
+
+    def forward(self, x: Tensor) -> list[Tensor]:
+        """Return pool3, pool4 and fc7 (B, 4096, H / 32, W / 32) of normalised images."""
+        *_, conv3, conv4, _, pool5 = super().forward(x)  # timm's maps are those before each pooling
+        fc6 = F.dropout(F.relu(self.fc1(pool5)), training=self.training)
+        fc7 = F.dropout(F.relu(self.fc2(fc6)), training=self.training)
+        return [F.max_pool2d(conv3, 2), F.max_pool2d(conv4, 2), fc7]
+
+    def stages(self) -> list[tuple[str, nn.ModuleList]]:
+        """Return the five convolutional stages and each of the fully connected layers."""
+        return [*super().stages(), ("fc1", nn.ModuleList([self.fc1])), ("fc2", nn.ModuleList([self.fc2]))]
+
+    def _convert_weights(self, state: dict[str, Tensor]) -> None:
+        super()._convert_weights(state)
+        # torchvision's names come with matrices over the flattened 7x7 map.
+        names = ("pre_logits.fc1", "pre_logits.fc2") if "pre_logits.fc1.weight" in state else _TORCHVISION
+        for layer, name in zip((self.fc1, self.fc2), names, strict=True):
+            weight = state[f"{name}.weight"].view_as(layer.weight)
+            layer.load_state_dict({"weight": weight, "bias": state[f"{name}.bias"]})
+
+
+_TORCHVISION = ("classifier.0", "classifier.3")
+
+
+class _SkipDecoder(nn.Module):
+    """Scores feature maps and adds them up, deepest first."""
+
+    def __init__(self, channels: list[int], num_classes: int) -> None:
+        super().__init__()
+        self.scores = nn.ModuleList(nn.Conv2d(c, num_classes, 1) for c in channels)
+        for score in list(self.scores)[1:]:  # training starts as FCN-32s, as the authors' did
+            for parameter in score.parameters():
+                nn.init.zeros_(parameter)
+
+    def forward(self, features: list[Tensor]) -> Tensor:
+        logits = self.scores[0](features[0])
+        for score, feature in zip(list(self.scores)[1:], features[1:], strict=True):
+            logits = resize(logits, feature) + score(feature)
+        return logits
+
+
+class FCN32s(Network):
+    """FCN-32s: class scores from the deepest feature map, resized to the image.
+
+    A VGG keeps its fully connected layers as convolutions, as the authors' networks do; of any other backbone
+    the feature maps are scored as they are.
+
+    Args:
+        num_classes: Number of classes.
+        backbone: A timm model's name, or an encoder, with feature maps of the strides that are fused.
+        weights: Pretrained weights of the backbone (see `Backbone`).
+    """
+
+    fused: tuple[int, ...] = (32,)  # strides, deepest first
+
+    def __init__(
+        self, num_classes: int, backbone: str | Encoder = "vgg16", weights: bool | str = True
+    ) -> None:
+        if isinstance(backbone, str) and backbone.startswith("vgg"):
+            backbone = ConvolutionalVGG(backbone, weights)
+        super().__init__(backbone, weights, output_stride=32)
+        self._fused = [self.backbone.at_stride(stride) for stride in self.fused]
+        self.decoder = _SkipDecoder([self.backbone.channels[i] for i in self._fused], num_classes)
+        self.head = nn.Identity()  # the scores are the logits
+
+    def decode(self, x: Tensor, features: list[Tensor]) -> Tensor:
+        """Score and fuse the maps of the strides of `fused`."""
+        return self.decoder([features[i] for i in self._fused])
+
+
+class FCN16s(FCN32s):
+    """FCN-16s: FCN-32s with the scores of stride 16 added (see `FCN32s` for the arguments)."""
+
+    fused = (32, 16)
+
+
+class FCN8s(FCN32s):
+    """FCN-8s: FCN-16s with the scores of stride 8 added (see `FCN32s` for the arguments)."""
+
+    fused = (32, 16, 8)

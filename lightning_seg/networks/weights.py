@@ -1,0 +1,129 @@
+"""Where a backbone's pretrained weights come from: the hub's cache, the hub, a file, an installed package."""
+
+import urllib.error
+import urllib.request
+from importlib import resources
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from lightning_seg.errors import UserError
+
+_FLAG = "--model.network.init_args.weights"
+
+
+def read_weights(name: str, weights: bool | str) -> dict[str, Tensor]:
+    """Read the pretrained tensors for a timm model, under the names their publisher gave them.
+
+    Args:
+        name: A timm model name, with or without a pretrained tag.
+        weights: True for timm's own weights, a path to a ``.safetensors``, ``.pth`` or ``.ckpt`` file, or
+            ``package:NAME`` for an installed Python package that carries a ``.pth`` file.
+
+    Raises:
+        UserError: If the weights cannot be found, reached or read.
+    """
+    if weights is True:
+        return read_file(_from_hub(name))
+    if str(weights).startswith("package:"):
+        return _from_package(name, str(weights).removeprefix("package:"))
+    return read_file(Path(str(weights)).expanduser())
+
+
+def read_file(path: Path) -> dict[str, Tensor]:
+    """Read a state dict from a file without running any code that the file may hold."""
+    if not path.is_file():
+        raise UserError(
+            f"Expected a weights file at {path.absolute()}, found none. Correct the path in {_FLAG}=PATH, "
+            f"or use {_FLAG}=false to start from random weights."
+        )
+    state: Any
+    try:
+        if path.suffix == ".safetensors":
+            from safetensors.torch import load_file
+
+            state = load_file(path)
+        else:
+            state = torch.load(path, map_location="cpu", weights_only=True)
+    except Exception as error:  # torch, pickle, zip and safetensors all raise their own
+        raise UserError(
+            f"Expected {path} to hold tensors only (a state dict saved by torch or safetensors), but reading "
+            f"it failed: {error}. Save it again as .safetensors."
+        ) from error
+    for key in ("state_dict", "model"):  # Lightning and most training scripts wrap the state dict
+        if isinstance(state, dict) and isinstance(state.get(key), dict):
+            state = state[key]
+    if not isinstance(state, dict):
+        raise UserError(f"Expected a state dict in {path}, found {type(state).__name__}.")
+    return {key: value for key, value in state.items() if isinstance(value, Tensor)}
+
+
+def _from_hub(name: str) -> Path:
+    """Find timm's own weights in the cache, or download them; fail within seconds without a network."""
+    import huggingface_hub as hub
+    import timm
+
+    config = timm.get_pretrained_cfg(name)
+    if config is None or not config.hf_hub_id:
+        raise UserError(
+            f"timm has no pretrained weights for {name}. Use {_FLAG}=PATH for a file of your own, "
+            f"or {_FLAG}=false to start from random weights."
+        )
+    repo, _, revision = config.hf_hub_id.partition("@")
+    files = [config.hf_hub_filename] if config.hf_hub_filename else ["model.safetensors", "pytorch_model.bin"]
+    for file in files:
+        cached = hub.try_to_load_from_cache(repo, file, revision=revision or None)
+        if isinstance(cached, str):
+            return Path(cached)
+    # The hub client retries for about half a minute without a network, so ask first whether it answers.
+    reason = "HF_HUB_OFFLINE is set" if hub.constants.HF_HUB_OFFLINE else _unreachable(hub.constants.ENDPOINT)
+    for file in [] if reason else files:
+        try:
+            return Path(hub.hf_hub_download(repo, file, revision=revision or None))
+        except Exception as error:  # missing file, refused access, full disk: the message says which
+            reason = str(error).splitlines()[0]
+    raise UserError(
+        f"Expected the pretrained weights of {name} ({repo}, {files[0]}); they are not in "
+        f"{hub.constants.HF_HUB_CACHE} and cannot be downloaded: {reason}.\n"
+        f"Download {hub.hf_hub_url(repo, files[0])} elsewhere and use {_FLAG}=PATH/{files[0]}, "
+        f"or use {_FLAG}=false to start from random weights."
+    )
+
+
+def _unreachable(address: str) -> str:
+    """Say why an address cannot be reached, or nothing if it can (proxies of the environment are used)."""
+    try:
+        urllib.request.urlopen(urllib.request.Request(address, method="HEAD"), timeout=5).close()
+    except urllib.error.HTTPError:
+        return ""  # it answered
+    except OSError as error:
+        return f"{address}: {getattr(error, 'reason', error)}"
+    return ""
+
+
+def _from_package(name: str, package: str) -> dict[str, Tensor]:
+    """Read the one ``.pth`` of an installed package and give its tensors timm's names, by order and shape."""
+    import timm
+
+    try:
+        with resources.as_file(resources.files(package)) as folder:
+            files = sorted(folder.rglob("*.pth"))
+    except ModuleNotFoundError:
+        raise UserError(
+            f"{_FLAG}=package:{package} expects the Python package {package}, which is not installed. "
+            f"Install it with `uv pip install {package.replace('_', '-')}`."
+        ) from None
+    if len(files) != 1:
+        raise UserError(f"Expected one .pth file in the package {package}, found {len(files)}.")
+    state = read_file(files[0])
+    expected = timm.create_model(name, pretrained=False).state_dict()
+    # The last part of a name (weight, bias, running_mean, ...) tells apart tensors of equal shape.
+    found, wanted = ([(k.split(".")[-1], v.shape) for k, v in s.items()] for s in (state, expected))
+    if found != wanted:
+        raise UserError(
+            f"The {len(found)} tensors of {files[0].name} do not match the {len(wanted)} of {name} in order "
+            f"and shape. Choose the backbone that the package {package} was made for."
+        )
+    return dict(zip(expected, state.values(), strict=True))

@@ -1,0 +1,133 @@
+"""What every network promises, whatever its architecture and backbone."""
+
+import pytest
+import torch
+from torch import nn
+
+from lightning_seg.errors import UserError
+from lightning_seg.networks.base import train_on_one_image
+from lightning_seg.networks.deeplab import DeepLabV3, DeepLabV3Plus
+from lightning_seg.networks.fcn import FCN8s, FCN16s, FCN32s
+from lightning_seg.networks.unet import UNet
+
+SMALL = {"decoder_channels": 16}
+NETWORKS = {
+    "deeplabv3": (DeepLabV3, SMALL),
+    "deeplabv3-8": (DeepLabV3, {**SMALL, "output_stride": 8}),
+    "deeplabv3plus": (DeepLabV3Plus, SMALL),
+    "deeplabv3plus-8": (DeepLabV3Plus, {**SMALL, "output_stride": 8}),
+    "unet": (UNet, {}),
+    "unet-16": (UNet, {"output_stride": 16}),
+    "fcn32s": (FCN32s, {}),
+    "fcn16s": (FCN16s, {}),
+    "fcn8s": (FCN8s, {}),
+}
+
+
+@pytest.fixture(params=NETWORKS)
+def network(request):
+    torch.manual_seed(0)
+    build, arguments = NETWORKS[request.param]
+    return build(5, **{"backbone": "test_resnet", "weights": False, **arguments})
+
+
+def images(*size, seed=0):
+    generator = torch.Generator().manual_seed(seed)
+    return torch.randint(0, 256, size, dtype=torch.uint8, generator=generator)
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("size", [(64, 64), (97, 129), (33, 17), (8, 100)])
+def test_logits_have_the_size_of_the_images(network, size):
+    assert network.eval()(images(2, 3, *size)).shape == (2, 5, *size)
+
+
+@pytest.mark.parametrize("size", [(97, 129), (16, 16)])
+def test_trains_on_one_image_and_gradient_reaches_every_parameter(network, size):
+    logits = network.train()(images(1, 3, *size))
+    assert logits.shape == (1, 5, *size)
+    nn.functional.cross_entropy(logits, images(1, *size).long() % 5).backward()
+    assert [name for name, p in network.named_parameters() if p.grad is None or p.grad.isnan().any()] == []
+    assert all(p.grad.any() for p in network.head.parameters())
+    assert all(p.grad.any() for p in next(iter(network.backbone.stages()))[1].parameters())
+
+
+@torch.no_grad()
+def test_uint8_and_float_images_agree_and_twice_is_the_same(network):
+    network.eval()
+    x = images(2, 3, 40, 50)
+    logits = network(x)
+    torch.testing.assert_close(network(x.float()), logits, rtol=0, atol=0)
+    torch.testing.assert_close(network(x), logits, rtol=0, atol=0)
+    assert logits.std() > 0
+
+
+@torch.no_grad()
+def test_images_of_a_batch_do_not_mix_in_evaluation(network):
+    network.eval()
+    x = images(3, 3, 48, 80)
+    torch.testing.assert_close(network(x)[1:2], network(x[1:2]), rtol=1e-4, atol=1e-5)
+
+
+@torch.no_grad()
+def test_padding_is_the_mean_colour_on_the_right_and_below(network):
+    """An image padded by hand with the mean gives, after cropping, the same logits."""
+    network.eval()
+    mean = 255 * torch.tensor(network.backbone.mean).view(1, 3, 1, 1)
+    x = images(1, 3, 57, 75).float()
+    width = {8: 80, 16: 80, 32: 96}[network.stride]
+    padded = mean.expand(1, 3, 64, width).clone()
+    padded[..., :57, :75] = x
+    torch.testing.assert_close(network(padded)[..., :57, :75], network(x), rtol=1e-4, atol=1e-5)
+
+
+@torch.no_grad()
+def test_channels_last_stays_and_changes_nothing(network):
+    network.eval()
+    x = images(2, 3, 64, 64)
+    expected = network(x)
+    kept = []
+    network.backbone.register_forward_pre_hook(
+        lambda _, args: kept.append(args[0].is_contiguous(memory_format=torch.channels_last))
+    )
+    network.to(memory_format=torch.channels_last)
+    actual = network(x.to(memory_format=torch.channels_last))
+    torch.testing.assert_close(actual, expected, rtol=1e-4, atol=1e-5)
+    assert kept == [True]
+
+
+def test_parts_are_named_and_hold_every_parameter(network):
+    parts = {name.split(".")[0] for name, _ in network.named_parameters()}
+    assert parts <= {"backbone", "decoder", "head"}
+    assert {"backbone", "decoder"} <= parts
+
+
+def test_exports_with_free_height_and_width(network):
+    free = {0: torch.export.Dim.AUTO, 2: torch.export.Dim.AUTO, 3: torch.export.Dim.AUTO}
+    network.eval()
+    program = torch.export.export(network, (images(2, 3, 70, 90),), dynamic_shapes=[free]).module()
+    x = images(3, 3, 97, 129)
+    with torch.no_grad():
+        torch.testing.assert_close(program(x), network(x), rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("build", [UNet, DeepLabV3Plus, FCN8s])
+def test_backbone_without_a_pyramid_is_refused(build):
+    with pytest.raises(UserError, match="resnet50"):
+        build(5, backbone="test_vit", weights=False)
+
+
+def test_one_value_per_channel_trains_with_the_running_statistics():
+    norm = nn.Sequential(nn.BatchNorm2d(4, eps=0.5))
+    nn.init.normal_(norm[0].weight)
+    norm[0].running_mean += 2
+    x = torch.randn(1, 4, 1, 1)
+    with pytest.raises(ValueError):
+        norm(x)
+    state = {key: value.clone() for key, value in norm.state_dict().items()}
+    expected = (x - 2) / 1.5**0.5 * state["0.weight"].view(1, 4, 1, 1)
+    train_on_one_image(norm)
+    torch.testing.assert_close(norm(x), expected)
+    assert all(torch.equal(value, state[key]) for key, value in norm.state_dict().items())
+    norm(torch.randn(2, 4, 1, 1))  # two values: trained as ever
+    assert not torch.equal(norm[0].running_mean, state["0.running_mean"])
