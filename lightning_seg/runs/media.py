@@ -27,7 +27,8 @@ def log_pictures(
     Args:
         logger: Where to log.
         key: Name of the panel, such as ``val/pictures``.
-        images: (H, W, 3) uint8 RGB each; sizes may differ.
+        images: (H, W, 3) uint8 RGB each. Smaller ones are padded at the right and bottom, because W&B shows
+            all pictures of a panel in the size of the first.
         truths: (H, W) uint8 each.
         predictions: (H, W) uint8 each.
         class_names: The classes in label order.
@@ -41,22 +42,30 @@ def log_pictures(
     import wandb
 
     labels = {**dict(enumerate(class_names)), IGNORE_INDEX: "ignored"}
-    pictures = []
-    for i, (image, truth, prediction) in enumerate(zip(images, truths, predictions, strict=True)):
-        if i == most:
-            break
+    chosen = list(zip(images, truths, predictions, strict=True))[:most]
+    for i, (image, truth, prediction) in enumerate(chosen):
         if not image.shape[:2] == truth.shape == prediction.shape:
             raise ValueError(
                 f"picture {i} of {key}: image {image.shape[:2]}, truth {truth.shape} and prediction"
                 f" {prediction.shape} must have the same height and width"
             )
-        masks = {
-            "truth": {"mask_data": truth, "class_labels": labels},
-            "prediction": {"mask_data": prediction, "class_labels": labels},
-        }
-        file_type = "jpg" if truth.size >= JPEG_FROM else "png"
-        caption = captions[i] if captions else None
-        pictures.append(wandb.Image(image, masks=masks, caption=caption, file_type=file_type))
+    height = max(image.shape[0] for image, _, _ in chosen)
+    width = max(image.shape[1] for image, _, _ in chosen)
+    pictures = [
+        wandb.Image(
+            _pad(image, height, width, 0),
+            masks={
+                "truth": {"mask_data": _pad(truth, height, width, IGNORE_INDEX), "class_labels": labels},
+                "prediction": {
+                    "mask_data": _pad(prediction, height, width, IGNORE_INDEX),
+                    "class_labels": labels,
+                },
+            },
+            caption=captions[i] if captions else None,
+            file_type="jpg" if height * width >= JPEG_FROM else "png",
+        )
+        for i, (image, truth, prediction) in enumerate(chosen)
+    ]
     logger.log_metrics({key: pictures}, step)
 
 
@@ -104,6 +113,12 @@ def log_per_class(logger: MirrorLogger, key: str, scores: Mapping[str, float], s
     rows = [[name, None if math.isnan(score) else float(score)] for name, score in scores.items()]
     table = wandb.Table(columns=["class", "score"], data=rows)
     logger.log_metrics({key: wandb.plot.bar(table, "class", "score", title=key)}, step)
+
+
+def _pad(array: np.ndarray, height: int, width: int, value: int) -> np.ndarray:
+    """Pad an image (H, W, 3) or mask (H, W) at the bottom and right."""
+    missing = [(0, height - array.shape[0]), (0, width - array.shape[1]), (0, 0)]
+    return np.pad(array, missing[: array.ndim], constant_values=value)
 
 
 def _merge(counts: np.ndarray, names: list[str], most: int) -> tuple[np.ndarray, list[str]]:
