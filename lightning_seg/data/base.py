@@ -54,6 +54,7 @@ class SegmentationData(L.LightningDataModule):
 
     class_names: tuple[str, ...]
     palette: tuple[tuple[int, int, int], ...]
+    download = False
     how_to_get = ""  # one or two lines: where the data comes from and how it should lie on disk
 
     def __init__(
@@ -132,6 +133,9 @@ class SegmentationData(L.LightningDataModule):
         """Name a sample for people: by default its image's file name without ending."""
         return Path(sample[0]).stem
 
+    def fetch(self) -> None:
+        """Download what is missing; for data sets that have the argument `download`."""
+
     # What everybody may ask
 
     @property
@@ -155,11 +159,11 @@ class SegmentationData(L.LightningDataModule):
                     digest.update(f"\0{known}".encode())
         return digest.hexdigest()[:16]
 
-    def missing(self, path: Path) -> UserError:
+    def missing(self, path: Path, how_to_get: str = "") -> UserError:
         """Make the error for a file or folder that is not where it should be."""
         return UserError(
-            f"{type(self).__name__}: {path} does not exist.\n{self.how_to_get}\n"
-            f"The folder is set by --data.init_args.root (now {self.root})."
+            f"{type(self).__name__}: {path} does not exist.\n{how_to_get or self.how_to_get}\n"
+            f"Then point to it with --data.init_args.root=FOLDER (now {self.root})."
         )
 
     def unknown(self, split: str, known: Iterable[str]) -> UserError:
@@ -167,6 +171,12 @@ class SegmentationData(L.LightningDataModule):
         return UserError(f"{type(self).__name__} has no split {split!r}. It has: {', '.join(known)}.")
 
     # What Lightning calls
+
+    def prepare_data(self) -> None:
+        """Download the data set if asked to, in one process of each machine."""
+        predicting = self.trainer is not None and self.trainer.predicting  # needs other images
+        if self.download and not predicting:
+            self.fetch()
 
     def setup(self, stage: str | None = None) -> None:
         """Look for the files that this stage needs.

@@ -1,5 +1,6 @@
 """Drawn scenes that need no files: what the quickstart and many tests train on."""
 
+import colorsys
 import zlib
 from typing import Any
 
@@ -8,12 +9,15 @@ import numpy as np
 
 from lightning_seg.data.base import SegmentationData
 
+HUE_SPREAD = 22.0  # degrees of standard deviation; classes are 72 degrees apart
+
 
 class Shapes(SegmentationData):
-    """Circles, squares, triangles and stars that hide one another on a textured ground.
+    """Circles, squares, triangles, stars and crosses that hide one another on a textured ground.
 
-    Every object has a random size, place, angle, colour and texture, so that only its outline tells its
-    class. An image depends on its split and number alone.
+    Every object has a random size, place, angle, brightness and texture. Each class has a usual colour from which
+    its objects stray into those of its neighbours: a network learns the colours within a minute, and needs the
+    outlines for the rest. An image depends on its split and number alone.
 
     Args:
         image_size: Height and width, in pixels.
@@ -23,8 +27,8 @@ class Shapes(SegmentationData):
         **kwargs: As for every data set.
     """
 
-    class_names = ("background", "circle", "square", "triangle", "star")
-    palette = ((38, 50, 56), (66, 165, 245), (255, 167, 38), (102, 187, 106), (236, 64, 122))
+    class_names = ("background", "circle", "square", "triangle", "star", "cross")
+    palette = ((38, 50, 56), (66, 165, 245), (255, 167, 38), (102, 187, 106), (236, 64, 122), (171, 71, 188))
 
     def __init__(
         self,
@@ -68,11 +72,11 @@ def draw(split: str, number: int, size: tuple[int, int]) -> tuple[np.ndarray, np
     """
     rng = np.random.default_rng([zlib.crc32(split.encode()), number])
     height, width = size
-    image = _texture(rng, size)
+    image = _texture(rng, size, hue=rng.uniform(0, 360), saturation=0.2, value=rng.uniform(0.15, 0.45))
     mask, instances = np.zeros(size, np.uint8), np.zeros(size, np.uint8)
     reach = min(size)
     for instance in range(1, rng.integers(4, 8)):
-        label = int(rng.integers(1, 5))
+        label = int(rng.integers(1, 6))
         outline = _outline(rng, label) * reach * rng.uniform(0.12, 0.26)
         center = rng.uniform(0.08, 0.92, 2) * (width, height)
         points = np.round((outline + center) * 16).astype(np.int32)  # in sixteenths of a pixel
@@ -80,7 +84,9 @@ def draw(split: str, number: int, size: tuple[int, int]) -> tuple[np.ndarray, np
         cv2.fillPoly(area, [points], 255, shift=4)
         x, y, w, h = cv2.boundingRect(area)
         box = slice(y, y + h), slice(x, x + w)
-        np.copyto(image[box], _texture(rng, (h, w)), where=area[box][..., None] > 0)
+        hue = rng.normal(72 * label, HUE_SPREAD)
+        texture = _texture(rng, (h, w), hue, rng.uniform(0.45, 0.9), rng.uniform(0.55, 0.95))
+        np.copyto(image[box], texture, where=area[box][..., None] > 0)
         mask[area > 0] = label
         instances[area > 0] = instance
     image = cv2.GaussianBlur(image, (3, 3), 0.6)  # a lens: no outline is sharper than a pixel
@@ -90,17 +96,25 @@ def draw(split: str, number: int, size: tuple[int, int]) -> tuple[np.ndarray, np
 
 def _outline(rng: np.random.Generator, label: int) -> np.ndarray:
     """Corners (N, 2) of a shape of radius 1 around the origin, turned at random."""
-    corners = {1: 40, 2: 4, 3: 3, 4: 10}[label]
-    angles = rng.uniform(0, 2 * np.pi) + np.arange(corners) * 2 * np.pi / corners
-    radius = np.where(np.arange(corners) % 2, 0.42, 1.15) if label == 4 else np.ones(corners)
+    if label == 5:  # a cross: the corners of two crossed bars
+        a, b = 1.1, 0.38
+        quarter = np.array([(a, -b), (a, b), (b, b)])
+        turns = [np.array([(np.cos(t), -np.sin(t)), (np.sin(t), np.cos(t))]) for t in np.arange(4) * np.pi / 2]
+        corners = np.concatenate([quarter @ turn.T for turn in turns])
+        t = rng.uniform(0, 2 * np.pi)
+        return corners @ np.array([(np.cos(t), np.sin(t)), (-np.sin(t), np.cos(t))])
+    count = {1: 40, 2: 4, 3: 3, 4: 10}[label]
+    angles = rng.uniform(0, 2 * np.pi) + np.arange(count) * 2 * np.pi / count
+    radius = np.where(np.arange(count) % 2, 0.42, 1.15) if label == 4 else np.ones(count)
     return np.stack([np.cos(angles), np.sin(angles)], 1) * radius[:, None]
 
 
-def _texture(rng: np.random.Generator, size: tuple[int, int]) -> np.ndarray:
-    """A random colour, with blotches or stripes of a random second one."""
+def _texture(
+    rng: np.random.Generator, size: tuple[int, int], hue: float, saturation: float, value: float
+) -> np.ndarray:
+    """A colour (degrees, fraction, fraction) with darker blotches or stripes."""
     height, width = size
-    colors = rng.integers(30, 226, (2, 3)).astype(np.float32)
-    colors[1] = 0.6 * colors[0] + 0.4 * colors[1]
+    colour = 255 * np.array(colorsys.hsv_to_rgb(hue / 360 % 1, saturation, value), np.float32)
     if rng.random() < 0.5:
         grid = rng.random((int(rng.integers(3, 9)), int(rng.integers(3, 9))), np.float32)
         share = cv2.resize(grid, (width, height), interpolation=cv2.INTER_CUBIC)
@@ -108,5 +122,5 @@ def _texture(rng: np.random.Generator, size: tuple[int, int]) -> np.ndarray:
         angle, period = rng.uniform(0, np.pi), rng.uniform(5, 16)
         y, x = np.ogrid[:height, :width]
         share = 0.5 + 0.5 * np.sin((x * np.cos(angle) + y * np.sin(angle)) * (2 * np.pi / period))
-    share = share.astype(np.float32)[..., None]
-    return np.clip(colors[0] + share * (colors[1] - colors[0]), 0, 255).astype(np.uint8)
+    shade = 1 - rng.uniform(0.15, 0.45) * share.astype(np.float32)
+    return np.clip(shade[..., None] * colour, 0, 255).astype(np.uint8)

@@ -125,8 +125,8 @@ class ColorJitter:
 
     Factors are drawn as torchvision's `ColorJitter` draws them. Applying one matrix on the device costs a
     hundredth of four passes over the image. Brightness, contrast and saturation are torchvision's own
-    formulas; hue turns the colours about the grey axis, which agrees with the shift in HSV exactly at
-    thirds of the circle and closely between them. Values are clamped once, at the end.
+    formulas. Hue turns the colours about the grey axis: the hue is torchvision's to 0.007 turns, but the mean
+    of red, green and blue is kept where HSV keeps their maximum. Values are clamped once, at the end.
 
     Args:
         brightness: Factor drawn from 1 ± this.

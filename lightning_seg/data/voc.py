@@ -1,0 +1,89 @@
+"""Pascal VOC segmentation: everyday photographs, 20 classes and background."""
+
+from pathlib import Path
+from typing import Any, Literal
+
+from lightning_seg.data.base import SegmentationData
+from lightning_seg.data.download import fetch
+
+SERVER = "https://thor.robots.ox.ac.uk/pascal/VOC"
+ARCHIVES = {
+    (2012, "trainval"): ("VOCtrainval_11-May-2012.tar", "6cd6e144f989b92b3379bac3b3de84fd"),
+    (2007, "trainval"): ("VOCtrainval_06-Nov-2007.tar", "c52e279531787c972589f7e41ab4ae64"),
+    (2007, "test"): ("VOCtest_06-Nov-2007.tar", "b6e924de25625d8de591ea690078ad9f"),
+}
+AUGMENTED = (
+    "Put the list of 10582 names there, and the augmented masks into SegmentationClassAug/; both are "
+    "made from the SBD benchmark release."
+)
+
+
+class VOC(SegmentationData):
+    """Pascal Visual Object Classes 2012 (1464 / 1449 images for train / val) or 2007 (209 / 213 / 210 test).
+
+    Everingham et al., "The Pascal Visual Object Classes challenge: a retrospective", IJCV 2015. The void
+    border around objects is not counted. The labels of the 2012 test set are not public: its test is on val.
+
+    The split `train_aug` (10582 images) adds the annotations of Hariharan et al., "Semantic contours from
+    inverse detectors", ICCV 2011, as the folder `SegmentationClassAug` and the list `train_aug.txt` that most
+    published results were trained with.
+
+    Args:
+        root: Folder that holds `VOCdevkit/VOC2012`, or `VOC2012` itself.
+        year: 2012 or 2007.
+        download: Download what is missing (2 GB for 2012) into `root`.
+        test_split: Split of the final score; 2007 also has `test`.
+        **kwargs: As for every data set.
+    """
+
+    class_names = (
+        "background", "aeroplane", "bicycle", "bird", "boat", "bottle", "bus",
+        "car", "cat", "chair", "cow", "diningtable", "dog", "horse",
+        "motorbike", "person", "pottedplant", "sheep", "sofa", "train", "tvmonitor",
+    )  # fmt: skip
+    palette = (
+        (0, 0, 0), (128, 0, 0), (0, 128, 0), (128, 128, 0), (0, 0, 128), (128, 0, 128), (0, 128, 128),
+        (128, 128, 128), (64, 0, 0), (192, 0, 0), (64, 128, 0), (192, 128, 0), (64, 0, 128), (192, 0, 128),
+        (64, 128, 128), (192, 128, 128), (0, 64, 0), (128, 64, 0), (0, 192, 0), (128, 192, 0), (0, 64, 128),
+    )  # fmt: skip
+
+    def __init__(
+        self,
+        root: str = "data",
+        year: Literal[2007, 2012] = 2012,
+        download: bool = False,
+        test_split: str = "val",
+        **kwargs: Any,
+    ) -> None:
+        super().__init__(root, test_split=test_split, **kwargs)
+        self.year = year
+        self.download = download
+        self.how_to_get = (
+            f"Download it with --data.init_args.download=true, or unpack {ARCHIVES[year, 'trainval'][0]}\n"
+            f"of {SERVER}/voc{year}/ so that there is a folder {self.root}/VOCdevkit/VOC{year}."
+        )
+
+    @property
+    def base(self) -> Path:
+        """The folder VOC2012 or VOC2007."""
+        nested = self.root / "VOCdevkit" / f"VOC{self.year}"
+        return self.root if (self.root / "ImageSets").is_dir() and not nested.is_dir() else nested
+
+    def fetch(self) -> None:
+        """Download and unpack what is missing."""
+        for (year, part), (name, md5) in ARCHIVES.items():
+            if year == self.year:
+                listing = self.base / "ImageSets" / "Segmentation" / f"{part}.txt"
+                fetch(f"{SERVER}/voc{year}/{name}", self.root, md5, listing)
+
+    def samples(self, split: str) -> list[tuple[Path, Path]]:
+        """List (image, mask) of `train`, `val`, `trainval`, `train_aug` or (2007) `test`."""
+        listing = self.base / "ImageSets" / "Segmentation" / f"{split}.txt"
+        augmented = split.endswith("aug")
+        if not listing.is_file():
+            raise self.missing(listing, AUGMENTED if augmented and self.base.is_dir() else self.how_to_get)
+        masks = "SegmentationClassAug" if augmented else "SegmentationClass"
+        return [
+            (self.base / "JPEGImages" / f"{name}.jpg", self.base / masks / f"{name}.png")
+            for name in listing.read_text().split()
+        ]
