@@ -15,9 +15,9 @@ HUE_SPREAD = 22.0  # degrees of standard deviation; classes are 72 degrees apart
 class Shapes(SegmentationData):
     """Circles, squares, triangles, stars and crosses that hide one another on a textured ground.
 
-    Every object has a random size, place, angle, brightness and texture. Each class has a usual colour from which
-    its objects stray into those of its neighbours: a network learns the colours within a minute, and needs the
-    outlines for the rest. An image depends on its split and number alone.
+    Every object has a random size, place, angle, brightness and texture. Each class has a usual colour from
+    which its objects stray into those of its neighbours: a network learns the colours within a minute, and
+    needs the outlines for the rest. An image depends on its split and number alone.
 
     Args:
         image_size: Height and width, in pixels.
@@ -99,14 +99,16 @@ def _outline(rng: np.random.Generator, label: int) -> np.ndarray:
     if label == 5:  # a cross: the corners of two crossed bars
         a, b = 1.1, 0.38
         quarter = np.array([(a, -b), (a, b), (b, b)])
-        turns = [np.array([(np.cos(t), -np.sin(t)), (np.sin(t), np.cos(t))]) for t in np.arange(4) * np.pi / 2]
-        corners = np.concatenate([quarter @ turn.T for turn in turns])
-        t = rng.uniform(0, 2 * np.pi)
-        return corners @ np.array([(np.cos(t), np.sin(t)), (-np.sin(t), np.cos(t))])
+        start = rng.uniform(0, 2 * np.pi)
+        return np.concatenate([_rotate(quarter, start + turn * np.pi / 2) for turn in range(4)])
     count = {1: 40, 2: 4, 3: 3, 4: 10}[label]
     angles = rng.uniform(0, 2 * np.pi) + np.arange(count) * 2 * np.pi / count
     radius = np.where(np.arange(count) % 2, 0.42, 1.15) if label == 4 else np.ones(count)
     return np.stack([np.cos(angles), np.sin(angles)], 1) * radius[:, None]
+
+
+def _rotate(points: np.ndarray, angle: float) -> np.ndarray:
+    return points @ np.array([(np.cos(angle), np.sin(angle)), (-np.sin(angle), np.cos(angle))])
 
 
 def _texture(
