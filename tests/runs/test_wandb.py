@@ -24,7 +24,7 @@ from lightning.pytorch.utilities import rank_zero_only
 from PIL import Image
 
 from lightning_seg.errors import UserError
-from lightning_seg.runs.media import _merge, log_confusion_matrix, log_per_class, log_pictures
+from lightning_seg.runs.media import log_confusion_matrix, log_per_class, log_pictures
 from lightning_seg.runs.tracking import Tracking, anonymous, finish, finishing, sync_command
 
 from .fake_wandb import FakeWandb
@@ -387,24 +387,3 @@ def test_sync_command_is_short_where_it_can_be(tmp_path, monkeypatch):
     monkeypatch.setattr(shutil, "which", lambda _: "/usr/bin/wandb")
     assert sync_command(tmp_path / "a b") == "wandb sync 'a b/wandb'"
     assert sync_command(Path("/x"), include_online=True) == "wandb sync --include-online /x/wandb"
-
-
-def test_pictures_of_another_size_than_their_mask_are_refused():
-    image, mask = np.zeros((4, 5, 3), np.uint8), np.zeros((5, 4), np.uint8)
-    with pytest.raises(ValueError, match="picture 0 of val/p"):
-        log_pictures(None, "val/p", [image], [mask], [mask], NAMES, 0)
-
-
-@pytest.mark.parametrize("seed", range(5))
-def test_merging_classes_keeps_every_pixel_in_its_place(seed):
-    draw = np.random.default_rng(seed)
-    counts, names = draw.integers(0, 9, (150, 150)), [f"class {i}" for i in range(150)]
-    merged, shown = _merge(counts, names, 40)
-    kept = [names.index(name) for name in shown[:-1]]
-    assert shown[-1] == "other" and kept == sorted(kept) and len(kept) == 39
-    assert np.array_equal(merged[:-1, :-1], counts[np.ix_(kept, kept)])
-    assert np.array_equal(merged.sum(1)[:-1], counts.sum(1)[kept])
-    assert np.array_equal(merged.sum(0)[:-1], counts.sum(0)[kept])
-    assert merged.sum() == counts.sum()
-    confused = counts.sum(0) + counts.sum(1) - 2 * counts.diagonal()
-    assert confused[kept].min() >= np.delete(confused, kept).max()
