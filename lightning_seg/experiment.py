@@ -18,6 +18,7 @@ from jsonargparse import Namespace
 from lightning.pytorch import Trainer
 from lightning.pytorch.callbacks import ModelCheckpoint
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
+from lightning.pytorch.loggers import Logger
 from lightning.pytorch.utilities import rank_zero_only
 
 from lightning_seg.callbacks.pictures import Pictures
@@ -119,20 +120,10 @@ class Experiment(LightningCLI):
         self._make_run_directory()
         assert self.run_directory is not None
         text = self.parser.dump(self.config, skip_unset=False)
-        loggers = [RunLogger(self.run_directory)]
+        loggers: list[Logger] = [RunLogger(self.run_directory)]
         if self.tracked and not self.config.trainer.fast_dev_run:
-            loggers += filter(
-                None,
-                [
-                    self.config_init.wandb.start(
-                        self.run_directory,
-                        run_id=f"{self.config.name}-{self.run_directory.name}",
-                        config=yaml.safe_load(text),
-                        name=f"{self.config.name}/{self.run_directory.name}",
-                        model=self.model,
-                    )
-                ],
-            )
+            mirror = self.config_init.wandb.start(self.run_directory, yaml.safe_load(text), self.model)
+            loggers += [mirror] if mirror else []
         bar = self.config.trainer.enable_progress_bar is not False and sys.stderr.isatty()
         self.trainer_defaults["callbacks"] = [Record(self.run_directory, text), Progress()]
         return super().instantiate_trainer(
