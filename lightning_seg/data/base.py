@@ -14,6 +14,7 @@ from lightning.pytorch.utilities import rank_zero_warn
 from torch.utils.data import Dataset
 from torchvision.transforms import v2
 
+from lightning_seg.data.check import check_quickly
 from lightning_seg.data.files import read_image, read_mask
 from lightning_seg.data.loading import EpochSampler, Loader, choose_workers, collate
 from lightning_seg.data.split import Images, Split
@@ -24,8 +25,8 @@ from lightning_seg.errors import UserError
 class SegmentationData(L.LightningDataModule):
     """Base of all data sets for semantic segmentation.
 
-    A data set states `class_names` and `palette` and implements `samples` (and, where its files are not an
-    image and a mask of class numbers, `read`). Training images are augmented and cut to `crop_size`;
+    A data set states `class_names` and `palette` and implements `list_samples` (and, where its files are not
+    an image and a mask of class numbers, `read`). Training images are augmented and cut to `crop_size`;
     evaluation sees every image at its original size, with its original mask.
 
     A batch is a dictionary: "image" (B, 3, H, W) ``uint8``, "mask" (B, H, W) ``uint8`` and "index" (B,), the
@@ -87,6 +88,7 @@ class SegmentationData(L.LightningDataModule):
         self.num_workers = num_workers
         self.seed = seed
         self.color = color
+        self._samples: dict[str, Sequence[Any]] = {}
         for name, ok, expected in (
             ("batch_size", batch_size >= 1, "at least 1"),
             ("eval_batch_size", eval_batch_size >= 1, "at least 1"),
@@ -116,8 +118,8 @@ class SegmentationData(L.LightningDataModule):
 
     # What a data set states
 
-    def samples(self, split: str) -> Sequence[Any]:
-        """List the samples of a split, usually pairs (image path, mask path), always in the same order.
+    def list_samples(self, split: str) -> Sequence[Any]:
+        """List all samples of a split, usually pairs (image path, mask path), always in the same order.
 
         Raises:
             UserError: If the split does not exist; see `missing`.
@@ -137,6 +139,16 @@ class SegmentationData(L.LightningDataModule):
         """Download what is missing; for data sets that have the argument `download`."""
 
     # What everybody may ask
+
+    def samples(self, split: str) -> Sequence[Any]:
+        """The samples of a split; the "index" of a batch is a position in this list.
+
+        Raises:
+            UserError: If the split does not exist.
+        """
+        if split not in self._samples:
+            self._samples[split] = self.list_samples(split)
+        return self._samples[split]
 
     @property
     def num_classes(self) -> int:
@@ -181,10 +193,11 @@ class SegmentationData(L.LightningDataModule):
     def setup(self, stage: str | None = None) -> None:
         """Look for the files that this stage needs.
 
-        Training also looks for the test split, so that no run finds out hours later that there is none.
+        Training also looks for the test split and at a few samples of every split, so that no run finds out
+        hours later that something is missing or wrong.
 
         Raises:
-            UserError: If files are missing.
+            UserError: If files are missing, or masks and classes do not fit.
         """
         cv2.setNumThreads(0)  # its threads do not survive the fork into workers, and gain nothing on crops
         if stage in ("fit", None):
@@ -203,6 +216,7 @@ class SegmentationData(L.LightningDataModule):
                     f"Say so yourself with --data.init_args.test_split={self.val_split}."
                 )
                 self.test_split = self.val_split
+            check_quickly(self)
         elif stage == "validate":
             Split(self, self.val_split)
         elif stage == "test":

@@ -39,7 +39,7 @@ class CamVid(SegmentationData):
     def __init__(self, root: str = "data/CamVid", **kwargs: Any) -> None:
         super().__init__(root, **kwargs)
 
-    def samples(self, split: str) -> list[tuple[Path, Path]]:
+    def list_samples(self, split: str) -> list[tuple[Path, Path]]:
         """List (image, mask) of a split, resolving the lists' foreign paths by their last two parts."""
         listing = self.root / f"{split}.txt"
         if not listing.is_file():

@@ -9,7 +9,7 @@ import numpy as np
 
 from lightning_seg.data.base import SegmentationData
 
-HUE_SPREAD = 22.0  # degrees of standard deviation; classes are 72 degrees apart
+HUE_SPREAD = 18.0  # degrees of standard deviation; classes are 72 degrees apart
 
 
 class Shapes(SegmentationData):
@@ -42,7 +42,7 @@ class Shapes(SegmentationData):
         self.image_size = (image_size[0], image_size[1])
         self.lengths = {"train": train_images, "val": val_images, "test": test_images}
 
-    def samples(self, split: str) -> list[tuple[str, int, tuple[int, int]]]:
+    def list_samples(self, split: str) -> list[tuple[str, int, tuple[int, int]]]:
         """List the images of a split as (split, number, size)."""
         if split not in self.lengths:
             raise self.unknown(split, self.lengths)

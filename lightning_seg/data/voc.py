@@ -76,7 +76,7 @@ class VOC(SegmentationData):
                 listing = self.base / "ImageSets" / "Segmentation" / f"{part}.txt"
                 fetch(f"{SERVER}/voc{year}/{name}", self.root, md5, listing)
 
-    def samples(self, split: str) -> list[tuple[Path, Path]]:
+    def list_samples(self, split: str) -> list[tuple[Path, Path]]:
         """List (image, mask) of `train`, `val`, `trainval`, `train_aug` or (2007) `test`."""
         listing = self.base / "ImageSets" / "Segmentation" / f"{split}.txt"
         augmented = split.endswith("aug")

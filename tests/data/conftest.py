@@ -3,9 +3,12 @@
 import os
 from pathlib import Path
 
+import cv2
 import numpy as np
 import pytest
 from PIL import Image
+
+cv2.setNumThreads(0)  # as in training: threads would wait for one another on a busy machine
 
 VOC_SIZES = [(60, 80), (75, 50), (64, 64), (61, 83), (90, 41)]
 

@@ -130,8 +130,8 @@ def test_what_a_transform_fills_in_is_not_counted():
         corners = batch["mask"][:, [0, 0, -1, -1], [0, -1, 0, -1]]
         assert (corners == 255).all()
         assert (batch["image"][:, :, 0, 0] == 0).all()
-        assert set(batch["mask"].unique().tolist()) <= {0, 1, 2, 3, 4, 255}
-        assert (batch["mask"][:, 16, 16] < 5).all()
+        assert set(batch["mask"].unique().tolist()) <= {0, 1, 2, 3, 4, 5, 255}
+        assert (batch["mask"][:, 16, 16] < 6).all()
 
 
 def test_transforms_that_break_the_contract_are_named():

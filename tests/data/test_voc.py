@@ -101,6 +101,7 @@ def test_a_mask_of_colours_instead_of_indices_is_named(voc):
     path = voc / "VOCdevkit/VOC2012/SegmentationClass/2007_val000001.png"
     Image.open(path).convert("RGB").save(path)
     data = VOC(str(voc), **ARGUMENTS)
-    data.setup("fit")
+    with pytest.raises(UserError, match="2007_val000001.png should hold one class number per pixel"):
+        data.setup("fit")
     with pytest.raises(UserError, match="2007_val000001.png should hold one class number per pixel"):
         list(data.val_dataloader())
