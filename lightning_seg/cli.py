@@ -9,6 +9,9 @@ from lightning_seg.errors import UserError
 
 EXPERIMENTS = Path("experiments")
 
+NAMED = ("exp", "check", "preview")  # commands whose first argument is the name of an experiment
+COMMANDS = (*NAMED, "resume", "fit", "validate", "test", "predict")
+
 USAGE = """\
 usage: lightning-seg COMMAND ...
 
@@ -16,6 +19,10 @@ train
   exp NAME [--key=value ...]         train experiments/NAME.yaml, then test the best checkpoint
   resume RUN [--key=value ...]       continue a run that was stopped or killed
   fit -c FILE [--key=value ...]      train only
+
+look at the data
+  check NAME [--key=value ...]       look at every image and mask, report what is wrong
+  preview NAME [--output FILE]       draw augmented training samples as the network sees them
 
 evaluate and use
   test RUN [--key=value ...]         test the best checkpoint of a run again
@@ -51,11 +58,11 @@ def _dispatch(arguments: list[str]) -> None:
         print(USAGE, end="")
         return
     command, rest = arguments[0], arguments[1:]
-    if command not in ("exp", "resume", "fit", "validate", "test", "predict"):
-        close = difflib.get_close_matches(command, ["exp", "resume", "fit", "validate", "test", "predict"], n=1)
+    if command not in COMMANDS:
+        close = difflib.get_close_matches(command, COMMANDS, n=1)
         hint = f" Did you mean {close[0]}?" if close else ""
         raise UserError(f"unknown command {command!r}.{hint} 'lightning-seg --help' lists the commands.")
-    if command == "exp":
+    if command in NAMED:
         rest = _config_arguments(rest)
     from lightning_seg import experiment  # torch and Lightning from here on
 

@@ -29,7 +29,7 @@ from lightning_seg.errors import UserError
 from lightning_seg.networks.base import Network
 from lightning_seg.runs.directory import BEST_CHECKPOINT, CONFIG, LAST_CHECKPOINT, existing_run, new_run
 from lightning_seg.runs.logger import RunLogger
-from lightning_seg.runs.tracking import Tracking, finishing
+from lightning_seg.runs.tracking import Tracking, finish, finishing
 from lightning_seg.tasks.semantic import SemanticSegmentation
 
 # Processes that Lightning starts for further devices find the run directory of the first process here.
@@ -141,6 +141,13 @@ class Experiment(LightningCLI):
         os.environ[_RUN_VARIABLE] = str(self.run_directory)
 
 
+class DataOnly(Experiment):
+    """An experiment of which only the data is wanted: nothing is written and no trainer made."""
+
+    def instantiate_trainer(self, **kwargs: Any) -> None:  # type: ignore[override]
+        """Make none."""
+
+
 def exp(args: list[str]) -> None:
     """Train, then test the best checkpoint, in one process."""
     _train(args, then_test=True)
@@ -200,12 +207,37 @@ def predict(args: list[str]) -> None:
     )
 
 
+def check(args: list[str]) -> None:
+    """Look at every file of a data set, ``NAME [--key=value ...]``, and report what is wrong."""
+    from lightning_seg.data.check import check as check_data
+
+    report = check_data(DataOnly(_quiet(args)).datamodule, progress=True)
+    print(report.text(files=None))
+    if not report.ok:
+        raise SystemExit(1)
+
+
+def preview(args: list[str]) -> None:
+    """Draw augmented training samples, ``NAME [--output FILE] [--key=value ...]``."""
+    from lightning_seg.data.check import preview as preview_data
+
+    output = Path("preview.png")
+    if "--output" in args[:-1]:
+        at = args.index("--output")
+        output, args = Path(args[at + 1]), args[:at] + args[at + 2 :]
+    preview_data(DataOnly(_quiet(args)).datamodule, output)
+    print(f"augmented training samples: {output}")
+
+
 def _train(args: list[str], then_test: bool, run: Path | None = None) -> None:
     with finishing():
         experiment = Experiment(_quiet(args), run=run)
         trainer, model, data = experiment.trainer, experiment.model, experiment.datamodule
         trainer.fit(model, data, ckpt_path=experiment.config_init.ckpt_path, weights_only=True)
-        if then_test and not trainer.interrupted:
+        if trainer.interrupted:
+            finish(KeyboardInterrupt("stopped by the user"))
+            print(f"stopped; 'lightning-seg resume {experiment.run_directory}' continues")
+        elif then_test:
             callback = trainer.checkpoint_callback
             best = callback.best_model_path if isinstance(callback, ModelCheckpoint) else ""
             trainer.test(model, data, ckpt_path=best or None, verbose=False, weights_only=True)

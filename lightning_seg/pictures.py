@@ -25,7 +25,7 @@ def colour_mask(mask: np.ndarray, palette: Palette) -> np.ndarray:
     return table[mask]
 
 
-def overlay(image: np.ndarray, mask: np.ndarray, palette: Palette, opacity: float = 0.55) -> np.ndarray:
+def overlay(image: np.ndarray, mask: np.ndarray, palette: Palette, opacity: float = 0.7) -> np.ndarray:
     """Lay a mask (H, W) over its image (H, W, 3) uint8; ignored pixels show the image alone."""
     mixed = image * (1 - opacity) + colour_mask(mask, palette) * opacity
     return np.where((mask == IGNORE_INDEX)[..., None], image, mixed).astype(np.uint8)

@@ -64,7 +64,8 @@ class Pictures(L.Callback):
         folder = Path(run) / PICTURES
         folder.mkdir(exist_ok=True)
         comparison(images, truths, predictions, data.class_names, data.palette).save(folder / f"{stage}.png")
-        names, step = data.class_names, trainer.global_step
+        names = data.class_names
+        step = max(0, trainer.global_step - 1)  # the step that Lightning gives the scores of this validation
         iou = dict(zip(names, scores(module.matrix).iou_per_class, strict=True))
         for logger in trainer.loggers:
             if isinstance(logger, WandbLogger):

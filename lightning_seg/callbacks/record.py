@@ -12,11 +12,13 @@ from typing import Any
 import lightning as L
 import numpy as np
 import torch
+from lightning.pytorch.loggers import WandbLogger
 
 from lightning_seg.labels import IGNORE_INDEX
 from lightning_seg.metrics.scores import scores
 from lightning_seg.runs.directory import CONFIG, ENVIRONMENT, TEST_IMAGES, TEST_SCORES
 from lightning_seg.runs.logger import RunLogger
+from lightning_seg.runs.tracking import anonymous
 
 PACKAGES = ("lightning_seg", "torch", "torchvision", "lightning", "timm", "segmentation_models_pytorch", "wandb")
 
@@ -37,8 +39,12 @@ class Record(L.Callback):
         """Write config.yaml and environment.json before anything can fail."""
         if not trainer.is_global_zero or stage not in ("fit", "test") or (self.run / CONFIG).exists():
             return
+        described = environment(trainer)
         (self.run / CONFIG).write_text(self.config)
-        (self.run / ENVIRONMENT).write_text(json.dumps(environment(trainer), indent=2) + "\n")
+        (self.run / ENVIRONMENT).write_text(json.dumps(described, indent=2) + "\n")
+        for logger in trainer.loggers:
+            if isinstance(logger, WandbLogger):
+                logger.experiment.config.update({"environment": anonymous(described)}, allow_val_change=True)
 
     def on_fit_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Say in four lines what is about to be trained."""

@@ -1,7 +1,7 @@
 """Semantic segmentation: which class is this pixel?"""
 
 from collections.abc import Callable, Iterable, Iterator
-from typing import Any
+from typing import Any, Self
 
 import lightning as L
 import numpy as np
@@ -11,6 +11,7 @@ from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler
 from torchmetrics import MeanMetric
 
+from lightning_seg.finetune import Full, scale_learning_rates
 from lightning_seg.labels import IGNORE_INDEX
 from lightning_seg.losses import CrossEntropy
 from lightning_seg.metrics.confusion import ConfusionMatrix, ImageCounts
@@ -32,6 +33,7 @@ class SemanticSegmentation(L.LightningModule):
         loss: Maps logits (B, C, H, W) and masks (B, H, W) to a scalar; cross-entropy unless given.
         lr_scheduler: Makes the scheduler from the optimizer and the total number of optimizer steps; it is
             stepped after every optimizer step. Without one the learning rate is constant.
+        finetune: Which parts of the backbone train, and how; all of it unless given.
 
     Attributes:
         matrix: Confusion matrix (C, C) of the last finished evaluation, over all processes.
@@ -45,12 +47,15 @@ class SemanticSegmentation(L.LightningModule):
         class_names: tuple[str, ...],
         loss: nn.Module | None = None,
         lr_scheduler: Callable[[Optimizer, int], LRScheduler] | None = None,
+        finetune: Full | None = None,
     ) -> None:
         super().__init__()
         self.network = network
         self.optimizer = optimizer
         self.lr_scheduler = lr_scheduler
         self.class_names = class_names
+        self.finetune = finetune or Full()
+        self.finetune.apply(network)
         self.loss = loss or CrossEntropy()
         self.confusion = ConfusionMatrix(len(class_names))
         self.eval_loss = MeanMetric(nan_strategy="disable")
@@ -62,6 +67,12 @@ class SemanticSegmentation(L.LightningModule):
         """Load the pretrained weights for a fresh training; a checkpoint brings its own."""
         if stage == "fit" and self.trainer.ckpt_path is None:
             self.network.load_weights()
+
+    def train(self, mode: bool = True) -> Self:
+        """Switch between training and evaluation; frozen parts stay in evaluation."""
+        super().train(mode)
+        self.finetune.set_mode(self.network)
+        return self
 
     def forward(self, images: Tensor) -> Tensor:
         """Return the logits (B, C, H, W) of images (B, 3, H, W) in 0..255."""
@@ -106,7 +117,8 @@ class SemanticSegmentation(L.LightningModule):
 
     def configure_optimizers(self) -> dict[str, Any]:
         """Make the optimizer over the trainable parameters and a scheduler that knows the number of steps."""
-        optimizer = self.optimizer([p for p in self.parameters() if p.requires_grad])
+        optimizer = self.optimizer(self.finetune.parameter_groups(self.network))
+        scale_learning_rates(optimizer)
         if self.lr_scheduler is None:
             return {"optimizer": optimizer}
         scheduler = self.lr_scheduler(optimizer, int(self.trainer.estimated_stepping_batches))

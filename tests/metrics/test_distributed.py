@@ -1,0 +1,73 @@
+"""The same integers on one process and on two that saw unevenly many images, or none."""
+
+import os
+import socket
+import subprocess
+import sys
+
+import pytest
+import torch
+
+from lightning_seg.metrics.confusion import ConfusionMatrix, ImageCounts
+
+DATA = """
+import torch
+generator = torch.Generator().manual_seed(0)
+predictions = torch.randint(4, (5, 8, 9), generator=generator).byte()
+targets = torch.randint(4, (5, 8, 9), generator=generator).byte()
+targets[:, :2] = 255
+"""
+
+PROCESS = (
+    DATA
+    + """
+import os, sys
+import torch.distributed as dist
+from lightning_seg.metrics.confusion import ConfusionMatrix, ImageCounts
+rank = int(os.environ["RANK"])
+dist.init_process_group("gloo")
+for mine in ([range(0, 5, 2), range(1, 5, 2)], [range(5), range(0)]):
+    confusion, images = ConfusionMatrix(4), ImageCounts(5, 4)
+    for i in mine[rank]:
+        confusion.update(predictions[i : i + 1], targets[i : i + 1])
+        images.update(predictions[i : i + 1], targets[i : i + 1], torch.tensor([i]))
+    torch.save((confusion.compute(), images.compute()), f"{sys.argv[1]}/{len(mine[1])}-{rank}.pt")
+dist.destroy_process_group()
+"""
+)
+
+
+def test_one_and_two_processes_give_the_same_integers(tmp_path):
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = str(free.getsockname()[1])
+    environment = os.environ | {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port, "WORLD_SIZE": "2"}
+    command = [sys.executable, "-c", PROCESS, str(tmp_path)]
+    processes = [subprocess.Popen(command, env=environment | {"RANK": str(rank)}) for rank in range(2)]
+    assert [process.wait(timeout=120) for process in processes] == [0, 0]
+
+    scope: dict = {}
+    exec(DATA, scope)  # the same images in this process
+    confusion, images = ConfusionMatrix(4), ImageCounts(5, 4)
+    confusion.update(scope["predictions"], scope["targets"])
+    images.update(scope["predictions"], scope["targets"], torch.arange(5))
+    assert confusion.compute().sum() == 5 * 6 * 9
+    files = sorted(tmp_path.iterdir())
+    assert len(files) == 4
+    for file in files:
+        matrix, counts = torch.load(file, weights_only=True)
+        assert torch.equal(matrix, confusion.compute()) and torch.equal(counts, images.compute()), file.name
+
+
+@pytest.mark.gpu
+def test_counts_on_a_device_equal_those_on_the_cpu():
+    if not torch.cuda.is_available():
+        pytest.skip("needs an accelerator")
+    scope: dict = {}
+    exec(DATA, scope)
+    results = []
+    for device in ("cpu", "cuda"):
+        metric = ConfusionMatrix(4).to(device)
+        metric.update(scope["predictions"].to(device), scope["targets"].to(device))
+        results.append(metric.compute().cpu())
+    assert torch.equal(*results)
