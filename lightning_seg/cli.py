@@ -97,7 +97,9 @@ def experiment_file(name: str) -> Path:
         return path
     names = experiment_names()
     if not names:
-        raise UserError(f"no experiment {name!r}: there is no folder {EXPERIMENTS}/ here; run from the repository.")
+        raise UserError(
+            f"no experiment {name!r}: there is no folder {EXPERIMENTS}/ here; run from the repository."
+        )
     close = difflib.get_close_matches(name, names, n=1)
     hint = f" Did you mean {close[0]}?" if close else ""
     raise UserError(f"no experiment {name!r} ({path} does not exist).{hint} There are: {', '.join(names)}.")

@@ -11,7 +11,7 @@ import os
 import sys
 import warnings
 from pathlib import Path
-from typing import Any
+from typing import Any, Never
 
 import yaml
 from jsonargparse import Namespace
@@ -39,7 +39,7 @@ _RUN_VARIABLE = "LIGHTNING_SEG_RUN"
 class Parser(LightningArgumentParser):
     """Reports a wrong setting in a line or two, with the nearest right one, instead of a page of usage."""
 
-    def error(self, message: str, ex: Exception | None = None) -> None:
+    def error(self, message: str, ex: Exception | None = None) -> Never:  # type: ignore[override]
         """Raise the error for `lightning_seg.cli.main` to print."""
         words = [word.strip("'\"").lstrip("-").split("=")[0] for word in message.split()]
         close = next((c for c in (self._closest(word) for word in words) if c), None)
@@ -59,7 +59,10 @@ class Parser(LightningArgumentParser):
 
 
 def _subclasses(base: type) -> set[type]:
-    return {base}.union(*(_subclasses(cls) for cls in base.__subclasses__()))
+    found = {base}
+    for cls in base.__subclasses__():
+        found |= _subclasses(cls)
+    return found
 
 
 class Experiment(LightningCLI):
@@ -85,14 +88,23 @@ class Experiment(LightningCLI):
             load_from_checkpoint_support=False,
             save_config_callback=None,  # `Record` writes it, into the run directory
             seed_everything_default=0,
-            trainer_defaults={"use_distributed_sampler": False, "num_sanity_val_steps": 1, "log_every_n_steps": 10},
+            trainer_defaults={
+                "use_distributed_sampler": False,  # the data module's own scores every image exactly once
+                "num_sanity_val_steps": 1,
+                "log_every_n_steps": 10,
+                "enable_model_summary": False,  # `Record` says what matters in four lines
+            },
         )
 
     def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
         """Add what an experiment has besides model, data and trainer."""
-        parser.add_argument("--name", type=str | None, default=None, help="Name of the experiment; the YAML's name.")
+        parser.add_argument(
+            "--name", type=str | None, default=None, help="Name of the experiment; the YAML's name."
+        )
         parser.add_argument("--runs", type=str, default="runs", help="Folder of all runs.")
-        parser.add_argument("--ckpt_path", type=str | None, default=None, help="Checkpoint to start from or evaluate.")
+        parser.add_argument(
+            "--ckpt_path", type=str | None, default=None, help="Checkpoint to start from or evaluate."
+        )
         parser.add_class_arguments(Tracking, "wandb")
         parser.add_lightning_class_args(ModelCheckpoint, "checkpoint")
         parser.add_lightning_class_args(Pictures, "pictures")
@@ -105,7 +117,9 @@ class Experiment(LightningCLI):
                 "checkpoint.enable_version_counter": False,
             }
         )
-        parser.link_arguments("data.num_classes", "model.network.init_args.num_classes", apply_on="instantiate")
+        parser.link_arguments(
+            "data.num_classes", "model.network.init_args.num_classes", apply_on="instantiate"
+        )
         parser.link_arguments("data.class_names", "model.class_names", apply_on="instantiate")
 
     def parse_arguments(self, parser: LightningArgumentParser, args: Any) -> None:
@@ -122,7 +136,9 @@ class Experiment(LightningCLI):
         text = self.parser.dump(self.config, skip_unset=False)
         loggers: list[Logger] = [RunLogger(self.run_directory)]
         if self.tracked and not self.config.trainer.fast_dev_run:
-            mirror = self.config_init.wandb.start(self.run_directory, yaml.safe_load(text), self.model)
+            tracking = self.config_init.wandb
+            tracking.group = tracking.group or self.config.name
+            mirror = tracking.start(self.run_directory, yaml.safe_load(text), self.model)
             loggers += [mirror] if mirror else []
         bar = self.config.trainer.enable_progress_bar is not False and sys.stderr.isatty()
         self.trainer_defaults["callbacks"] = [Record(self.run_directory, text), Progress()]
@@ -134,7 +150,7 @@ class Experiment(LightningCLI):
         if self.run_directory is not None:
             return
         inherited = os.environ.get(_RUN_VARIABLE)
-        if inherited and rank_zero_only.rank:
+        if inherited and rank_zero_only.rank:  # type: ignore[attr-defined]
             self.run_directory = Path(inherited)
             return
         self.run_directory = new_run(Path(self.config.runs), self.config.name)
@@ -198,7 +214,9 @@ def predict(args: list[str]) -> None:
         output, args = Path(args[1]), args[2:]
     args = [f"--data.init_args.predict_folder={images}", *args]
     experiment = _finished_run("predict", [str(run), *args])
-    experiment.trainer.callbacks.append(Predictions(output))
+    experiment.trainer.callbacks.append(  # type: ignore[attr-defined]
+        Predictions(output)
+    )
     experiment.trainer.predict(
         experiment.model,
         experiment.datamodule,
@@ -259,7 +277,9 @@ def _finished_run(command: str, args: list[str]) -> Experiment:
         experiment.config_init.ckpt_path = str(run / BEST_CHECKPOINT)
     checkpoint = Path(experiment.config_init.ckpt_path)
     if not checkpoint.is_file():
-        raise UserError(f"no checkpoint {checkpoint}: 'lightning-seg resume {run}' trains the run to its end.")
+        raise UserError(
+            f"no checkpoint {checkpoint}: 'lightning-seg resume {run}' trains the run to its end."
+        )
     return experiment
 
 

@@ -23,7 +23,9 @@ class Full:
 
     def __init__(self, backbone_lr: float = 1.0, batch_norm: BatchNorm = "train") -> None:
         if backbone_lr <= 0:
-            raise UserError(f"backbone_lr must be above 0, got {backbone_lr}; to train no backbone use Frozen.")
+            raise UserError(
+                f"backbone_lr must be above 0, got {backbone_lr}; to train no backbone use Frozen."
+            )
         self.backbone_lr = backbone_lr
         self.batch_norm = batch_norm
 

@@ -76,7 +76,9 @@ def comparison(
     entries = [*zip(class_names, palette, strict=True), ("wrong", WRONG), ("ignored", IGNORED)]
     places, legend_height = _legend_places([name for name, _ in entries], total, font)
     head = 2 * _GAP + 15
-    canvas = Image.new("RGB", (total, head + sum(row[0].height + _GAP for row in rows) + legend_height), _PAPER)
+    canvas = Image.new(
+        "RGB", (total, head + sum(row[0].height + _GAP for row in rows) + legend_height), _PAPER
+    )
     draw = ImageDraw.Draw(canvas)
     for i, title in enumerate(columns):
         draw.text((_GAP + i * (width + _GAP), _GAP), title, _INK, font)
@@ -94,7 +96,9 @@ def comparison(
 def _fit(picture: np.ndarray, width: int) -> Image.Image:
     height = max(1, round(picture.shape[0] * width / picture.shape[1]))
     enlarge = width > picture.shape[1]
-    return Image.fromarray(picture).resize((width, height), Image.Resampling.NEAREST if enlarge else Image.Resampling.BOX)
+    return Image.fromarray(picture).resize(
+        (width, height), Image.Resampling.NEAREST if enlarge else Image.Resampling.BOX
+    )
 
 
 def _legend_places(names: Sequence[str], width: int, font) -> tuple[list[tuple[int, int]], int]:

@@ -142,7 +142,13 @@ def test_predict_any_kind_of_image(run, workplace):
     write_images(workplace / "photos")
     assert run_in(workplace, "predict", "runs/tiny", "photos", "--output", "out") == 0
     sizes = {p.stem: Image.open(p).size for p in (workplace / "out/masks").iterdir()}
-    assert sizes == {"colour": (50, 37), "deep": (30, 40), "grey": (64, 20), "alpha": (65, 64), "turned": (30, 60)}
+    assert sizes == {
+        "colour": (50, 37),
+        "deep": (30, 40),
+        "grey": (64, 20),
+        "alpha": (65, 64),
+        "turned": (30, 60),
+    }
     for name, size in sizes.items():
         mask = Image.open(workplace / f"out/masks/{name}.png")
         assert mask.mode == "P" and np.asarray(mask).max() <= 5
@@ -195,7 +201,9 @@ def test_every_experiment_builds(path, tmp_path, monkeypatch):
 def test_killed_and_resumed_is_the_same_run(workplace):
     """Slow because it starts the program twice: killed in the second of four epochs, then continued."""
     command = [sys.executable, "-m", "lightning_seg"]
-    environment = {k: v for k, v in os.environ.items() if k != "LIGHTNING_SEG_RUN"} | {"WANDB_MODE": "offline"}
+    environment = {k: v for k, v in os.environ.items() if k != "LIGHTNING_SEG_RUN"} | {
+        "WANDB_MODE": "offline"
+    }
     options = ["--name=killed", "--trainer.max_epochs=4", "--data.init_args.train_images=400"]
     process = subprocess.Popen([*command, "exp", "tiny.yaml", *options], cwd=workplace, env=environment)
     deadline = time.time() + 120
@@ -237,8 +245,16 @@ def test_voc_folder_runs_deeplab_voc_for_two_steps(tmp_path, monkeypatch):
         picture.save(root / f"SegmentationClass/{name}.png")
     monkeypatch.delenv("LIGHTNING_SEG_RUN", raising=False)
     arguments = [f"--data.init_args.root={tmp_path}", "--model.network.init_args.weights=false"]
-    arguments += ["--data.init_args.batch_size=2", "--data.init_args.crop_size=[64,64]", "--trainer.max_epochs=1"]
-    arguments += ["--trainer.check_val_every_n_epoch=1", f"--runs={tmp_path / 'runs'}", "--trainer.accelerator=cpu"]
+    arguments += [
+        "--data.init_args.batch_size=2",
+        "--data.init_args.crop_size=[64,64]",
+        "--trainer.max_epochs=1",
+    ]
+    arguments += [
+        "--trainer.check_val_every_n_epoch=1",
+        f"--runs={tmp_path / 'runs'}",
+        "--trainer.accelerator=cpu",
+    ]
     assert main(["exp", "deeplab_voc", *arguments, "--trainer.precision=32", "--pictures.count=1"]) == 0
     (run,) = (tmp_path / "runs/deeplab_voc").iterdir()
     counts = np.load(run / "test_images.npz")["counts"]

@@ -8,13 +8,21 @@ from lightning_seg.finetune import Frozen, FrozenStages, Full, batch_norms
 from lightning_seg.networks.unet import UNet
 from lightning_seg.tasks.semantic import SemanticSegmentation
 
-POLICIES = [Full(), Full(backbone_lr=0.1, batch_norm="eval"), Full(batch_norm="frozen"), Frozen(), FrozenStages(2)]
+POLICIES = [
+    Full(),
+    Full(backbone_lr=0.1, batch_norm="eval"),
+    Full(batch_norm="frozen"),
+    Frozen(),
+    FrozenStages(2),
+]
 
 
 def make(policy):
     torch.manual_seed(0)
     network = UNet(3, "test_resnet", weights=False, decoder_channels=(32, 16, 16, 8, 8))
-    return SemanticSegmentation(network, lambda groups: torch.optim.SGD(groups, lr=0.1), ("a", "b", "c"), finetune=policy)
+    return SemanticSegmentation(
+        network, lambda groups: torch.optim.SGD(groups, lr=0.1), ("a", "b", "c"), finetune=policy
+    )
 
 
 def train_a_little(task):
@@ -33,7 +41,9 @@ def test_frozen_parts_are_bit_identical_and_the_others_move(policy):
     task = make(policy)
     before = {name: value.clone() for name, value in task.network.state_dict().items()}
     train_a_little(task)
-    moved = {name for name, value in task.network.state_dict().items() if not torch.equal(value, before[name])}
+    moved = {
+        name for name, value in task.network.state_dict().items() if not torch.equal(value, before[name])
+    }
     stages = task.network.backbone.stages()
     frozen = policy.frozen_stages(len(stages))
     held = {id(t) for _, s in stages[:frozen] for t in (*s.parameters(), *s.buffers())}

@@ -39,5 +39,7 @@ def test_comparison_fits_images_of_any_size_and_many_names():
     images = [np.zeros((*size, 3), np.uint8) for size in sizes]
     masks = [np.zeros(size, np.uint8) for size in sizes]
     few = comparison(images, masks, masks, ["a", "b"], PALETTE)
-    many = comparison(images, masks, masks, [f"class {i}" for i in range(150)], [(i, i, i) for i in range(150)])
+    many = comparison(
+        images, masks, masks, [f"class {i}" for i in range(150)], [(i, i, i) for i in range(150)]
+    )
     assert few.width == many.width and many.height > few.height

@@ -6,7 +6,6 @@ from typing import Any
 import lightning as L
 import numpy as np
 import torch
-from lightning.pytorch.loggers import WandbLogger
 
 from lightning_seg.data.split import Split
 from lightning_seg.metrics.scores import scores
@@ -14,6 +13,7 @@ from lightning_seg.pictures import comparison
 from lightning_seg.runs.directory import PICTURES
 from lightning_seg.runs.logger import RunLogger
 from lightning_seg.runs.media import log_confusion_matrix, log_per_class, log_pictures
+from lightning_seg.runs.tracking import MirrorLogger
 
 
 class Pictures(L.Callback):
@@ -48,7 +48,7 @@ class Pictures(L.Callback):
         run = next((logger.run for logger in trainer.loggers if isinstance(logger, RunLogger)), None)
         if self.count < 1 or run is None or not trainer.is_global_zero:
             return
-        data: Any = trainer.datamodule
+        data: Any = trainer.datamodule  # type: ignore[attr-defined]
         module: Any = pl_module
         split = Split(data, split_name)
         shown = sorted({int(i) for i in np.linspace(0, len(split) - 1, self.count)})
@@ -68,7 +68,7 @@ class Pictures(L.Callback):
         step = max(0, trainer.global_step - 1)  # the step that Lightning gives the scores of this validation
         iou = dict(zip(names, scores(module.matrix).iou_per_class, strict=True))
         for logger in trainer.loggers:
-            if isinstance(logger, WandbLogger):
+            if isinstance(logger, MirrorLogger):
                 log_pictures(logger, f"{stage}/pictures", images, truths, predictions, names, step)
                 log_confusion_matrix(logger, f"{stage}/confusion", module.matrix, names, step)
                 log_per_class(logger, f"{stage}/iou_per_class", iou, step)

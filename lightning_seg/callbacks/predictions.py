@@ -33,7 +33,9 @@ class Predictions(L.Callback):
             for name in ("masks", "overlays"):
                 (self.output / name).mkdir(parents=True, exist_ok=True)
         except OSError as error:
-            raise UserError(f"cannot write to {self.output}: {error.strerror}; choose another --output") from error
+            raise UserError(
+                f"cannot write to {self.output}: {error.strerror}; choose another --output"
+            ) from error
 
     def on_predict_batch_end(
         self, trainer: L.Trainer, pl_module: L.LightningModule, outputs: Any, batch: Any, *args: Any

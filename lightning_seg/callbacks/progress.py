@@ -24,13 +24,17 @@ class Progress(L.Callback):
         self._images, self._busy, self._waiting = 0, 0.0, 0.0
         self._mark = time.perf_counter()
 
-    def on_train_batch_start(self, trainer: L.Trainer, pl_module: L.LightningModule, batch, batch_idx) -> None:
+    def on_train_batch_start(
+        self, trainer: L.Trainer, pl_module: L.LightningModule, batch, batch_idx
+    ) -> None:
         """Count the time since the last step as waiting."""
         now = time.perf_counter()
         self._waiting += now - self._mark
         self._mark = now
 
-    def on_train_batch_end(self, trainer: L.Trainer, pl_module: L.LightningModule, outputs, batch, batch_idx) -> None:
+    def on_train_batch_end(
+        self, trainer: L.Trainer, pl_module: L.LightningModule, outputs, batch, batch_idx
+    ) -> None:
         """Count the time of the step as busy."""
         now = time.perf_counter()
         self._busy += now - self._mark
@@ -47,18 +51,22 @@ class Progress(L.Callback):
         self._best = max(self._best, miou)
         minutes, seconds = divmod(int(time.perf_counter() - self._start), 60)
         of = f"/{trainer.max_epochs}" if trainer.max_epochs and trainer.max_epochs > 0 else ""
-        print(
+        bar = trainer.progress_bar_callback
+        line = (
             f"epoch {trainer.current_epoch + 1}{of}  step {trainer.global_step}  "
             f"loss {metrics.get('train/loss', math.nan):.3f}  val loss {metrics.get('val/loss', math.nan):.3f}  "
-            f"val mIoU {miou:.4f} (best {self._best:.4f})  {self._rate():.1f} images/s  {minutes}:{seconds:02d}",
-            flush=True,
+            f"val mIoU {miou:.4f} (best {self._best:.4f})  {self._rate():.1f} images/s  {minutes}:{seconds:02d}"
         )
+        if bar is None:
+            print(line, flush=True)
+        else:
+            bar.print(line)  # above the bar
 
     def on_train_epoch_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Log the epoch's speed."""
         total = self._busy + self._waiting
-        self.log("train/images_per_second", self._rate(), rank_zero_only=True)
-        self.log("train/data_wait", self._waiting / total if total else 0.0, rank_zero_only=True)
+        pl_module.log("train/images_per_second", self._rate(), rank_zero_only=True)
+        pl_module.log("train/data_wait", self._waiting / total if total else 0.0, rank_zero_only=True)
 
     def _rate(self) -> float:
         total = self._busy + self._waiting

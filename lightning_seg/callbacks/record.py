@@ -20,7 +20,15 @@ from lightning_seg.runs.directory import CONFIG, ENVIRONMENT, TEST_IMAGES, TEST_
 from lightning_seg.runs.logger import RunLogger
 from lightning_seg.runs.tracking import anonymous
 
-PACKAGES = ("lightning_seg", "torch", "torchvision", "lightning", "timm", "segmentation_models_pytorch", "wandb")
+PACKAGES = (
+    "lightning_seg",
+    "torch",
+    "torchvision",
+    "lightning",
+    "timm",
+    "segmentation_models_pytorch",
+    "wandb",
+)
 
 
 class Record(L.Callback):
@@ -50,19 +58,26 @@ class Record(L.Callback):
         """Say in four lines what is about to be trained."""
         if not trainer.is_global_zero:
             return
-        data: Any = trainer.datamodule
+        data: Any = trainer.datamodule  # type: ignore[attr-defined]
         network: Any = pl_module.network
         parameters = sum(p.numel() for p in network.parameters())
         trainable = sum(p.numel() for p in network.parameters() if p.requires_grad)
         effective = data.batch_size * trainer.world_size * trainer.accumulate_grad_batches
         print(
             f"run      {self.run}\n"
-            f"network  {type(network).__name__}, {parameters / 1e6:.1f} M parameters, {trainable / 1e6:.1f} M trainable\n"
+            f"network  {type(network).__name__},"
+            f" {parameters / 1e6:.1f} M parameters, {trainable / 1e6:.1f} M trainable\n"
             f"data     {_describe(data)}\n"
             f"batch    {effective} = {data.batch_size} x {trainer.world_size} device(s)"
             f" x {trainer.accumulate_grad_batches} accumulated",
             flush=True,
         )
+        epochs, every = trainer.max_epochs or 0, trainer.check_val_every_n_epoch or 1
+        if epochs > 0 and epochs % every:
+            print(
+                f"note     the last {epochs % every} of {epochs} epochs will not be validated and cannot become the"
+                f" best checkpoint; choose --trainer.max_epochs as a multiple of {every}"
+            )
 
     def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Take back what a killed run logged after its last checkpoint: it is about to be logged again."""
@@ -75,7 +90,7 @@ class Record(L.Callback):
         if not trainer.is_global_zero:
             return
         module: Any = pl_module
-        data: Any = trainer.datamodule
+        data: Any = trainer.datamodule  # type: ignore[attr-defined]
         result = scores(module.matrix)
         names = module.class_names
         protocol = {
@@ -101,12 +116,14 @@ class Record(L.Callback):
         (self.run / TEST_SCORES).write_text(json.dumps(table, indent=2) + "\n")
         names_of_images = [data.name_of(sample) for sample in data.samples(data.test_split)]
         np.savez_compressed(self.run / TEST_IMAGES, counts=module.per_image, names=np.array(names_of_images))
-        print(f"\n{score_table(result, names)}\n{protocol['split']} split, {protocol['images']} images; {self.run}")
+        print(
+            f"\n{score_table(result, names)}\n{protocol['split']} split, {protocol['images']} images; {self.run}"
+        )
 
 
 def environment(trainer: L.Trainer) -> dict[str, Any]:
     """Describe what a run depends on besides its configuration."""
-    data: Any = trainer.datamodule
+    data: Any = trainer.datamodule  # type: ignore[attr-defined]
     devices = [torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count())]
     return {
         "command": sys.argv[1:],
@@ -135,7 +152,12 @@ def score_table(result: Any, names: tuple[str, ...]) -> str:
     """
     width = max(len("pixel accuracy"), *map(len, names))
     lines = [f"{'class':<{width}}     IoU    Dice  precision  recall"]
-    columns = (result.iou_per_class, result.dice_per_class, result.precision_per_class, result.recall_per_class)
+    columns = (
+        result.iou_per_class,
+        result.dice_per_class,
+        result.precision_per_class,
+        result.recall_per_class,
+    )
     for i, name in enumerate(names):
         cells = ["–" if np.isnan(column[i]) else f"{column[i]:.3f}" for column in columns]
         lines.append(f"{name:<{width}}  {cells[0]:>6}  {cells[1]:>6}  {cells[2]:>9}  {cells[3]:>6}")

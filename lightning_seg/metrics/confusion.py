@@ -4,6 +4,7 @@ import torch
 from torch import Tensor
 from torchmetrics import Metric
 
+
 def confusion_counts(predictions: Tensor, targets: Tensor, num_classes: int) -> Tensor:
     """Count pixels by true and predicted class, for each image of a batch.
 
@@ -48,7 +49,9 @@ class ConfusionMatrix(Metric):
     def __init__(self, num_classes: int) -> None:
         super().__init__()
         self.num_classes = num_classes
-        self.add_state("matrix", torch.zeros(num_classes, num_classes, dtype=torch.int64), dist_reduce_fx="sum")
+        self.add_state(
+            "matrix", torch.zeros(num_classes, num_classes, dtype=torch.int64), dist_reduce_fx="sum"
+        )
 
     def update(self, predictions: Tensor, targets: Tensor) -> None:
         """Add a batch of label maps, both (B, H, W); `IGNORE_INDEX` in the targets is not counted."""
@@ -76,7 +79,9 @@ class ImageCounts(Metric):
     def __init__(self, num_images: int, num_classes: int) -> None:
         super().__init__()
         self.num_classes = num_classes
-        self.add_state("counts", torch.zeros(num_images, num_classes, 3, dtype=torch.int64), dist_reduce_fx="sum")
+        self.add_state(
+            "counts", torch.zeros(num_images, num_classes, 3, dtype=torch.int64), dist_reduce_fx="sum"
+        )
 
     def update(self, predictions: Tensor, targets: Tensor, index: Tensor) -> None:
         """Store the counts of a batch of images.
@@ -87,10 +92,10 @@ class ImageCounts(Metric):
             index: Position of each image in its split, (B,).
         """
         counts = confusion_counts(predictions, targets, self.num_classes)
-        self.counts[index] = torch.stack([counts.diagonal(dim1=1, dim2=2), counts.sum(1), counts.sum(2)], dim=-1)
+        self.counts[index] = torch.stack(
+            [counts.diagonal(dim1=1, dim2=2), counts.sum(1), counts.sum(2)], dim=-1
+        )
 
     def compute(self) -> Tensor:
         """Return int64 counts (N, C, 3): intersection, predicted, true pixels."""
         return self.counts
-
-

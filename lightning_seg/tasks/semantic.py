@@ -94,7 +94,8 @@ class SemanticSegmentation(L.LightningModule):
 
     def on_test_start(self) -> None:
         """Make room for the counts of each test image, which paired statistics need."""
-        num_images = len(self.trainer.test_dataloaders.dataset)
+        loader: Any = self.trainer.test_dataloaders
+        num_images = len(loader.dataset)
         self.image_counts = ImageCounts(num_images, len(self.class_names)).to(self.device)
 
     def test_step(self, batch: dict[str, Any], batch_idx: int) -> None:
@@ -115,7 +116,7 @@ class SemanticSegmentation(L.LightningModule):
         cut = (image[None, :, :height, :width] for image, (height, width) in zip(images, sizes, strict=True))
         return [self.network(image).max(1)[1][0].byte() for image in cut]
 
-    def configure_optimizers(self) -> dict[str, Any]:
+    def configure_optimizers(self) -> Any:
         """Make the optimizer over the trainable parameters and a scheduler that knows the number of steps."""
         optimizer = self.optimizer(self.finetune.parameter_groups(self.network))
         scale_learning_rates(optimizer)
@@ -127,7 +128,9 @@ class SemanticSegmentation(L.LightningModule):
     def _evaluate(self, batch: dict[str, Any]) -> None:
         for images, masks, index in _same_size(batch):
             logits = self.network(images)
-            if logits.shape[-2:] != masks.shape[-2:]:  # the prediction is fitted to the mask, never the reverse
+            if (
+                logits.shape[-2:] != masks.shape[-2:]
+            ):  # the prediction is fitted to the mask, never the reverse
                 logits = F.interpolate(logits, masks.shape[-2:], mode="bilinear", align_corners=False)
             # max gives the same labels as argmax and is six times faster on NCHW maps on a CPU
             predictions = logits.max(1)[1]
@@ -142,7 +145,10 @@ class SemanticSegmentation(L.LightningModule):
         result = scores(self.matrix)
         values = {f"{split}/loss": float(self.eval_loss.compute())}
         values |= {f"{split}/{name}": float(value) for name, value in result.means().items()}
-        values |= {f"{split}/iou/{n}": float(v) for n, v in zip(self.class_names, result.iou_per_class, strict=True)}
+        values |= {
+            f"{split}/iou/{n}": float(v) for n, v in zip(self.class_names, result.iou_per_class, strict=True)
+        }
+        self.log(f"{split}/miou", values.pop(f"{split}/miou"), prog_bar=True)
         self.log_dict(values)
         self.confusion.reset()
         self.eval_loss.reset()

@@ -25,7 +25,9 @@ def random_maps(num_classes=5, shape=(3, 17, 23), ignored=0.2, seed=0):
 def test_counts_equal_scikit_learn(num_classes):
     predictions, targets = random_maps(num_classes)
     counted = targets != IGNORE_INDEX
-    expected = sklearn.metrics.confusion_matrix(targets[counted], predictions[counted], labels=range(num_classes))
+    expected = sklearn.metrics.confusion_matrix(
+        targets[counted], predictions[counted], labels=range(num_classes)
+    )
     assert (confusion_counts(predictions, targets, num_classes).sum(0).numpy() == expected).all()
 
 
