@@ -72,6 +72,8 @@ class Encoder(nn.Module):
 class Backbone(Encoder):
     """A timm model as a feature extractor.
 
+    A plain vision transformer, whose blocks all have one resolution, gives the maps of four, evenly spaced.
+
     The constructor neither reads weights nor touches the network; `load_weights` does, so that a checkpoint
     can be evaluated where no hub can be reached.
 
@@ -91,6 +93,10 @@ class Backbone(Encoder):
         strides = net.feature_info.reduction()
         if name.startswith("vgg"):  # timm raises
             strides = _dilate_pools(net, output_stride)
+        if len(set(strides)) == 1:
+            blocks = _count_blocks(name)
+            net = _create(name, out_indices=[blocks * i // 4 - 1 for i in range(1, 5)])
+            strides = net.feature_info.reduction()
         if max(strides) > output_stride:
             raise UserError(
                 f"{name} cannot have an output stride of {output_stride}: its strides are {strides}. Choose "
@@ -169,6 +175,8 @@ def _pretrained_config(name: str) -> Any:
 
     import timm
 
+    from lightning_seg.networks import alexnet  # noqa: F401  (makes it known to timm)
+
     if not timm.is_model(name):
         known = timm.list_models()
         close = difflib.get_close_matches(name.split(".")[0], known, n=5, cutoff=0.5)
@@ -200,7 +208,7 @@ def _create(name: str, output_stride: int = 32, **kwargs) -> Any:
         except TypeError as error:
             failure: Exception = error
         except (AssertionError, AttributeError, NotImplementedError, RuntimeError) as error:
-            if kwargs:  # the fault is in the weights
+            if "pretrained" in kwargs:  # the fault is in the weights
                 raise
             failure = error
             break
@@ -208,6 +216,14 @@ def _create(name: str, output_stride: int = 32, **kwargs) -> Any:
         f"timm cannot make {name} a feature extractor for any image size with output stride {output_stride}: "
         f"{failure or type(failure).__name__}. Choose another backbone, such as resnet50."
     ) from failure
+
+
+def _count_blocks(name: str) -> int:
+    import timm
+
+    with torch.device("meta"):
+        model: Any = timm.create_model(name, pretrained=False)
+    return len(model.feature_info)
 
 
 def _flat(name: str) -> str:

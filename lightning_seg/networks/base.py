@@ -25,19 +25,26 @@ class Network(nn.Module):
     decoder: nn.Module
     head: nn.Module
 
-    def __init__(self, backbone: str | Encoder, weights: bool | str, output_stride: int) -> None:
+    def __init__(self, backbone: str | Encoder, weights: bool | str = False, output_stride: int = 32) -> None:
         super().__init__()
+        self.auxiliary: AuxiliaryHead | None = None
         if isinstance(backbone, str):
             backbone = Backbone(backbone, weights, output_stride)
         self.backbone = backbone
         self.stride = max(backbone.strides)
 
-    def forward(self, images: Tensor) -> Tensor:
-        """Return logits (B, C, H, W) for images (B, 3, H, W), uint8 or float, in 0..255."""
+    def forward(self, images: Tensor) -> Tensor | tuple[Tensor, Tensor]:
+        """Return logits (B, C, H, W) for images (B, 3, H, W), uint8 or float, in 0..255.
+
+        In training, and with an auxiliary head, a pair: the logits and those of that head.
+        """
         height, width = images.shape[-2:]
         x = self._pad(self.backbone.normalize(images))
-        logits = self.head(self.decode(x, self.backbone(x)))
-        return resize(logits, x)[..., :height, :width]
+        features = self.backbone(x)
+        logits = resize(self.head(self.decode(x, features)), x)[..., :height, :width]
+        if self.auxiliary is None or not self.training:
+            return logits
+        return logits, resize(self.auxiliary(features), x)[..., :height, :width]
 
     def decode(self, x: Tensor, features: list[Tensor]) -> Tensor:
         """Turn the backbone's feature maps into the head's input; `x` is the padded image (B, 3, H, W)."""
@@ -76,6 +83,24 @@ class PyramidNetwork(Network):
     def decode(self, x: Tensor, features: list[Tensor]) -> Tensor:
         """Decode the pyramid."""
         return self.decoder([x, x[:, :0, ::2, ::2]][: self._missing] + features)
+
+
+class AuxiliaryHead(nn.Sequential):
+    """Logits from the second deepest map, for a second loss in training (PSPNet, arXiv:1612.01105)."""
+
+    def __init__(self, channels: list[int], num_classes: int) -> None:
+        inner = channels[-2] // 4
+        super().__init__(
+            nn.Conv2d(channels[-2], inner, 3, padding=1, bias=False),
+            nn.BatchNorm2d(inner),
+            nn.ReLU(inplace=True),
+            nn.Dropout(0.1),
+            nn.Conv2d(inner, num_classes, 1),
+        )
+
+    def forward(self, features: list[Tensor]) -> Tensor:
+        """Return small logits for the backbone's feature maps."""
+        return super().forward(features[-2])
 
 
 def resize(x: Tensor, like: Tensor) -> Tensor:

@@ -2,10 +2,11 @@
 
 from typing import Literal
 
-from torch import Tensor
+from torch import Tensor, nn
 
+from lightning_seg.errors import UserError
 from lightning_seg.networks.backbone import Encoder
-from lightning_seg.networks.base import Network, train_on_one_image
+from lightning_seg.networks.base import AuxiliaryHead, Network, train_on_one_image
 
 
 def _rates(output_stride: int) -> tuple[int, int, int]:
@@ -25,6 +26,8 @@ class DeepLabV3(Network):
         atrous_rates: Dilations of the three atrous branches, in cells of the deepest map; by default those of
             the paper, 6, 12, 18 at output stride 16 and double at 8.
         dropout: Dropout after the branches are joined.
+        multigrid: Relative dilations of the blocks of a ResNet's last stage; 1, 2, 4 in the paper.
+        auxiliary: Whether training also gives the logits of a head on the second deepest map.
     """
 
     def __init__(
@@ -36,11 +39,15 @@ class DeepLabV3(Network):
         decoder_channels: int = 256,
         atrous_rates: tuple[int, int, int] | None = None,
         dropout: float = 0.5,
+        multigrid: tuple[int, ...] | None = None,
+        auxiliary: bool = False,
     ) -> None:
         from segmentation_models_pytorch.base import SegmentationHead
         from segmentation_models_pytorch.decoders.deeplabv3.decoder import DeepLabV3Decoder
 
         super().__init__(backbone, weights, output_stride)
+        if multigrid:
+            _set_multigrid(self.backbone, [32 // output_stride * rate for rate in multigrid])
         decoder = DeepLabV3Decoder(
             in_channels=self.backbone.channels[-1],
             out_channels=decoder_channels,
@@ -50,6 +57,8 @@ class DeepLabV3(Network):
         )
         self.decoder = train_on_one_image(decoder)
         self.head = SegmentationHead(decoder_channels, num_classes, kernel_size=1)
+        if auxiliary:
+            self.auxiliary = AuxiliaryHead(self.backbone.channels, num_classes)
 
 
 class DeepLabV3Plus(Network):
@@ -97,3 +106,58 @@ class DeepLabV3Plus(Network):
     def decode(self, x: Tensor, features: list[Tensor]) -> Tensor:
         """Decode the deepest map, refined by the one of stride 4."""
         return self.decoder([features[0], features[0], features[self._fine], features[-1]])
+
+
+class DeepLabLargeFOV(Network):
+    """DeepLab-LargeFOV: VGG16 at output stride 8 and one 3x3 convolution of dilation 12 (arXiv:1412.7062).
+
+    The backbone's last poolings are 2x2 where the authors' are 3x3, so that its maps hold the values of the
+    pretrained network. The two convolutions that stand for fc6 and fc7 begin at random.
+
+    Args:
+        num_classes: Number of classes.
+        backbone: A timm model's name, or an encoder.
+        weights: Pretrained weights of the backbone (see `Backbone`).
+        decoder_channels: Channels of fc6 and fc7.
+        dilation: Dilation of fc6 in cells of the deepest map.
+        dropout: Dropout after fc6 and after fc7.
+    """
+
+    def __init__(
+        self,
+        num_classes: int,
+        backbone: str | Encoder = "vgg16",
+        weights: bool | str = True,
+        decoder_channels: int = 1024,
+        dilation: int = 12,
+        dropout: float = 0.5,
+    ) -> None:
+        super().__init__(backbone, weights, output_stride=8)
+        self.decoder = nn.Sequential(
+            nn.Conv2d(self.backbone.channels[-1], decoder_channels, 3, padding=dilation, dilation=dilation),
+            nn.ReLU(inplace=True),
+            nn.Dropout(dropout),
+            nn.Conv2d(decoder_channels, decoder_channels, 1),
+            nn.ReLU(inplace=True),
+            nn.Dropout(dropout),
+        )
+        self.head = nn.Conv2d(decoder_channels, num_classes, 1)
+
+    def decode(self, x: Tensor, features: list[Tensor]) -> Tensor:
+        """Decode the deepest map."""
+        return self.decoder(features[-1])
+
+
+def _set_multigrid(backbone: Encoder, dilations: list[int]) -> None:
+    """Dilate the 3x3 convolutions of the last stage block by block."""
+    stage = backbone.stages()[-1][1]
+    blocks = list(stage[0].children()) if len(stage) == 1 else []
+    if len(blocks) != len(dilations):
+        raise UserError(
+            f"multigrid has {len(dilations)} rates, but the last stage of this backbone has {len(blocks)} "
+            "blocks. Give one rate for each block of a ResNet's last stage: three for resnet50 and resnet101."
+        )
+    for block, dilation in zip(blocks, dilations, strict=True):
+        for conv in block.modules():
+            if isinstance(conv, nn.Conv2d) and conv.kernel_size == (3, 3):
+                conv.dilation = conv.padding = (dilation, dilation)

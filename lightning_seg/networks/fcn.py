@@ -1,10 +1,13 @@
-"""Fully convolutional networks: FCN-32s, FCN-16s and FCN-8s (arXiv:1411.4038)."""
+"""Fully convolutional networks: FCN-32s, FCN-16s and FCN-8s, and the dilated FCN."""
+
+from collections.abc import Callable
 
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from lightning_seg.networks.backbone import Backbone, Encoder
-from lightning_seg.networks.base import Network, resize
+from lightning_seg.networks.base import AuxiliaryHead, Network
+from lightning_seg.networks.upsampling import Bilinear, Upsampling
 
 
 class ConvolutionalVGG(Backbone):
@@ -49,22 +52,26 @@ _TORCHVISION = ("classifier.0", "classifier.3")
 class _SkipDecoder(nn.Module):
     """Scores feature maps and adds them up, deepest first."""
 
-    def __init__(self, channels: list[int], num_classes: int) -> None:
+    def __init__(
+        self, channels: list[int], num_classes: int, upsampling: Callable[[int, int, int], Upsampling]
+    ) -> None:
         super().__init__()
         self.scores = nn.ModuleList(nn.Conv2d(c, num_classes, 1) for c in channels)
+        self.ups = nn.ModuleList(upsampling(num_classes, num_classes, 2) for _ in channels[1:])
         for score in list(self.scores)[1:]:  # training starts as FCN-32s, as the authors' did
             for parameter in score.parameters():
                 nn.init.zeros_(parameter)
 
     def forward(self, features: list[Tensor]) -> Tensor:
-        logits = self.scores[0](features[0])
-        for score, feature in zip(list(self.scores)[1:], features[1:], strict=True):
-            logits = resize(logits, feature) + score(feature)
+        deepest, *finer = (score(x) for score, x in zip(self.scores, features, strict=True))
+        logits = deepest
+        for up, scores in zip(self.ups, finer, strict=True):
+            logits = up(logits) + scores
         return logits
 
 
 class FCN32s(Network):
-    """FCN-32s: class scores from the deepest feature map, resized to the image.
+    """FCN-32s: class scores from the deepest feature map, enlarged to the image (arXiv:1411.4038).
 
     A VGG keeps its fully connected layers as convolutions, as the authors' networks do; of any other backbone
     the feature maps are scored as they are.
@@ -73,19 +80,26 @@ class FCN32s(Network):
         num_classes: Number of classes.
         backbone: A timm model's name, or an encoder, with feature maps of the strides that are fused.
         weights: Pretrained weights of the backbone (see `Backbone`).
+        upsampling: What makes scores larger, called with the channels of input and output and the factor. The
+            authors' is `TransposedConvolution` with ``bilinear: true``, the last of them fixed.
     """
 
     fused: tuple[int, ...] = (32,)  # strides, deepest first
 
     def __init__(
-        self, num_classes: int, backbone: str | Encoder = "vgg16", weights: bool | str = True
+        self,
+        num_classes: int,
+        backbone: str | Encoder = "vgg16",
+        weights: bool | str = True,
+        upsampling: Callable[[int, int, int], Upsampling] = Bilinear,
     ) -> None:
         if isinstance(backbone, str) and backbone.startswith("vgg"):
             backbone = ConvolutionalVGG(backbone, weights)
-        super().__init__(backbone, weights, output_stride=32)
+        super().__init__(backbone, weights)
         self._fused = [self.backbone.at_stride(stride) for stride in self.fused]
-        self.decoder = _SkipDecoder([self.backbone.channels[i] for i in self._fused], num_classes)
-        self.head = nn.Identity()  # the scores are the logits
+        channels = [self.backbone.channels[i] for i in self._fused]
+        self.decoder = _SkipDecoder(channels, num_classes, upsampling)
+        self.head = upsampling(num_classes, num_classes, self.fused[-1])
 
     def decode(self, x: Tensor, features: list[Tensor]) -> Tensor:
         """Score and fuse the maps of the strides of `fused`."""
@@ -102,3 +116,43 @@ class FCN8s(FCN32s):
     """FCN-8s: FCN-16s with the scores of stride 8 added (see `FCN32s` for the arguments)."""
 
     fused = (32, 16, 8)
+
+
+class FCN(Network):
+    """The FCN of later papers: a 3x3 convolution on the deepest map of a dilated backbone.
+
+    This is what torchvision and mmsegmentation call FCN, a baseline for DeepLab and PSPNet.
+
+    Args:
+        num_classes: Number of classes.
+        backbone: A timm model's name, or an encoder.
+        weights: Pretrained weights of the backbone (see `Backbone`).
+        output_stride: Stride in pixels of the deepest feature map.
+        dropout: Dropout before the head.
+        auxiliary: Whether training also gives the logits of a head on the second deepest map.
+    """
+
+    def __init__(
+        self,
+        num_classes: int,
+        backbone: str | Encoder = "resnet50",
+        weights: bool | str = True,
+        output_stride: int = 8,
+        dropout: float = 0.1,
+        auxiliary: bool = False,
+    ) -> None:
+        super().__init__(backbone, weights, output_stride)
+        channels = self.backbone.channels
+        self.decoder = nn.Sequential(
+            nn.Conv2d(channels[-1], channels[-1] // 4, 3, padding=1, bias=False),
+            nn.BatchNorm2d(channels[-1] // 4),
+            nn.ReLU(inplace=True),
+            nn.Dropout(dropout),
+        )
+        self.head = nn.Conv2d(channels[-1] // 4, num_classes, 1)
+        if auxiliary:
+            self.auxiliary = AuxiliaryHead(channels, num_classes)
+
+    def decode(self, x: Tensor, features: list[Tensor]) -> Tensor:
+        """Decode the deepest map."""
+        return self.decoder(features[-1])

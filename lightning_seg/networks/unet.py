@@ -1,7 +1,14 @@
-"""U-Net on any backbone."""
+"""U-Net: on any backbone, and the classic one."""
+
+from collections.abc import Callable
+
+import torch
+from torch import Tensor, nn
 
 from lightning_seg.networks.backbone import Encoder
-from lightning_seg.networks.base import PyramidNetwork
+from lightning_seg.networks.base import Network, PyramidNetwork
+from lightning_seg.networks.plain import PlainEncoder, convolutions
+from lightning_seg.networks.upsampling import TransposedConvolution, Upsampling
 
 
 class UNet(PyramidNetwork):
@@ -29,3 +36,56 @@ class UNet(PyramidNetwork):
         super().__init__(backbone, weights, output_stride)
         self.decoder = UnetDecoder(self.pyramid_channels, decoder_channels)
         self.head = SegmentationHead(decoder_channels[-1], num_classes, kernel_size=3)
+
+
+class UNet2015(Network):
+    """The U-Net of 2015, made from scratch: two 3x3 convolutions a step, skips joined by concatenation.
+
+    Convolutions are padded, so that the logits are as large as the image.
+
+    Args:
+        num_classes: Number of classes.
+        channels: Channels of the finest of the five stages; each deeper one has twice as many.
+        batch_norm: Whether BatchNorm follows each convolution; the authors' network has none.
+        dropout: Dropout at the end of the contracting path.
+        upsampling: What makes maps larger, called with the channels of input and output and the factor 2.
+        pooling: Makes a pooling from its kernel size, 2 (see `PlainEncoder`).
+    """
+
+    def __init__(
+        self,
+        num_classes: int,
+        channels: int = 64,
+        batch_norm: bool = False,
+        dropout: float = 0.5,
+        upsampling: Callable[[int, int, int], Upsampling] = TransposedConvolution,
+        pooling: Callable[[int], nn.Module] = nn.MaxPool2d,
+    ) -> None:
+        widths = [channels * 2**i for i in range(5)]
+        blocks = [
+            convolutions([wide, c, c], norm=batch_norm) for wide, c in zip([3, *widths], widths, strict=False)
+        ]
+        blocks[-1].append(nn.Dropout(dropout))
+        super().__init__(PlainEncoder(blocks, widths, pooling))
+        self.decoder = _ConcatenatingDecoder(widths, batch_norm, upsampling)
+        self.head = nn.Conv2d(channels, num_classes, 1)
+
+
+class _ConcatenatingDecoder(nn.Module):
+    """Upsamples to half the channels, concatenates the encoder's map, convolves twice; and again."""
+
+    def __init__(
+        self, channels: list[int], batch_norm: bool, upsampling: Callable[[int, int, int], Upsampling]
+    ) -> None:
+        super().__init__()
+        pairs = list(zip(channels[:-1], channels[1:], strict=True))[::-1]
+        self.ups = nn.ModuleList(upsampling(deep, fine, 2) for fine, deep in pairs)
+        self.blocks = nn.ModuleList(
+            convolutions([2 * fine, fine, fine], norm=batch_norm) for fine, _ in pairs
+        )
+
+    def forward(self, features: list[Tensor]) -> Tensor:
+        x = features[-1]
+        for up, block, skip in zip(self.ups, self.blocks, features[-2::-1], strict=True):
+            x = block(torch.cat([skip, up(x, skip)], dim=1))
+        return x

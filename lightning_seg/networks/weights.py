@@ -66,6 +66,8 @@ def _from_hub(name: str) -> Path:
     import timm
 
     config = timm.get_pretrained_cfg(name)
+    if config is not None and config.url and not config.hf_hub_id:
+        return _from_url(name, str(config.url))
     if config is None or not config.hf_hub_id:
         raise UserError(
             f"timm has no pretrained weights for {name}. Use {_FLAG}=PATH for a file of your own, "
@@ -90,6 +92,22 @@ def _from_hub(name: str) -> Path:
         f"Download {hub.hf_hub_url(repo, files[0])} elsewhere and use {_FLAG}=PATH/{files[0]}, "
         f"or use {_FLAG}=false to start from random weights."
     )
+
+
+def _from_url(name: str, url: str) -> Path:
+    """Find a file in torch's cache, or download it."""
+    path = Path(torch.hub.get_dir(), "checkpoints", url.rsplit("/", 1)[1])
+    reason = "" if path.is_file() else _unreachable(url)
+    if reason:
+        raise UserError(
+            f"Expected the pretrained weights of {name} in {path}, and they cannot be downloaded: {reason}.\n"
+            f"Download {url} elsewhere and put it there or use {_FLAG}=PATH, "
+            f"or use {_FLAG}=false to start from random weights."
+        )
+    if not path.is_file():
+        path.parent.mkdir(parents=True, exist_ok=True)
+        torch.hub.download_url_to_file(url, str(path), hash_prefix=path.stem.rsplit("-", 1)[1])
+    return path
 
 
 def _unreachable(address: str) -> str:

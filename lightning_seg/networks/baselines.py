@@ -1,0 +1,91 @@
+"""The two inefficient designs that all others improve on, to be measured against."""
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from lightning_seg.errors import UserError
+from lightning_seg.networks.backbone import Backbone, Encoder
+from lightning_seg.networks.base import Network
+from lightning_seg.networks.plain import PlainEncoder, convolutions
+
+
+class FullResolution(Network):
+    """3x3 convolutions at the resolution of the image, with no pooling: much memory, little context.
+
+    Args:
+        num_classes: Number of classes.
+        depth: Number of convolutions. The receptive field is ``2 * depth + 1`` pixels wide.
+        channels: Channels of each convolution.
+    """
+
+    def __init__(self, num_classes: int, depth: int = 5, channels: int = 64) -> None:
+        super().__init__(PlainEncoder([convolutions([3] + [channels] * depth)], [channels], nn.MaxPool2d))
+        self.decoder = nn.Identity()
+        self.head = nn.Conv2d(channels, num_classes, 1)
+
+    def decode(self, x: Tensor, features: list[Tensor]) -> Tensor:
+        """Return the backbone's map."""
+        return self.decoder(features[-1])
+
+
+class PatchClassifier(Network):
+    """Classifies the centre of each patch of a sliding window (Ciresan et al., NeurIPS 2012).
+
+    What neighbouring patches share is computed again for each of them: the cost is that of one pass over
+    ``(patch / step)**2`` times as many pixels.
+
+    Args:
+        num_classes: Number of classes.
+        backbone: A timm model's name, or an encoder, that sees each patch.
+        weights: Pretrained weights of the backbone (see `Backbone`).
+        patch: Side of a patch in pixels, a multiple of the backbone's stride.
+        step: Pixels between the centres of patches; logits in between are interpolated.
+    """
+
+    def __init__(
+        self,
+        num_classes: int,
+        backbone: str | Encoder = "resnet18",
+        weights: bool | str = True,
+        patch: int = 64,
+        step: int = 8,
+    ) -> None:
+        inner = Backbone(backbone, weights) if isinstance(backbone, str) else backbone
+        if patch % max(inner.strides) or patch < step:
+            raise UserError(
+                f"patch {patch} must be a multiple of the backbone's stride {max(inner.strides)}, and not "
+                f"smaller than step {step}; try {max(inner.strides) * 2}."
+            )
+        super().__init__(_Patches(inner, patch, step))
+        self.decoder = nn.Identity()
+        self.head = nn.Conv2d(inner.channels[-1], num_classes, 1)
+
+    def decode(self, x: Tensor, features: list[Tensor]) -> Tensor:
+        """Return the backbone's description of each patch."""
+        return self.decoder(features[-1])
+
+
+class _Patches(Encoder):
+    """Describes each patch by the mean of its deepest map."""
+
+    def __init__(self, inner: Encoder, patch: int, step: int) -> None:
+        super().__init__([inner.channels[-1]], [step], inner.mean, inner.std)
+        self.inner, self.patch, self.step = inner, patch, step
+
+    def forward(self, x: Tensor) -> list[Tensor]:
+        before = (self.patch - self.step) // 2
+        after = self.patch - self.step - before
+        windows = F.pad(x, (before, after, before, after)).unfold(2, self.patch, self.step)
+        rows = []
+        for row in windows.unbind(2):  # one row of patches at a time, for the memory's sake
+            patches = row.unfold(2, self.patch, self.step).transpose(1, 2)  # (B, w, 3, patch, patch)
+            means = self.inner(patches.flatten(0, 1))[-1].mean((2, 3))
+            rows.append(means.unflatten(0, patches.shape[:2]).transpose(1, 2))  # (B, C, w)
+        return [torch.stack(rows, dim=2)]
+
+    def stages(self) -> list[tuple[str, nn.ModuleList]]:
+        return self.inner.stages()
+
+    def load_weights(self) -> None:
+        self.inner.load_weights()

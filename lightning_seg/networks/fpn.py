@@ -1,0 +1,38 @@
+"""FPN for segmentation."""
+
+from lightning_seg.networks.backbone import Encoder
+from lightning_seg.networks.base import PyramidNetwork
+
+
+class FPN(PyramidNetwork):
+    """FPN: features fused from the deepest to the finest, each level scored (Kirillov et al., CVPR 2019).
+
+    Args:
+        num_classes: Number of classes.
+        backbone: A timm model's name, or an encoder.
+        weights: Pretrained weights of the backbone (see `Backbone`).
+        decoder_channels: Channels of the pyramid.
+        head_channels: Channels of the decoder's output.
+        dropout: Dropout before the head.
+    """
+
+    def __init__(
+        self,
+        num_classes: int,
+        backbone: str | Encoder = "resnet50",
+        weights: bool | str = True,
+        decoder_channels: int = 256,
+        head_channels: int = 128,
+        dropout: float = 0.1,
+    ) -> None:
+        from segmentation_models_pytorch.base import SegmentationHead
+        from segmentation_models_pytorch.decoders.fpn.decoder import FPNDecoder
+
+        super().__init__(backbone, weights, output_stride=32)  # the decoder doubles the size of every map
+        self.decoder = FPNDecoder(
+            self.pyramid_channels,
+            pyramid_channels=decoder_channels,
+            segmentation_channels=head_channels,
+            dropout=dropout,
+        )
+        self.head = SegmentationHead(head_channels, num_classes, kernel_size=1)

@@ -1,0 +1,29 @@
+"""LinkNet."""
+
+from lightning_seg.networks.backbone import Encoder
+from lightning_seg.networks.base import PyramidNetwork
+
+
+class LinkNet(PyramidNetwork):
+    """LinkNet: a light decoder whose steps add the encoder's maps (arXiv:1707.03718).
+
+    Args:
+        num_classes: Number of classes.
+        backbone: A timm model's name, or an encoder.
+        weights: Pretrained weights of the backbone (see `Backbone`).
+        decoder_channels: Channels of the decoder's output.
+    """
+
+    def __init__(
+        self,
+        num_classes: int,
+        backbone: str | Encoder = "resnet50",
+        weights: bool | str = True,
+        decoder_channels: int = 32,
+    ) -> None:
+        from segmentation_models_pytorch.base import SegmentationHead
+        from segmentation_models_pytorch.decoders.linknet.decoder import LinknetDecoder
+
+        super().__init__(backbone, weights, output_stride=32)  # the decoder doubles the size of every map
+        self.decoder = LinknetDecoder(self.pyramid_channels, prefinal_channels=decoder_channels)
+        self.head = SegmentationHead(decoder_channels, num_classes, kernel_size=1)

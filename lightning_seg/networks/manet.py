@@ -1,0 +1,33 @@
+"""MA-Net."""
+
+from lightning_seg.networks.backbone import Encoder
+from lightning_seg.networks.base import PyramidNetwork
+
+
+class MAnet(PyramidNetwork):
+    """MA-Net: a U-Net with attention over positions and over channels (doi:10.1109/ACCESS.2020.3025372).
+
+    Args:
+        num_classes: Number of classes.
+        backbone: A timm model's name, or an encoder.
+        weights: Pretrained weights of the backbone (see `Backbone`).
+        decoder_channels: Channels after each of the five steps, deepest first.
+        attention_channels: Channels of the keys and queries of the attention over positions.
+    """
+
+    def __init__(
+        self,
+        num_classes: int,
+        backbone: str | Encoder = "resnet50",
+        weights: bool | str = True,
+        decoder_channels: tuple[int, int, int, int, int] = (256, 128, 64, 32, 16),
+        attention_channels: int = 64,
+    ) -> None:
+        from segmentation_models_pytorch.base import SegmentationHead
+        from segmentation_models_pytorch.decoders.manet.decoder import MAnetDecoder
+
+        super().__init__(backbone, weights, output_stride=32)  # the decoder doubles the size of every map
+        self.decoder = MAnetDecoder(
+            self.pyramid_channels, list(decoder_channels), pab_channels=attention_channels
+        )
+        self.head = SegmentationHead(decoder_channels[-1], num_classes, kernel_size=3)

@@ -1,0 +1,33 @@
+"""PAN."""
+
+from lightning_seg.networks.backbone import Encoder
+from lightning_seg.networks.base import PyramidNetwork, train_on_one_image
+
+
+class PAN(PyramidNetwork):
+    """PAN: attention over a pyramid of the deepest map guides the finer ones (arXiv:1805.10180).
+
+    Args:
+        num_classes: Number of classes.
+        backbone: A timm model's name, or an encoder.
+        weights: Pretrained weights of the backbone (see `Backbone`).
+        output_stride: Stride in pixels of the deepest feature map.
+        decoder_channels: Channels of every map in the decoder.
+    """
+
+    def __init__(
+        self,
+        num_classes: int,
+        backbone: str | Encoder = "resnet50",
+        weights: bool | str = True,
+        output_stride: int = 16,
+        decoder_channels: int = 32,
+    ) -> None:
+        from segmentation_models_pytorch.base import SegmentationHead
+        from segmentation_models_pytorch.decoders.pan.decoder import PANDecoder
+
+        super().__init__(backbone, weights, output_stride)
+        self.stride *= 8  # the decoder halves the deepest map three times
+        decoder = PANDecoder(self.pyramid_channels, encoder_depth=5, decoder_channels=decoder_channels)
+        self.decoder = train_on_one_image(decoder)
+        self.head = SegmentationHead(decoder_channels, num_classes, kernel_size=3)

@@ -1,0 +1,60 @@
+"""PSPNet: pyramid pooling on a dilated backbone."""
+
+import torch
+from torch import Tensor, nn
+
+from lightning_seg.networks.backbone import Encoder
+from lightning_seg.networks.base import AuxiliaryHead, Network, resize, train_on_one_image
+
+
+class PSPNet(Network):
+    """PSPNet: the deepest features joined by averages over 1, 2x2, 3x3 and 6x6 regions (arXiv:1612.01105).
+
+    Args:
+        num_classes: Number of classes.
+        backbone: A timm model's name, or an encoder.
+        weights: Pretrained weights of the backbone (see `Backbone`).
+        output_stride: Stride in pixels of the deepest feature map.
+        decoder_channels: Channels of the decoder's output.
+        bins: Regions a side of each pooling.
+        dropout: Dropout before the head.
+        auxiliary: Whether training also gives the logits of a head on the second deepest map.
+    """
+
+    def __init__(
+        self,
+        num_classes: int,
+        backbone: str | Encoder = "resnet50",
+        weights: bool | str = True,
+        output_stride: int = 8,
+        decoder_channels: int = 512,
+        bins: tuple[int, ...] = (1, 2, 3, 6),
+        dropout: float = 0.1,
+        auxiliary: bool = False,
+    ) -> None:
+        super().__init__(backbone, weights, output_stride)
+        channels = self.backbone.channels
+        self.decoder = train_on_one_image(_PyramidPooling(channels[-1], decoder_channels, bins, dropout))
+        self.head = nn.Conv2d(decoder_channels, num_classes, 1)
+        if auxiliary:
+            self.auxiliary = AuxiliaryHead(channels, num_classes)
+
+
+class _PyramidPooling(nn.Module):
+    def __init__(self, in_channels: int, out_channels: int, bins: tuple[int, ...], dropout: float) -> None:
+        super().__init__()
+        width = in_channels // len(bins)
+        self.pools = nn.ModuleList(
+            nn.Sequential(nn.AdaptiveAvgPool2d(size), *_conv(in_channels, width, 1)) for size in bins
+        )
+        total = in_channels + width * len(bins)
+        self.fuse = nn.Sequential(*_conv(total, out_channels, 3), nn.Dropout2d(dropout))
+
+    def forward(self, features: list[Tensor]) -> Tensor:
+        x = features[-1]
+        return self.fuse(torch.cat([x, *(resize(pool(x), x) for pool in self.pools)], dim=1))
+
+
+def _conv(wide: int, narrow: int, kernel: int) -> list[nn.Module]:
+    conv = nn.Conv2d(wide, narrow, kernel, padding=kernel // 2, bias=False)
+    return [conv, nn.BatchNorm2d(narrow), nn.ReLU(inplace=True)]

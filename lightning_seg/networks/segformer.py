@@ -1,0 +1,36 @@
+"""SegFormer's decoder on any backbone."""
+
+from torch import Tensor
+
+from lightning_seg.networks.backbone import Encoder
+from lightning_seg.networks.base import PyramidNetwork
+
+
+class SegFormer(PyramidNetwork):
+    """SegFormer: maps of strides 4 to 32, each through a linear layer, resized and fused (arXiv:2105.15203).
+
+    Args:
+        num_classes: Number of classes.
+        backbone: A timm model's name, or an encoder; ``pvt_v2_b2`` is timm's nearest to the authors' MiT-B2.
+        weights: Pretrained weights of the backbone (see `Backbone`).
+        decoder_channels: Channels of the decoder.
+    """
+
+    def __init__(
+        self,
+        num_classes: int,
+        backbone: str | Encoder = "pvt_v2_b2",
+        weights: bool | str = True,
+        decoder_channels: int = 256,
+    ) -> None:
+        from segmentation_models_pytorch.base import SegmentationHead
+        from segmentation_models_pytorch.decoders.segformer.decoder import SegformerDecoder
+
+        super().__init__(backbone, weights, output_stride=32)
+        channels = [3, 0, *self.backbone.channels[-4:]]
+        self.decoder = SegformerDecoder(channels, segmentation_channels=decoder_channels)
+        self.head = SegmentationHead(decoder_channels, num_classes, kernel_size=1)
+
+    def decode(self, x: Tensor, features: list[Tensor]) -> Tensor:
+        """Decode the four deepest maps."""
+        return self.decoder([x, x[:, :0], *features[-4:]])

@@ -1,0 +1,29 @@
+"""U-Net++."""
+
+from lightning_seg.networks.backbone import Encoder
+from lightning_seg.networks.base import PyramidNetwork
+
+
+class UNetPlusPlus(PyramidNetwork):
+    """U-Net++: a U-Net whose skips are dense chains of convolutions (arXiv:1807.10165).
+
+    Args:
+        num_classes: Number of classes.
+        backbone: A timm model's name, or an encoder.
+        weights: Pretrained weights of the backbone (see `Backbone`).
+        decoder_channels: Channels after each of the five steps, deepest first.
+    """
+
+    def __init__(
+        self,
+        num_classes: int,
+        backbone: str | Encoder = "resnet50",
+        weights: bool | str = True,
+        decoder_channels: tuple[int, int, int, int, int] = (256, 128, 64, 32, 16),
+    ) -> None:
+        from segmentation_models_pytorch.base import SegmentationHead
+        from segmentation_models_pytorch.decoders.unetplusplus.decoder import UnetPlusPlusDecoder
+
+        super().__init__(backbone, weights, output_stride=32)  # the decoder doubles the size of every map
+        self.decoder = UnetPlusPlusDecoder(self.pyramid_channels, decoder_channels)
+        self.head = SegmentationHead(decoder_channels[-1], num_classes, kernel_size=3)

@@ -1,0 +1,36 @@
+"""UPerNet."""
+
+from lightning_seg.networks.backbone import Encoder
+from lightning_seg.networks.base import AuxiliaryHead, PyramidNetwork, train_on_one_image
+
+
+class UPerNet(PyramidNetwork):
+    """UPerNet: pyramid pooling on the deepest map, then FPN down to stride 4 (arXiv:1807.10221).
+
+    Args:
+        num_classes: Number of classes.
+        backbone: A timm model's name, or an encoder.
+        weights: Pretrained weights of the backbone (see `Backbone`).
+        output_stride: Stride in pixels of the deepest feature map.
+        decoder_channels: Channels of every map in the decoder.
+        auxiliary: Whether training also gives the logits of a head on the second deepest map.
+    """
+
+    def __init__(
+        self,
+        num_classes: int,
+        backbone: str | Encoder = "resnet50",
+        weights: bool | str = True,
+        output_stride: int = 32,
+        decoder_channels: int = 256,
+        auxiliary: bool = False,
+    ) -> None:
+        from segmentation_models_pytorch.base import SegmentationHead
+        from segmentation_models_pytorch.decoders.upernet.decoder import UPerNetDecoder
+
+        super().__init__(backbone, weights, output_stride)
+        decoder = UPerNetDecoder(self.pyramid_channels, decoder_channels=decoder_channels)
+        self.decoder = train_on_one_image(decoder)
+        self.head = SegmentationHead(decoder_channels, num_classes, kernel_size=1)
+        if auxiliary:
+            self.auxiliary = AuxiliaryHead(self.backbone.channels, num_classes)
