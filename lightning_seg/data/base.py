@@ -55,6 +55,7 @@ class SegmentationData(L.LightningDataModule):
 
     class_names: tuple[str, ...]
     palette: tuple[tuple[int, int, int], ...]
+    table: np.ndarray | None = None  # (256,), the class of each label in the masks' files; see `label_table`
     download = False
     how_to_get = ""  # one or two lines: where the data comes from and how it should lie on disk
 
@@ -129,7 +130,8 @@ class SegmentationData(L.LightningDataModule):
     def read(self, sample: Any) -> tuple[np.ndarray, np.ndarray]:
         """Read one sample: image (H, W, 3) and mask (H, W) with `IGNORE_INDEX` for void, both ``uint8``."""
         image, mask = sample
-        return read_image(image), read_mask(mask)
+        labels = read_mask(mask)
+        return read_image(image), labels if self.table is None else cv2.LUT(labels, self.table)
 
     def name_of(self, sample: Any) -> str:
         """Name a sample for people: by default its image's file name without ending."""

@@ -1,11 +1,15 @@
 """Reading images and masks of every common kind into plain ``uint8`` arrays."""
 
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
 from PIL import Image, ImageOps
 
 from lightning_seg.errors import UserError
+from lightning_seg.labels import IGNORE_INDEX
+
+Color = tuple[int, int, int]
 
 IMAGE_SUFFIXES = {".bmp", ".gif", ".jpeg", ".jpg", ".png", ".ppm", ".pgm", ".tif", ".tiff", ".webp"}
 MAX_PIXELS = 500_000_000  # beyond this one image alone would fill the memory of a training machine
@@ -26,17 +30,7 @@ def read_image(path: str | Path) -> np.ndarray:
     Raises:
         UserError: If the file is missing, damaged, absurdly large or of a kind that has no 8-bit meaning.
     """
-    image = ImageOps.exif_transpose(_open(path, "image"))
-    if image.mode.startswith("I"):  # 16-bit grey; Pillow itself would clip at 255 instead of scaling
-        array = np.asarray(image)
-        if array.min() < 0 or array.max() > 65535:
-            raise UserError(f"{path} holds 32-bit values. Convert it to 8 or 16 bits per channel.")
-        return np.repeat((array >> 8).astype(np.uint8)[..., None], 3, axis=2)
-    if image.mode == "F":
-        raise UserError(f"{path} holds floating-point values. Convert it to 8 or 16 bits per channel.")
-    if image.has_transparency_data:
-        image = image.convert("RGBA")
-    return np.array(image.convert("RGB"))
+    return to_rgb(_open(path, "image"), path)
 
 
 def read_mask(path: str | Path) -> np.ndarray:
@@ -51,20 +45,112 @@ def read_mask(path: str | Path) -> np.ndarray:
     Raises:
         UserError: If the file is missing or damaged, holds colours, or numbers above 255.
     """
-    image = _open(path, "mask")
+    return to_labels(_open(path, "mask"), path)
+
+
+def to_rgb(image: Image.Image, name: str | Path) -> np.ndarray:
+    """Turn a picture of any kind into RGB (H, W, 3), ``uint8``; see `read_image`.
+
+    Args:
+        image: The picture.
+        name: What to call it in errors.
+
+    Raises:
+        UserError: If it has no 8-bit meaning.
+    """
+    image = ImageOps.exif_transpose(image)
+    if image.mode.startswith("I"):  # 16-bit grey; Pillow itself would clip at 255 instead of scaling
+        array = np.asarray(image)
+        if array.min() < 0 or array.max() > 65535:
+            raise UserError(f"{name} holds 32-bit values. Convert it to 8 or 16 bits per channel.")
+        return np.repeat((array >> 8).astype(np.uint8)[..., None], 3, axis=2)
+    if image.mode == "F":
+        raise UserError(f"{name} holds floating-point values. Convert it to 8 or 16 bits per channel.")
+    if image.has_transparency_data:
+        image = image.convert("RGBA")
+    return np.array(image.convert("RGB"))
+
+
+def to_labels(image: Image.Image, name: str | Path) -> np.ndarray:
+    """Turn a picture of class numbers into a mask (H, W), ``uint8``; see `read_mask`.
+
+    Args:
+        image: The picture.
+        name: What to call it in errors.
+
+    Raises:
+        UserError: If it holds colours, or numbers above 255.
+    """
     array = np.array(image)
     if array.ndim == 3 and (array[..., :1] == array[..., 1:3]).all():  # grey, saved as RGB
         array = array[..., 0]
     if array.ndim != 2 or array.dtype.kind not in "bui":
         raise UserError(
-            f"{path} should hold one class number per pixel, but is a {image.mode} image. Save it as a "
+            f"{name} should hold one class number per pixel, but is a {image.mode} image. Save it as a "
             "grey or palette PNG, or read it with lightning_seg.data.folder.Folder, which takes colours."
         )
     if array.dtype != np.uint8:
         if array.min() < 0 or array.max() > 255:
-            raise UserError(f"{path} holds class numbers up to {array.max()}; masks may use 0 to 255.")
+            raise UserError(f"{name} holds class numbers up to {array.max()}; masks may use 0 to 255.")
         array = array.astype(np.uint8)
     return array
+
+
+def label_table(classes: Mapping[int, int], others: int | None = None) -> np.ndarray:
+    """Make the table (256,) that turns the labels of a file into classes.
+
+    Args:
+        classes: Class, or `IGNORE_INDEX`, for labels of the file.
+        others: What all other labels become; None leaves them as they are.
+    """
+    table = np.arange(256) if others is None else np.full(256, others)
+    table[list(classes)] = list(classes.values())
+    return table.astype(np.uint8)
+
+
+class ColorMask:
+    """Reads masks that show classes by colour.
+
+    Args:
+        colors: RGB colour of each class.
+        void: Colours of pixels that are not counted.
+    """
+
+    def __init__(self, colors: Sequence[Color], void: Sequence[Color] = ()) -> None:
+        self.table = np.full(1 << 24, len(colors), np.uint8)  # 16 MB, and one look-up a pixel
+        self.unknown = len(colors)
+        for label, color in [*enumerate(colors), *((IGNORE_INDEX, color) for color in void)]:
+            self.table[_pack(np.array(color))] = label
+
+    def read(self, path: str | Path) -> np.ndarray:
+        """Read a mask (H, W).
+
+        Raises:
+            UserError: If it cannot be read or has a colour that is no class.
+        """
+        colors = np.asarray(_open(path, "mask").convert("RGB"))
+        mask = self.table[_pack(colors)]
+        if (strange := mask == self.unknown).any():
+            raise UserError(
+                f"{path} has {strange.sum()} pixels of colours that are no class, first {colors[strange][0]}. "
+                "Make the colour a class or a void colour; masks must not be JPEG or smoothed."
+            )
+        return mask
+
+
+def _pack(colors: np.ndarray) -> np.ndarray:
+    """Red, green and blue (..., 3) as one number (...)."""
+    red, green, blue = np.moveaxis(colors.astype(np.int32), -1, 0)
+    return red << 16 | green << 8 | blue
+
+
+def default_palette(count: int) -> tuple[Color, ...]:
+    """The colours of Pascal VOC, continued: black, then colours that differ as much as they can."""
+    labels = np.arange(count)[:, None] >> np.arange(
+        3
+    )  # bit 3 i + channel of the label is bit 7 - i of the colour
+    colors = np.sum([((labels >> 3 * i) & 1) << (7 - i) for i in range(3)], axis=0)
+    return tuple((int(red), int(green), int(blue)) for red, green, blue in colors)
 
 
 def list_images(folder: str | Path) -> list[Path]:

@@ -5,6 +5,7 @@ from typing import Any, Literal
 
 from lightning_seg.data.base import SegmentationData
 from lightning_seg.data.download import fetch
+from lightning_seg.data.files import default_palette
 
 SERVER = "https://thor.robots.ox.ac.uk/pascal/VOC"
 ARCHIVES = {
@@ -41,11 +42,7 @@ class VOC(SegmentationData):
         "car", "cat", "chair", "cow", "diningtable", "dog", "horse",
         "motorbike", "person", "pottedplant", "sheep", "sofa", "train", "tvmonitor",
     )  # fmt: skip
-    palette = (
-        (0, 0, 0), (128, 0, 0), (0, 128, 0), (128, 128, 0), (0, 0, 128), (128, 0, 128), (0, 128, 128),
-        (128, 128, 128), (64, 0, 0), (192, 0, 0), (64, 128, 0), (192, 128, 0), (64, 0, 128), (192, 0, 128),
-        (64, 128, 128), (192, 128, 128), (0, 64, 0), (128, 64, 0), (0, 192, 0), (128, 192, 0), (0, 64, 128),
-    )  # fmt: skip
+    palette = default_palette(21)
 
     def __init__(
         self,

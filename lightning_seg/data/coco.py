@@ -1,0 +1,179 @@
+"""COCO: everyday scenes; things as instances, stuff and panoptic annotations as classes."""
+
+import json
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+
+from lightning_seg.data.base import SegmentationData
+from lightning_seg.data.files import default_palette, label_table, read_image
+from lightning_seg.errors import UserError
+from lightning_seg.labels import IGNORE_INDEX
+
+THINGS = (
+    "person,bicycle,car,motorcycle,airplane,bus,train,truck,boat,traffic light,fire hydrant,stop sign,"
+    "parking meter,bench,bird,cat,dog,horse,sheep,cow,elephant,bear,zebra,giraffe,backpack,umbrella,"
+    "handbag,tie,suitcase,frisbee,skis,snowboard,sports ball,kite,baseball bat,baseball glove,skateboard,"
+    "surfboard,tennis racket,bottle,wine glass,cup,fork,knife,spoon,bowl,banana,apple,sandwich,orange,"
+    "broccoli,carrot,hot dog,pizza,donut,cake,chair,couch,potted plant,bed,dining table,toilet,tv,laptop,"
+    "mouse,remote,keyboard,cell phone,microwave,oven,toaster,sink,refrigerator,book,clock,vase,scissors,"
+    "teddy bear,hair drier,toothbrush"
+).split(",")
+THING_IDS = [i for i in range(1, 91) if i not in {12, 26, 29, 30, 45, 66, 68, 69, 71, 83}]
+STUFF = (
+    "banner,blanket,branch,bridge,building-other,bush,cabinet,cage,cardboard,carpet,ceiling-other,"
+    "ceiling-tile,cloth,clothes,clouds,counter,cupboard,curtain,desk-stuff,dirt,door-stuff,fence,"
+    "floor-marble,floor-other,floor-stone,floor-tile,floor-wood,flower,fog,food-other,fruit,"
+    "furniture-other,grass,gravel,ground-other,hill,house,leaves,light,mat,metal,mirror-stuff,moss,"
+    "mountain,mud,napkin,net,paper,pavement,pillow,plant-other,plastic,platform,playingfield,railing,"
+    "railroad,river,road,rock,roof,rug,salad,sand,sea,shelf,sky-other,skyscraper,snow,solid-other,stairs,"
+    "stone,straw,structural-other,table,tent,textile-other,towel,tree,vegetable,wall-brick,wall-concrete,"
+    "wall-other,wall-panel,wall-stone,wall-tile,wall-wood,water-other,waterdrops,window-blind,"
+    "window-other,wood"
+).split(",")  # ids 92 to 182
+PANOPTIC_STUFF = (
+    "banner,blanket,bridge,cardboard,counter,curtain,door-stuff,floor-wood,flower,fruit,gravel,house,"
+    "light,mirror-stuff,net,pillow,platform,playingfield,railroad,river,road,roof,sand,sea,shelf,snow,"
+    "stairs,tent,towel,wall-brick,wall-stone,wall-tile,wall-wood,water-other,window-blind,window-other,"
+    "tree-merged,fence-merged,ceiling-merged,sky-other-merged,cabinet-merged,table-merged,"
+    "floor-other-merged,pavement-merged,mountain-merged,grass-merged,dirt-merged,paper-merged,"
+    "food-other-merged,building-other-merged,rock-merged,wall-other-merged,rug-merged"
+).split(",")
+PANOPTIC_STUFF_IDS = (
+    92, 93, 95, 100, 107, 109, 112, 118, 119, 122, 125, 128, 130, 133, 138, 141, 144, 145, 147, 148, 149,
+    151, 154, 155, 156, 159, 161, 166, 168, 171, 175, 176, 177, 178, 180, 181, 184, 185, 186, 187, 188, 189,
+    190, 191, 192, 193, 194, 195, 196, 197, 198, 199, 200,
+)  # fmt: skip
+HOW_TO_GET = """\
+Get {year} images and annotations of https://cocodataset.org/#download: the folder should hold train{year}/,
+val{year}/ and annotations/{needed}."""
+NEEDED = {
+    "instances": "instances_train{year}.json and instances_val{year}.json",
+    "panoptic": "panoptic_train{year}.json, panoptic_train{year}/ (PNG) and the same for val",
+    "stuff": "stuffthingmaps/train{year}/ (PNG) and val{year}/, of https://github.com/nightrome/cocostuff",
+}
+
+
+class COCO(SegmentationData):
+    """Common Objects in Context as classes, 118287 / 5000 images for train / val (2017).
+
+    Lin et al., "Microsoft COCO", ECCV 2014; Kirillov et al., "Panoptic segmentation", CVPR 2019; Caesar et
+    al., "COCO-Stuff", CVPR 2018. The test labels are not public: its test is on val.
+
+    Args:
+        root: Folder with `train2017/`, `val2017/` and `annotations/`.
+        labels: `instances`: background and 80 things, smaller ones over larger ones, crowds not counted;
+            `panoptic`: 133 classes; `stuff`: the 171 classes of COCO-Stuff.
+        year: Year in the names of folders and files.
+        test_split: Split of the final score.
+        **kwargs: As for every data set.
+    """
+
+    def __init__(
+        self,
+        root: str = "data/coco",
+        labels: Literal["instances", "panoptic", "stuff"] = "instances",
+        year: int = 2017,
+        test_split: str = "val",
+        **kwargs: Any,
+    ) -> None:
+        super().__init__(root, test_split=test_split, **kwargs)
+        self.labels = labels
+        self.year = year
+        self.how_to_get = HOW_TO_GET.format(year=year, needed=NEEDED[labels].format(year=year))
+        if labels == "instances":
+            self.class_names = ("background", *THINGS)
+            self.class_of = {number: label for label, number in enumerate(THING_IDS, 1)}
+        elif labels == "panoptic":
+            self.class_names = (*THINGS, *PANOPTIC_STUFF)
+            self.class_of = {number: label for label, number in enumerate([*THING_IDS, *PANOPTIC_STUFF_IDS])}
+        else:
+            self.class_names = (*THINGS, *STUFF)
+            numbers = [*THING_IDS, *range(92, 183)]
+            self.table = label_table({n - 1: label for label, n in enumerate(numbers)}, others=IGNORE_INDEX)
+        self.palette = default_palette(self.num_classes)
+        self.annotations: dict[int, list[dict]] = {}  # of each image
+
+    def list_samples(self, split: str) -> list[tuple]:
+        """List (image, number), (image, mask, number) or (image, mask) of `train` or `val`."""
+        images, annotations = self.root / f"{split}{self.year}", self.root / "annotations"
+        if not images.is_dir():
+            raise self.missing(images)
+        if self.labels == "stuff":
+            masks = annotations / "stuffthingmaps" / images.name
+            if not masks.is_dir():
+                raise self.missing(masks)
+            return [(images / f"{path.stem}.jpg", path) for path in sorted(masks.glob("*.png"))]
+        listing = annotations / f"{self.labels}_{images.name}.json"
+        if not listing.is_file():
+            raise self.missing(listing)
+        contents = json.loads(listing.read_text())
+        names = {image["id"]: image["file_name"] for image in contents["images"]}
+        if self.labels == "panoptic":
+            entries = sorted(contents["annotations"], key=lambda entry: entry["image_id"])
+            self.annotations |= {entry["image_id"]: entry["segments_info"] for entry in entries}
+            masks = annotations / f"panoptic_{images.name}"
+            return [(images / names[e["image_id"]], masks / e["file_name"], e["image_id"]) for e in entries]
+        self.annotations |= {number: [] for number in names}
+        for entry in contents["annotations"]:
+            self.annotations[entry["image_id"]].append(entry)
+        return [(images / name, number) for number, name in sorted(names.items())]
+
+    def read(self, sample: tuple) -> tuple[np.ndarray, np.ndarray]:
+        """Read an image and its mask, or paint the mask."""
+        if self.labels == "stuff":
+            return super().read(sample)
+        image, segments = read_image(sample[0]), self.annotations[sample[-1]]
+        if self.labels == "panoptic":
+            return image, self._panoptic(sample[1], segments)
+        height, width = image.shape[:2]
+        mask = np.zeros((height, width), np.uint8)
+        for entry in sorted(segments, key=lambda entry: (not entry["iscrowd"], -entry["area"])):
+            label = IGNORE_INDEX if entry["iscrowd"] else self.class_of[entry["category_id"]]
+            mask[paint(entry["segmentation"], (height, width))] = label
+        return image, mask
+
+    def _panoptic(self, path: Path, segments: list[dict]) -> np.ndarray:
+        numbers = read_image(path).astype(np.int32) @ np.array([1, 256, 65536])
+        mask = np.full(numbers.shape, IGNORE_INDEX, np.uint8)
+        for segment in segments:
+            mask[numbers == segment["id"]] = self.class_of[segment["category_id"]]
+        return mask
+
+
+def paint(segmentation: Any, size: tuple[int, int]) -> np.ndarray:
+    """Turn a COCO segmentation into a mask.
+
+    Args:
+        segmentation: Polygons [[x, y, x, y, ...], ...], or run lengths {"size": ..., "counts": [...]} down
+            the columns.
+        size: Height and width, in pixels.
+
+    Returns:
+        Mask (H, W), ``bool``.
+    """
+    if isinstance(segmentation, dict):
+        counts = segmentation["counts"]
+        if isinstance(counts, str):
+            raise UserError("This COCO file has compressed run lengths; save them as lists of numbers.")
+        runs = np.repeat(np.arange(len(counts)) % 2 == 1, counts)
+        return runs.reshape(size, order="F")
+    mask = np.zeros(size, bool)
+    for polygon in segmentation:
+        _fill(np.array(polygon, float).reshape(-1, 2), mask)
+    return mask
+
+
+def _fill(polygon: np.ndarray, mask: np.ndarray) -> None:
+    """Set the pixels whose centres lie in a polygon (N, 2) of x and y; OpenCV would draw it half a pixel larger."""
+    left, top = np.clip(np.floor(polygon.min(0)).astype(int), 0, mask.shape[::-1])
+    right, bottom = np.clip(np.ceil(polygon.max(0)).astype(int), 0, mask.shape[::-1])
+    (x0, y0), (x1, y1) = polygon.T, np.roll(polygon, -1, axis=0).T
+    centers = np.arange(top, bottom)[:, None] + 0.5
+    rows, edges = np.nonzero((y0 <= centers) != (y1 <= centers))
+    along = (centers[rows, 0] - y0[edges]) / (y1 - y0)[edges]
+    crossings = np.ceil(x0[edges] + along * (x1 - x0)[edges] - 0.5).astype(int) - left
+    toggles = np.zeros((bottom - top, right - left + 1), np.uint8)
+    np.add.at(toggles, (rows, np.clip(crossings, 0, right - left)), 1)
+    mask[top:bottom, left:right] |= np.bitwise_xor.accumulate(toggles[:, :-1] & 1, axis=1).astype(bool)

@@ -1,0 +1,48 @@
+"""How often each class occurs in the training split: counted once, then remembered."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import tempfile
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+if TYPE_CHECKING:
+    from lightning_seg.data.base import SegmentationData
+
+
+def class_frequencies(data: SegmentationData) -> tuple[np.ndarray, np.ndarray]:
+    """Count the pixels of each class in the original masks of the training split.
+
+    Args:
+        data: The data set.
+
+    Returns:
+        Pixels of each class (C,), and for each class the pixels of all images in which it occurs (C,).
+    """
+    key = "\0".join((type(data).__name__, data.fingerprint, data.train_split, *data.class_names))
+    file = _cache() / f"frequencies-{hashlib.sha256(key.encode()).hexdigest()[:16]}.npy"
+    with suppress(OSError, ValueError):
+        found = np.load(file, allow_pickle=False)
+        if found.shape == (2, data.num_classes):
+            return found[0], found[1]
+    with ThreadPoolExecutor(os.cpu_count()) as pool:  # decoding releases the interpreter's lock
+        masks = pool.map(lambda sample: data.read(sample)[1], data.samples(data.train_split))
+        labels = np.array([np.bincount(mask.ravel(), minlength=256) for mask in masks])
+    counts = labels[:, : data.num_classes]
+    found = np.stack([counts.sum(0), (labels.sum(1, keepdims=True) * (counts > 0)).sum(0)])
+    with suppress(OSError):  # a cache that cannot be written costs time, not a run
+        file.parent.mkdir(parents=True, exist_ok=True)
+        with tempfile.NamedTemporaryFile(dir=file.parent, delete=False) as temporary:
+            np.save(temporary, found)
+        Path(temporary.name).replace(file)
+    return found[0], found[1]
+
+
+def _cache() -> Path:
+    return Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache").expanduser() / "lightning_seg"

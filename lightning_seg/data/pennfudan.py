@@ -1,0 +1,46 @@
+"""Penn-Fudan: pedestrians in front of two universities."""
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from lightning_seg.data.base import SegmentationData
+from lightning_seg.data.files import label_table, read_image, read_mask
+from lightning_seg.data.splitting import divide
+
+
+class PennFudan(SegmentationData):
+    """170 photographs with 345 pedestrians, each with a mask of its own.
+
+    Wang, Shi, Song and Shen, "Object detection combining recognition and segmentation", ACCV 2007. There are
+    no official splits: `train`, `val` and `test` are 70, 15 and 15 % by a fixed seed, `all` is all of them.
+
+    Args:
+        root: Folder with `PNGImages/` and `PedMasks/`.
+        **kwargs: As for every data set.
+    """
+
+    class_names = ("background", "pedestrian")
+    palette = ((0, 0, 0), (220, 20, 60))
+    table = label_table({0: 0}, others=1)  # the files number the persons
+    how_to_get = "Get https://www.cis.upenn.edu/~jshi/ped_html/PennFudanPed.zip and unpack it."
+
+    def __init__(self, root: str = "data/PennFudanPed", **kwargs: Any) -> None:
+        super().__init__(root, **kwargs)
+
+    def list_samples(self, split: str) -> list[tuple[Path, Path]]:
+        """List (image, mask) of `train`, `val`, `test` or `all`."""
+        folder = self.root / "PNGImages"
+        if not folder.is_dir():
+            raise self.missing(folder)
+        images = sorted(folder.glob("*.png"))
+        pairs = [(path, self.root / "PedMasks" / f"{path.stem}_mask.png") for path in images]
+        parts = divide(pairs, {"train": 0.7, "val": 0.15, "test": 0.15}) | {"all": pairs}
+        if split not in parts:
+            raise self.unknown(split, parts)
+        return parts[split]
+
+    def read_instances(self, sample: tuple[Path, Path]) -> tuple[np.ndarray, np.ndarray]:
+        """Read the image (H, W, 3) and the number of the person at each pixel (H, W), 0 for none."""
+        return read_image(sample[0]), read_mask(sample[1])

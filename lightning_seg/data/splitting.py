@@ -1,0 +1,55 @@
+"""Dividing samples into parts: by shares, or into folds for cross-validation."""
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+
+
+def divide(items: Sequence[Any], shares: dict[str, float], seed: int = 0) -> dict[str, list[Any]]:
+    """Divide items at random into named parts, each in the order of the items.
+
+    Args:
+        items: What to divide.
+        shares: Relative size of each part.
+        seed: Seed of the division.
+    """
+    order = np.random.default_rng(seed).permutation(len(items))
+    bounds = np.round(np.cumsum([0, *shares.values()]) / sum(shares.values()) * len(items)).astype(int)
+    return {
+        name: [items[i] for i in sorted(order[start:end])]
+        for name, start, end in zip(shares, bounds[:-1], bounds[1:], strict=True)
+    }
+
+
+def stratified_folds(presence: np.ndarray, folds: int, seed: int = 0) -> np.ndarray:
+    """Divide samples into folds of equal size in which every class occurs about equally often.
+
+    Sechidis, Tsoumakas and Vlahavas, "On the stratification of multi-label data", ECML PKDD 2011: the samples
+    of the class that is rarest among those left are given out first, each to the fold that lacks it most.
+
+    Args:
+        presence: Whether each class occurs in each sample (N, C), ``bool``.
+        folds: Number of folds.
+        seed: Seed that decides between equally good folds.
+
+    Returns:
+        Number of the fold of each sample (N,).
+    """
+    rng = np.random.default_rng(seed)
+    # a class of its own for all samples: what holds no other class is divided evenly, too
+    presence = np.column_stack([presence, np.ones(len(presence), bool)])
+    fold_of = np.full(len(presence), -1)
+    sizes = np.array([len(part) for part in np.array_split(fold_of, folds)])
+    lack = np.outer(sizes / len(presence), presence.sum(0))  # (folds, C)
+    while (left := np.flatnonzero(fold_of < 0)).size:
+        counts = presence[left].sum(0)
+        rarest = int(np.where(counts > 0, counts, np.inf).argmin())
+        for sample in rng.permutation(left[presence[left, rarest]]):
+            # the fold that lacks the class most; between equals the emptiest, then chance
+            ranks = np.lexsort([rng.random(folds), sizes, np.round(lack[:, rarest], 6)])
+            fold = next(f for f in ranks[::-1] if sizes[f] > 0)
+            fold_of[sample] = fold
+            sizes[fold] -= 1
+            lack[fold] -= presence[sample]
+    return fold_of
