@@ -8,6 +8,7 @@ import difflib
 import inspect
 import logging
 import os
+import re
 import sys
 import warnings
 from pathlib import Path
@@ -41,6 +42,7 @@ class Parser(LightningArgumentParser):
 
     def error(self, message: str, ex: Exception | None = None) -> Never:  # type: ignore[override]
         """Raise the error for `lightning_seg.cli.main` to print."""
+        message = _plain(message)
         words = [word.strip("'\"").lstrip("-").split("=")[0] for word in message.split()]
         close = next((c for c in (self._closest(word) for word in words) if c), None)
         hint = f"\nDid you mean {close}?" if close else ""
@@ -56,6 +58,21 @@ class Parser(LightningArgumentParser):
         if word in known or len(leaf) < 3 or not leaf.isidentifier():
             return None
         return next(iter(difflib.get_close_matches(word, known, n=1, cutoff=0.8)), None)
+
+
+_NOISE = re.compile(
+    r"Does not validate against|Subtypes:|Errors:|Given value type:|Given value: NestedArg|Did you mean|"
+    r"Expected an? <class 'NoneType'>|Expected a path but|'lightning-seg fit|^$"
+)
+
+
+def _plain(message: str) -> str:
+    """Keep what a person can use of what jsonargparse says about every type that a value might have had."""
+    lines = [line.strip(" -") for line in message.splitlines()]
+    kept = dict.fromkeys(line for line in lines if not _NOISE.match(line))
+    text = "\n  ".join(kept)
+    text = re.sub(r"<class '(?:builtins\.)?([\w.]+)'>", r"\1", text)
+    return re.sub(r"a typing.Literal\[(.*?)\]", r"one of \1", text)
 
 
 def _subclasses(base: type) -> set[type]:
@@ -86,6 +103,7 @@ class Experiment(LightningCLI):
             subclass_mode_data=True,
             auto_configure_optimizers=False,
             load_from_checkpoint_support=False,
+            parser_kwargs={"allow_abbrev": False},  # half a key is a misspelt key
             save_config_callback=None,  # `Record` writes it, into the run directory
             seed_everything_default=0,
             trainer_defaults={
@@ -287,6 +305,12 @@ def _quiet(args: list[str]) -> list[str]:
     """Silence what libraries say at every start and nobody can act on; errors and real warnings stay."""
     for name in ("lightning.pytorch", "lightning.fabric", "lightning"):
         logging.getLogger(name).setLevel(logging.WARNING)
-    warnings.filterwarnings("ignore", ".*does not have many workers.*")
-    warnings.filterwarnings("ignore", ".*No seed found.*")
+    for message in (
+        ".*does not have many workers.*",  # the data module has measured how many are worth it
+        ".*sync_dist=True.*",  # the scores are those of all processes already
+        ".*LeafSpec.*",
+        ".*The number of training batches.*",
+        ".*Checkpoint directory .* exists and is not empty.*",  # that of the run which is resumed
+    ):
+        warnings.filterwarnings("ignore", message)
     return args

@@ -21,7 +21,7 @@ def make(policy):
     torch.manual_seed(0)
     network = UNet(3, "test_resnet", weights=False, decoder_channels=(32, 16, 16, 8, 8))
     return SemanticSegmentation(
-        network, lambda groups: torch.optim.SGD(groups, lr=0.1), ("a", "b", "c"), finetune=policy
+        network, lambda groups: torch.optim.SGD(groups, lr=1e-3), ("a", "b", "c"), finetune=policy
     )
 
 
@@ -32,7 +32,7 @@ def train_a_little(task):
     optimizer = task.optimizer(task.finetune.parameter_groups(task.network))
     for _ in range(2):
         optimizer.zero_grad()
-        task.network(torch.randint(255, (2, 3, 64, 64), dtype=torch.uint8)).square().mean().backward()
+        task.network(torch.randint(255, (2, 3, 64, 64), dtype=torch.uint8)).square().sum().backward()
         optimizer.step()
 
 
@@ -68,8 +68,8 @@ def test_backbone_has_its_own_learning_rate():
     task = make(Full(backbone_lr=0.1))
     optimizer = task.configure_optimizers()["optimizer"]
     rates = {id(p): group["lr"] for group in optimizer.param_groups for p in group["params"]}
-    assert {rates[id(p)] for p in task.network.backbone.parameters()} == {pytest.approx(0.01)}
-    assert {rates[id(p)] for p in task.network.head.parameters()} == {0.1}
+    assert {rates[id(p)] for p in task.network.backbone.parameters()} == {1e-3 * 0.1}
+    assert {rates[id(p)] for p in task.network.head.parameters()} == {1e-3}
 
 
 def test_frozen_backbone_builds_no_graph():

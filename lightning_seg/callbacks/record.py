@@ -85,6 +85,12 @@ class Record(L.Callback):
             if isinstance(logger, RunLogger) and trainer.is_global_zero:
                 logger.rewind(trainer.global_step)
 
+    def on_validation_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        """Print the table per class, where validation is all that was asked for."""
+        if trainer.is_global_zero and trainer.state.fn == "validate":
+            module: Any = pl_module
+            print(f"\n{score_table(scores(module.matrix), module.class_names)}")
+
     def on_test_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Write test.json and test_images.npz, and print the table per class."""
         if not trainer.is_global_zero:

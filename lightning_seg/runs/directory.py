@@ -31,7 +31,9 @@ def new_run(root: Path, experiment: str) -> Path:
     try:
         run.mkdir(parents=True)
     except OSError as error:
-        raise UserError(f"cannot create the run directory {run}: {error.strerror}; choose another with --runs") from error
+        raise UserError(
+            f"cannot create the run directory {run}: {error.strerror}; choose another with --runs"
+        ) from error
     return run
 
 

@@ -43,8 +43,8 @@ class RunLogger(Logger):
 
     @property
     def save_dir(self) -> str:
-        """The folder of all runs."""
-        return str(self.run.parent.parent)
+        """The folder of all runs; absolute, as a checkpoint's record of the best one is tied to its path."""
+        return str(self.run.absolute().parent.parent)
 
     @property
     def log_dir(self) -> str:
