@@ -9,7 +9,7 @@ from lightning_seg.errors import UserError
 
 EXPERIMENTS = Path("experiments")
 
-NAMED = ("exp", "check", "preview")  # commands whose first argument is the name of an experiment
+NAMED = ("exp", "folds", "check", "preview")  # commands whose first argument is the name of an experiment
 COMMANDS = (*NAMED, "resume", "fit", "validate", "test", "predict")
 
 USAGE = """\
@@ -18,6 +18,7 @@ usage: lightning-seg COMMAND ...
 train
   exp NAME [--key=value ...]         train experiments/NAME.yaml, then test the best checkpoint
   resume RUN [--key=value ...]       continue a run that was stopped or killed
+  folds NAME K [--key=value ...]     cross-validate with K folds: K runs, then mean, spread and pooled score
   fit -c FILE [--key=value ...]      train only
 
 look at the data

@@ -158,6 +158,8 @@ class Experiment(LightningCLI):
             tracking.group = tracking.group or self.config.name
             mirror = tracking.start(self.run_directory, yaml.safe_load(text), self.model)
             loggers += [mirror] if mirror else []
+        given = self.config_init.trainer.logger  # loggers of the user's own come on top
+        loggers += given if isinstance(given, list) else [given] if isinstance(given, Logger) else []
         bar = self.config.trainer.enable_progress_bar is not False and sys.stderr.isatty()
         self.trainer_defaults["callbacks"] = [Record(self.run_directory, text), Progress()]
         return super().instantiate_trainer(
@@ -167,9 +169,10 @@ class Experiment(LightningCLI):
     def _make_run_directory(self) -> None:
         if self.run_directory is not None:
             return
-        inherited = os.environ.get(_RUN_VARIABLE)
-        if inherited and rank_zero_only.rank:  # type: ignore[attr-defined]
-            self.run_directory = Path(inherited)
+        if rank_zero_only.rank:  # type: ignore[attr-defined]
+            # Only the first process writes; others, if a launcher of its own started them, need no directory.
+            inherited = os.environ.get(_RUN_VARIABLE)
+            self.run_directory = Path(inherited or Path(self.config.runs, self.config.name, "first-process"))
             return
         self.run_directory = new_run(Path(self.config.runs), self.config.name)
         os.environ[_RUN_VARIABLE] = str(self.run_directory)
@@ -192,6 +195,24 @@ def fit(args: list[str]) -> None:
     _train(args, then_test=False)
 
 
+def folds(args: list[str]) -> None:
+    """Cross-validate, ``NAME K [--key=value ...]``: one run for each fold, then the answer over all."""
+    from lightning_seg.runs.folds import summarise
+
+    config, (count, *rest) = args[:2], args[2:] or [""]
+    if not count.isdigit() or int(count) < 2:
+        raise UserError(f"how many folds? Type 'lightning-seg folds NAME 5'; got {count!r}.")
+    runs = []
+    for fold in range(int(count)):
+        print(f"fold {fold} of {count}")
+        chosen = [f"--data.init_args.folds={count}", f"--data.init_args.fold={fold}"]
+        runs.append(_train([*config, *chosen, *rest], then_test=True))
+    summary = summarise(runs)
+    file = runs[-1].parent / f"{runs[0].name}-{count}-folds.txt"
+    file.write_text("\n".join([summary, *map(str, runs)]) + "\n")
+    print(f"\n{summary}\n{file}")
+
+
 def resume(args: list[str]) -> None:
     """Continue a run from its last checkpoint, in its own directory and W&B run, then test."""
     run, args = _run_argument("resume", args)
@@ -205,18 +226,14 @@ def resume(args: list[str]) -> None:
 
 def test(args: list[str]) -> None:
     """Test the best checkpoint of a run; the result replaces test.json in its directory."""
-    experiment = _finished_run("test", args)
-    experiment.trainer.test(
-        experiment.model, experiment.datamodule, ckpt_path=experiment.config_init.ckpt_path, verbose=False
-    )
+    experiment, options = _finished_run("test", args)
+    experiment.trainer.test(**options, verbose=False)
 
 
 def validate(args: list[str]) -> None:
     """Score the best checkpoint of a run on the validation split."""
-    experiment = _finished_run("validate", args)
-    experiment.trainer.validate(
-        experiment.model, experiment.datamodule, ckpt_path=experiment.config_init.ckpt_path, verbose=False
-    )
+    experiment, options = _finished_run("validate", args)
+    experiment.trainer.validate(**options, verbose=False)
 
 
 def predict(args: list[str]) -> None:
@@ -230,17 +247,11 @@ def predict(args: list[str]) -> None:
     output = Path("predictions") / run.parent.name / run.name
     if args[:1] == ["--output"] and len(args) > 1:
         output, args = Path(args[1]), args[2:]
-    args = [f"--data.init_args.predict_folder={images}", *args]
-    experiment = _finished_run("predict", [str(run), *args])
-    experiment.trainer.callbacks.append(  # type: ignore[attr-defined]
-        Predictions(output)
+    experiment, options = _finished_run(
+        "predict", [str(run), f"--data.init_args.predict_folder={images}", *args]
     )
-    experiment.trainer.predict(
-        experiment.model,
-        experiment.datamodule,
-        ckpt_path=experiment.config_init.ckpt_path,
-        return_predictions=False,
-    )
+    experiment.trainer.callbacks.append(Predictions(output))  # type: ignore[attr-defined]
+    experiment.trainer.predict(**options, return_predictions=False)
 
 
 def check(args: list[str]) -> None:
@@ -265,7 +276,8 @@ def preview(args: list[str]) -> None:
     print(f"augmented training samples: {output}")
 
 
-def _train(args: list[str], then_test: bool, run: Path | None = None) -> None:
+def _train(args: list[str], then_test: bool, run: Path | None = None) -> Path:
+    """Train, perhaps test, and return the run directory."""
     with finishing():
         experiment = Experiment(_quiet(args), run=run)
         trainer, model, data = experiment.trainer, experiment.model, experiment.datamodule
@@ -277,6 +289,8 @@ def _train(args: list[str], then_test: bool, run: Path | None = None) -> None:
             callback = trainer.checkpoint_callback
             best = callback.best_model_path if isinstance(callback, ModelCheckpoint) else ""
             trainer.test(model, data, ckpt_path=best or None, verbose=False, weights_only=True)
+    assert experiment.run_directory is not None
+    return experiment.run_directory
 
 
 def _run_argument(command: str, args: list[str]) -> tuple[Path, list[str]]:
@@ -285,20 +299,29 @@ def _run_argument(command: str, args: list[str]) -> tuple[Path, list[str]]:
     return existing_run(args[0]), args[1:]
 
 
-def _finished_run(command: str, args: list[str]) -> Experiment:
-    """Build the objects of a run to evaluate, ``RUN [--key=value ...]`` or ``-c FILE --ckpt_path FILE``."""
+def _finished_run(command: str, args: list[str]) -> tuple[Experiment, dict[str, Any]]:
+    """Build the objects of a run to evaluate, ``RUN [--key=value ...]`` or ``-c FILE --ckpt_path FILE``.
+
+    Returns:
+        The experiment, and what the trainer's method needs.
+    """
     if args and args[0].startswith("-"):
-        return Experiment(_quiet(args), tracked=False)
-    run, args = _run_argument(command, args)
-    experiment = Experiment(_quiet(["-c", str(run / CONFIG), *args]), run=run, tracked=False)
-    if experiment.config_init.ckpt_path is None:
-        experiment.config_init.ckpt_path = str(run / BEST_CHECKPOINT)
-    checkpoint = Path(experiment.config_init.ckpt_path)
-    if not checkpoint.is_file():
-        raise UserError(
-            f"no checkpoint {checkpoint}: 'lightning-seg resume {run}' trains the run to its end."
-        )
-    return experiment
+        experiment = Experiment(_quiet(args), tracked=False)
+        resume_with = ""
+    else:
+        run, args = _run_argument(command, args)
+        experiment = Experiment(_quiet(["-c", str(run / CONFIG), *args]), run=run, tracked=False)
+        experiment.config_init.ckpt_path = experiment.config_init.ckpt_path or str(run / BEST_CHECKPOINT)
+        resume_with = f" 'lightning-seg resume {run}' trains the run to its end."
+    path = experiment.config_init.ckpt_path
+    if path is None or not Path(path).is_file():
+        raise UserError(f"expected a checkpoint, found none at {path}; say --ckpt_path=FILE.{resume_with}")
+    return experiment, {
+        "model": experiment.model,
+        "datamodule": experiment.datamodule,
+        "ckpt_path": path,
+        "weights_only": True,
+    }
 
 
 def _quiet(args: list[str]) -> list[str]:
