@@ -16,7 +16,8 @@ from torchvision.transforms import v2
 
 from lightning_seg.data.check import check_quickly
 from lightning_seg.data.files import read_image, read_mask
-from lightning_seg.data.loading import EpochSampler, Loader, choose_workers, collate
+from lightning_seg.data.loading import EpochSampler, Loader, choose_workers, collate, seeded
+from lightning_seg.data.mixing import Mix
 from lightning_seg.data.split import Images, Split
 from lightning_seg.data.transforms import ColorJitter, RandomHorizontalFlip, RandomScaleCrop, apply_color
 from lightning_seg.errors import UserError
@@ -41,6 +42,7 @@ class SegmentationData(L.LightningDataModule):
         color: Random brightness, contrast, saturation and hue. None leaves the colours alone.
         transforms: Further torchvision v2 transforms, applied to the cut image and mask together. Whatever
             they fill in is not counted in the mask.
+        mix: Mixes the samples of a batch: MixUp, CutMix or ClassMix of `lightning_seg.data.mixing`.
         train_split: Split to train on.
         val_split: Split that is scored after every epoch and chooses the best checkpoint.
         test_split: Split of the final score.
@@ -68,6 +70,7 @@ class SegmentationData(L.LightningDataModule):
         hflip: float = 0.5,
         color: ColorJitter | None = None,
         transforms: list[v2.Transform] | None = None,
+        mix: Mix | None = None,
         train_split: str = "train",
         val_split: str = "val",
         test_split: str = "test",
@@ -89,6 +92,7 @@ class SegmentationData(L.LightningDataModule):
         self.num_workers = num_workers
         self.seed = seed
         self.color = color
+        self.mix = mix
         self._samples: dict[str, Sequence[Any]] = {}
         for name, ok, expected in (
             ("batch_size", batch_size >= 1, "at least 1"),
@@ -111,7 +115,7 @@ class SegmentationData(L.LightningDataModule):
         ]
         self.transforms = transforms or []
         for transform in self.transforms:
-            if getattr(transform, "fill", 0):
+            if _fills(transform):
                 raise UserError(
                     f"Leave out `fill` of {type(transform).__name__}: it would fill the mask with a class. "
                     "Without it the image is filled with black and the mask with pixels that do not count."
@@ -250,9 +254,12 @@ class SegmentationData(L.LightningDataModule):
         return self._loader(Images(self.predict_folder or "."), self.eval_batch_size)
 
     def on_after_batch_transfer(self, batch: dict[str, Any], dataloader_idx: int) -> dict[str, Any]:
-        """Apply the colours of the training batch on the device."""
+        """Apply the colours of a training batch and mix its samples, on the device."""
         if "color" in batch:
             batch["image"] = apply_color(batch["image"], batch.pop("color"))
+        if self.mix is not None and self.trainer is not None and self.trainer.training:
+            with seeded(self.run_seed, self.trainer.global_step, self.trainer.global_rank):
+                batch = self.mix(batch)
         return batch
 
     def _exists(self, split: str) -> bool:
@@ -282,3 +289,9 @@ class SegmentationData(L.LightningDataModule):
     def run_seed(self) -> int:
         """The seed in force: the argument, or that of the whole run."""
         return int(os.environ.get("PL_GLOBAL_SEED", 0)) if self.seed is None else self.seed
+
+
+def _fills(transform: Any) -> bool:
+    """Whether a transform, or one that it contains, fills in with something else than 0."""
+    inner = getattr(transform, "transforms", ())
+    return bool(getattr(transform, "fill", 0)) or any(_fills(part) for part in inner)

@@ -263,33 +263,6 @@ def check_quickly(data: SegmentationData, samples: int = 16) -> None:
         raise UserError(f"The data set has faults that would spoil the training.\n{report.text()}")
 
 
-def preview(data: SegmentationData, path: str | Path, count: int = 12, columns: int = 4) -> None:
-    """Draw augmented training samples, as the network sees them, beside their masks.
-
-    Args:
-        data: The data set.
-        path: Picture file to write.
-        count: Number of samples.
-        columns: Number of samples side by side.
-    """
-    from PIL import Image
-
-    from lightning_seg.data.loading import collate
-    from lightning_seg.data.split import Split
-    from lightning_seg.pictures import overlay
-
-    split = Split(data, data.train_split, train=True)
-    cells = []
-    for epoch, index in enumerate(np.linspace(0, len(split) - 1, count).astype(int).tolist()):
-        batch = data.on_after_batch_transfer(collate([split[epoch, index]]), 0)
-        image = batch["image"][0].permute(1, 2, 0).round().byte().numpy()
-        pair = np.hstack([image, overlay(image, batch["mask"][0].numpy(), data.palette)])
-        cells.append(np.pad(pair, ((4, 4), (4, 4), (0, 0)), constant_values=255))
-    cells += [np.full_like(cells[0], 255)] * (-count % columns)
-    rows = [np.hstack(cells[i : i + columns]) for i in range(0, len(cells), columns)]
-    Image.fromarray(np.vstack(rows)).save(path)
-
-
 def _files(data: SegmentationData, sample: Any) -> tuple[str, str]:
     """Name the image and the mask of a sample."""
     paths = [str(part) for part in sample if isinstance(part, Path)] if isinstance(sample, tuple) else []

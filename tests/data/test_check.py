@@ -5,7 +5,8 @@ import pytest
 from PIL import Image
 
 from lightning_seg.data.camvid import CamVid
-from lightning_seg.data.check import check, check_quickly, preview
+from lightning_seg.data.check import check, check_quickly
+from lightning_seg.data.preview import preview
 from lightning_seg.data.shapes import Shapes
 from lightning_seg.errors import UserError
 
