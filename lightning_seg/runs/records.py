@@ -1,0 +1,264 @@
+"""Reading run directories: finished, unfinished, older and broken ones."""
+
+import csv
+import json
+import re
+import zipfile
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import yaml
+
+from lightning_seg.errors import UserError
+from lightning_seg.runs.directory import CONFIG, ENVIRONMENT, METRICS, TEST_IMAGES, TEST_SCORES
+from lightning_seg.runs.statistics import score
+
+TAGS = "tags.json"
+
+_RUN_ID = re.compile(r"\d{8}-\d{6}-[0-9a-f]{4}")
+_DEPTH = 4  # folders between the one that is named and a run; what lies deeper is no run
+_YamlLoader: Any = getattr(yaml, "CSafeLoader", yaml.SafeLoader)  # ten times faster where PyYAML has it
+
+
+# What may differ between runs without making them different experiments: the seed, and where and how fast it ran.
+_INCIDENTAL = (
+    "seed_everything",
+    "name",
+    "runs",
+    "ckpt_path",
+    "wandb",
+    "pictures",
+    "checkpoint.dirpath",
+    "data.init_args.root",
+    "data.init_args.seed",
+    "data.init_args.num_workers",
+    "data.init_args.eval_batch_size",
+    "data.init_args.predict_folder",
+    "trainer.accelerator",
+    "trainer.strategy",
+    "trainer.devices",
+    "trainer.num_nodes",
+    "trainer.logger",
+    "trainer.default_root_dir",
+    "trainer.enable_progress_bar",
+    "trainer.log_every_n_steps",
+    "trainer.profiler",
+    "trainer.deterministic",
+    "trainer.benchmark",
+)
+
+
+@dataclass(frozen=True)
+class Record:
+    """One run as its directory tells it. Reading never raises: `problem` says what could not be read.
+
+    Attributes:
+        path: The run directory.
+        config: Its config.yaml.
+        environment: Its environment.json.
+        test: Its test.json; empty before the test.
+        problem: What is broken or missing, or an empty string.
+    """
+
+    path: Path
+    config: dict[str, Any]
+    environment: dict[str, Any]
+    test: dict[str, Any]
+    problem: str = ""
+
+    @property
+    def experiment(self) -> str:
+        """Name of the experiment."""
+        return self.path.absolute().parent.name
+
+    @property
+    def id(self) -> str:
+        """Name of the run within its experiment."""
+        return self.path.absolute().name
+
+    @property
+    def seed(self) -> int | None:
+        """The seed of everything."""
+        return self.config.get("seed_everything")
+
+    @property
+    def status(self) -> str:
+        """``tested``, ``not tested`` (running, stopped or only trained) or ``broken``."""
+        return "broken" if self.problem else "tested" if self.test else "not tested"
+
+    @property
+    def time(self) -> str:
+        """When the run was started, as ``2026-11-21 07:53``."""
+        return str(self.environment.get("time", ""))[:16].replace("T", " ")
+
+    @cached_property
+    def tags(self) -> list[str]:
+        """The tags it was given with ``lightning-seg runs tag``, before that those of its configuration."""
+        try:
+            return [str(tag) for tag in json.loads((self.path / TAGS).read_text())]
+        except (OSError, ValueError, TypeError):
+            return [str(tag) for tag in (self.config.get("wandb") or {}).get("tags") or []]
+
+    @cached_property
+    def everything(self) -> dict[str, Any]:
+        """The configuration flattened to ``a.b.c: value``, with the effective batch size and the data."""
+        measured = ("effective_batch_size", "data_fingerprint")
+        return dict(_flatten(self.config)) | {
+            k: self.environment[k] for k in measured if k in self.environment
+        }
+
+    @cached_property
+    def settings(self) -> dict[str, Any]:
+        """The part of `everything` that makes a run the experiment it is, whatever its seed and machine."""
+        return {
+            key: value
+            for key, value in self.everything.items()
+            if not any(key == name or key.startswith(f"{name}.") for name in _INCIDENTAL)
+        }
+
+    def score(self, name: str) -> float:
+        """Return a score of the test that is one number, such as ``miou``, as a fraction; NaN if there is none."""
+        value = self.test.get("scores", {}).get(name)
+        return float(value) if isinstance(value, int | float) else float("nan")
+
+    @cached_property
+    def image_names(self) -> tuple[str, ...]:
+        """Names of the test images."""
+        return self._images[0]
+
+    @cached_property
+    def counts(self) -> np.ndarray:
+        """Counts (N, C, 3) int64 of each test image: intersection, predicted, true pixels of each class."""
+        return self._images[1]
+
+    @cached_property
+    def _images(self) -> tuple[tuple[str, ...], np.ndarray]:
+        try:
+            with np.load(self.path / TEST_IMAGES) as file:
+                names, counts = tuple(str(name) for name in file["names"]), file["counts"]
+        except FileNotFoundError:
+            raise UserError(
+                f"{self.path} has no {TEST_IMAGES}; 'lightning-seg test {self.path}' writes it"
+            ) from None
+        except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile) as error:
+            raise UserError(
+                f"{self.path / TEST_IMAGES} cannot be read ({error}); test the run again"
+            ) from None
+        classes = len(self.test.get("protocol", {}).get("classes", ()))
+        if (
+            counts.shape != (len(names), classes, 3)
+            or abs(score(counts.sum(0))[0] - self.score("miou")) > 1e-6
+        ):
+            raise UserError(
+                f"{TEST_IMAGES} and {TEST_SCORES} of {self.path} are not of one test; test the run again"
+            )
+        return names, counts
+
+    def curves(self) -> dict[str, np.ndarray]:
+        """Read metrics.csv: for each quantity that is not a class's, points (P, 3) of step, epoch and value."""
+        try:
+            with (self.path / METRICS).open(newline="") as lines:
+                table = list(csv.reader(lines))
+        except (OSError, ValueError, csv.Error):
+            return {}
+        head = table[0] if table else []
+        if "step" not in head:
+            return {}
+        step, epoch = head.index("step"), head.index("epoch") if "epoch" in head else None
+        found = {}
+        for column, name in enumerate(head):
+            if name.count("/") != 1 or name.startswith("test/"):
+                continue
+            rows = [row for row in table[1:] if len(row) > column and row[column]]
+            points = [
+                [
+                    _number(row[step]),
+                    _number(row[epoch]) if epoch is not None else np.nan,
+                    _number(row[column]),
+                ]
+                for row in rows
+            ]
+            values = np.array(points, dtype=np.float64).reshape(-1, 3)
+            values = values[np.isfinite(values[:, 0]) & np.isfinite(values[:, 2])]
+            if len(values):
+                found[name] = values
+        return found
+
+
+def read(path: Path) -> Record:
+    """Read a run directory.
+
+    Args:
+        path: The run directory; it may be empty or half written.
+    """
+    problems: list[str] = []
+    config = _read(path / CONFIG, lambda text: yaml.load(text, _YamlLoader), problems, needed=True)
+    environment = _read(path / ENVIRONMENT, json.loads, problems)
+    test = _read(path / TEST_SCORES, json.loads, problems)
+    if test and not (isinstance(test.get("protocol"), dict) and isinstance(test.get("scores"), dict)):
+        problems.append(f"{TEST_SCORES} has no protocol or no scores")
+        test = {}
+    return Record(path, config, environment, test, "; ".join(problems))
+
+
+def find(paths: Iterable[Path]) -> list[Path]:
+    """List the run directories under some folders, each once, in order of their names.
+
+    Args:
+        paths: Run directories, folders of experiments, or the folder of all runs.
+
+    Raises:
+        UserError: A path does not exist, or there is no run in it.
+    """
+    found: dict[Path, Path] = {}
+    for path in paths:
+        if not path.is_dir():
+            raise UserError(f"no folder {path}: expected runs/<experiment>/<id>, runs/<experiment> or runs")
+        runs = sorted(_walk(path, _DEPTH))
+        if not runs:
+            raise UserError(f"no runs in {path}: 'lightning-seg exp quickstart' makes one in runs/")
+        found |= {run.resolve(): run for run in runs if run.resolve() not in found}
+    return list(found.values())
+
+
+def _walk(folder: Path, depth: int) -> Iterator[Path]:
+    # A run that failed before its first line has no configuration, but the name of a run.
+    if (folder / CONFIG).is_file() or _RUN_ID.fullmatch(folder.absolute().name):
+        yield folder  # and never look inside: W&B keeps files called config.yaml there
+    elif depth:
+        for inner in folder.iterdir():
+            if inner.is_dir() and not inner.is_symlink() and not inner.name.startswith("."):
+                yield from _walk(inner, depth - 1)
+
+
+def _read(file: Path, parse: Any, problems: list[str], needed: bool = False) -> dict[str, Any]:
+    try:
+        content = parse(file.read_text())
+        if isinstance(content, dict):
+            return content
+        problems.append(f"{file.name} is not a mapping")
+    except FileNotFoundError:
+        if needed:
+            problems.append(f"no {file.name}: it failed before it began")
+    except (OSError, ValueError, yaml.YAMLError) as error:
+        problems.append(f"{file.name} cannot be read ({str(error).splitlines()[0]})")
+    return {}
+
+
+def _flatten(value: Any, prefix: str = "") -> Iterator[tuple[str, Any]]:
+    if isinstance(value, dict) and value:
+        for key, inner in value.items():
+            yield from _flatten(inner, f"{prefix}.{key}" if prefix else str(key))
+    else:
+        yield prefix, value
+
+
+def _number(text: str) -> float:
+    try:
+        return float(text)
+    except ValueError:  # a line that was being written when the run was killed
+        return float("nan")

@@ -1,0 +1,251 @@
+"""Is the difference between two experiments real? Paired statistics over test images and seeds.
+
+A score varies for two reasons: other test images and other seeds would have given another one. Test images are
+resampled together for all runs (a paired bootstrap of the data-set mIoU, so that what makes an image hard for
+everyone cancels out); the seed's part is the variance between runs of one group, less what the images explain of
+it. Both are added, and the interval is Student's with Satterthwaite's degrees of freedom, which is honest about
+three seeds being few. Many comparisons are corrected by Holm's method.
+
+Images count as independent of each other. Frames of one video are not: they are to be resampled in blocks, or
+intervals are too narrow.
+"""
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+_NODES, _WEIGHTS = np.polynomial.legendre.leggauss(96)
+
+
+@dataclass(frozen=True)
+class Estimate:
+    """Numbers with their standard errors.
+
+    Attributes:
+        value: The estimates; any shape.
+        error: Standard errors of the same shape; NaN where they are not known.
+        df: Degrees of freedom of the same shape.
+    """
+
+    value: np.ndarray
+    error: np.ndarray
+    df: np.ndarray
+
+    def __getitem__(self, index) -> "Estimate":
+        """Take a part."""
+        return Estimate(self.value[index], self.error[index], self.df[index])
+
+    def half_width(self, level: float = 0.95) -> np.ndarray:
+        """Return half the width of the confidence intervals."""
+        return self.error * student_quantile(level, self.df)
+
+    def p(self) -> np.ndarray:
+        """Return two-sided p-values against zero; 1 where value and error are both 0 or nothing is known."""
+        with np.errstate(divide="ignore", invalid="ignore"):
+            t = np.abs(self.value) / self.error
+        return np.where(np.isnan(t), 1.0, student_p(np.nan_to_num(t, posinf=1e9), self.df))
+
+
+class Sample:
+    """The scores of groups of runs on the same images, and how they would vary with other images and seeds.
+
+    Scores are the data-set mIoU (place 0) and the IoU of each class (places 1 to C).
+
+    Args:
+        groups: For each group the counts (N, C, 3) of each of its runs: intersection, predicted and true pixels.
+            A group without a second run borrows the seed variance of those that have one.
+        replicates: Bootstrap replicates, B.
+        seed: Of the resampling: the same runs always give the same intervals.
+        block: Neighbouring images that are resampled together.
+
+    Attributes:
+        value: Mean score of each group over its runs, (G, 1 + C) fractions; NaN for a class in none of its images.
+        std: Standard deviation over the runs of each group, (G, 1 + C); NaN for a single run.
+        seeds: Runs in each group, (G,).
+        images: N.
+        seeds_known: Whether any group has more than one run, so that intervals include the variation of seeds.
+    """
+
+    def __init__(
+        self, groups: Sequence[Sequence[np.ndarray]], replicates: int = 1000, seed: int = 0, block: int = 1
+    ) -> None:
+        self.seeds = np.array([len(runs) for runs in groups])
+        self.images = len(groups[0][0])
+        self.seeds_known = bool((self.seeds > 1).any())
+        self._blocks = blocks = math.ceil(self.images / max(block, 1))
+        rng = np.random.default_rng(seed)
+        weights = rng.multinomial(blocks, np.full(blocks, 1 / blocks), replicates).astype(np.float32)
+        weights = weights.repeat(max(block, 1), axis=1)[:, : self.images]
+        means, stds, deviations, interactions = [], [], [], []
+        for runs in groups:
+            scores = np.stack([score(counts.sum(0)) for counts in runs])
+            resampled = np.stack([_resample(counts, weights) for counts in runs], axis=1)  # (B, S, 1 + C)
+            means.append(_mean(scores, 0))
+            stds.append(np.sqrt(_variance(scores, 0)))
+            deviations.append(_mean(resampled, 1))
+            interactions.append(_mean(_variance(resampled - scores, 1), 0))
+        self.value, self.std = np.stack(means), np.stack(stds)
+        self._covariance = _covariance(np.stack(deviations, axis=-1)) * _unbiased(blocks)
+        between, within = self.std**2, np.stack(interactions) * _unbiased(blocks)
+        self._seed_variance, self._seed_df = self._pool(between, within)
+        self._raw_seed_variance = np.where(np.isnan(between), self._seed_variance, between)
+
+    def _pool(self, between: np.ndarray, within: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """Estimate the variance that another seed alone brings to one run, and its degrees of freedom."""
+        df = self.seeds[:, None] - 1.0
+        # Runs differ from each other on these images also by what other images would not confirm; that part is
+        # in the bootstrap already.
+        own = np.maximum(0, between - within)
+        known = np.isfinite(own)
+        total = np.where(known, df, 0).sum(0)
+        with np.errstate(divide="ignore", invalid="ignore"):
+            pooled = np.where(total > 0, np.where(known, df * own, 0).sum(0) / total, 0.0)
+        return np.where(known, own, pooled), np.where(known, df, np.where(total > 0, total, np.inf))
+
+    def group(self, a: int | np.ndarray) -> Estimate:
+        """Estimate the scores of groups, (..., 1 + C)."""
+        return self._estimate(self.value[a], self._covariance[a, a], (a,))
+
+    def difference(self, a: int | np.ndarray, b: int | np.ndarray) -> Estimate:
+        """Estimate how much better groups ``a`` are than groups ``b``, (..., 1 + C)."""
+        k = self._covariance
+        return self._estimate(self.value[a] - self.value[b], k[a, a] + k[b, b] - 2 * k[a, b], (a, b))
+
+    def _estimate(self, value: np.ndarray, images: np.ndarray, groups: tuple) -> Estimate:
+        images = np.maximum(images, 0)
+        total, uncertainty = images, images**2 / max(self._blocks - 1, 1)
+        for g in groups:
+            runs = self.seeds[g][..., None] if np.ndim(g) else self.seeds[g]
+            total = total + self._seed_variance[g] / runs
+            uncertainty = uncertainty + (self._raw_seed_variance[g] / runs) ** 2 / self._seed_df[g]
+        with np.errstate(divide="ignore", invalid="ignore"):
+            df = np.where(uncertainty > 0, total**2 / uncertainty, 1.0)
+        return Estimate(value, np.sqrt(total), np.maximum(df, 1.0))
+
+
+def score(counts: np.ndarray) -> np.ndarray:
+    """Compute data-set scores from summed counts.
+
+    Args:
+        counts: (..., C, 3): intersection, predicted, true pixels.
+
+    Returns:
+        (..., 1 + C): the mean IoU over classes present, then the IoU of each class; NaN for absent classes.
+    """
+    hit, predicted, true = np.moveaxis(np.asarray(counts), -1, 0)
+    with np.errstate(divide="ignore", invalid="ignore"):
+        iou = hit / (predicted + true - hit)
+    return np.concatenate([_mean(iou, -1)[..., None], iou], axis=-1)
+
+
+def holm(p: np.ndarray) -> np.ndarray:
+    """Correct p-values (M,) for M comparisons: the chance of even one false difference stays at the level.
+
+    Holm, "A simple sequentially rejective multiple test procedure", 1979.
+    """
+    order = np.argsort(p)
+    adjusted = np.maximum.accumulate(p[order] * np.arange(len(p), 0, -1))
+    result = np.empty(len(p))
+    result[order] = np.minimum(adjusted, 1)
+    return result
+
+
+def sentence(
+    a: str,
+    b: str,
+    difference: Estimate,
+    p: float,
+    comparisons: int,
+    seeds: tuple[int, int],
+    images: int,
+    seeds_known: bool = True,
+) -> str:
+    """Say in words how two groups differ.
+
+    Args:
+        a: Name of the one.
+        b: Name of the other.
+        difference: The mIoU of ``a`` less that of ``b``, as a fraction.
+        p: Its p-value, corrected for many comparisons.
+        comparisons: How many they were.
+        seeds: Runs of each.
+        images: Test images.
+        seeds_known: Whether the interval includes the variation between seeds.
+    """
+    value, half = 100 * float(difference.value), 100 * float(difference.half_width())
+    if not math.isfinite(half):
+        return f"{a} and {b} cannot be told apart by one image: {value:+.1f} mIoU"
+    numbers = f"{seeds[0]}" if seeds[0] == seeds[1] else f"{seeds[0]} and {seeds[1]}"
+    basis = f"{numbers} seed{'s' * (max(seeds) > 1)}, {images} images"
+    if not seeds_known:
+        basis = f"{images} images; 1 seed each, so another seed may change it"
+    if p < 0.05:
+        word = "better" if value > 0 else "worse"
+        low, high = abs(value) - half, abs(value) + half
+        return f"{a} is {abs(value):.1f} mIoU {word} than {b}, 95 % CI {low:.1f} to {high:.1f}, {basis}"
+    corrected = f" after correction for {comparisons} comparisons" if abs(value) > half else ""
+    return f"{a} and {b} are not distinguishable{corrected}: {value:+.1f} ± {half:.1f} mIoU, {basis}"
+
+
+def student_p(t: np.ndarray, df: np.ndarray) -> np.ndarray:
+    """Return the chance that Student's t with ``df`` >= 1 degrees of freedom is further from 0 than ``t`` >= 0.
+
+    With t = sqrt(df) tan(x) the density is a power of cos(x), which Gauss and Legendre integrate on any machine:
+    numpy has no such function.
+    """
+    df = np.minimum(np.asarray(df, dtype=np.float64), 5000)  # as good as normal
+    start = np.arctan(np.asarray(t) / np.sqrt(df))
+    half = (np.pi / 2 - start) / 2
+    x = start[..., None] + half[..., None] * (1 + _NODES)
+    area = half * (np.cos(x) ** (df[..., None] - 1) @ _WEIGHTS)
+    lgamma = np.vectorize(math.lgamma, otypes=[float])
+    return np.clip(area * 2 / np.exp(lgamma(0.5) + lgamma(df / 2) - lgamma((df + 1) / 2)), 0, 1)
+
+
+def student_quantile(level: float, df: np.ndarray) -> np.ndarray:
+    """Return the t within which Student's t lies with probability ``level``, by bisection of `student_p`."""
+    low, high = np.zeros(np.shape(df)), np.full(np.shape(df), 1e3)
+    for _ in range(50):
+        middle = (low + high) / 2
+        outside = student_p(middle, df) > 1 - level
+        low, high = np.where(outside, middle, low), np.where(outside, high, middle)
+    return high
+
+
+def _resample(counts: np.ndarray, weights: np.ndarray) -> np.ndarray:
+    """Score one run on resampled images: counts (N, C, 3) and weights (B, N) give (B, 1 + C)."""
+    images, classes, _ = counts.shape
+    sums = weights @ counts.reshape(images, classes * 3).astype(np.float32)
+    return score(sums.reshape(-1, classes, 3)).astype(np.float32)
+
+
+def _covariance(values: np.ndarray) -> np.ndarray:
+    """Turn replicates (B, 1 + C, G) into covariances (G, G, 1 + C), each pair from the replicates it has."""
+    values = np.moveaxis(values, 0, 1).astype(np.float64)  # (1 + C, B, G)
+    present = np.isfinite(values)
+    centred = np.where(present, values - _mean(values, 1)[:, None], 0)
+    pairs = present.astype(np.float64)
+    together = pairs.transpose(0, 2, 1) @ pairs
+    return np.moveaxis(centred.transpose(0, 2, 1) @ centred / np.maximum(together - 1, 1), 0, -1)
+
+
+def _mean(values: np.ndarray, axis: int) -> np.ndarray:
+    """Average what is not NaN; NaN where nothing is left."""
+    present = np.isfinite(values)
+    with np.errstate(divide="ignore", invalid="ignore"):
+        return np.where(present, values, 0).sum(axis) / present.sum(axis)
+
+
+def _variance(values: np.ndarray, axis: int) -> np.ndarray:
+    """Estimate the variance of what is not NaN; NaN where fewer than two values are left."""
+    present = np.isfinite(values)
+    centred = np.where(present, values - np.expand_dims(_mean(values, axis), axis), 0)
+    with np.errstate(divide="ignore", invalid="ignore"):
+        result = (centred**2).sum(axis) / (present.sum(axis) - 1)
+    return np.where(present.sum(axis) > 1, result, np.nan)
+
+
+def _unbiased(n: int) -> float:
+    return n / (n - 1) if n > 1 else float("nan")
