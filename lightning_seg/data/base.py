@@ -5,7 +5,7 @@ import os
 from collections.abc import Iterable, Sequence
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import cv2
 import lightning as L
@@ -14,11 +14,13 @@ from lightning.pytorch.utilities import rank_zero_warn
 from torch.utils.data import Dataset
 from torchvision.transforms import v2
 
+from lightning_seg.data.cache import cache_key, in_memory, on_disk
 from lightning_seg.data.check import check_quickly
 from lightning_seg.data.files import read_image, read_mask
 from lightning_seg.data.loading import EpochSampler, Loader, choose_workers, collate, seeded
 from lightning_seg.data.mixing import Mix
 from lightning_seg.data.split import Images, Split
+from lightning_seg.data.splitting import presence, readable, stratified_folds
 from lightning_seg.data.transforms import ColorJitter, RandomHorizontalFlip, RandomScaleCrop, apply_color
 from lightning_seg.errors import UserError
 
@@ -43,13 +45,20 @@ class SegmentationData(L.LightningDataModule):
         transforms: Further torchvision v2 transforms, applied to the cut image and mask together. Whatever
             they fill in is not counted in the mask.
         mix: Mixes the samples of a batch: MixUp, CutMix or ClassMix of `lightning_seg.data.mixing`.
-        train_split: Split to train on.
+        train_split: Split to train on; several are joined by a plus, as in `train+val`.
         val_split: Split that is scored after every epoch and chooses the best checkpoint.
         test_split: Split of the final score.
         predict_folder: Folder of images, or one image, for the `predict` command.
         eval_batch_size: Images per step in evaluation and prediction.
         num_workers: Processes that prepare samples. None measures how long a sample takes and chooses.
         seed: Seed of order and augmentation. None takes the seed of the whole run (`seed_everything`).
+        cache: Keep the decoded training and validation images in memory (`ram`) or in a memory-mapped file
+            that all processes and runs share (`disk`).
+        class_crops: Probability that a crop is placed around a pixel of a class drawn evenly from those in the
+            image, so that rare classes are seen more often.
+        fold: Cross-validation: train on `train_split` without this fold, score this fold. 0 is the first.
+        folds: Number of folds; each class occurs about equally often in all of them.
+        skip_unreadable: Read every file before training and leave out what is damaged, instead of stopping.
 
     Raises:
         UserError: If an argument makes no sense.
@@ -78,6 +87,11 @@ class SegmentationData(L.LightningDataModule):
         eval_batch_size: int = 1,
         num_workers: int | None = None,
         seed: int | None = None,
+        cache: Literal["none", "ram", "disk"] = "none",
+        class_crops: float = 0.0,
+        fold: int | None = None,
+        folds: int = 5,
+        skip_unreadable: bool = False,
     ) -> None:
         super().__init__()
         self.allow_zero_length_dataloader_with_multiple_devices = True  # a small split on many processes
@@ -93,7 +107,14 @@ class SegmentationData(L.LightningDataModule):
         self.seed = seed
         self.color = color
         self.mix = mix
+        self.cache = cache
+        self.fold = fold
+        self.folds = folds
+        self.skip_unreadable = skip_unreadable
+        if fold is not None:
+            self.val_split = self.test_split = f"fold {fold} of {folds}"
         self._samples: dict[str, Sequence[Any]] = {}
+        self._caches: dict[str, Sequence[tuple[np.ndarray, np.ndarray]]] = {}
         for name, ok, expected in (
             ("batch_size", batch_size >= 1, "at least 1"),
             ("eval_batch_size", eval_batch_size >= 1, "at least 1"),
@@ -105,12 +126,15 @@ class SegmentationData(L.LightningDataModule):
             ("scale", len(scale) == 2 and 0 < scale[0] <= scale[1], "smallest and largest, as [0.5, 2.0]"),
             ("hflip", 0 <= hflip <= 1, "a probability, 0 to 1"),
             ("num_workers", num_workers is None or num_workers >= 0, "0 or more, or null to choose"),
+            ("class_crops", 0 <= class_crops <= 1, "a probability, 0 to 1"),
+            ("folds", folds >= 2, "at least 2"),
+            ("fold", fold is None or 0 <= fold < folds, f"0 to {folds - 1}, or null"),
             ("seed", seed is None or seed >= 0, "0 or more, or null for the seed of the run"),
         ):
             if not ok:
                 raise UserError(f"data.init_args.{name} must be {expected}; got {locals()[name]}.")
         self.geometry: list[v2.Transform] = [
-            RandomScaleCrop(self.crop_size, scale),
+            RandomScaleCrop(self.crop_size, scale, class_crops=class_crops),
             RandomHorizontalFlip(hflip),
         ]
         self.transforms = transforms or []
@@ -153,8 +177,28 @@ class SegmentationData(L.LightningDataModule):
             UserError: If the split does not exist.
         """
         if split not in self._samples:
-            self._samples[split] = self.list_samples(split)
+            pool = self.train_split if self.fold is not None else split
+            samples = [sample for part in pool.split("+") for sample in self.list_samples(part)]
+            if self.skip_unreadable:
+                samples = readable(self.read, samples)
+            if self.fold is not None:
+                in_fold = stratified_folds(presence(self.read, samples), self.folds) == self.fold
+                wanted = ~in_fold if split == self.train_split else in_fold
+                samples = [sample for sample, take in zip(samples, wanted, strict=True) if take]
+            self._samples[split] = samples
         return self._samples[split]
+
+    def cached(self, split: str) -> Sequence[tuple[np.ndarray, np.ndarray]] | None:
+        """The decoded samples of a split, if they are kept; see the argument `cache`."""
+        if self.cache == "none" or split not in (self.train_split, self.val_split):
+            return None
+        if split not in self._caches:
+            samples, title = self.samples(split), f"Caching {type(self).__name__} ({split})"
+            if self.cache == "ram":
+                self._caches[split] = in_memory(self.read, samples, title)
+            else:
+                self._caches[split] = on_disk(self.read, samples, cache_key(self, split, samples), title)
+        return self._caches[split]
 
     @property
     def num_classes(self) -> int:

@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterable, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
+from functools import partial
 from itertools import combinations
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -14,6 +13,7 @@ import cv2
 import numpy as np
 
 from lightning_seg.data.files import IMAGE_SUFFIXES
+from lightning_seg.data.loading import in_parallel
 from lightning_seg.errors import UserError
 from lightning_seg.labels import IGNORE_INDEX
 
@@ -100,6 +100,7 @@ class Report:
         class_names: Names of the classes.
         pixels: Pixels of each label (256,) for each split.
         images: Number of images in which each label occurs (256,) for each split.
+        around: Counted pixels of the images in which each label occurs (256,) for each split.
         lengths: Number of samples of each split.
         findings: Everything that is wrong.
     """
@@ -108,6 +109,7 @@ class Report:
     class_names: Sequence[str]
     pixels: dict[str, np.ndarray] = field(default_factory=dict)
     images: dict[str, np.ndarray] = field(default_factory=dict)
+    around: dict[str, np.ndarray] = field(default_factory=dict)
     lengths: dict[str, int] = field(default_factory=dict)
     findings: list[Finding] = field(default_factory=list)
 
@@ -115,6 +117,20 @@ class Report:
     def ok(self) -> bool:
         """Whether nothing but warnings was found."""
         return not any(finding.is_error for finding in self.findings)
+
+    def class_weights(self, split: str) -> list[float]:
+        """Weights for a loss that balance the classes: median frequency balancing.
+
+        Eigen and Fergus, "Predicting depth, surface normals and semantic labels", ICCV 2015. A class that does not
+        occur weighs 0.
+        """
+        count = len(self.class_names)
+        pixels, around = self.pixels[split][:count], self.around[split][:count]
+        frequency = pixels / np.maximum(1, around)
+        present = frequency > 0
+        weights = np.zeros(count)
+        weights[present] = np.median(frequency[present]) / frequency[present]
+        return [round(weight, 4) for weight in weights.tolist()]
 
     def text(self, files: int | None = 10) -> str:
         """Render for people.
@@ -129,6 +145,8 @@ class Report:
         ]
         if self.pixels:
             parts.append(self._class_table())
+            first = next(iter(self.pixels))
+            parts.append(f"class weights that balance {first}: {self.class_weights(first)}")
         for key, kind in KINDS.items():
             found = [finding for finding in self.findings if finding.kind == key]
             if not found:
@@ -232,13 +250,13 @@ def check(data: SegmentationData, limit: int | None = None, progress: bool = Fal
             report.findings.append(Finding("split", split, split, "the split is empty"))
         if limit is not None and len(samples) > limit:
             samples = [samples[i] for i in np.linspace(0, len(samples) - 1, limit).astype(int)]
-        with ThreadPoolExecutor(os.cpu_count()) as pool:  # decoding releases the interpreter's lock
-            results = pool.map(lambda sample, split=split: inspect(data, split, sample), samples)
-            inspections[split] = list(_track(results, split, len(samples)) if progress else results)
+        results = in_parallel(partial(inspect, data, split), samples)
+        inspections[split] = list(_track(results, split, len(samples)) if progress else results)
         names[split] = [_files(data, sample)[0] for sample in samples]
         report.findings += [finding for found in inspections[split] for finding in found.findings]
         labels = np.array([found.labels for found in inspections[split]]).reshape(-1, 256)
         report.pixels[split], report.images[split] = labels.sum(0), (labels > 0).sum(0)
+        report.around[split] = ((labels > 0) * labels[:, :IGNORE_INDEX].sum(1, keepdims=True)).sum(0)
     report.findings += _systematic(data, report)
     if limit is None:
         report.findings += _duplicates(inspections, names)

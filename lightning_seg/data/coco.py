@@ -93,7 +93,7 @@ class COCO(SegmentationData):
             numbers = [*THING_IDS, *range(92, 183)]
             self.table = label_table({n - 1: label for label, n in enumerate(numbers)}, others=IGNORE_INDEX)
         self.palette = default_palette(self.num_classes)
-        self.annotations: dict[int, list[dict]] = {}  # of each image
+        self._annotations: dict[int, list[dict]] = {}  # of each image
 
     def list_samples(self, split: str) -> list[tuple]:
         """List (image, number), (image, mask, number) or (image, mask) of `train` or `val`."""
@@ -112,19 +112,19 @@ class COCO(SegmentationData):
         names = {image["id"]: image["file_name"] for image in contents["images"]}
         if self.labels == "panoptic":
             entries = sorted(contents["annotations"], key=lambda entry: entry["image_id"])
-            self.annotations |= {entry["image_id"]: entry["segments_info"] for entry in entries}
+            self._annotations |= {entry["image_id"]: entry["segments_info"] for entry in entries}
             masks = annotations / f"panoptic_{images.name}"
             return [(images / names[e["image_id"]], masks / e["file_name"], e["image_id"]) for e in entries]
-        self.annotations |= {number: [] for number in names}
+        self._annotations |= {number: [] for number in names}
         for entry in contents["annotations"]:
-            self.annotations[entry["image_id"]].append(entry)
+            self._annotations[entry["image_id"]].append(entry)
         return [(images / name, number) for number, name in sorted(names.items())]
 
     def read(self, sample: tuple) -> tuple[np.ndarray, np.ndarray]:
         """Read an image and its mask, or paint the mask."""
         if self.labels == "stuff":
             return super().read(sample)
-        image, segments = read_image(sample[0]), self.annotations[sample[-1]]
+        image, segments = read_image(sample[0]), self._annotations[sample[-1]]
         if self.labels == "panoptic":
             return image, self._panoptic(sample[1], segments)
         height, width = image.shape[:2]

@@ -42,7 +42,7 @@ class HuggingFace(SegmentationData):
         self.class_names = tuple(class_names)
         self.palette = default_palette(len(class_names))
         self.table = label_table(labels) if labels else None
-        self.splits: dict[str, Any] = {}
+        self._splits: dict[str, Any] = {}
 
     def list_samples(self, split: str) -> list[tuple[str, int]]:
         """List (split, row)."""
@@ -60,7 +60,7 @@ class HuggingFace(SegmentationData):
         return f"{sample[0]}_{sample[1]:06d}"
 
     def _load(self, split: str) -> Any:
-        if split not in self.splits:
+        if split not in self._splits:
             try:
                 import datasets
             except ImportError:
@@ -68,9 +68,9 @@ class HuggingFace(SegmentationData):
                     "Hugging Face data sets need the package datasets: pip install datasets"
                 ) from None
             try:
-                self.splits[split] = datasets.load_dataset(self.name, self.config, split=split)
+                self._splits[split] = datasets.load_dataset(self.name, self.config, split=split)
             except Exception as error:  # the library raises many kinds, for networks, names and files
                 raise UserError(
                     f"The split {split!r} of {self.name} cannot be loaded: {type(error).__name__}: {error}"
                 ) from None
-        return self.splits[split]
+        return self._splits[split]

@@ -2,7 +2,8 @@
 
 import os
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from typing import Any
 
@@ -60,6 +61,7 @@ class Loader(DataLoader):
 
     _done: tuple[int, int] = (0, 0)  # epoch, batches handed out in it
     _resume: tuple[int, int] = (0, 0)
+    _waited, _lasted = 0.0, 0.0  # seconds in this epoch
 
     def __iter__(self) -> Iterator[Any]:  # type: ignore[override]
         epoch, batches = getattr(self.sampler, "epoch", 0), 0
@@ -68,13 +70,26 @@ class Loader(DataLoader):
         self._resume = (0, 0)
         if isinstance(self.sampler, EpochSampler):
             self.sampler.start = batches * (self.batch_size or 1)
+        start, self._waited = time.perf_counter(), 0.0
         try:
-            for batch in super().__iter__():
+            iterator = super().__iter__()
+            while True:
+                asked = time.perf_counter()
+                batch = next(iterator, None)
+                self._waited += time.perf_counter() - asked
+                self._lasted = time.perf_counter() - start
+                if batch is None:
+                    return
                 batches += 1
                 self._done = (epoch, batches)
                 yield batch
         except UserError as error:  # from a worker it comes with the worker's traceback as its text
             raise UserError(str(error).rpartition("UserError: ")[2].strip()) from None
+
+    @property
+    def waiting(self) -> float:
+        """Share of the time since the epoch began that was spent waiting for this loader, 0 to 1."""
+        return self._waited / self._lasted if self._lasted else 0.0
 
     def state_dict(self) -> dict[str, int]:
         """Say how far this epoch is."""
@@ -83,6 +98,13 @@ class Loader(DataLoader):
     def load_state_dict(self, state: dict[str, int]) -> None:
         """Pass over the batches of an epoch that were already used, when that epoch comes."""
         self._done = self._resume = (state["epoch"], state["batches"])
+
+
+def in_parallel(function: Callable[[Any], Any], items: Sequence[Any]) -> Iterator[Any]:
+    """Apply a function to all items with a thread per core, in order; decoding releases the interpreter's lock."""
+    with ThreadPoolExecutor(os.cpu_count()) as pool:
+        for start in range(0, len(items), 256):  # few results in memory at a time
+            yield from pool.map(function, items[start : start + 256])
 
 
 @contextmanager

@@ -32,8 +32,10 @@ class Split(Dataset):
 
     def __init__(self, data: SegmentationData, split: str, train: bool = False) -> None:
         self.data = copy.copy(data)
+        self.data._caches = {}
         self.data.trainer = None  # workers that are not forked get a copy of all this
         self.samples = data.samples(split)
+        self.cache = data.cached(split)
         self.train = train
         self.seed = data.run_seed
         if len(self.samples) == 0:
@@ -51,7 +53,7 @@ class Split(Dataset):
         epoch, index = key if isinstance(key, tuple) else (0, key)
         sample = self.samples[index]
         try:
-            pixels, labels = self.data.read(sample)
+            pixels, labels = self.data.read(sample) if self.cache is None else self.cache[index]
             if pixels.shape[:2] != labels.shape:
                 raise UserError(
                     f"Image and mask differ in size, {pixels.shape[:2]} and {labels.shape}: {sample}"

@@ -1,9 +1,15 @@
 """Dividing samples into parts: by shares, or into folds for cross-validation."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
+from lightning.pytorch.utilities import rank_zero_warn
+
+from lightning_seg.data.loading import in_parallel
+from lightning_seg.errors import UserError
+
+Read = Callable[[Any], tuple[np.ndarray, np.ndarray]]
 
 
 def divide(items: Sequence[Any], shares: dict[str, float], seed: int = 0) -> dict[str, list[Any]]:
@@ -53,3 +59,26 @@ def stratified_folds(presence: np.ndarray, folds: int, seed: int = 0) -> np.ndar
             sizes[fold] -= 1
             lack[fold] -= presence[sample]
     return fold_of
+
+
+def presence(read: Read, samples: Sequence[Any]) -> np.ndarray:
+    """Tell which labels occur in which samples (N, 255), ``bool``."""
+    masks = in_parallel(lambda sample: np.bincount(read(sample)[1].ravel(), minlength=256)[:255] > 0, samples)
+    return np.array(list(masks)).reshape(-1, 255)
+
+
+def readable(read: Read, samples: Sequence[Any]) -> list[Any]:
+    """Leave out the samples that cannot be read, and say how many and which."""
+
+    def problem(sample: Any) -> str:
+        try:
+            image, mask = read(sample)
+        except UserError as error:
+            return str(error)
+        return "" if image.shape[:2] == mask.shape else f"Image and mask differ in size: {sample}"
+
+    problems = list(in_parallel(problem, samples))
+    found = [text for text in problems if text]
+    if found:
+        rank_zero_warn(f"{len(found)} of {len(samples)} samples are left out: " + " | ".join(found[:10]))
+    return [sample for sample, text in zip(samples, problems, strict=True) if not text]

@@ -31,6 +31,8 @@ class RandomScaleCrop(v2.Transform):
         size: Height and width of the result, in pixels.
         scale: Smallest and largest magnification; drawn uniformly. (1, 1) only crops.
         fill: Colour of padding, RGB in 0..255.
+        class_crops: Probability that the window is placed around a pixel of a class drawn evenly from those in
+            the mask.
     """
 
     def __init__(
@@ -38,8 +40,10 @@ class RandomScaleCrop(v2.Transform):
         size: tuple[int, int],
         scale: tuple[float, float] = (0.5, 2.0),
         fill: tuple[int, int, int] = FILL,
+        class_crops: float = 0.0,
     ) -> None:
         super().__init__()
+        self.class_crops = class_crops
         self.size = size
         self.scale = scale
         self.fill = fill
@@ -49,9 +53,12 @@ class RandomScaleCrop(v2.Transform):
         low, high = self.scale
         along, *starts = torch.rand(3).tolist()
         scale = low + along * (high - low)
+        around = self._pixel_of_a_class(flat_inputs)
         spans = [
-            _span(total, size, scale, start)
-            for total, size, start in zip(v2.query_size(flat_inputs), self.size, starts, strict=True)
+            _span(total, size, scale, start, pixel)
+            for total, size, start, pixel in zip(
+                v2.query_size(flat_inputs), self.size, starts, around, strict=True
+            )
         ]
         (top, bottom, y0, y1), (left, right, x0, x1) = spans
         return {
@@ -59,6 +66,19 @@ class RandomScaleCrop(v2.Transform):
             "target": (slice(y0, y1), slice(x0, x1)),
             "padded": (y1 - y0, x1 - x0) != tuple(self.size),
         }
+
+    def _pixel_of_a_class(self, flat_inputs: list[Any]) -> tuple[int, int] | tuple[None, None]:
+        """Row and column that the window must hold, if any."""
+        mask = next((part.numpy() for part in flat_inputs if isinstance(part, tv_tensors.Mask)), None)
+        if mask is None or not self.class_crops or torch.rand(()).item() >= self.class_crops:
+            return None, None
+        classes = np.flatnonzero(np.bincount(mask.ravel(), minlength=256)[:IGNORE_INDEX])
+        if not classes.size:
+            return None, None
+        which, where = torch.rand(2).tolist()
+        pixels = np.flatnonzero(mask == classes[int(which * classes.size)])
+        row, column = divmod(int(pixels[int(where * pixels.size)]), mask.shape[1])
+        return row, column
 
     def transform(self, inpt: Any, params: dict[str, Any]) -> Any:
         """Apply the drawn window to an image (3, H, W) or a mask (H, W)."""
@@ -79,7 +99,7 @@ class RandomScaleCrop(v2.Transform):
         return _from_numpy(kept, inpt)
 
 
-def _span(total: int, size: int, scale: float, start: float) -> tuple[int, int, int, int]:
+def _span(total: int, size: int, scale: float, start: float, pixel: int | None) -> tuple[int, int, int, int]:
     """Place a window along one axis.
 
     Args:
@@ -87,6 +107,7 @@ def _span(total: int, size: int, scale: float, start: float) -> tuple[int, int, 
         size: Length of the result, in pixels.
         scale: Magnification.
         start: Where the window begins, as a fraction of the places it may begin.
+        pixel: A pixel that must be in the window, if any; `start` is then its place in the window.
 
     Returns:
         First and last+1 pixel of the image inside the window, and where they land in the result.
@@ -94,6 +115,8 @@ def _span(total: int, size: int, scale: float, start: float) -> tuple[int, int, 
     window = max(1, round(size / scale))
     room = total - window  # negative: the window is longer than the image, which then lies anywhere in it
     begin = math.floor(start * (abs(room) + 1)) * (1 if room >= 0 else -1)
+    if pixel is not None and room > 0:
+        begin = min(max(pixel - math.floor(start * window), 0), room)
     first, last = max(begin, 0), min(begin + window, total)
     end = max(1, round((last - begin) * size / window))
     return first, last, min(end - 1, round((first - begin) * size / window)), end

@@ -29,6 +29,8 @@ def shapes(**kwargs):
         ({"scale": (2.0, 0.5)}, "scale must be smallest and largest"),
         ({"hflip": 1.5}, "hflip must be a probability"),
         ({"num_workers": -1}, "num_workers must be 0 or more"),
+        ({"class_crops": 2.0}, "class_crops must be a probability"),
+        ({"fold": 5}, "fold must be 0 to 4"),
         ({"seed": -1}, "seed must be 0 or more"),
         ({"transforms": [v2.RandomRotation(10, fill=7)]}, "Leave out `fill` of RandomRotation"),
     ],
@@ -192,3 +194,44 @@ def test_samples_can_be_sent_to_workers_that_are_not_forked():
     data.trainer = lambda: None  # cannot be pickled
     copy = pickle.loads(pickle.dumps(Split(data, "train", train=True)))
     torch.testing.assert_close(copy[1, 2], Split(data, "train", train=True)[1, 2])
+
+
+def folds(camvid, **kwargs):
+    data = [CamVid(str(camvid), batch_size=2, crop_size=(32, 32), fold=fold, **kwargs) for fold in range(5)]
+    return data, [data[fold].samples(data[fold].val_split) for fold in range(5)]
+
+
+def test_folds_score_every_sample_once_and_never_train_on_it(camvid):
+    data, scored = folds(camvid)
+    pool = CamVid(str(camvid), batch_size=2, crop_size=(32, 32)).samples("train")
+    assert sorted(sum(scored, [])) == sorted(pool) and {len(part) for part in scored} == {2}
+    for module, part in zip(data, scored, strict=True):
+        assert set(module.samples("train")) == set(pool) - set(part)
+        assert module.samples(module.test_split) == part
+    assert data[3].test_split == "fold 3 of 5"
+    data[3].setup("fit")
+    assert len(data[3].test_dataloader()) == 2 and len(data[3].train_dataloader()) == 4
+
+
+def test_splits_can_be_joined(camvid):
+    data = CamVid(str(camvid), batch_size=2, crop_size=(32, 32))
+    assert data.samples("train+val") == [*data.samples("train"), *data.samples("val")]
+    _, scored = folds(camvid, train_split="train+val")
+    assert sorted(sum(scored, [])) == sorted(data.samples("train+val"))
+
+
+def test_damaged_files_are_left_out_on_request_and_counted(camvid):
+    def data(**kwargs):
+        return CamVid(str(camvid), batch_size=2, crop_size=(32, 32), test_split="val", **kwargs)
+
+    broken = data().samples("train")[2][0], data().samples("train")[7][1], data().samples("val")[0][0]
+    for path in broken:
+        path.write_bytes(b"nothing")
+    with pytest.raises(UserError, match=broken[0].name):
+        data().setup("fit")
+    with pytest.warns(UserWarning, match=f"2 of 10 samples are left out.*{broken[0].name}.*{broken[1].name}"):
+        module = data(skip_unreadable=True)
+        module.setup("fit")
+    assert len(module.samples("train")) == 8 and len(module.samples("val")) == 4
+    assert sum(len(batch["index"]) for batch in module.train_dataloader()) == 8
+    assert sum(len(batch["index"]) for batch in module.val_dataloader()) == 4

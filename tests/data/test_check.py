@@ -168,3 +168,21 @@ def test_real_data_is_sound(real_data, name):
     report = check(data)
     assert report.ok and report.images["train"][:11].min() > 100
     assert {finding.kind for finding in report.findings} == {"untested", "double"}  # the car stood still
+
+
+def test_class_weights_are_those_of_median_frequency_balancing(data):
+    data.class_names = ("a", "b", "c", "d")
+    for number, _ in enumerate(data.samples("train")):
+        share = np.zeros((48, 64), np.uint8)
+        share[:, :16] = 1  # a quarter of every image
+        if number < 2:
+            share[:, 60:] = 2  # a sixteenth, of two images
+        share[:24] = np.where(share[:24] == 0, 11, share[:24])  # not counted
+        save(mask(data, number), share)
+    a, b, c, d = check(data).class_weights("train")
+    counted = [16 * 48 + 44 * 24 + 4 * 48] * 2 + [16 * 48 + 48 * 24] * 8
+    frequency = [
+        (2 * 44 * 24 + 8 * 48 * 24) / sum(counted), 10 * 16 * 48 / sum(counted), 2 * 4 * 48 / sum(counted[:2]),
+    ]  # fmt: skip
+    np.testing.assert_allclose([a, b, c], np.median(frequency) / frequency, atol=1e-4)
+    assert d == 0 and f"[{a}, {b}, {c}, {d}]" in check(data).text()

@@ -1,3 +1,5 @@
+import time
+
 import lightning as L
 import pytest
 import torch
@@ -200,3 +202,21 @@ def test_collate_pads_different_sizes_and_tells_the_true_ones():
     ):
         assert (mask[:height, :width] == 3).all() and (image[:, :height, :width] == 9).all()
         assert (mask == 255).sum() == 30 - height * width == (image[0] == 0).sum()
+
+
+class Slow(Dataset):
+    def __len__(self):
+        return 4
+
+    def __getitem__(self, key):
+        time.sleep(0.05)
+        return sample(4, 4, 0)
+
+
+@pytest.mark.parametrize(("pause", "low", "high"), [(0.0, 0.8, 1.0), (0.15, 0.1, 0.5)])
+def test_the_share_of_time_spent_waiting_is_measured(pause, low, high):
+    loader = Loader(Slow(), batch_size=1, collate_fn=collate)
+    assert loader.waiting == 0
+    for _ in loader:
+        time.sleep(pause)
+    assert low < loader.waiting <= high

@@ -177,3 +177,33 @@ def test_senseless_strength_is_refused():
         ColorJitter(hue=0.6)
     with pytest.raises(UserError, match="color.brightness"):
         ColorJitter(brightness=-0.1)
+
+
+def test_class_crops_show_rare_classes_as_often_as_others():
+    mask = torch.zeros(200, 300, dtype=torch.uint8)
+    mask[120:123, 250:253] = 4  # 9 of 60000 pixels
+    mask[:, :20] = 255
+    image = torch.zeros(3, 200, 300, dtype=torch.uint8)
+    seen = {0.0: 0, 1.0: 0}
+    for share in seen:
+        crop = RandomScaleCrop((40, 40), (0.8, 1.25), class_crops=share)
+        for seed in range(60):
+            torch.manual_seed(seed)
+            _, labels = crop(tv_tensors.Image(image), tv_tensors.Mask(mask))
+            seen[share] += bool((labels == 4).any())
+    assert seen[0.0] < 12 and 20 < seen[1.0] < 50  # about half: there are two classes
+    void = tv_tensors.Mask(torch.full((50, 50), 255, dtype=torch.uint8))
+    assert (RandomScaleCrop((20, 20), class_crops=1.0)(void) == 255).all()
+
+
+@pytest.mark.parametrize("size", [(20, 20), (80, 30)])
+def test_class_crops_hold_their_pixel(size):
+    mask = torch.full((60, 70), 255, dtype=torch.uint8)
+    mask[3, 66] = 1
+    corners = set()
+    for seed in range(40):
+        torch.manual_seed(seed)
+        labels = RandomScaleCrop(size, (1.0, 1.0), class_crops=1.0)(tv_tensors.Mask(mask))
+        assert (labels == 1).sum() == 1
+        corners.add(tuple((labels == 1).nonzero()[0].tolist()))
+    assert len(corners) > 3

@@ -1,0 +1,178 @@
+"""Decoded images and masks, kept in memory or in a file, so that they are decoded once."""
+
+from __future__ import annotations
+
+import fcntl
+import hashlib
+import inspect
+import os
+import shutil
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from lightning_seg.data.loading import in_parallel
+from lightning_seg.errors import UserError
+
+if TYPE_CHECKING:
+    from lightning_seg.data.base import SegmentationData
+
+Pair = tuple[np.ndarray, np.ndarray]
+
+
+def in_memory(read: Callable[[Any], Pair], samples: Sequence[Any], title: str) -> list[Pair]:
+    """Read all samples into memory, which forked workers then share.
+
+    Args:
+        read: Reads a sample.
+        samples: The samples.
+        title: What the progress bar says.
+
+    Raises:
+        UserError: If they do not fit.
+    """
+    needed = _estimate(read, samples)
+    if needed > 0.8 * (free := _free_memory()):
+        raise UserError(
+            f"{title} needs {needed / 1e9:.1f} GB of memory and {free / 1e9:.1f} GB are free. "
+            "Use --data.init_args.cache=disk, or none."
+        )
+    return list(_read_all(read, samples, title))
+
+
+class DiskCache(Sequence):
+    """Samples in one memory-mapped file, which all workers and processes of a machine share.
+
+    Args:
+        folder: Folder made by `on_disk`.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self.places = np.load(folder / "index.npy")  # (N, 3): first byte, height, width
+        # writes go to private copies, never to the file; torch wants writable arrays
+        self.bytes = np.asarray(np.memmap(folder / "pixels.bin", np.uint8, mode="c"))
+
+    def __len__(self) -> int:
+        return len(self.places)
+
+    def __getitem__(self, i: Any) -> Any:
+        start, height, width = self.places[i].tolist()
+        middle, end = start + 3 * height * width, start + 4 * height * width
+        return self.bytes[start:middle].reshape(height, width, 3), self.bytes[middle:end].reshape(
+            height, width
+        )
+
+    def __reduce__(self) -> tuple:
+        return DiskCache, (self.folder,)
+
+
+def on_disk(read: Callable[[Any], Pair], samples: Sequence[Any], key: str, title: str) -> DiskCache:
+    """Open the cache of these samples; build it if there is none.
+
+    Several processes may ask at once: one builds, the others wait for it. What a killed process leaves is
+    never taken for a cache.
+
+    Args:
+        read: Reads a sample.
+        samples: The samples.
+        key: Name of the cache; see `cache_key`.
+        title: What the progress bar says.
+
+    Raises:
+        UserError: If the disk is too small.
+    """
+    root = cache_root()
+    root.mkdir(parents=True, exist_ok=True)
+    folder = root / key
+    with (root / f"{key}.lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)  # the system lets go of it when the process dies
+        if not folder.is_dir():
+            needed, free = _estimate(read, samples), shutil.disk_usage(root).free
+            if needed > 0.95 * free:
+                raise UserError(
+                    f"{title} needs {needed / 1e9:.1f} GB in {root} and {free / 1e9:.1f} GB are free. Put it "
+                    "elsewhere with the environment variable LIGHTNING_SEG_CACHE, or use --data.init_args.cache=none."
+                )
+            building = root / f"{key}.building"
+            shutil.rmtree(building, ignore_errors=True)
+            building.mkdir()
+            _write(_read_all(read, samples, title), building)
+            os.rename(building, folder)
+    return DiskCache(folder)
+
+
+def cache_root() -> Path:
+    """The folder of all caches: `LIGHTNING_SEG_CACHE`, or `~/.cache/lightning_seg`."""
+    home = Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache")
+    return Path(os.environ.get("LIGHTNING_SEG_CACHE") or home / "lightning_seg").expanduser()
+
+
+def cache_key(data: SegmentationData, split: str, samples: Sequence[Any]) -> str:
+    """Name the cache of a split, so that a change of files, settings or code gives another name.
+
+    Args:
+        data: The data set.
+        split: Name of the split.
+        samples: Its samples.
+    """
+    from lightning_seg.data.base import SegmentationData
+
+    digest = hashlib.sha256(inspect.getsource(type(data)).encode())
+    general = vars(
+        SegmentationData("", batch_size=1, crop_size=(1, 1))
+    )  # batch size, augmentation and the like
+    for name, value in sorted(vars(data).items()):
+        if name.startswith("_") or name in general:
+            continue
+        if isinstance(value, np.ndarray):
+            digest.update(name.encode() + value.tobytes())
+        elif isinstance(value, (str, int, float, bool, tuple, list, dict, type(None))):
+            digest.update(f"\0{name}={value}".encode())
+    for sample in samples:
+        for part in sample:
+            digest.update(f"\0{part}".encode())
+            if isinstance(part, Path) and part.exists():
+                digest.update(f":{part.stat().st_size}:{part.stat().st_mtime_ns}".encode())
+    readable = "".join(letter if letter.isalnum() else "_" for letter in split)
+    return f"{type(data).__name__}-{readable}-{digest.hexdigest()[:16]}"
+
+
+def _write(pairs: Iterable[Pair], folder: Path) -> None:
+    index, start = [], 0
+    with (folder / "pixels.bin").open("wb") as file:
+        for image, mask in pairs:
+            height, width = mask.shape
+            index.append((start, height, width))
+            start += file.write(np.ascontiguousarray(image).data) + file.write(
+                np.ascontiguousarray(mask).data
+            )
+    np.save(folder / "index.npy", np.array(index, np.int64).reshape(-1, 3))
+
+
+def _read_all(read: Callable[[Any], Pair], samples: Sequence[Any], title: str) -> Iterator[Pair]:
+    from rich.progress import track
+
+    def checked(sample: Any) -> Pair:
+        image, mask = read(sample)
+        if image.shape[:2] != mask.shape:
+            raise UserError(f"Image and mask differ in size, {image.shape[:2]} and {mask.shape}: {sample}")
+        return image, mask
+
+    return iter(track(in_parallel(checked, samples), title, len(samples), transient=True))
+
+
+def _estimate(read: Callable[[Any], Pair], samples: Sequence[Any]) -> float:
+    """Bytes of all samples, from a few of them."""
+    some = np.linspace(0, len(samples) - 1, min(8, len(samples))).astype(int)
+    return len(samples) * float(np.mean([sum(part.nbytes for part in read(samples[i])) for i in some]))
+
+
+def _free_memory() -> float:
+    try:
+        lines = Path("/proc/meminfo").read_text().splitlines()
+        return 1024.0 * next(int(line.split()[1]) for line in lines if line.startswith("MemAvailable"))
+    except (OSError, StopIteration):
+        return float("inf")
