@@ -5,15 +5,17 @@ from typing import Any, Self
 
 import lightning as L
 import numpy as np
+import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler
 from torchmetrics import MeanMetric
 
+from lightning_seg.data.frequency import class_frequencies
 from lightning_seg.finetune import Full, scale_learning_rates
 from lightning_seg.labels import IGNORE_INDEX
-from lightning_seg.losses import CrossEntropy
+from lightning_seg.losses import CrossEntropy, PixelLoss, balanced_losses
 from lightning_seg.metrics.confusion import ConfusionMatrix, ImageCounts
 from lightning_seg.metrics.scores import scores
 from lightning_seg.networks.base import Network
@@ -34,6 +36,7 @@ class SemanticSegmentation(L.LightningModule):
         lr_scheduler: Makes the scheduler from the optimizer and the total number of optimizer steps; it is
             stepped after every optimizer step. Without one the learning rate is constant.
         finetune: Which parts of the backbone train, and how; all of it unless given.
+        auxiliary_weight: Factor on the loss of the network's auxiliary head, where it has one.
 
     Attributes:
         matrix: Confusion matrix (C, C) of the last finished evaluation, over all processes.
@@ -48,6 +51,7 @@ class SemanticSegmentation(L.LightningModule):
         loss: nn.Module | None = None,
         lr_scheduler: Callable[[Optimizer, int], LRScheduler] | None = None,
         finetune: Full | None = None,
+        auxiliary_weight: float = 0.4,
     ) -> None:
         super().__init__()
         self.network = network
@@ -57,6 +61,7 @@ class SemanticSegmentation(L.LightningModule):
         self.finetune = finetune or Full()
         self.finetune.apply(network)
         self.loss = loss or CrossEntropy()
+        self.auxiliary_weight = auxiliary_weight
         self.confusion = ConfusionMatrix(len(class_names))
         self.eval_loss = MeanMetric(nan_strategy="disable")
         self.image_counts: ImageCounts | None = None
@@ -67,6 +72,8 @@ class SemanticSegmentation(L.LightningModule):
         """Load the pretrained weights for a fresh training; a checkpoint brings its own."""
         if stage == "fit" and self.trainer.ckpt_path is None:
             self.network.load_weights()
+        if balanced := balanced_losses(self.loss):
+            self._balance(balanced, stage)
 
     def train(self, mode: bool = True) -> Self:
         """Switch between training and evaluation; frozen parts stay in evaluation."""
@@ -80,7 +87,11 @@ class SemanticSegmentation(L.LightningModule):
 
     def training_step(self, batch: dict[str, Any], batch_idx: int) -> Tensor:
         """Return the loss of one batch."""
-        loss = self.loss(self.network(batch["image"]), batch["mask"])
+        logits, masks = self.network(batch["image"]), batch["mask"]
+        if isinstance(logits, tuple):
+            loss = self.loss(logits[0], masks) + self.auxiliary_weight * self.loss(logits[1], masks)
+        else:
+            loss = self.loss(logits, masks)
         self.log("train/loss", loss.detach(), prog_bar=True, batch_size=len(batch["image"]))
         return loss
 
@@ -124,6 +135,24 @@ class SemanticSegmentation(L.LightningModule):
             return {"optimizer": optimizer}
         scheduler = self.lr_scheduler(optimizer, int(self.trainer.estimated_stepping_batches))
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": scheduler, "interval": "step"}}
+
+    def _balance(self, losses: list[PixelLoss], stage: str) -> None:
+        """Compute class weights from the training split, or make room for those of a checkpoint."""
+        trainer: Any = self.trainer
+        if stage != "fit":
+            for part in losses:
+                if part.class_weights is None:
+                    part.class_weights = torch.ones(len(self.class_names))
+            return
+        # One process counts; the others wait for it.
+        counts = class_frequencies(trainer.datamodule) if trainer.is_global_zero else None
+        counts = trainer.strategy.broadcast(counts)
+        for part in losses:
+            weights = dict(zip(self.class_names, part.set_frequencies(*counts), strict=True))
+            for logger in trainer.loggers:
+                logger.log_hyperparams({f"class_weights/{part.balance}": weights})
+            if trainer.is_global_zero:
+                print(f"weights  {', '.join(f'{name} {weight:.3g}' for name, weight in weights.items())}")
 
     def _evaluate(self, batch: dict[str, Any]) -> None:
         for images, masks, index in _same_size(batch):
