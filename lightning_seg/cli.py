@@ -10,7 +10,7 @@ from lightning_seg.errors import UserError
 EXPERIMENTS = Path("experiments")
 
 NAMED = ("exp", "folds", "check", "preview")  # commands whose first argument is the name of an experiment
-COMMANDS = (*NAMED, "resume", "fit", "validate", "test", "predict")
+COMMANDS = (*NAMED, "resume", "fit", "validate", "test", "predict", "describe", "features")
 
 USAGE = """\
 usage: lightning-seg COMMAND ...
@@ -29,6 +29,10 @@ evaluate and use
   test RUN [--key=value ...]         test the best checkpoint of a run again
   validate RUN [--key=value ...]     the same on the validation split
   predict RUN IMAGES [--output DIR]  write masks and overlays for a folder of images
+
+look at the network
+  describe NAME|RUN... [--all]       parameters, work, memory, speed, receptive field; 'describe --help' for more
+  features RUN IMAGE [--output FILE] draw the feature maps of an image
 
 RUN is runs/<experiment>/<id>, or runs/<experiment> for its latest run. NAME may be the path of a YAML file.
 'lightning-seg fit --help' lists every key; each can stand in the YAML or on the command line, for example

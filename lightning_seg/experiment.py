@@ -14,6 +14,7 @@ import warnings
 from pathlib import Path
 from typing import Any, Never
 
+import torch
 import yaml
 from jsonargparse import Namespace
 from lightning.pytorch import Trainer
@@ -28,7 +29,14 @@ from lightning_seg.callbacks.record import Record
 from lightning_seg.data.base import SegmentationData
 from lightning_seg.errors import UserError
 from lightning_seg.networks.base import Network
-from lightning_seg.runs.directory import BEST_CHECKPOINT, CONFIG, LAST_CHECKPOINT, existing_run, new_run
+from lightning_seg.runs.directory import (
+    BEST_CHECKPOINT,
+    CONFIG,
+    LAST_CHECKPOINT,
+    PICTURES,
+    existing_run,
+    new_run,
+)
 from lightning_seg.runs.logger import RunLogger
 from lightning_seg.runs.tracking import Tracking, finish, finishing
 from lightning_seg.tasks.semantic import SemanticSegmentation
@@ -274,6 +282,49 @@ def preview(args: list[str]) -> None:
         output, args = Path(args[at + 1]), args[:at] + args[at + 2 :]
     preview_data(DataOnly(_quiet(args)).datamodule, output)
     print(f"augmented training samples: {output}")
+
+
+def describe(args: list[str]) -> None:
+    """Measure networks, ``NAME|RUN ... [--all] [--size HxW] [--html FILE] [--key=value ...]``."""
+    from lightning_seg.describe import main as describe_networks
+
+    describe_networks(_quiet(args))
+
+
+def features(args: list[str]) -> None:
+    """Draw the feature maps of an image, ``RUN IMAGE [--output FILE] [--key=value ...]``."""
+    from lightning_seg.callbacks.feature_maps import draw_file
+
+    run, args = _run_argument("features", args)
+    if not args or args[0].startswith("-"):
+        raise UserError("which image? Type 'lightning-seg features RUN IMAGE [--output FILE]'.")
+    image, args = Path(args[0]), args[1:]
+    output = run / PICTURES / f"features_{image.stem}.png"
+    if args[:1] == ["--output"] and len(args) > 1:
+        output, args = Path(args[1]), args[2:]
+    output.parent.mkdir(parents=True, exist_ok=True)
+    draw_file(trained(run, args).model.network, image, output)
+    print(f"feature maps: {output}")
+
+
+def trained(run: Path, args: list[str]) -> DataOnly:
+    """Build a run's experiment, its network as in the best checkpoint.
+
+    Args:
+        run: The run directory.
+        args: Settings to change, ``--key=value``.
+
+    Raises:
+        UserError: The run has no checkpoint yet.
+    """
+    experiment = DataOnly(_quiet(["-c", str(run / CONFIG), *args]))
+    file = run / BEST_CHECKPOINT
+    if not file.is_file():
+        raise UserError(f"no checkpoint {file}: 'lightning-seg resume {run}' trains the run to its end.")
+    state = torch.load(file, map_location="cpu", weights_only=True)["state_dict"]
+    ours = {key: value for key, value in state.items() if key.startswith("network.")}
+    experiment.model.network.load_state_dict({key.removeprefix("network."): ours[key] for key in ours})
+    return experiment
 
 
 def _train(args: list[str], then_test: bool, run: Path | None = None) -> Path:
