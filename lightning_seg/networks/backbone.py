@@ -93,7 +93,7 @@ class Backbone(Encoder):
         strides = net.feature_info.reduction()
         if name.startswith("vgg"):  # timm raises
             strides = _dilate_pools(net, output_stride)
-        if len(set(strides)) == 1:
+        if len(strides) > 1 and len(set(strides)) == 1:
             blocks = _count_blocks(name)
             net = _create(name, out_indices=[blocks * i // 4 - 1 for i in range(1, 5)])
             strides = net.feature_info.reduction()
@@ -155,9 +155,9 @@ class Backbone(Encoder):
         # timm knows the names that each publisher uses and converts them, but says nothing when tensors are
         # missing: compare with a twin made from the same random numbers.
         with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(0)
+            seed = torch.seed()
             twin = _create(self.name).state_dict()
-            torch.manual_seed(0)
+            torch.manual_seed(seed)
             source = {"state_dict": state}
             loaded = _create(self.name, pretrained=True, pretrained_cfg_overlay=source).state_dict()
         missing = [key for key, value in loaded.items() if value.ndim > 1 and torch.equal(value, twin[key])]

@@ -19,7 +19,10 @@ class Network(nn.Module):
     Args:
         backbone: A timm model's name, or an encoder.
         weights: Pretrained weights of a backbone given by name (see `Backbone`).
-        output_stride: Output stride of a backbone given by name.
+        output_stride: Output stride of a backbone given by name, and the largest that an encoder may have.
+
+    Raises:
+        UserError: If the backbone is unknown or its stride too large.
     """
 
     decoder: nn.Module
@@ -32,6 +35,11 @@ class Network(nn.Module):
             backbone = Backbone(backbone, weights, output_stride)
         self.backbone = backbone
         self.stride = max(backbone.strides)
+        if self.stride > output_stride:
+            raise UserError(
+                f"{type(self).__name__} expects an encoder of stride {output_stride}, but this one has strides "
+                f"{backbone.strides}. Give it output_stride {output_stride}."
+            )
 
     def forward(self, images: Tensor) -> Tensor | tuple[Tensor, Tensor]:
         """Return logits (B, C, H, W) for images (B, 3, H, W), uint8 or float, in 0..255.
@@ -57,8 +65,8 @@ class Network(nn.Module):
     def _pad(self, x: Tensor) -> Tensor:
         height, width = x.shape[-2:]
         right, below = -width % self.stride, -height % self.stride
-        if self.training and height <= self.stride and width <= self.stride:
-            # The deepest map would be 1x1: with a batch of one, too few values for BatchNorm to train on.
+        if self.training and len(x) == 1 and height <= self.stride and width <= self.stride:
+            # The deepest map would be 1x1: of one image, too few values for BatchNorm to train on.
             below += self.stride
         return F.pad(x, (0, right, 0, below))
 

@@ -47,11 +47,11 @@ class DeepLabV3(Network):
 
         super().__init__(backbone, weights, output_stride)
         if multigrid:
-            _set_multigrid(self.backbone, [32 // output_stride * rate for rate in multigrid])
+            _set_multigrid(self.backbone, [32 // self.stride * rate for rate in multigrid])
         decoder = DeepLabV3Decoder(
             in_channels=self.backbone.channels[-1],
             out_channels=decoder_channels,
-            atrous_rates=atrous_rates or _rates(output_stride),
+            atrous_rates=atrous_rates or _rates(self.stride),
             aspp_separable=False,
             aspp_dropout=dropout,
         )
@@ -95,8 +95,8 @@ class DeepLabV3Plus(Network):
             encoder_channels=[0, 0, channels[self._fine], channels[-1]],  # it looks at the third and the last
             encoder_depth=5,
             out_channels=decoder_channels,
-            atrous_rates=atrous_rates or _rates(output_stride),
-            output_stride=output_stride,
+            atrous_rates=atrous_rates or _rates(self.stride),
+            output_stride=self.stride,
             aspp_separable=True,
             aspp_dropout=dropout,
         )

@@ -39,14 +39,12 @@ class ConvolutionalVGG(Backbone):
 
     def _convert_weights(self, state: dict[str, Tensor]) -> None:
         super()._convert_weights(state)
-        # torchvision's names come with matrices over the flattened 7x7 map.
-        names = ("pre_logits.fc1", "pre_logits.fc2") if "pre_logits.fc1.weight" in state else _TORCHVISION
+        names = ("pre_logits.fc1", "pre_logits.fc2")
+        if "classifier.0.weight" in state:  # torchvision's are matrices over the flattened 7x7 map
+            names = ("classifier.0", "classifier.3")
         for layer, name in zip((self.fc1, self.fc2), names, strict=True):
             weight = state[f"{name}.weight"].view_as(layer.weight)
             layer.load_state_dict({"weight": weight, "bias": state[f"{name}.bias"]})
-
-
-_TORCHVISION = ("classifier.0", "classifier.3")
 
 
 class _SkipDecoder(nn.Module):

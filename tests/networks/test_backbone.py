@@ -8,6 +8,7 @@ import huggingface_hub
 import pytest
 import timm
 import torch
+import torchvision
 from safetensors.torch import save_file
 from torch import nn
 
@@ -19,7 +20,7 @@ CASES = [
     ("test_resnet", 32), ("test_resnet", 8), ("resnet18", 16), ("resnet34", 8), ("resnet50.a1_in1k", 16),
     ("resnet101", 8), ("vgg16", 32), ("vgg16", 16), ("vgg16_bn", 8), ("vgg19", 8), ("convnext_tiny", 16),
     ("tf_efficientnet_lite0", 16), ("mobilenetv3_large_100", 16), ("test_vit", 16), ("pvt_v2_b0", 32),
-    ("swin_tiny_patch4_window7_224", 32),
+    ("swin_tiny_patch4_window7_224", 32), ("alexnet", 32), ("mobilenetv3_small_100", 8),
 ]  # fmt: skip
 
 
@@ -61,13 +62,13 @@ def test_normalization_is_that_of_the_pretrained_configuration():
 
 
 @torch.no_grad()
-@pytest.mark.parametrize(("name", "output_stride"), [("vgg11", 16), ("vgg11", 8), ("vgg11_bn", 8)])
+@pytest.mark.parametrize(("name", "output_stride"), [("vgg11", 16), ("vgg11_bn", 8)])
 def test_dilated_vgg_holds_the_maps_of_the_strided_one(name, output_stride):
     """The hole algorithm: every second (fourth) value of the dense maps is what the strided network gives."""
     strided = Backbone(name, weights=False).eval()
     dense = Backbone(name, weights=False, output_stride=output_stride).eval()
     dense.load_state_dict(strided.state_dict())
-    x = torch.rand(1, 3, 128, 96)
+    x = torch.rand(1, 3, 64, 96)
     for a, b, stride in zip(strided(x), dense(x), dense.strides, strict=True):
         step = b.shape[-1] // a.shape[-1]
         assert stride * b.shape[-1] == 96
@@ -112,6 +113,15 @@ def test_weights_of_a_file_reach_the_backbone(name, file, tmp_path):
     expected = {key.replace(".", "_"): value for key, value in classifier.state_dict().items()}
     for key, value in backbone.net.state_dict().items():
         assert torch.equal(value, expected[key.removeprefix("model.").replace(".", "_")]), key
+
+
+def test_weights_of_torchvisions_alexnet_reach_ours(tmp_path):
+    torch.manual_seed(0)
+    reference = torchvision.models.alexnet().features
+    path = save({f"features.{k}": v for k, v in reference.state_dict().items()}, tmp_path / "alexnet.pth")
+    backbone = Backbone("alexnet", path)
+    backbone.load_weights()
+    assert all(map(torch.equal, backbone.parameters(), reference.parameters()))
 
 
 def test_weights_of_a_checkpoint_of_ours_reach_the_backbone(tmp_path):
@@ -184,6 +194,24 @@ def test_cached_weights_need_no_network(no_hub):
     assert torch.equal(backbone.net.layer4[0].conv2.weight, classifier.layer4[0].conv2.weight)
 
 
+def test_weights_on_a_web_site_are_named_at_once(monkeypatch, tmp_path):
+    """AlexNet's are not on the hub but with torchvision's."""
+    monkeypatch.setattr(torch.hub, "get_dir", lambda: str(tmp_path))
+    monkeypatch.setattr("urllib.request.urlopen", refuse)
+    with pytest.raises(UserError, match="alexnet-owt-7be5be79.pth"):
+        Backbone("alexnet").load_weights()
+    (tmp_path / "checkpoints").mkdir()
+    alexnet = timm.create_model("alexnet")
+    save(alexnet.state_dict(), tmp_path / "checkpoints" / "alexnet-owt-7be5be79.pth")
+    backbone = Backbone("alexnet")
+    backbone.load_weights()
+    assert all(map(torch.equal, backbone.parameters(), alexnet.parameters()))
+
+
+def refuse(*args, **kwargs):
+    raise OSError("no network")
+
+
 def test_random_weights_ask_for_nothing(no_hub):
     Backbone("test_resnet", weights=False).load_weights()
 
@@ -239,7 +267,6 @@ def test_fcn32s_on_vgg16_has_the_parameters_of_the_paper():
 @torch.no_grad()
 def test_fully_connected_layers_of_vgg_become_convolutions():
     """On one 224x224 image the middle of fc7 is torchvision's classifier's. Slow: 500 MB of weights."""
-    torchvision = pytest.importorskip("torchvision")
     vgg = torchvision.models.vgg11().eval()
     backbone = ConvolutionalVGG("vgg11", weights=False).eval()
     backbone.set_weights(vgg.state_dict())

@@ -4,10 +4,15 @@ from functools import partial
 
 import pytest
 import torch
+from jsonargparse import ArgumentParser
 from torch import nn
 from torch.nn import functional as F
 
 from lightning_seg.errors import UserError
+from lightning_seg.networks.base import Network
+from lightning_seg.networks.fcn import FCN8s, FCN16s, FCN32s
+from lightning_seg.networks.segnet import SegNetBasic
+from lightning_seg.networks.unet import UNet2015
 from lightning_seg.networks.upsampling import (
     BedOfNails,
     Bicubic,
@@ -77,6 +82,51 @@ def test_max_unpooling_is_refused_where_there_is_nothing_to_undo():
         MaxUnpooling(3, 3, 8)
     with pytest.raises(UserError, match="before a pooling"):
         MaxUnpooling(1, 1)(X)
+
+
+def test_operators_and_poolings_are_chosen_in_an_experiment():
+    """What YAML says reaches the network, through the parser that the command line uses."""
+    parser = ArgumentParser()
+    parser.add_argument("--network", type=Network)
+    config = {
+        "class_path": "lightning_seg.networks.segnet.SegNetBasic",
+        "init_args": {
+            "num_classes": 3,
+            "channels": 4,
+            "upsampling": {
+                "class_path": "lightning_seg.networks.upsampling.InterpolationConvolution",
+                "init_args": {"mode": "nearest"},
+            },
+            "pooling": {"class_path": "torch.nn.AvgPool2d", "init_args": {"divisor_override": 1}},
+        },
+    }
+    network = parser.instantiate(parser.parse_object({"network": config})).network
+    assert [type(up) for up in network.decoder.ups] == [InterpolationConvolution] * 4
+    assert [up.mode for up in network.decoder.ups] == ["nearest"] * 4
+    assert network.backbone.pool.kernel_size == 2
+    assert network.backbone.pool.divisor_override == 1
+
+
+ANY = [*OPERATORS, MaxUnpooling]
+
+
+@pytest.mark.parametrize("upsampling", ANY)
+@pytest.mark.parametrize("build", [SegNetBasic, UNet2015])
+def test_decoders_of_ours_take_any_operator(build, upsampling):
+    network = build(3, channels=4, upsampling=upsampling)
+    images = torch.randint(0, 256, (2, 3, 35, 50), dtype=torch.uint8)
+    network(images).square().sum().backward()
+    assert [name for name, p in network.named_parameters() if p.grad is None] == []
+
+
+@pytest.mark.parametrize("build", [FCN32s, FCN16s, FCN8s])
+def test_fcn_takes_any_operator_but_unpooling(build):
+    images = torch.randint(0, 256, (2, 3, 35, 50), dtype=torch.uint8)
+    for upsampling in OPERATORS:
+        network = build(3, "test_resnet", weights=False, upsampling=upsampling)
+        assert network(images).shape == (2, 3, 35, 50)
+    with pytest.raises(UserError, match="grow by a factor"):
+        build(3, "test_resnet", weights=False, upsampling=MaxUnpooling)
 
 
 @torch.no_grad()
