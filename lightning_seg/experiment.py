@@ -4,15 +4,15 @@
 builds the objects and the trainer. The functions below it are the commands.
 """
 
-import difflib
-import inspect
 import logging
 import os
-import re
+import shutil
 import sys
 import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, Never
+from typing import Any
 
 import torch
 import yaml
@@ -28,11 +28,12 @@ from lightning_seg.callbacks.progress import Progress
 from lightning_seg.callbacks.record import Record
 from lightning_seg.data.base import SegmentationData
 from lightning_seg.errors import UserError
-from lightning_seg.networks.base import Network
+from lightning_seg.parser import Parser
 from lightning_seg.runs.directory import (
     BEST_CHECKPOINT,
     CONFIG,
     LAST_CHECKPOINT,
+    METRICS,
     PICTURES,
     existing_run,
     new_run,
@@ -43,51 +44,6 @@ from lightning_seg.tasks.semantic import SemanticSegmentation
 
 # Processes that Lightning starts for further devices find the run directory of the first process here.
 _RUN_VARIABLE = "LIGHTNING_SEG_RUN"
-
-
-class Parser(LightningArgumentParser):
-    """Reports a wrong setting in a line or two, with the nearest right one, instead of a page of usage."""
-
-    def error(self, message: str, ex: Exception | None = None) -> Never:  # type: ignore[override]
-        """Raise the error for `lightning_seg.cli.main` to print."""
-        message = _plain(message)
-        words = [word.strip("'\"").lstrip("-").split("=")[0] for word in message.split()]
-        close = next((c for c in (self._closest(word) for word in words) if c), None)
-        hint = f"\nDid you mean {close}?" if close else ""
-        raise UserError(f"{message.strip()}{hint}\n'lightning-seg fit --help' lists the settings.") from None
-
-    def _closest(self, word: str) -> str | None:
-        """Find the setting nearest to a misspelt one, by its full or its last name."""
-        known = {a.dest for a in self._actions if a.dest}
-        leaf = word.rsplit(".", 1)[-1]
-        for base in (Network, SegmentationData):
-            for cls in _subclasses(base):
-                known |= set(inspect.signature(cls).parameters)
-        if word in known or len(leaf) < 3 or not leaf.isidentifier():
-            return None
-        return next(iter(difflib.get_close_matches(word, known, n=1, cutoff=0.8)), None)
-
-
-_NOISE = re.compile(
-    r"Does not validate against|Subtypes:|Errors:|Given value type:|Given value: NestedArg|Did you mean|"
-    r"Expected an? <class 'NoneType'>|Expected a path but|'lightning-seg fit|^$"
-)
-
-
-def _plain(message: str) -> str:
-    """Keep what a person can use of what jsonargparse says about every type that a value might have had."""
-    lines = [line.strip(" -") for line in message.splitlines()]
-    kept = dict.fromkeys(line for line in lines if not _NOISE.match(line))
-    text = "\n  ".join(kept)
-    text = re.sub(r"<class '(?:builtins\.)?([\w.]+)'>", r"\1", text)
-    return re.sub(r"a typing.Literal\[(.*?)\]", r"one of \1", text)
-
-
-def _subclasses(base: type) -> set[type]:
-    found = {base}
-    for cls in base.__subclasses__():
-        found |= _subclasses(cls)
-    return found
 
 
 class Experiment(LightningCLI):
@@ -157,6 +113,9 @@ class Experiment(LightningCLI):
 
     def instantiate_trainer(self, **kwargs: Any) -> Trainer:
         """Make the run directory, the loggers and the trainer; until here nothing was written."""
+        if self.tracked and not self.datamodule.download:
+            for split in (self.datamodule.train_split, self.datamodule.val_split):
+                self.datamodule.samples(split)  # raises if it is not there
         self._make_run_directory()
         assert self.run_directory is not None
         text = self.parser.dump(self.config, skip_unset=False)
@@ -329,7 +288,7 @@ def trained(run: Path, args: list[str]) -> DataOnly:
 
 def _train(args: list[str], then_test: bool, run: Path | None = None) -> Path:
     """Train, perhaps test, and return the run directory."""
-    with finishing():
+    with finishing(), _nothing_left_of_what_never_began(new=run is None):
         experiment = Experiment(_quiet(args), run=run)
         trainer, model, data = experiment.trainer, experiment.model, experiment.datamodule
         trainer.fit(model, data, ckpt_path=experiment.config_init.ckpt_path, weights_only=True)
@@ -342,6 +301,19 @@ def _train(args: list[str], then_test: bool, run: Path | None = None) -> Path:
             trainer.test(model, data, ckpt_path=best or None, verbose=False, weights_only=True)
     assert experiment.run_directory is not None
     return experiment.run_directory
+
+
+@contextmanager
+def _nothing_left_of_what_never_began(new: bool) -> Iterator[None]:
+    """Remove the directory of a new run that ended in a user's error before it logged anything."""
+    try:
+        yield
+    except UserError as error:
+        made = os.environ.pop(_RUN_VARIABLE, None)
+        if new and made and not Path(made, METRICS).exists() and not rank_zero_only.rank:  # type: ignore[attr-defined]
+            finish(error)
+            shutil.rmtree(made, ignore_errors=True)
+        raise
 
 
 def _run_argument(command: str, args: list[str]) -> tuple[Path, list[str]]:
