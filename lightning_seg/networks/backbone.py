@@ -1,6 +1,8 @@
 """Backbones: any timm model as a list of feature maps, and what every backbone must offer."""
 
+import logging
 from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from typing import Any
 
 import torch
@@ -154,7 +156,7 @@ class Backbone(Encoder):
     def _convert_weights(self, state: dict[str, Tensor]) -> None:
         # timm knows the names that each publisher uses and converts them, but says nothing when tensors are
         # missing: compare with a twin made from the same random numbers.
-        with torch.random.fork_rng(devices=[]):
+        with torch.random.fork_rng(devices=[]), _quiet("timm"):
             seed = torch.seed()
             twin = _create(self.name).state_dict()
             torch.manual_seed(seed)
@@ -167,6 +169,18 @@ class Backbone(Encoder):
                 f"{', '.join(list(state)[:3]) or 'none'}, ..."
             )
         self.net.load_state_dict(loaded)
+
+
+@contextmanager
+def _quiet(name: str) -> Iterator[None]:
+    """Hold back a logger's warnings; timm has one for every classifier that is left unused."""
+    logger = logging.getLogger(name)
+    level = logger.level
+    logger.setLevel(logging.ERROR)
+    try:
+        yield
+    finally:
+        logger.setLevel(level)
 
 
 def _pretrained_config(name: str) -> Any:

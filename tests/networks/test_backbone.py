@@ -245,7 +245,7 @@ def test_weights_of_a_package_land_in_their_places():
     blobs = nn.functional.interpolate(torch.rand(4, 3, 9, 9), size=(192, 192), mode="bicubic").clamp(0, 1)
     backbone.eval()(backbone.normalize(255 * blobs))
     assert len(errors) == 48
-    assert max(errors) < 2
+    assert max(errors) < 1  # 0.6; random weights give 3, exchanged channels 10
 
 
 @lite0
