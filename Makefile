@@ -28,7 +28,7 @@ resume: .venv/ready ## continue a run: make resume RUN=runs/NAME/ID
 	@$(BIN)/lightning-seg resume $(RUN) $(ARGS)
 
 test: .venv/ready ## run the test suite; ARGS="-k name" selects
-	@$(BIN)/python -m pytest $(ARGS)
+	@$(BIN)/python -m pytest -n 2 --dist worksteal $(ARGS)
 
 lint: .venv/ready ## check style and types
 	@$(BIN)/ruff check .

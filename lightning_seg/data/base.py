@@ -2,6 +2,7 @@
 
 import hashlib
 import os
+from abc import ABC, abstractmethod
 from collections.abc import Iterable, Sequence
 from functools import cached_property
 from pathlib import Path
@@ -25,7 +26,7 @@ from lightning_seg.data.transforms import ColorJitter, RandomHorizontalFlip, Ran
 from lightning_seg.errors import UserError
 
 
-class SegmentationData(L.LightningDataModule):
+class SegmentationData(L.LightningDataModule, ABC):
     """Base of all data sets for semantic segmentation.
 
     A data set states `class_names` and `palette` and implements `list_samples` (and, where its files are not
@@ -147,13 +148,13 @@ class SegmentationData(L.LightningDataModule):
 
     # What a data set states
 
+    @abstractmethod
     def list_samples(self, split: str) -> Sequence[Any]:
         """List all samples of a split, usually pairs (image path, mask path), always in the same order.
 
         Raises:
             UserError: If the split does not exist; see `missing`.
         """
-        raise NotImplementedError(f"{type(self).__name__} must say which samples its splits have")
 
     def read(self, sample: Any) -> tuple[np.ndarray, np.ndarray]:
         """Read one sample: image (H, W, 3) and mask (H, W) with `IGNORE_INDEX` for void, both ``uint8``."""

@@ -58,6 +58,11 @@ class Split(Dataset):
                 raise UserError(
                     f"Image and mask differ in size, {pixels.shape[:2]} and {labels.shape}: {sample}"
                 )
+            if (labels + 1).max() > self.data.num_classes:  # 255, which is not counted, wraps to 0
+                raise UserError(
+                    f"{type(self.data).__name__} has the classes 0 to {self.data.num_classes - 1}, but the mask of "
+                    f"{sample} has label {labels[labels < 255].max()}. 'lightning-seg check' lists all such files."
+                )
             image = tv_tensors.Image(torch.from_numpy(pixels).permute(2, 0, 1))
             mask = tv_tensors.Mask(torch.from_numpy(labels))
             if not self.train:

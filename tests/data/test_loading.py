@@ -1,13 +1,17 @@
 import time
 
+import cv2
 import lightning as L
+import numpy as np
 import pytest
 import torch
 from torch import nn
 from torch.utils.data import Dataset
 
+from lightning_seg.data.camvid import CamVid
 from lightning_seg.data.loading import EpochSampler, Loader, collate, seeded
 from lightning_seg.data.shapes import Shapes
+from lightning_seg.data.split import Split
 from lightning_seg.data.transforms import ColorJitter
 from lightning_seg.errors import UserError
 
@@ -220,3 +224,15 @@ def test_the_share_of_time_spent_waiting_is_measured(pause, low, high):
     for _ in loader:
         time.sleep(pause)
     assert low < loader.waiting <= high
+
+
+def test_a_label_that_is_no_class_names_its_file(tmp_path):
+    """It may be in a file that the check before training did not look at."""
+    for folder in ("val", "valannot"):
+        (tmp_path / folder).mkdir()
+    cv2.imwrite(str(tmp_path / "val/a.png"), np.zeros((8, 9, 3), np.uint8))
+    cv2.imwrite(str(tmp_path / "valannot/a.png"), np.full((8, 9), 12, np.uint8))
+    (tmp_path / "val.txt").write_text("val/a.png valannot/a.png")
+    data = CamVid(root=str(tmp_path), batch_size=1, crop_size=(8, 8))
+    with pytest.raises(UserError, match="classes 0 to 10.*a.png.*label 12"):
+        Split(data, "val")[0]
