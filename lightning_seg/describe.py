@@ -46,6 +46,8 @@ def main(args: list[str]) -> None:
     if len(names) > 1:
         print(table(described))
     print(f"measured at {conditions}")
+    if any(d.disturbed for d in described):
+        print("* other programs kept the processor busy: measure the speed again when it is idle")
     _write_charts(options, described, conditions)
 
 
@@ -67,7 +69,7 @@ def text(description: Description, batch_size: int, crop: tuple[int, int], size:
         ("multiply-adds", d.multiply_adds, 1e9),
     ):
         numbers = [*(values[part] for part in parts), sum(values.values())]
-        rows.append([title, *(f"{n / unit:.2f} {'M' if unit == 1e6 else 'G'}" for n in numbers)])
+        rows.append([title, *(f"{n / unit:.4g} {'M' if unit == 1e6 else 'G'}" for n in numbers)])
     lines = [f"{d.name}: {d.network}"]
     lines += [f"{row[0]:<15}" + "".join(f"{cell:>12}" for cell in row[1:]) for row in rows]
     images = batch_size * crop[0] * crop[1] / (size[0] * size[1])
@@ -77,7 +79,7 @@ def text(description: Description, batch_size: int, crop: tuple[int, int], size:
         f"memory         {_gigabytes(d.fixed_memory)} for weights, gradients and optimizer, "
         f"{_gigabytes(d.image_memory)} an image in training",
         f"               about {_gigabytes(d.memory(images))} for {batch_size} crops of {crop[0]}x{crop[1]}",
-        f"speed          {d.images_per_second:.4g} images/s",
+        f"speed          {_speed(d)} images/s",
     ]
     return "\n".join(lines)
 
@@ -85,12 +87,12 @@ def text(description: Description, batch_size: int, crop: tuple[int, int], size:
 def cells(d: Description) -> list[str]:
     """Return the row of a network in the table, in the order of `COLUMNS`."""
     return [
-        f"{sum(d.parameters.values()) / 1e6:.2f} M",
-        f"{sum(d.multiply_adds.values()) / 1e9:.2f} G",
+        f"{sum(d.parameters.values()) / 1e6:.4g} M",
+        f"{sum(d.multiply_adds.values()) / 1e9:.4g} G",
         str(d.output_stride),
         _gigabytes(d.image_memory),
-        *(_side(field_side(d.field, share)) for share in (0.5, 0.95)),
-        f"{d.images_per_second:.4g}",
+        *(_side(d.field, share) for share in (0.5, 0.95)),
+        _speed(d),
     ]
 
 
@@ -106,7 +108,7 @@ def table(described: Sequence[Description]) -> str:
 
 def sides(field: np.ndarray) -> str:
     """Say in words how far a network sees."""
-    near, far, all_of_it = (_side(field_side(field, share)) for share in (0.5, 0.95, 1))
+    near, far, all_of_it = (_side(field, share) for share in (0.5, 0.95, 1))
     return f"50 % of the influence comes from {near}, 95 % from {far}, all of it from {all_of_it}"
 
 
@@ -123,7 +125,7 @@ def draw_field(field: np.ndarray, title: str) -> Image.Image:
         if side := field_side(field, share):
             x, y = (zoom * (length // 2 - side // 2) for length in field.shape[::-1])
             draw.rectangle((x, 24 + y, x + zoom * side, 24 + y + zoom * side), outline="white")
-    words = [_side(field_side(field, share)) for share in (0.5, 0.95)]
+    words = [_side(field, share) for share in (0.5, 0.95)]
     draw.text(
         (4, height + 28), f"squares: 50 % of the influence, {words[0]}; 95 %, {words[1]}", "black", font
     )
@@ -134,21 +136,32 @@ def draw_field(field: np.ndarray, title: str) -> Image.Image:
     return canvas
 
 
-def scored(described: Sequence[Description], runs: Path) -> list[Point]:
-    """Find the test scores of described experiments: their mean over the runs of each."""
-    points = []
+def charts(described: Sequence[Description], conditions: Conditions, runs: Path) -> list[Chart]:
+    """Draw speed against accuracy where there are test scores, one chart for each data set that was tested on.
+
+    Args:
+        described: The networks.
+        conditions: Under which their speed was measured.
+        runs: Folder of all runs. The score of an experiment is the mean over its runs.
+    """
+    points: dict[str, list[Point]] = {}
     for d in described:
         folder = runs / d.name
         files = [folder / TEST_SCORES] if "/" in d.name else sorted(folder.glob(f"*/{TEST_SCORES}"))
-        scores = [json.loads(file.read_text())["scores"]["miou"] for file in files if file.is_file()]
-        scores = [score for score in scores if score is not None]
-        if scores:
-            area = sum(d.parameters.values())
-            points.append(Point(d.name, d.images_per_second, float(np.mean(scores)), area))
-    return points
+        scores: dict[str, list[float]] = {}
+        for file in files:
+            if file.is_file() and (result := json.loads(file.read_text()))["scores"]["miou"] is not None:
+                tested = f"{result['protocol']['data']}, {result['protocol']['split']} split"
+                scores.setdefault(tested, []).append(result["scores"]["miou"])
+        area = sum(d.parameters.values())
+        for tested, values in scores.items():
+            point = Point(d.name, d.images_per_second, float(np.mean(values)), area)
+            points.setdefault(tested, []).append(point)
+    x_label = f"images/s at {conditions}; area: parameters"
+    return [Chart(f"Speed against accuracy: {name}", x_label, "mIoU", points[name]) for name in points]
 
 
-def page(described: Sequence[Description], conditions: Conditions, chart: Chart | None) -> str:
+def page(described: Sequence[Description], conditions: Conditions, drawn: Sequence[Chart]) -> str:
     """Render everything as one HTML page that needs nothing else."""
     head = "".join(f"<th>{escape(c)}</th>" for c in ("", "network", *COLUMNS))
     rows = "".join(
@@ -163,7 +176,7 @@ def page(described: Sequence[Description], conditions: Conditions, chart: Chart 
         "<!doctype html><meta charset='utf-8'><title>Networks</title><style>body{font-family:sans-serif}"
         "td,th{padding:.2em .8em;text-align:right}td:nth-child(-n+2){text-align:left}</style>"
         f"<h1>Networks</h1><p>Measured at {escape(str(conditions))}.</p><table>{head}{rows}</table>"
-        f"{chart.svg() if chart else ''}<h2>Effective receptive fields</h2>{pictures}"
+        f"{''.join(chart.svg() for chart in drawn)}<h2>Effective receptive fields</h2>{pictures}"
     )
 
 
@@ -211,26 +224,28 @@ def _write_charts(
 ) -> None:
     if not (options.html or options.png):
         return
-    points = scored(described, Path(options.runs))
-    chart = (
-        Chart("Speed against accuracy", f"images/s at {conditions}", "test mIoU", points) if points else None
-    )
+    drawn = charts(described, conditions, Path(options.runs))
     if options.html:
-        Path(options.html).write_text(page(described, conditions, chart))
+        Path(options.html).write_text(page(described, conditions, drawn))
         print(f"page           {options.html}")
-    if chart is None:
+    if not drawn:
         print(f"no chart: none of these has been tested in {options.runs}/")
     elif options.png:
-        chart.png().save(options.png)
+        Image.fromarray(np.vstack([np.asarray(chart.png()) for chart in drawn])).save(options.png)
         print(f"chart          {options.png}")
+
+
+def _speed(d: Description) -> str:
+    return f"{d.images_per_second:.4g}{' *' if d.disturbed else ''}"
 
 
 def _gigabytes(count: float) -> str:
     return f"{count / 2**30:.2f} GiB"
 
 
-def _side(side: int | None) -> str:
-    return f"{side}x{side}" if side else "beyond the image"
+def _side(field: np.ndarray, share: float) -> str:
+    side = field_side(field, share)
+    return f"{side}x{side}" if side else f"over {min(field.shape)}x{min(field.shape)}"
 
 
 def _png(picture: Image.Image) -> str:

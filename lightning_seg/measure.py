@@ -1,6 +1,9 @@
 """What a network costs and how far it sees: parameters, work, memory, speed, receptive field."""
 
+import statistics
+import time
 from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
 import torch
@@ -39,6 +42,12 @@ class Conditions:
         images = torch.randint(256, (batch_size, 3, *self.size), generator=generator, dtype=torch.uint8)
         return images.to(self.device).contiguous(memory_format=torch.channels_last)
 
+    def clock(self) -> float:
+        """Return the time in seconds once the device has done what it was given."""
+        if self.device.type == "cuda":
+            torch.cuda.synchronize(self.device)
+        return time.perf_counter()
+
     def __str__(self) -> str:
         name = f"CPU, {torch.get_num_threads()} threads"
         if self.device.type == "cuda":
@@ -62,6 +71,7 @@ class Description:
         fixed_memory: Bytes in training for weights, gradients and the optimizer's state.
         image_memory: Bytes in training for what each image leaves for the backward pass.
         images_per_second: Speed of inference.
+        disturbed: Whether other programs ran during the measurement of the speed.
         field: Influence (H, W) of each pixel of the image on the logit in its centre.
     """
 
@@ -74,6 +84,7 @@ class Description:
     fixed_memory: int
     image_memory: int
     images_per_second: float
+    disturbed: bool
     field: np.ndarray
 
     def memory(self, images: float) -> float:
@@ -95,7 +106,8 @@ def measure(name: str, model: SemanticSegmentation, conditions: Conditions) -> D
     parameters = {part: list(getattr(network, part).parameters()) for part in parts}
     work, field = multiply_adds(network, conditions), receptive_field(network, conditions)
     fixed, image = training_memory(model, conditions)
-    speed = images_per_second(network.eval(), conditions)  # last: what it makes cannot be used in training
+    # last: what inference mode leaves behind cannot be trained
+    speed, disturbed = images_per_second(network.eval(), conditions)
     return Description(
         name=name,
         network=f"{type(network).__name__}, {backbone}",
@@ -108,6 +120,7 @@ def measure(name: str, model: SemanticSegmentation, conditions: Conditions) -> D
         fixed_memory=fixed,
         image_memory=image,
         images_per_second=speed,
+        disturbed=disturbed,
         field=field,
     )
 
@@ -128,20 +141,33 @@ def multiply_adds(network: Network, conditions: Conditions) -> dict[str, int]:
     }
 
 
-def images_per_second(network: Network, conditions: Conditions, seconds: float = 2.0) -> float:
-    """Measure the speed of inference: after a warm-up, the median over so many seconds."""
-    from torch.utils.benchmark import Timer
+def images_per_second(
+    network: torch.nn.Module, conditions: Conditions, seconds: float = 2.0
+) -> tuple[float, bool]:
+    """Measure the speed of inference: after a warm-up, the median over so many seconds, at least three calls.
 
+    Returns:
+        Images per second, and whether other programs kept the processor busy meanwhile.
+    """
     images = conditions.images(conditions.batch_size)
-
-    def run() -> None:
-        with torch.inference_mode(), conditions.autocast():
+    times: list[float] = []
+    with torch.inference_mode(), conditions.autocast():
+        for _ in range(2):  # the first calls choose algorithms and allocate memory
             network(images)
+        waited = _waited()
+        while len(times) < 3 or sum(times) < seconds:
+            start = conditions.clock()
+            network(images)
+            times.append(conditions.clock() - start)
+    return conditions.batch_size / statistics.median(times), _waited() - waited > 0.1 * sum(times)
 
-    for _ in range(2):  # the first calls choose algorithms and allocate memory
-        run()
-    timer = Timer("run()", globals={"run": run}, num_threads=torch.get_num_threads())
-    return conditions.batch_size / timer.blocked_autorange(min_run_time=seconds).median
+
+def _waited() -> float:
+    """Seconds that this thread could have run but had no core; 0 where the system does not say."""
+    try:
+        return int(Path("/proc/thread-self/schedstat").read_text().split()[1]) / 1e9
+    except (OSError, IndexError):
+        return 0.0
 
 
 def training_memory(model: SemanticSegmentation, conditions: Conditions) -> tuple[int, int]:

@@ -47,7 +47,7 @@ def task(network, optimizer=torch.optim.SGD, **arguments):
 
 @pytest.fixture
 def quick(monkeypatch):
-    monkeypatch.setattr("lightning_seg.measure.images_per_second", lambda *args: 12.5)
+    monkeypatch.setattr("lightning_seg.measure.images_per_second", lambda *args: (12.5, True))
 
 
 def test_figures_by_hand(quick):
@@ -105,7 +105,7 @@ class Slow(nn.Module):
 
 
 def test_speed_counts_images():
-    rate = images_per_second(Slow(), Conditions((8, 8), batch_size=4), seconds=0.05)
+    rate, _ = images_per_second(Slow(), Conditions((8, 8), batch_size=4), seconds=0.05)
     assert 20 < rate <= 400
 
 
@@ -142,7 +142,8 @@ def workplace(tmp_path, monkeypatch, quick):
         (tmp_path / f"experiments/{name}.yaml").write_text(TINY)
     for i, score in enumerate((0.4, 0.6)):
         (tmp_path / f"runs/tiny/{i}").mkdir(parents=True)
-        (tmp_path / f"runs/tiny/{i}/test.json").write_text(json.dumps({"scores": {"miou": score}}))
+        result = {"protocol": {"data": "Shapes", "split": "test"}, "scores": {"miou": score}}
+        (tmp_path / f"runs/tiny/{i}/test.json").write_text(json.dumps(result))
     return tmp_path
 
 
@@ -150,8 +151,8 @@ def test_one_experiment(workplace, capsys):
     override = "--model.network.init_args.decoder_channels=[32,16,8,8,8]"
     assert main(["describe", "tiny", "--size=64x96", override]) == 0
     out = capsys.readouterr().out
-    assert "tiny: UNet, test_resnet" in out and "12.5 images/s" in out and "4 crops of 32x32" in out
-    assert "64x96 pixels, batch of 1, float32, CPU" in out
+    assert "tiny: UNet, test_resnet" in out and "12.5 * images/s" in out and "4 crops of 32x32" in out
+    assert "64x96 pixels, batch of 1, float32, CPU" in out and "* other programs" in out
     assert Image.open(workplace / "describe/tiny.png").size == (480, 5 * 64 + 76)
 
 
@@ -162,6 +163,7 @@ def test_table_and_charts_of_all(workplace, capsys):
     assert first[0] == "tiny" and second[0] == "twin" and first[1:] == second[1:]
     page = (workplace / "page.html").read_text()
     assert "<title>tiny: 12.5, 0.5</title>" in page and page.count("data:image/png") == 2
+    assert "Shapes, test split" in page
     assert page.replace("http://www.w3.org/2000/svg", "").count("http") == 0
     assert Image.open(workplace / "chart.png").size == (1520, 920)
 
