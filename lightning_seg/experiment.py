@@ -233,7 +233,7 @@ def check(args: list[str]) -> None:
 
 def preview(args: list[str]) -> None:
     """Draw augmented training samples, ``NAME [--output FILE] [--key=value ...]``."""
-    from lightning_seg.data.check import preview as preview_data
+    from lightning_seg.data.preview import preview as preview_data
 
     output = Path("preview.png")
     if "--output" in args[:-1]:

@@ -51,7 +51,8 @@ def _plain(message: str) -> str:
 
 
 def _subclasses(base: type) -> set[type]:
-    found = {base}
+    found: set[type] = {base}
+    cls: type
     for cls in base.__subclasses__():
         found |= _subclasses(cls)
     return found

@@ -60,10 +60,8 @@ class FeatureMaps(L.Callback):
         picture.save(folder / "feature_maps.png")
         for logger in trainer.loggers:
             if isinstance(logger, WandbLogger):
-                import wandb
-
                 step = max(0, trainer.global_step - 1)  # the step of this validation's scores
-                logger.log_metrics({"val/feature_maps": [wandb.Image(picture)]}, step)
+                logger.log_image("val/feature_maps", [picture], step=step)
 
     def _read(self, trainer: Any) -> Tensor:
         if self.image is not None:
