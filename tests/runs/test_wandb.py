@@ -298,6 +298,7 @@ def test_training_outlives_wandbs_own_process(home, tmp_path, capsys):
                 children = subprocess.run(find, capture_output=True, text=True, check=True)
                 for pid in children.stdout.split():
                     os.kill(int(pid), signal.SIGKILL)
+                time.sleep(1)  # until its sockets are closed; before that a write still seems to succeed
 
     with finishing():
         model = Killing()
