@@ -1,11 +1,15 @@
 """Pascal VOC segmentation: everyday photographs, 20 classes and background."""
 
+import os
+import shutil
 from pathlib import Path
 from typing import Any, Literal
 
 from lightning_seg.data.base import SegmentationData
 from lightning_seg.data.download import fetch
 from lightning_seg.data.files import default_palette
+from lightning_seg.data.loading import in_parallel
+from lightning_seg.errors import UserError
 
 SERVER = "https://thor.robots.ox.ac.uk/pascal/VOC"
 ARCHIVES = {
@@ -13,9 +17,11 @@ ARCHIVES = {
     (2007, "trainval"): ("VOCtrainval_06-Nov-2007.tar", "c52e279531787c972589f7e41ab4ae64"),
     (2007, "test"): ("VOCtest_06-Nov-2007.tar", "b6e924de25625d8de591ea690078ad9f"),
 }
+SBD = "https://www2.eecs.berkeley.edu/Research/Projects/CS/vision/grouping/semantic_contours/benchmark.tgz"
+SBD_MD5 = "82b4d87ceb2ed10f6038a1cba92111cb"
 AUGMENTED = (
-    "Put the list of 10582 names there, and the augmented masks into SegmentationClassAug/; both are "
-    "made from the SBD benchmark release."
+    "Make it with --data.init_args.download=true (1.4 GB, from the SBD benchmark release), or put the list of 10582 "
+    "names there and the masks into SegmentationClassAug/."
 )
 
 
@@ -72,6 +78,9 @@ class VOC(SegmentationData):
             if year == self.year:
                 listing = self.base / "ImageSets" / "Segmentation" / f"{part}.txt"
                 fetch(f"{SERVER}/voc{year}/{name}", self.root, md5, listing)
+        if "train_aug" in self.train_split:
+            fetch(SBD, self.root, SBD_MD5, self.root / "benchmark_RELEASE")
+            make_augmented(self.base, self.root / "benchmark_RELEASE" / "dataset")
 
     def list_samples(self, split: str) -> list[tuple[Path, Path]]:
         """List (image, mask) of `train`, `val`, `trainval`, `train_aug` or (2007) `test`."""
@@ -84,3 +93,39 @@ class VOC(SegmentationData):
             (self.base / "JPEGImages" / f"{name}.jpg", self.base / masks / f"{name}.png")
             for name in listing.read_text().split()
         ]
+
+
+def make_augmented(base: Path, sbd: Path) -> None:
+    """Make `train_aug.txt` and `SegmentationClassAug`: SBD's images that are not in val, and all of VOC's train.
+
+    Args:
+        base: The folder VOC2012.
+        sbd: The folder `dataset` of the SBD benchmark release.
+
+    Raises:
+        UserError: If the package scipy, which reads SBD's files, is not installed.
+    """
+    lists, masks = base / "ImageSets" / "Segmentation", base / "SegmentationClassAug"
+    if (lists / "train_aug.txt").exists():
+        return
+    try:
+        from scipy.io import loadmat
+    except ImportError:
+        raise UserError("SBD's annotations are MATLAB files: pip install scipy") from None
+    from PIL import Image
+
+    def convert(name: str) -> None:
+        mask = loadmat(sbd / "cls" / f"{name}.mat")["GTcls"]["Segmentation"][0, 0]
+        Image.fromarray(mask).save(masks / f"{name}.png")
+
+    masks.mkdir(exist_ok=True)
+    train, val = ((lists / f"{part}.txt").read_text().split() for part in ("train", "val"))
+    names = {name for part in ("train", "val") for name in (sbd / f"{part}.txt").read_text().split()}
+    added = sorted(names - {*train, *val})
+    for _ in in_parallel(convert, added):
+        pass
+    for name in train:
+        shutil.copy(base / "SegmentationClass" / f"{name}.png", masks)
+    unfinished = lists / "train_aug.unfinished"
+    unfinished.write_text("\n".join([*train, *added]) + "\n")
+    os.replace(unfinished, lists / "train_aug.txt")

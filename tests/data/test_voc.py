@@ -61,6 +61,29 @@ def test_augmented_list_uses_the_augmented_masks(voc):
     data.setup("fit")
 
 
+def test_augmented_masks_are_made_from_the_sbd_release(voc, monkeypatch):
+    scipy_io = pytest.importorskip("scipy.io")
+    base, sbd = voc / "VOCdevkit" / "VOC2012", voc / "benchmark_RELEASE" / "dataset"
+    (sbd / "cls").mkdir(parents=True)
+    new = ["2008_000001", "2008_000002"]
+    (sbd / "train.txt").write_text(f"{new[0]}\n2007_train000000\n2007_val000001\n")
+    (sbd / "val.txt").write_text(f"{new[1]}\n")
+    for number, name in enumerate(new):
+        labels = np.full((30, 40), 7 + number, np.uint8)
+        scipy_io.savemat(sbd / "cls" / f"{name}.mat", {"GTcls": {"Segmentation": labels, "Boundaries": 0}})
+        Image.new("RGB", (40, 30)).save(base / "JPEGImages" / f"{name}.jpg")
+    (base / "ImageSets" / "Segmentation" / "trainval.txt").touch()
+    monkeypatch.setattr(module, "SERVER", "http://127.0.0.1:9")
+    data = VOC(str(voc), **ARGUMENTS, train_split="train_aug", download=True)
+    data.prepare_data()
+    samples = data.samples("train_aug")
+    assert [data.name_of(sample) for sample in samples] == [*(f"2007_train{i:06d}" for i in range(5)), *new]
+    original = data.read(data.samples("train")[0])[1]
+    np.testing.assert_array_equal(data.read(samples[0])[1], original)  # VOC's own mask where there is one
+    assert (data.read(samples[-1])[1] == 8).all()
+    data.prepare_data()  # nothing left to do
+
+
 def test_without_the_data_the_error_says_where_to_get_it_and_where_to_put_it(tmp_path):
     with pytest.raises(UserError) as caught:
         VOC(str(tmp_path), **ARGUMENTS).setup("fit")
