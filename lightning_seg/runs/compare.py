@@ -1,17 +1,17 @@
 """``lightning-seg compare``: which experiment is better, and is it certain?"""
 
-import argparse
 import sys
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import Any
 
 import numpy as np
 
 from lightning_seg.errors import UserError
 from lightning_seg.runs import tables
+from lightning_seg.runs.arguments import Arguments
 from lightning_seg.runs.directory import CONFIG
 from lightning_seg.runs.groups import TRUTH, Group, difference_of_protocols, group_runs, protocol
 from lightning_seg.runs.records import Record, find, read
@@ -226,7 +226,7 @@ def compare(
 
 def main(arguments: list[str]) -> None:
     """Run the command ``compare``."""
-    parser = _Parser(
+    parser = Arguments(
         prog="lightning-seg compare",
         description="Rank runs, with intervals, and say which differences are real.",
         epilog=tables.EXPLANATION,
@@ -266,13 +266,6 @@ def main(arguments: list[str]) -> None:
 
         write_report(comparison, chosen.html)
         print(f"report: {chosen.html}", file=sys.stderr)
-
-
-class _Parser(argparse.ArgumentParser):
-    """Reports a wrong option as every command does."""
-
-    def error(self, message: str) -> NoReturn:
-        raise UserError(f"{message}. '{self.prog} --help' explains the options")
 
 
 def _title(protocol: dict[str, Any]) -> str:

@@ -7,6 +7,7 @@ import zipfile
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from functools import cached_property
+from itertools import zip_longest
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +20,8 @@ from lightning_seg.runs.statistics import score
 
 TAGS = "tags.json"
 
-_RUN_ID = re.compile(r"\d{8}-\d{6}-[0-9a-f]{4}")
+RUN_ID = re.compile(r"\d{8}-\d{6}-[0-9a-f]{4}")
+_NUMBER = re.compile(r"[-+]?(\d+\.?\d*|\.\d+)(e[-+]?\d+)?|nan|[-+]?inf", re.IGNORECASE)
 _DEPTH = 4  # folders between the one that is named and a run; what lies deeper is no run
 _YamlLoader: Any = getattr(yaml, "CSafeLoader", yaml.SafeLoader)  # ten times faster where PyYAML has it
 
@@ -168,24 +170,16 @@ class Record:
         head = table[0] if table else []
         if "step" not in head:
             return {}
-        step, epoch = head.index("step"), head.index("epoch") if "epoch" in head else None
+        columns = dict(zip(head, zip_longest(*table[1:], fillvalue=""), strict=False))
+        steps = _numbers(columns.get("step", ()))
+        epochs = _numbers(columns["epoch"]) if "epoch" in columns else np.full(len(steps), np.nan)
         found = {}
-        for column, name in enumerate(head):
-            if name.count("/") != 1 or name.startswith("test/"):
-                continue
-            rows = [row for row in table[1:] if len(row) > column and row[column]]
-            points = [
-                [
-                    _number(row[step]),
-                    _number(row[epoch]) if epoch is not None else np.nan,
-                    _number(row[column]),
-                ]
-                for row in rows
-            ]
-            values = np.array(points, dtype=np.float64).reshape(-1, 3)
-            values = values[np.isfinite(values[:, 0]) & np.isfinite(values[:, 2])]
-            if len(values):
-                found[name] = values
+        for name, texts in columns.items():
+            if name.count("/") == 1 and not name.startswith("test/"):
+                points = np.stack([steps, epochs, _numbers(texts)], axis=1)
+                points = points[np.isfinite(points[:, 0]) & np.isfinite(points[:, 2])]
+                if len(points):
+                    found[name] = points
         return found
 
 
@@ -227,7 +221,7 @@ def find(paths: Iterable[Path]) -> list[Path]:
 
 def _walk(folder: Path, depth: int) -> Iterator[Path]:
     # A run that failed before its first line has no configuration, but the name of a run.
-    if (folder / CONFIG).is_file() or _RUN_ID.fullmatch(folder.absolute().name):
+    if (folder / CONFIG).is_file() or RUN_ID.fullmatch(folder.absolute().name):
         yield folder  # and never look inside: W&B keeps files called config.yaml there
     elif depth:
         for inner in folder.iterdir():
@@ -257,8 +251,10 @@ def _flatten(value: Any, prefix: str = "") -> Iterator[tuple[str, Any]]:
         yield prefix, value
 
 
-def _number(text: str) -> float:
+def _numbers(texts: Iterable[str]) -> np.ndarray:
+    """Convert a column; NaN where it is empty, or was being written when the run was killed."""
+    texts = [text or "nan" for text in texts]
     try:
-        return float(text)
-    except ValueError:  # a line that was being written when the run was killed
-        return float("nan")
+        return np.array(texts, dtype=np.float64)
+    except ValueError:
+        return np.array([float(text) if _NUMBER.fullmatch(text) else np.nan for text in texts])

@@ -1,0 +1,344 @@
+"use strict";
+const D = JSON.parse(document.getElementById("data").textContent);
+// Distinct for colour-blind readers, and readable on white and on black (Okabe and Ito, two of them darkened).
+const COLOURS = ["#0072b2", "#d55e00", "#009e73", "#cc79a7", "#c48a00", "#56b4e9", "#8c6d5a", "#8888aa"];
+const MOST_CHOSEN = 6;
+const $ = (id) => document.getElementById(id);
+const state = { section: 0, chosen: new Set(), sort: {}, cursor: null, allClasses: false };
+let section;
+
+// ---- small helpers ------------------------------------------------------------------------------------------
+
+function build(node, attributes, children) {
+  for (const [key, value] of Object.entries(attributes || {})) {
+    if (key.startsWith("on")) node.addEventListener(key.slice(2), value);
+    else if (value !== null && value !== undefined && value !== false) node.setAttribute(key, value);
+  }
+  // Text only ever becomes a text node: whatever a run or a class is called stays text.
+  for (const child of children.flat()) if (child !== null) node.append(child);
+  return node;
+}
+const el = (tag, attributes, ...children) => build(document.createElement(tag), attributes, children);
+const svg = (tag, attributes, ...children) =>
+  build(document.createElementNS("http://www.w3.org/2000/svg", tag), attributes, children);
+const number = (value, digits = 1) => (value === null || value === undefined ? "–" : value.toFixed(digits));
+const signed = (value) => (value > 0 ? "+" : "") + number(value);
+const percent = (value) => (value === null ? null : 100 * value);
+const mean = (values) => {
+  const known = values.filter((v) => v !== null);
+  return known.length ? known.reduce((a, b) => a + b, 0) / known.length : null;
+};
+const colour = (group) => (group < 0 ? "#888888" : COLOURS[group % COLOURS.length]);
+const dash = (group) => ["", "6 3", "2 3", "8 3 2 3"][Math.floor(Math.max(group, 0) / COLOURS.length) % 4];
+const swatch = (group) => el("span", { class: "swatch", style: `background:${colour(group)}` });
+const groupName = (run) => (run.group < 0 ? run.experiment : section.groups[run.group].name);
+const chosenGroups = () => [...state.chosen].sort((a, b) => a - b);
+const matches = (text) => $("filter").value.toLowerCase().split(/\s+/).every((word) => text.toLowerCase().includes(word));
+
+function ticks(low, high, wanted) {
+  const raw = (high - low || 1) / wanted;
+  const power = 10 ** Math.floor(Math.log10(raw));
+  const step = [1, 2, 5, 10].map((m) => m * power).find((s) => s >= raw);
+  const found = [];
+  for (let t = Math.ceil(low / step - 1e-9) * step; t <= high + step * 1e-6; t += step) found.push(+t.toPrecision(10));
+  return found;
+}
+
+function compact(value) {
+  if (Math.abs(value) >= 1e6) return `${+(value / 1e6).toPrecision(3)}M`;
+  if (Math.abs(value) >= 1e4) return `${+(value / 1e3).toPrecision(3)}k`;
+  return `${+value.toPrecision(4)}`;
+}
+
+/* A frame with axes. Returns the drawing and the functions from values to pixels. */
+function frame(host, height, [x0, x1], [y0, y1], xName, yName, label) {
+  const width = Math.max(280, host.clientWidth), left = 46, right = 12, top = 20, bottom = 34;
+  const x = (v) => left + ((v - x0) / (x1 - x0 || 1)) * (width - left - right);
+  const y = (v) => height - bottom - ((v - y0) / (y1 - y0 || 1)) * (height - top - bottom);
+  const root = svg("svg", { viewBox: `0 0 ${width} ${height}`, role: "img", "aria-label": label });
+  for (const t of ticks(y0, y1, 5))
+    root.append(svg("line", { class: "axis", x1: left, x2: width - right, y1: y(t), y2: y(t) }),
+      svg("text", { x: left - 6, y: y(t) + 4, "text-anchor": "end" }, compact(t)));
+  for (const t of ticks(x0, x1, Math.max(2, Math.floor(width / 110))))
+    root.append(svg("text", { x: x(t), y: height - bottom + 16, "text-anchor": "middle" }, compact(t)));
+  root.append(svg("text", { x: width - right, y: height - 3, "text-anchor": "end" }, xName),
+    svg("text", { x: 4, y: 12 }, yName));
+  return { root, x, y, width, top, bottom: height - bottom, left, right: width - right };
+}
+
+/* A table whose columns can be sorted. Columns: name, value(row), cell(row) if it is not the value, number. */
+function table(host, columns, rows, rowAttributes = () => ({})) {
+  const sort = state.sort[host.id];
+  if (sort) {
+    const value = columns[sort.column].value, sign = sort.down ? -1 : 1;
+    rows = [...rows].sort((a, b) => {
+      const [p, q] = [value(a), value(b)], empty = (v) => v === null || v === undefined || v === "";
+      if (empty(p) || empty(q)) return empty(p) - empty(q); // what is missing stays below
+      return sign * (typeof p === "number" ? p - q : String(p).localeCompare(String(q), undefined, { numeric: true }));
+    });
+  }
+  const head = columns.map((column, i) => {
+    const direction = sort && sort.column === i ? (sort.down ? "descending" : "ascending") : "none";
+    const press = () => {
+      state.sort[host.id] = { column: i, down: direction === "none" ? Boolean(column.number) : direction === "ascending" };
+      render();
+      host.querySelectorAll("th")[i].querySelector("button").focus();
+    };
+    return el("th", { scope: "col", "aria-sort": direction, class: column.number ? "number" : null },
+      column.value ? el("button", { type: "button", onclick: press }, column.name) : column.name);
+  });
+  const body = rows.map((row) => el("tr", rowAttributes(row), columns.map((column) =>
+    el("td", { class: column.className || (column.number ? "number" : null) },
+      column.cell ? column.cell(row) : typeof column.value(row) === "number" ? number(column.value(row)) : column.value(row) ?? ""))));
+  host.replaceChildren(el("table", {}, el("thead", {}, el("tr", {}, head)), el("tbody", {}, body)));
+}
+
+// ---- the parts of the page ----------------------------------------------------------------------------------
+
+function renderRanking() {
+  const groups = section.groups.map((group, index) => ({ ...group, index }));
+  const low = Math.min(...groups.map((g) => g.low ?? g.miou)), high = Math.max(...groups.map((g) => g.high ?? g.miou));
+  const interval = (g) => {
+    const x = (v) => 4 + ((v - low) / (high - low || 1)) * 152;
+    if (g.low === null) return "–";
+    return el("div", { class: "interval" }, `${number(g.low)} to ${number(g.high)}`, svg("svg", { viewBox: "0 0 160 16", "aria-hidden": "true" },
+      svg("line", { x1: x(g.low), x2: x(g.high), y1: 8, y2: 8, stroke: colour(g.index), "stroke-width": 2 }),
+      ...[g.low, g.miou, g.high].map((v) => svg("line", { x1: x(v), x2: x(v), y1: v === g.miou ? 2 : 5, y2: v === g.miou ? 14 : 11, stroke: colour(g.index), "stroke-width": v === g.miou ? 3 : 2 }))));
+  };
+  const choose = (g) => el("input", {
+    type: "checkbox", checked: state.chosen.has(g.index) ? "" : null, "aria-label": `show ${g.name}`,
+    onchange: (event) => { state.chosen[event.target.checked ? "add" : "delete"](g.index); renderChosen(); },
+  });
+  const difference = (g) =>
+    g.difference === null ? "" : signed(g.difference) + (g.difference_low === null ? "" : ` ± ${number((g.difference_high - g.difference_low) / 2)}`);
+  table($("ranking"), [
+    { name: "show", cell: (g) => [choose(g), swatch(g.index)] },
+    { name: "rank", value: (g) => g.rank, cell: (g) => String(g.rank), number: true },
+    { name: "experiment", value: (g) => g.name, className: "name" },
+    { name: "mIoU %", value: (g) => g.miou, number: true },
+    { name: "95 % interval", value: (g) => g.low, cell: interval },
+    { name: "to the reference", value: (g) => g.difference, cell: difference, number: true },
+    { name: "", cell: (g) => el("span", { class: g.verdict }, g.verdict) },
+    { name: "runs", value: (g) => g.runs, cell: (g) => String(g.runs), number: true },
+    { name: "std of runs", value: (g) => g.std, cell: (g) => number(g.std), number: true },
+  ], groups.filter((g) => matches(g.name)), (g) => ({ class: g.index === section.reference ? "reference" : null }));
+  const all = section.sentences, shown = all.slice(0, 5).map((s) => el("li", {}, s));
+  const more = all.slice(5).map((s) => el("li", {}, s));
+  $("sentences").replaceChildren(el("ul", {}, shown),
+    more.length ? el("details", {}, el("summary", {}, `${more.length} more`), el("ul", {}, more)) : "",
+    section.remark ? el("p", {}, section.remark) : "");
+}
+
+function renderCurves() {
+  const host = $("curves"), name = $("quantity").value, axis = Number($("axis").value);
+  const runs = D.runs.filter((run) => run.section === state.section && run.curves[name]
+    && (state.chosen.has(run.group) || (run.group < 0 && $("untested").checked)));
+  if (!runs.length) return host.replaceChildren(el("p", { class: "note" }, "No curve of the experiments chosen above."));
+  const points = (run) => run.curves[name][axis].map((x, i) => [x, run.curves[name][2][i]]).filter(([x]) => x !== null);
+  const all = runs.flatMap(points), xs = all.map((p) => p[0]), ys = all.map((p) => p[1]);
+  if (!all.length) return host.replaceChildren(el("p", { class: "note" }, "No epochs were recorded."));
+  const low = Math.min(...ys), high = Math.max(...ys), room = (high - low || 1) * 0.04;
+  const unit = axis ? "epoch" : "step";
+  const f = frame(host, 340, [Math.min(...xs), Math.max(...xs)], [low - room, high + room], unit, name, `${name} against ${unit}; arrow keys read values`);
+  for (const run of runs) {
+    const line = points(run);
+    f.root.append(line.length > 1
+      ? svg("polyline", { points: line.map(([x, y]) => `${f.x(x).toFixed(1)},${f.y(y).toFixed(1)}`).join(" "), fill: "none",
+        stroke: colour(run.group), "stroke-width": 1.8, "stroke-dasharray": run.group < 0 ? "2 3" : dash(run.group) })
+      : svg("circle", { cx: f.x(line[0][0]), cy: f.y(line[0][1]), r: 3, fill: colour(run.group) }));
+  }
+  const cursor = svg("line", { class: "zero", y1: f.top, y2: f.bottom, visibility: "hidden" });
+  const readout = el("div", { class: "readout", "aria-live": "polite" }, el("span", { class: "note" }, "Point at the chart, or focus it and use the arrow keys, to read values."));
+  const stops = [...new Set(xs)].sort((a, b) => a - b);
+  const read = (at) => {
+    state.cursor = at;
+    build(cursor, { x1: f.x(at), x2: f.x(at), visibility: "visible" }, []);
+    const values = runs.map((run) => [run, points(run).reduce((best, p) => (Math.abs(p[0] - at) < Math.abs(best[0] - at) ? p : best))[1]]);
+    values.sort((a, b) => b[1] - a[1]);
+    readout.replaceChildren(el("b", {}, `${unit} ${compact(at)}`), ...values.slice(0, 24).map(([run, value]) =>
+      el("span", {}, swatch(run.group), `${groupName(run)}, seed ${run.seed ?? "–"}: ${+value.toPrecision(4)}`)));
+  };
+  const nearest = (at) => stops.reduce((best, s) => (Math.abs(s - at) < Math.abs(best - at) ? s : best));
+  f.root.append(cursor);
+  f.root.setAttribute("tabindex", "0");
+  f.root.addEventListener("pointermove", (event) => {
+    const box = f.root.getBoundingClientRect(), share = ((event.clientX - box.left) / box.width * f.width - f.left) / (f.right - f.left);
+    read(nearest(stops[0] + Math.min(1, Math.max(0, share)) * (stops.at(-1) - stops[0])));
+  });
+  f.root.addEventListener("keydown", (event) => {
+    const step = { ArrowRight: 1, ArrowLeft: -1 }[event.key];
+    if (!step) return;
+    event.preventDefault();
+    const at = state.cursor === null ? 0 : stops.indexOf(nearest(state.cursor)) + step;
+    read(stops[Math.min(stops.length - 1, Math.max(0, at))]);
+  });
+  host.replaceChildren(f.root, readout);
+}
+
+function classOrder(groups) {
+  const values = (c) => groups.map((g) => section.groups[g].classes.iou[c]).filter((v) => v !== null);
+  const keys = { label: (c) => c, worst: (c) => mean(values(c)) ?? 2, spread: (c) => Math.min(...values(c)) - Math.max(...values(c)) };
+  const key = keys[$("class-order").value];
+  return section.classes.map((_, c) => c).sort((a, b) => key(a) - key(b));
+}
+
+function renderClasses() {
+  const host = $("classes"), view = $("class-view").value;
+  const groups = chosenGroups().filter((g) => view !== "difference" || g !== section.reference);
+  if (!groups.length) return host.replaceChildren(el("p", { class: "note" }, "Choose an experiment above, for a difference another than the reference."));
+  const bar = 11, gap = 12, left = Math.min(150, host.clientWidth * 0.3), width = Math.max(280, host.clientWidth), right = 50;
+  const order = classOrder(groups), shown = state.allClasses ? order : order.slice(0, 40);
+  const of = (g, c) => {
+    const k = section.groups[g].classes, pick = (key) => (k[key] ? percent(k[key][c]) : null);
+    return view === "iou" ? [pick("iou"), pick("half")] : view === "difference" ? [pick("difference"), pick("difference_half")] : [pick("missed"), pick("added"), pick("iou")];
+  };
+  let low = 0, high = 100;
+  if (view === "difference") {
+    const reach = Math.max(1, ...groups.flatMap((g) => shown.map((c) => Math.abs(of(g, c)[0] ?? 0) + (of(g, c)[1] ?? 0))));
+    [low, high] = [-reach, reach];
+  }
+  const x = (v) => left + ((v - low) / (high - low)) * (width - left - right);
+  const height = shown.length * (groups.length * bar + gap) + 24;
+  const root = svg("svg", { viewBox: `0 0 ${width} ${height}`, role: "img", "aria-label": `${view} of each class, in percent` });
+  for (const t of ticks(low, high, width < 500 ? 4 : 8))
+    root.append(svg("line", { class: t === 0 ? "zero" : "axis", x1: x(t), x2: x(t), y1: 0, y2: height - 18 }),
+      svg("text", { x: x(t), y: height - 4, "text-anchor": "middle" }, compact(t)));
+  shown.forEach((c, row) => {
+    const top = row * (groups.length * bar + gap) + 4, limit = Math.floor(left / 7), name = section.classes[c];
+    root.append(svg("text", { x: left - 6, y: top + (groups.length * bar) / 2 + 4, "text-anchor": "end" },
+      name.length > limit ? `${name.slice(0, limit - 1)}…` : name, svg("title", {}, name)));
+    groups.forEach((g, i) => {
+      const y = top + i * bar, rect = (from, to, fill) => svg("rect", { x: Math.min(x(from), x(to)), y: y + 1, width: Math.abs(x(to) - x(from)), height: bar - 2, fill });
+      const values = of(g, c);
+      if (values[0] === null) return root.append(svg("text", { x: x(Math.max(low, 0)) + 3, y: y + bar - 1 }, "–"));
+      const text = view === "errors"
+        ? `${section.groups[g].name}, ${name}: ${number(values[2])} % right, ${number(values[0])} % missed, ${number(values[1])} % wrongly added`
+        : `${section.groups[g].name}, ${name}: ${view === "difference" ? signed(values[0]) : number(values[0])} ± ${number(values[1])}`;
+      const parts = view === "errors"
+        ? [rect(0, values[2], colour(g)), rect(values[2], values[2] + values[0], "var(--missed)"), rect(values[2] + values[0], 100, "var(--added)")]
+        : [rect(0, values[0], colour(g)), values[1] === null ? null : svg("line", { class: "whisker", x1: x(Math.max(low, values[0] - values[1])), x2: x(Math.min(high, values[0] + values[1])), y1: y + bar / 2, y2: y + bar / 2 }),
+          svg("text", { x: width - right + 6, y: y + bar - 1, class: "small" }, view === "difference" ? signed(values[0]) : number(values[0]))];
+      root.append(svg("g", {}, parts, svg("title", {}, text)));
+    });
+  });
+  const names = groups.map((g) => el("span", {}, swatch(g), section.groups[g].name));
+  const legend = view === "errors"
+    ? [...names, el("span", {}, el("span", { class: "swatch", style: "background:var(--missed)" }), "missed"), el("span", {}, el("span", { class: "swatch", style: "background:var(--added)" }), "wrongly added"),
+      el("span", { class: "note" }, "Shares of the pixels that are of the class in the truth or in the prediction; of the true pixels of a class those found are its recall.")]
+    : names;
+  const rest = order.length - shown.length;
+  host.replaceChildren(el("div", { class: "readout" }, legend), root,
+    rest ? el("button", { type: "button", onclick: () => { state.allClasses = true; renderClasses(); } }, `show ${rest} more classes`) : "");
+}
+
+function renderSpeed() {
+  const runs = D.runs.filter((r) => r.section === state.section && r.group >= 0 && r.speed && r.scores.miou !== null && matches(searchable(r)));
+  $("speed-section").hidden = runs.length < 2;
+  if (runs.length < 2) return;
+  const host = $("speed"), xs = runs.map((r) => r.speed), ys = runs.map((r) => r.scores.miou);
+  const pad = (values) => { const [a, b] = [Math.min(...values), Math.max(...values)], room = (b - a || 1) * 0.08; return [a - room, b + room]; };
+  const f = frame(host, 300, pad(xs), pad(ys), "training images per second", "mIoU %", "mIoU against training speed");
+  const front = runs.filter((r) => !runs.some((o) => o.speed >= r.speed && o.scores.miou >= r.scores.miou && (o.speed > r.speed || o.scores.miou > r.scores.miou)));
+  front.sort((a, b) => a.speed - b.speed);
+  f.root.append(svg("polyline", { points: front.map((r) => `${f.x(r.speed)},${f.y(r.scores.miou)}`).join(" "), fill: "none", stroke: "var(--soft)", "stroke-dasharray": "4 3" }));
+  for (const r of runs)
+    f.root.append(svg("circle", { cx: f.x(r.speed), cy: f.y(r.scores.miou), r: 5, fill: colour(r.group), "fill-opacity": state.chosen.has(r.group) ? 1 : 0.35 },
+      svg("title", {}, `${groupName(r)}, seed ${r.seed ?? "–"}: mIoU ${number(r.scores.miou)}, ${number(r.speed)} images/s`)));
+  host.replaceChildren(f.root, el("p", { class: "note" }, "Dashed: no run is both faster and better. Speeds compare only between runs of the same machine."));
+}
+
+function renderPictures() {
+  const p = section.pictures, host = $("pictures"), view = $("picture-view").value;
+  $("pictures-section").hidden = !p;
+  if (!p) return;
+  $("picture-view").options[2].textContent = `where it differs from ${section.groups[p.reference].name}`;
+  const groups = chosenGroups().filter((g) => p.columns[g]);
+  const missing = chosenGroups().length - groups.length;
+  const level = (k) => mean(groups.map((g) => p.columns[g][k].score)) ?? 0;
+  const order = p.images.map((_, k) => k);
+  if ($("picture-order").value !== "file") order.sort((a, b) => (level(a) - level(b)) * ($("picture-order").value === "worst" ? 1 : -1));
+  const tile = (source, caption, mask, group) => {
+    const stack = () => el("div", { class: `stack${mask === undefined ? "" : " faded"}` }, el("img", { src: source, alt: "", loading: "lazy" }),
+      mask ? el("img", { src: mask, class: "mask", alt: "" }) : null);
+    return el("button", { type: "button", "aria-label": `enlarge: ${caption}`, onclick: () => {
+      const dialog = $("large");
+      dialog.querySelector("p").textContent = caption;
+      dialog.querySelector("div").replaceChildren(stack());
+      dialog.showModal();
+    } }, stack(), el("small", {}, group === undefined ? "" : swatch(group), caption));
+  };
+  host.replaceChildren(...order.map((k) => el("div", { class: "figure" }, el("h3", {}, p.names[k] ?? `image ${k + 1}`),
+    el("div", { class: "tiles" }, tile(p.images[k], "image"), tile(p.truths[k], "truth"), groups.map((g) => {
+      const t = p.columns[g][k], caption = `${section.groups[g].name}${t.score === null ? "" : `: ${number(t.score)} % here`}`;
+      return tile(view === "error" ? t.error : t.prediction, caption, view === "other" && g !== p.reference ? t.other : undefined, g);
+    })))),
+  el("img", { src: p.legend, alt: "colours of the classes", class: "legend" }),
+  missing ? el("p", { class: "note" }, `${missing} of the experiments chosen have no pictures here: the first of the ranking have.`) : "",
+  el("p", { class: "note" }, "The percentage is the IoU within the one image, averaged over its classes. Of several seeds the one with the median score is shown."));
+}
+
+const searchable = (run) => [groupName(run), run.experiment, run.id, run.status, run.tags.join(" "), run.settings.map((v, i) => `${D.settings[i]}=${v}`).join(" ")].join(" ");
+
+function renderRuns() {
+  const score = (name, key) => ({ name, value: (r) => r.scores[key], number: true });
+  table($("runs"), [
+    { name: "experiment", value: groupName, cell: (r) => el("span", { title: r.path }, swatch(r.group), groupName(r)), className: "name" },
+    { name: "run", value: (r) => r.id, cell: (r) => el("span", { title: r.problem || r.path }, r.id) },
+    { name: "status", value: (r) => r.status, cell: (r) => el("span", { title: r.problem, class: r.status === "broken" ? "worse" : null }, r.status) },
+    { name: "seed", value: (r) => r.seed, cell: (r) => (r.seed === null ? "–" : String(r.seed)), number: true },
+    score("mIoU %", "miou"), score("Dice %", "dice"), score("pixels right %", "pixel_accuracy"),
+    { name: "images/s", value: (r) => r.speed, number: true },
+    ...D.settings.map((name, i) => ({ name, value: (r) => r.settings[i] })),
+    { name: "tags", value: (r) => r.tags.join(" ") },
+    { name: "commit", value: (r) => r.commit },
+    { name: "started", value: (r) => r.time },
+  ], D.runs.filter((r) => (r.section === state.section || r.section < 0) && matches(searchable(r))));
+}
+
+// ---- putting it together ------------------------------------------------------------------------------------
+
+function renderChosen() {
+  renderCurves();
+  renderClasses();
+  renderSpeed();
+  renderPictures();
+}
+
+function render() {
+  renderRanking();
+  renderRuns();
+  renderChosen();
+}
+
+function chooseSection(index) {
+  state.section = index;
+  state.sort = {};
+  state.cursor = null;
+  state.allClasses = false;
+  section = D.sections[index];
+  state.chosen = new Set([...new Set([section.reference, ...section.groups.keys()])].slice(0, MOST_CHOSEN));
+  const names = [...new Set(D.runs.filter((r) => r.section === index).flatMap((r) => Object.keys(r.curves)))];
+  const before = $("quantity").value, first = ["val/miou", "val/loss", "train/loss"].filter((n) => names.includes(n));
+  const ordered = [...new Set([...first, ...names])];
+  $("quantity").replaceChildren(...ordered.map((n) => el("option", {}, n)));
+  if (ordered.includes(before)) $("quantity").value = before;
+  render();
+}
+
+D.sections.forEach((s, i) => $("protocol").append(el("option", { value: i }, s.title)));
+$("explanation").textContent = D.explanation;
+$("created").textContent = D.created;
+$("remarks").append(...D.remarks.map((r) => el("li", {}, r)));
+$("protocol").addEventListener("change", (event) => chooseSection(Number(event.target.value)));
+$("filter").addEventListener("input", () => { renderRanking(); renderRuns(); renderSpeed(); });
+for (const id of ["quantity", "axis", "untested"]) $(id).addEventListener("change", () => { state.cursor = null; renderCurves(); });
+for (const id of ["class-view", "class-order"]) $(id).addEventListener("change", renderClasses);
+for (const id of ["picture-view", "picture-order"]) $(id).addEventListener("change", renderPictures);
+$("theme").addEventListener("click", () => {
+  const root = document.documentElement, dark = getComputedStyle(root).colorScheme === "dark" || (root.style.colorScheme === "" && matchMedia("(prefers-color-scheme: dark)").matches);
+  root.style.colorScheme = dark ? "light" : "dark";
+});
+$("large").querySelector("button").addEventListener("click", () => $("large").close());
+let width = innerWidth;
+addEventListener("resize", () => { if (innerWidth !== width) { width = innerWidth; renderChosen(); } });
+chooseSection(0);
