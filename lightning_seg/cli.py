@@ -10,7 +10,7 @@ from lightning_seg.errors import UserError
 EXPERIMENTS = Path("experiments")
 
 NAMED = ("exp", "folds", "check", "preview")  # commands whose first argument is the name of an experiment
-COMMANDS = (*NAMED, "resume", "fit", "validate", "test", "predict", "describe", "features")
+COMMANDS = (*NAMED, "bench", "resume", "fit", "validate", "test", "predict", "describe", "features")
 
 USAGE = """\
 usage: lightning-seg COMMAND ...
@@ -24,6 +24,7 @@ train
 look at the data
   check NAME [--key=value ...]       look at every image and mask, report what is wrong
   preview NAME [--output FILE]       draw augmented training samples as the network sees them
+  bench data NAME [--key=value ...]  time the making of training samples, beside other libraries
 
 evaluate and use
   test RUN [--key=value ...]         test the best checkpoint of a run again
@@ -68,13 +69,13 @@ def _dispatch(arguments: list[str]) -> None:
         hint = f" Did you mean {close[0]}?" if close else ""
         raise UserError(f"unknown command {command!r}.{hint} 'lightning-seg --help' lists the commands.")
     if command in NAMED:
-        rest = _config_arguments(rest)
+        rest = config_arguments(rest)
     from lightning_seg import experiment  # torch and Lightning from here on
 
     getattr(experiment, command)(rest)
 
 
-def _config_arguments(arguments: list[str]) -> list[str]:
+def config_arguments(arguments: list[str]) -> list[str]:
     """Replace the experiment's name by ``-c FILE``."""
     if not arguments or arguments[0].startswith("-"):
         if any(a in ("-h", "--help", "-c") or a.startswith("--config") for a in arguments):

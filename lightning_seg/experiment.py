@@ -243,6 +243,17 @@ def preview(args: list[str]) -> None:
     print(f"augmented training samples: {output}")
 
 
+def bench(args: list[str]) -> None:
+    """Time the making of training samples beside other libraries, ``data NAME [--key=value ...]``."""
+    from lightning_seg.cli import config_arguments
+    from lightning_seg.data.bench import bench as bench_data
+    from lightning_seg.data.bench import table
+
+    if args[:1] != ["data"]:
+        raise UserError("what should be timed? Type 'lightning-seg bench data NAME'.")
+    print(table(bench_data(DataOnly(_quiet(config_arguments(args[1:]))).datamodule)))
+
+
 def describe(args: list[str]) -> None:
     """Measure networks, ``NAME|RUN ... [--all] [--size HxW] [--html FILE] [--key=value ...]``."""
     from lightning_seg.describe import main as describe_networks

@@ -45,3 +45,11 @@ def test_light_commands_import_no_torch(arguments):
         "sys.exit('torch' in sys.modules or 'numpy' in sys.modules)"
     )
     subprocess.run([sys.executable, "-c", code, *arguments], check=True, capture_output=True)
+
+
+def test_every_command_is_in_the_help_and_has_its_function():
+    from lightning_seg import experiment
+
+    for command in cli.COMMANDS:
+        assert f"\n  {command} " in cli.USAGE
+        assert callable(getattr(experiment, command))
