@@ -171,7 +171,7 @@ def _waited() -> float:
 
 
 def training_memory(model: SemanticSegmentation, conditions: Conditions) -> tuple[int, int]:
-    """Estimate the memory of training by taking one step on one image.
+    """Estimate the memory of training by taking one step.
 
     Returns:
         Bytes for weights, gradients and the optimizer's state, and bytes of what the backward pass of each image
@@ -179,6 +179,22 @@ def training_memory(model: SemanticSegmentation, conditions: Conditions) -> tupl
     """
     network = model.network
     optimizer = model.optimizer(model.finetune.parameter_groups(network))
+    model.train()
+    loss, two = _loss_and_saved(network, conditions, 2)  # a batch of one may be padded more
+    loss.backward()
+    optimizer.step()
+    _, three = _loss_and_saved(network, conditions, 3)
+    # What does not grow with the batch are copies of weights, such as those that autocast makes.
+    image = three - two
+    copies = two - 2 * image
+    state = [value for values in optimizer.state.values() for value in values.values()]
+    gradients = [p.grad for p in network.parameters()]
+    kept = [*network.parameters(), *network.buffers(), *state, *gradients]
+    return sum(t.nbytes for t in kept if isinstance(t, Tensor)) + copies, image
+
+
+def _loss_and_saved(network: Network, conditions: Conditions, batch_size: int) -> tuple[Tensor, int]:
+    """Run a training step's forward pass; also return the bytes that it keeps for the backward pass."""
     owned = {t.untyped_storage().data_ptr() for t in (*network.parameters(), *network.buffers())}
     saved: dict[int, int] = {}
 
@@ -188,18 +204,12 @@ def training_memory(model: SemanticSegmentation, conditions: Conditions) -> tupl
             saved[storage.data_ptr()] = storage.nbytes()  # several tensors may share one
         return tensor
 
-    model.train()
-    masks = torch.zeros(1, *conditions.size, dtype=torch.uint8, device=conditions.device)
+    masks = torch.zeros(batch_size, *conditions.size, dtype=torch.uint8, device=conditions.device)
     with torch.autograd.graph.saved_tensors_hooks(note, lambda tensor: tensor), conditions.autocast():
-        logits = network(conditions.images())
+        logits = network(conditions.images(batch_size))
         outputs = logits if isinstance(logits, tuple) else (logits,)
         loss = torch.stack([CrossEntropy()(output, masks) for output in outputs]).sum()
-    loss.backward()
-    optimizer.step()
-    state = [value for values in optimizer.state.values() for value in values.values()]
-    fixed = [*network.parameters(), *network.buffers(), *(t for t in state if isinstance(t, Tensor))]
-    gradients = [p.grad for p in network.parameters() if p.grad is not None]
-    return sum(t.nbytes for t in (*fixed, *gradients)), sum(saved.values())
+    return loss, sum(saved.values())
 
 
 def receptive_field(network: Network, conditions: Conditions, count: int = 4) -> np.ndarray:

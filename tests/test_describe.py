@@ -56,19 +56,28 @@ def test_figures_by_hand(quick):
     assert figures.parameters == figures.trainable == {"backbone": 108, "decoder": 0, "head": 10}
     assert figures.multiply_adds == {"backbone": 108 * H * W, "decoder": 0, "head": 8 * H * W}
     assert figures.output_stride == 1 and figures.images_per_second == 12.5
-    # weights and gradients; the six numbers of the normalisation
-    assert figures.fixed_memory == 4 * (2 * 118 + 6)
-    # float32: the image, the 4 channels, 2 log-probabilities; int64: the labels; and the sum of their weights
-    assert figures.image_memory == pytest.approx(H * W * (4 * (3 + 4 + 2) + 8), abs=16)
+    # weights and gradients; the six numbers of the normalisation; a few numbers of the loss
+    assert figures.fixed_memory == pytest.approx(4 * (2 * 118 + 6), abs=16)
+    # float32: the image, the 4 channels, 2 log-probabilities; int64: the labels
+    assert figures.image_memory == H * W * (4 * (3 + 4 + 2) + 8)
     assert figures.memory(3) == figures.fixed_memory + 3 * figures.image_memory
 
 
 def test_memory_knows_optimizer_and_frozen_parts(quick):
     adam = measure("some", task(Convolutions(), torch.optim.Adam), Conditions((H, W)))
-    assert adam.fixed_memory == 4 * (4 * 118 + 6 + 3)  # two moments, and a step count for each of 3 tensors
+    # two moments, and a step count for each of 3 tensors
+    assert adam.fixed_memory == pytest.approx(4 * (4 * 118 + 6 + 3), abs=16)
     frozen = measure("some", task(Convolutions(), finetune=Frozen()), Conditions((H, W)))
     assert frozen.trainable == {"backbone": 0, "decoder": 0, "head": 10}
-    assert frozen.image_memory == pytest.approx(H * W * (4 * (4 + 2) + 8), abs=16)  # no need of the image
+    assert frozen.image_memory == H * W * (4 * (4 + 2) + 8)  # no need of the image
+
+
+def test_bf16_halves_activations_but_copies_weights(quick):
+    half = measure("some", task(Convolutions()), Conditions((H, W), bf16=True))
+    full = measure("some", task(Convolutions()), Conditions((H, W)))
+    # image and channels in bfloat16; the loss stays in float32
+    assert half.image_memory == H * W * (2 * (3 + 4) + 4 * 2 + 8)
+    assert half.fixed_memory - full.fixed_memory == 2 * (108 + 8)  # what is multiplied with, not the bias
 
 
 def test_field_of_box_filters():

@@ -249,51 +249,41 @@ def test_camvid_has_the_published_median_frequency_weights(real_data):
     assert weights[[0, 1, 3, 4, 5]] == pytest.approx([0.2595, 0.1826, 0.1417, 0.9051, 0.3826], rel=0.05)
 
 
-@pytest.fixture
-def trained(tmp_path, monkeypatch):
-    """A network with an auxiliary head, trained for two steps by a loss that is balanced from the data."""
-    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
-    data = shapes()
-    model = make_model(data)
-    trainer = L.Trainer(
-        max_epochs=1, accelerator="cpu", devices=1, logger=False, enable_progress_bar=False,
-        enable_model_summary=False, num_sanity_val_steps=0, enable_checkpointing=False,
-    )  # fmt: skip
-    trainer.fit(model, data)
-    trainer.save_checkpoint(tmp_path / "model.ckpt")
-    return trainer, model, tmp_path / "model.ckpt"
-
-
 def make_model(data):
     network = PSPNet(6, "test_resnet", weights=False, output_stride=16, decoder_channels=16, auxiliary=True)
     loss = Sum([CrossEntropy(class_weights="inverse_sqrt"), Dice()])
     return SemanticSegmentation(network, torch.optim.SGD, data.class_names, loss)
 
 
-def test_class_weights_come_from_the_data_and_stay_with_the_checkpoint(trained, capsys, monkeypatch):
-    trainer, model, checkpoint = trained
+def test_class_weights_come_from_the_data_and_stay_with_the_checkpoint(tmp_path, monkeypatch):
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    quiet = {"accelerator": "cpu", "devices": 1, "logger": False, "enable_progress_bar": False}
+    quiet |= {"enable_checkpointing": False, "enable_model_summary": False}
+    data = shapes()
+    model = make_model(data)
+    trainer = L.Trainer(max_epochs=1, limit_train_batches=1, limit_val_batches=0, **quiet)
+    trainer.fit(model, data)
+    trainer.save_checkpoint(tmp_path / "model.ckpt")
     weights = model.loss.losses[0].class_weights
-    expected = balanced_weights("inverse_sqrt", *class_frequencies(trainer.datamodule))
+    expected = balanced_weights("inverse_sqrt", *class_frequencies(data))
     torch.testing.assert_close(weights, torch.tensor(expected).float())
 
     monkeypatch.setattr("lightning_seg.tasks.semantic.class_frequencies", None)  # testing must not count
-    again = make_model(trainer.datamodule)
-    tester = L.Trainer(
-        accelerator="cpu", devices=1, logger=False, enable_progress_bar=False, enable_checkpointing=False
-    )
-    tester.test(again, shapes(), ckpt_path=checkpoint, verbose=False, weights_only=True)
+    again = make_model(data)
+    arguments = {"ckpt_path": tmp_path / "model.ckpt", "verbose": False, "weights_only": True}
+    L.Trainer(**quiet).test(again, shapes(), **arguments)
     torch.testing.assert_close(again.loss.losses[0].class_weights, weights)
 
 
-def test_the_auxiliary_head_adds_its_share(trained):
-    trainer, model, _ = trained
-    batch = next(iter(trainer.datamodule.train_dataloader()))
-    model.train()
+def test_the_auxiliary_head_adds_its_share():
+    data = shapes()
+    model = make_model(data)
+    model.loss = Sum([CrossEntropy(), Dice()])
+    batch = next(iter(data.train_dataloader()))
     model.network.decoder.eval()  # dropout would differ from call to call
     model.network.auxiliary.eval()
     model.log = lambda *args, **kwargs: None
-    logits, auxiliary = model.network(batch["image"])
-    parts = [model.loss(x, batch["mask"]) for x in (logits, auxiliary)]
+    parts = [model.loss(logits, batch["mask"]) for logits in model.network(batch["image"])]
     for weight in (0.4, 2.0):
         model.auxiliary_weight = weight
         torch.testing.assert_close(model.training_step(batch, 0), parts[0] + weight * parts[1])
