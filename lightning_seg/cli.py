@@ -1,6 +1,7 @@
 """The command line. This module imports nothing heavy: a command pays only for what it uses."""
 
 import difflib
+import importlib
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -11,6 +12,8 @@ EXPERIMENTS = Path("experiments")
 
 NAMED = ("exp", "folds", "check", "preview")  # commands whose first argument is the name of an experiment
 COMMANDS = (*NAMED, "bench", "resume", "fit", "validate", "test", "predict", "describe", "features")
+# Commands that only read run directories and need no torch: each is `main` of a module.
+READING = {"compare": "lightning_seg.runs.compare", "runs": "lightning_seg.runs.manage"}
 
 USAGE = """\
 usage: lightning-seg COMMAND ...
@@ -30,6 +33,10 @@ evaluate and use
   test RUN [--key=value ...]         test the best checkpoint of a run again
   validate RUN [--key=value ...]     the same on the validation split
   predict RUN IMAGES [--output DIR]  write masks and overlays for a folder of images
+
+compare
+  compare [RUNS...] [--html FILE]    rank runs with intervals, say which differences are real; 'compare --help'
+  runs [list|show|tag|disk|...]      look after run directories; 'runs --help'
 
 look at the network
   describe NAME|RUN... [--all]       parameters, work, memory, speed, receptive field; 'describe --help' for more
@@ -64,8 +71,11 @@ def _dispatch(arguments: list[str]) -> None:
         print(USAGE, end="")
         return
     command, rest = arguments[0], arguments[1:]
+    if command in READING:
+        importlib.import_module(READING[command]).main(rest)
+        return
     if command not in COMMANDS:
-        close = difflib.get_close_matches(command, COMMANDS, n=1)
+        close = difflib.get_close_matches(command, (*COMMANDS, *READING), n=1)
         hint = f" Did you mean {close[0]}?" if close else ""
         raise UserError(f"unknown command {command!r}.{hint} 'lightning-seg --help' lists the commands.")
     if command in NAMED:

@@ -7,6 +7,7 @@ import sys
 import time
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 from lightning_seg.errors import UserError
 from lightning_seg.runs.arguments import Arguments
@@ -20,15 +21,15 @@ def main(arguments: list[str]) -> None:
     """Run the command ``runs``."""
     parser = Arguments(prog="lightning-seg runs", description="Look after run directories.")
     commands = parser.add_subparsers(metavar="COMMAND")
-    folders = {"nargs": "*", "type": Path, "default": [Path("runs")], "metavar": "FOLDER"}
 
-    def command(name: str, function, text: str) -> argparse.ArgumentParser:
+    def command(name: str, function, text: str, folders: bool = False) -> argparse.ArgumentParser:
         added = commands.add_parser(name, help=text, description=text)
         added.set_defaults(function=function)
+        if folders:
+            added.add_argument("folders", nargs="*", type=Path, default=[Path("runs")], metavar="FOLDER")
         return added
 
-    listing = command("list", _list, "list runs: status, score, size, tags")
-    listing.add_argument("folders", **folders)
+    listing = command("list", _list, "list runs: status, score, size, tags", folders=True)
     listing.add_argument("--tag", help="only runs with this tag")
     showing = command("show", _show, "show what a run is and scored")
     showing.add_argument("run", type=Path)
@@ -38,13 +39,13 @@ def main(arguments: list[str]) -> None:
     tagging.add_argument("--remove", nargs="+", default=[], metavar="TAG", help="tags to take away")
     deleting = command("delete", _delete, "delete runs for good, after asking")
     deleting.add_argument("runs", nargs="+", type=Path)
-    deleting.add_argument("--yes", action="store_true", help="do not ask")
-    using = command("disk", _disk, "show what takes how much disk space")
-    using.add_argument("folders", **folders)
-    pruning = command("prune", _prune, "delete all but the best checkpoint of tested runs, after asking")
-    pruning.add_argument("folders", **folders)
+    command("disk", _disk, "show what takes how much disk space", folders=True)
+    pruning = command(
+        "prune", _prune, "delete all but the best checkpoint of tested runs, after asking", folders=True
+    )
     pruning.add_argument("--days", type=float, default=7, help="keep what is younger than this (default: 7)")
-    pruning.add_argument("--yes", action="store_true", help="do not ask")
+    for asking in (deleting, pruning):
+        asking.add_argument("--yes", action="store_true", help="do not ask")
     chosen = parser.parse_args(arguments or ["list"])
     chosen.function(chosen)
 
@@ -65,20 +66,17 @@ def _list(chosen: argparse.Namespace) -> None:
 def _show(chosen: argparse.Namespace) -> None:
     record = _run(chosen.run)
     environment = record.environment
+    status = "running?" if _busy(record) else record.status
     print(f"run         {record.path}")
-    print(
-        f"status      {'running?' if _busy(record) else record.status}"
-        + f" ({record.problem})" * bool(record.problem)
-    )
+    print(f"status      {status}" + f" ({record.problem})" * bool(record.problem))
     print(f"started     {record.time or 'unknown'}, seed {record.seed}")
     print(f"command     lightning-seg {' '.join(map(str, environment.get('command') or []))}")
     dirty = " with uncommitted changes" * bool(environment.get("uncommitted_changes"))
     print(f"commit      {str(environment.get('commit'))[:12]}{dirty}")
     print(f"device      {', '.join(environment.get('devices') or ['unknown'])}")
     print(f"tags        {' '.join(record.tags) or 'none'}")
-    print(
-        f"size        {_readable(_size(record.path))}, {_readable(_size(record.path / 'checkpoints'))} in checkpoints"
-    )
+    checkpoints = _readable(_size(record.path / "checkpoints"))
+    print(f"size        {_readable(_size(record.path))}, {checkpoints} in checkpoints")
     for name, points in record.curves().items():
         if name in ("train/loss", "val/loss", "val/miou"):
             print(f"{name:<11} {points[-1, 2]:.4f} at step {points[-1, 0]:.0f}")
@@ -134,10 +132,9 @@ def _prune(chosen: argparse.Namespace) -> None:
     for path in find(chosen.folders):
         record = read(path)
         # Without the best one the others are all there is; without a test the run may still go on.
-        if record.status == "tested" and (path / BEST_CHECKPOINT).is_file():
-            others = (
-                f for f in (path / BEST_CHECKPOINT).parent.rglob("*") if f.is_file() and f.name != "best.ckpt"
-            )
+        best = path / BEST_CHECKPOINT
+        if record.status == "tested" and best.is_file():
+            others = (f for f in best.parent.iterdir() if f.is_file() and f != best)
             old += [f for f in others if time.time() - f.stat().st_mtime > chosen.days * 86400]
     if not old:
         print(f"no checkpoint but the best ones is older than {chosen.days:g} days")
