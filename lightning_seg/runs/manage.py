@@ -7,7 +7,6 @@ import sys
 import time
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 from lightning_seg.errors import UserError
 from lightning_seg.runs.arguments import Arguments

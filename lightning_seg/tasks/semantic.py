@@ -87,11 +87,11 @@ class SemanticSegmentation(L.LightningModule):
 
     def training_step(self, batch: dict[str, Any], batch_idx: int) -> Tensor:
         """Return the loss of one batch."""
-        logits, masks = self.network(batch["image"]), batch["mask"]
+        logits = self.network(batch["image"])
         if isinstance(logits, tuple):
-            loss = self.loss(logits[0], masks) + self.auxiliary_weight * self.loss(logits[1], masks)
+            loss = self._loss(logits[0], batch) + self.auxiliary_weight * self._loss(logits[1], batch)
         else:
-            loss = self.loss(logits, masks)
+            loss = self._loss(logits, batch)
         self.log("train/loss", loss.detach(), prog_bar=True, batch_size=len(batch["image"]))
         return loss
 
@@ -135,6 +135,13 @@ class SemanticSegmentation(L.LightningModule):
             return {"optimizer": optimizer}
         scheduler = self.lr_scheduler(optimizer, int(self.trainer.estimated_stepping_batches))
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": scheduler, "interval": "step"}}
+
+    def _loss(self, logits: Tensor, batch: dict[str, Any]) -> Tensor:
+        """Return the loss of logits (B, C, H, W); a MixUp batch has two masks and the share of the first."""
+        loss = self.loss(logits, batch["mask"])
+        if "mask2" in batch:
+            loss = batch["mix"] * loss + (1 - batch["mix"]) * self.loss(logits, batch["mask2"])
+        return loss
 
     def _balance(self, losses: list[PixelLoss], stage: str) -> None:
         """Compute class weights from the training split, or make room for those of a checkpoint."""
