@@ -111,6 +111,15 @@ class Experiment(LightningCLI):
             files = [Path(str(file)) for file in self.config.config or []]
             self.config.name = files[0].stem if files else "unnamed"
 
+    def instantiate_classes(self) -> None:
+        """Build the objects; a user's error keeps its own words where the parser has wrapped it."""
+        try:
+            super().instantiate_classes()
+        except ValueError as error:
+            if isinstance(error.__cause__, UserError):
+                raise error.__cause__ from None
+            raise
+
     def instantiate_trainer(self, **kwargs: Any) -> Trainer:
         """Make the run directory, the loggers and the trainer; until here nothing was written."""
         if self.tracked and not self.datamodule.download:

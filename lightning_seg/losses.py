@@ -7,6 +7,7 @@ network computes in. Nothing in them waits for the device.
 """
 
 import math
+from collections.abc import Sequence
 from typing import Literal
 
 import numpy as np
@@ -240,6 +241,21 @@ def balanced_weights(how: Balance, pixels: np.ndarray, pixels_around: np.ndarray
 def balanced_losses(loss: nn.Module) -> list[PixelLoss]:
     """List the parts of a loss whose class weights are computed from the data."""
     return [part for part in loss.modules() if isinstance(part, PixelLoss) and part.balance is not None]
+
+
+def check_class_weights(loss: nn.Module, class_names: Sequence[str]) -> None:
+    """See that class weights which are given are one for each class.
+
+    Raises:
+        UserError: They are not.
+    """
+    for part in loss.modules():
+        weights = part.class_weights if isinstance(part, PixelLoss) else None
+        if weights is not None and len(weights) != len(class_names):
+            raise UserError(
+                f"class_weights of {type(part).__name__} needs {len(class_names)} numbers, one for each of "
+                f"{', '.join(class_names)}; got {len(weights)}."
+            )
 
 
 def _cross_entropy(

@@ -177,6 +177,9 @@ def test_table_and_charts_of_all(workplace, capsys):
     assert Image.open(workplace / "chart.png").size == (1520, 920)
 
 
+LOSS, ARGUMENT = "--model.loss=lightning_seg.losses.", "--model.loss.init_args."
+
+
 @pytest.mark.parametrize(
     ("arguments", "expected"),
     [
@@ -186,6 +189,8 @@ def test_table_and_charts_of_all(workplace, capsys):
         (["tiny", "--device=tpu"], "--device tpu"),
         (["runs/tiny"], "no run directory"),
         (["tiny", "--data.init_args.bach_size=3"], "Did you mean batch_size?"),
+        (["tiny", f"{LOSS}OHEMCrossEntropy", f"{ARGUMENT}threshold=2"], "error: OHEMCrossEntropy needs"),
+        (["tiny", f"{LOSS}CrossEntropy", f"{ARGUMENT}class_weights=[1,2]"], "needs 6 numbers, one for each"),
     ],
 )
 def test_mistakes(workplace, capsys, arguments, expected):

@@ -15,7 +15,7 @@ from torchmetrics import MeanMetric
 from lightning_seg.data.frequency import class_frequencies
 from lightning_seg.finetune import Full, scale_learning_rates
 from lightning_seg.labels import IGNORE_INDEX
-from lightning_seg.losses import CrossEntropy, PixelLoss, balanced_losses
+from lightning_seg.losses import CrossEntropy, PixelLoss, balanced_losses, check_class_weights
 from lightning_seg.metrics.confusion import ConfusionMatrix, ImageCounts
 from lightning_seg.metrics.scores import scores
 from lightning_seg.networks.base import Network
@@ -61,6 +61,7 @@ class SemanticSegmentation(L.LightningModule):
         self.finetune = finetune or Full()
         self.finetune.apply(network)
         self.loss = loss or CrossEntropy()
+        check_class_weights(self.loss, class_names)
         self.auxiliary_weight = auxiliary_weight
         self.confusion = ConfusionMatrix(len(class_names))
         self.eval_loss = MeanMetric(nan_strategy="disable")
