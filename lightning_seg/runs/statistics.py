@@ -92,20 +92,29 @@ class Sample:
         self.value, self.std = np.stack(means), np.stack(stds)
         self._covariance = _covariance(np.stack(deviations, axis=-1)) * _unbiased(blocks)
         between, within = self.std**2, np.stack(interactions) * _unbiased(blocks)
-        self._seed_variance, self._seed_df = self._pool(between, within)
-        self._raw_seed_variance = np.where(np.isnan(between), self._seed_variance, between)
+        self._pool(between, between - within)
 
-    def _pool(self, between: np.ndarray, within: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """Estimate the variance that another seed alone brings to one run, and its degrees of freedom."""
-        df = self.seeds[:, None] - 1.0
-        # Runs differ from each other on these images also by what other images would not confirm; that part is
-        # in the bootstrap already.
-        own = np.maximum(0, between - within)
-        known = np.isfinite(own)
-        total = np.where(known, df, 0).sum(0)
-        with np.errstate(divide="ignore", invalid="ignore"):
-            pooled = np.where(total > 0, np.where(known, df * own, 0).sum(0) / total, 0.0)
-        return np.where(known, own, pooled), np.where(known, df, np.where(total > 0, total, np.inf))
+    def _pool(self, between: np.ndarray, own: np.ndarray) -> None:
+        """Settle the variance that another seed brings to one run.
+
+        Args:
+            between: Variance between the runs of each group, (G, 1 + C); NaN where it has one run.
+            own: The part of it that other images would confirm: the rest is in the bootstrap already.
+        """
+        df = np.where(np.isfinite(own), self.seeds[:, None] - 1.0, 0.0)
+        runs = df.sum(0)
+
+        def pooled(variance: np.ndarray) -> np.ndarray:
+            return np.where(df > 0, df * variance, 0).sum(0) / np.maximum(runs, 1)
+
+        # Three seeds may agree by luck, and among many groups some do: a group that varies less than groups do
+        # on average is moved towards them, as if two more runs had shown it. One that varies more is believed.
+        lucky = own < pooled(own)
+        share = np.where(df > 0, np.where(lucky, 2 / (2 + df), 0), 1)  # all of it where there is one run
+        self._seed_variance, self._raw_seed_variance = (
+            np.maximum(0, np.where(df > 0, (1 - share) * v, 0) + share * pooled(v)) for v in (own, between)
+        )
+        self._seed_df = np.where(df > 0, df + 2 * lucky, np.where(runs > 0, runs, np.inf))
 
     def group(self, a: int | np.ndarray) -> Estimate:
         """Estimate the scores of groups, (..., 1 + C)."""

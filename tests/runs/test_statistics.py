@@ -59,20 +59,32 @@ def test_the_bootstrap_agrees_with_the_delta_method():
     assert sample.difference(0, 1).error[0] < 0.8 * sample.group(0).error[0]
 
 
-def test_seeds_alone_give_welchs_test():
-    """Where images add nothing, the result is that of the textbook for two small samples of unequal variance."""
+def seeds_only(*shifts):
+    """Runs that differ by ``shifts`` alike on all images, so that the choice of images adds nothing."""
     true = np.full((50, 2), 1000.0)
-    groups = [
-        [simulate(np.random.default_rng(0), shift, noise=0, classes=2, true=true) for shift in shifts]
-        for shifts in ((0.0, 0.02, 0.01), (0.05, 0.09, 0.03, 0.06))
-    ]
-    a, b = ([score(c.sum(0))[0] for c in runs] for runs in groups)
-    expected = stats.ttest_ind(b, a, equal_var=False)
-    difference = Sample(groups).difference(1, 0)[0]
-    assert difference.value == pytest.approx(np.mean(b) - np.mean(a))
-    assert difference.p() == pytest.approx(expected.pvalue, rel=1e-3)
-    interval = expected.confidence_interval()
-    assert difference.half_width() == pytest.approx((interval.high - interval.low) / 2, rel=1e-3)
+    return [simulate(np.random.default_rng(0), shift, noise=0, classes=2, true=true) for shift in shifts]
+
+
+def test_seeds_alone_give_students_interval():
+    runs = seeds_only(0.0, 0.02, 0.01, 0.05)
+    values = [score(counts.sum(0))[0] for counts in runs]
+    low, high = stats.t.interval(0.95, 3, np.mean(values), stats.sem(values))
+    own = Sample([runs]).group(0)[0]
+    assert own.value - own.half_width() == pytest.approx(low)
+    assert own.value + own.half_width() == pytest.approx(high)
+
+
+def test_a_lucky_group_is_moved_halfway_and_a_varied_one_believed():
+    calm, varied = seeds_only(0.0, 0.02, 0.01), seeds_only(0.05, 0.11, 0.03, 0.07)
+    low, high = (np.var([score(c.sum(0))[0] for c in runs], ddof=1) for runs in (calm, varied))
+    average = (2 * low + 3 * high) / 5
+    moved = (low + average) / 2  # two degrees of freedom of its own, two lent
+    difference = Sample([calm, varied]).difference(0, 1)[0]
+    assert difference.error**2 == pytest.approx(moved / 3 + high / 4)
+    # Welch and Satterthwaite's formula
+    assert difference.df == pytest.approx(
+        (moved / 3 + high / 4) ** 2 / ((moved / 3) ** 2 / 4 + (high / 4) ** 2 / 3)
+    )
 
 
 def test_identical_runs_do_not_differ():
@@ -133,7 +145,7 @@ def simulated(rng, gaps, seeds=3, images=40, seed_noise=0.01):
 
 @pytest.mark.parametrize(("seeds", "seed_noise"), [(3, 0.01), (2, 0.02), (1, 0.0)])
 def test_coverage_and_false_alarms(seeds, seed_noise):
-    """A smaller version of what 1000 simulations showed: 93.7 to 98.1 % in nine settings, 0.9 to 6.8 % false alarms.
+    """A smaller version of what 1000 simulations showed: 93.5 to 98.1 % in nine settings, 0.9 to 6.8 % false alarms.
 
     With 95 % in truth, less than 88 % or more than 12 % false alarms of 150 come less than once in a thousand times.
     """
@@ -150,6 +162,7 @@ def test_coverage_and_false_alarms(seeds, seed_noise):
 
 
 def test_many_equal_groups_are_not_called_different():
+    """In 300 simulations of eight groups 2.7 % had a false difference; here 15 % or less of 40 with six groups."""
     rng = np.random.default_rng(0)
     a, b = np.triu_indices(6, 1)
     false = [
