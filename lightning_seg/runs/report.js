@@ -4,7 +4,8 @@ const D = JSON.parse(document.getElementById("data").textContent);
 const COLOURS = ["#0072b2", "#d55e00", "#009e73", "#cc79a7", "#c48a00", "#56b4e9", "#8c6d5a", "#8888aa"];
 const MOST_CHOSEN = 6;
 const $ = (id) => document.getElementById(id);
-const state = { section: 0, chosen: new Set(), sort: {}, cursor: null, allClasses: false };
+// Chosen groups have a place in COLOURS, which they keep until they are chosen no more; the others are grey.
+const state = { section: 0, chosen: new Map(), sort: {}, cursor: null, allClasses: false };
 let section;
 
 // ---- small helpers ------------------------------------------------------------------------------------------
@@ -28,11 +29,11 @@ const mean = (values) => {
   const known = values.filter((v) => v !== null);
   return known.length ? known.reduce((a, b) => a + b, 0) / known.length : null;
 };
-const colour = (group) => (group < 0 ? "#888888" : COLOURS[group % COLOURS.length]);
-const dash = (group) => ["", "6 3", "2 3", "8 3 2 3"][Math.floor(Math.max(group, 0) / COLOURS.length) % 4];
+const colour = (group) => (state.chosen.has(group) ? COLOURS[state.chosen.get(group) % COLOURS.length] : "#8a929c");
+const dash = (group) => ["", "6 3", "2 3", "8 3 2 3"][Math.floor((state.chosen.get(group) ?? 0) / COLOURS.length) % 4];
 const swatch = (group) => el("span", { class: "swatch", style: `background:${colour(group)}` });
 const groupName = (run) => (run.group < 0 ? run.experiment : section.groups[run.group].name);
-const chosenGroups = () => [...state.chosen].sort((a, b) => a - b);
+const chosenGroups = () => [...state.chosen.keys()].sort((a, b) => a - b);
 const matches = (text) => $("filter").value.toLowerCase().split(/\s+/).every((word) => text.toLowerCase().includes(word));
 
 function ticks(low, high, wanted) {
@@ -107,7 +108,15 @@ function renderRanking() {
   };
   const choose = (g) => el("input", {
     type: "checkbox", checked: state.chosen.has(g.index) ? "" : null, "aria-label": `show ${g.name}`,
-    onchange: (event) => { state.chosen[event.target.checked ? "add" : "delete"](g.index); renderChosen(); },
+    onchange: (event) => {
+      const taken = new Set(state.chosen.values());
+      let place = 0;
+      while (taken.has(place)) place++;
+      if (event.target.checked) state.chosen.set(g.index, place);
+      else state.chosen.delete(g.index);
+      render();
+      $("ranking").querySelector(`[aria-label="${CSS.escape(`show ${g.name}`)}"]`).focus();
+    },
   });
   const difference = (g) =>
     g.difference === null ? "" : signed(g.difference) + (g.difference_low === null ? "" : ` ± ${number((g.difference_high - g.difference_low) / 2)}`);
@@ -316,7 +325,7 @@ function chooseSection(index) {
   state.cursor = null;
   state.allClasses = false;
   section = D.sections[index];
-  state.chosen = new Set([...new Set([section.reference, ...section.groups.keys()])].slice(0, MOST_CHOSEN));
+  state.chosen = new Map([...new Set([section.reference, ...section.groups.keys()])].slice(0, MOST_CHOSEN).map((g, i) => [g, i]));
   const names = [...new Set(D.runs.filter((r) => r.section === index).flatMap((r) => Object.keys(r.curves)))];
   const before = $("quantity").value, first = ["val/miou", "val/loss", "train/loss"].filter((n) => names.includes(n));
   const ordered = [...new Set([...first, ...names])];
