@@ -10,10 +10,24 @@ from lightning_seg.errors import UserError
 
 EXPERIMENTS = Path("experiments")
 
-NAMED = ("exp", "folds", "check", "preview")  # commands whose first argument is the name of an experiment
-COMMANDS = (*NAMED, "bench", "resume", "fit", "validate", "test", "predict", "describe", "features")
-# Commands that only read run directories and need no torch: each is `main` of a module.
-READING = {"compare": "lightning_seg.runs.compare", "runs": "lightning_seg.runs.manage"}
+# Every command is a function of the arguments after its name; its module is imported when it is called.
+COMMANDS = {
+    "exp": "lightning_seg.commands:exp",
+    "fit": "lightning_seg.commands:fit",
+    "folds": "lightning_seg.commands:folds",
+    "resume": "lightning_seg.commands:resume",
+    "check": "lightning_seg.commands:check",
+    "preview": "lightning_seg.commands:preview",
+    "bench": "lightning_seg.commands:bench",
+    "validate": "lightning_seg.commands:validate",
+    "test": "lightning_seg.commands:test",
+    "predict": "lightning_seg.commands:predict",
+    "describe": "lightning_seg.commands:describe",
+    "features": "lightning_seg.commands:features",
+    "compare": "lightning_seg.runs.compare:main",
+    "runs": "lightning_seg.runs.manage:main",
+}
+NAMED = ("exp", "folds", "check", "preview")  # their first argument is the name of an experiment
 
 USAGE = """\
 usage: lightning-seg COMMAND ...
@@ -71,18 +85,14 @@ def _dispatch(arguments: list[str]) -> None:
         print(USAGE, end="")
         return
     command, rest = arguments[0], arguments[1:]
-    if command in READING:
-        importlib.import_module(READING[command]).main(rest)
-        return
     if command not in COMMANDS:
-        close = difflib.get_close_matches(command, (*COMMANDS, *READING), n=1)
+        close = difflib.get_close_matches(command, COMMANDS, n=1)
         hint = f" Did you mean {close[0]}?" if close else ""
         raise UserError(f"unknown command {command!r}.{hint} 'lightning-seg --help' lists the commands.")
     if command in NAMED:
         rest = config_arguments(rest)
-    from lightning_seg import experiment  # torch and Lightning from here on
-
-    getattr(experiment, command)(rest)
+    module, function = COMMANDS[command].split(":")
+    getattr(importlib.import_module(module), function)(rest)
 
 
 def config_arguments(arguments: list[str]) -> list[str]:

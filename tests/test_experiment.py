@@ -17,6 +17,8 @@ import yaml
 from PIL import Image
 
 from lightning_seg.cli import main
+from lightning_seg.errors import UserError
+from lightning_seg.experiment import Experiment
 from lightning_seg.metrics.scores import scores
 
 EXPERIMENTS = sorted(Path("experiments").glob("*.yaml"))
@@ -262,3 +264,9 @@ def test_voc_folder_runs_deeplab_voc_for_two_steps(tmp_path, monkeypatch):
     counts = np.load(run / "test_images.npz")["counts"]
     assert counts[:, :, 2].sum() == 4 * (60 * 80 - 2 * 34)  # the border is not counted
     assert json.loads((run / "test.json").read_text())["scores"]["iou"]["cow"] in (None, 0.0)
+
+
+@pytest.mark.parametrize("task", ["lightning_seg.tasks.semantic.Semantics", "torch.nn.Linear", "instance"])
+def test_a_task_that_is_none_is_refused_by_name(task):
+    with pytest.raises(UserError, match=f"task: expected .*{task}"):
+        Experiment(["-c", "experiments/quickstart.yaml", f"--task={task}"])

@@ -1,9 +1,8 @@
 """Semantic segmentation: which class is this pixel?"""
 
 from collections.abc import Callable, Iterable, Iterator
-from typing import Any, Self
+from typing import Any
 
-import lightning as L
 import numpy as np
 import torch
 import torch.nn.functional as F
@@ -13,15 +12,16 @@ from torch.optim.lr_scheduler import LRScheduler
 from torchmetrics import MeanMetric
 
 from lightning_seg.data.frequency import class_frequencies
-from lightning_seg.finetune import Full, scale_learning_rates
+from lightning_seg.finetune import Full
 from lightning_seg.labels import IGNORE_INDEX
 from lightning_seg.losses import CrossEntropy, PixelLoss, balanced_losses, check_class_weights
 from lightning_seg.metrics.confusion import ConfusionMatrix, ImageCounts
 from lightning_seg.metrics.scores import scores
 from lightning_seg.networks.base import Network
+from lightning_seg.tasks.base import SegmentationTask
 
 
-class SemanticSegmentation(L.LightningModule):
+class SemanticSegmentation(SegmentationTask):
     """Train a network on masks and score it by one confusion matrix.
 
     Batches are dictionaries with ``image`` (B, 3, H, W), ``mask`` (B, H, W) uint8 and, in evaluation, ``index``
@@ -53,13 +53,7 @@ class SemanticSegmentation(L.LightningModule):
         finetune: Full | None = None,
         auxiliary_weight: float = 0.4,
     ) -> None:
-        super().__init__()
-        self.network = network
-        self.optimizer = optimizer
-        self.lr_scheduler = lr_scheduler
-        self.class_names = class_names
-        self.finetune = finetune or Full()
-        self.finetune.apply(network)
+        super().__init__(network, optimizer, class_names, lr_scheduler, finetune)
         self.loss = loss or CrossEntropy()
         check_class_weights(self.loss, class_names)
         self.auxiliary_weight = auxiliary_weight
@@ -70,17 +64,10 @@ class SemanticSegmentation(L.LightningModule):
         self.per_image: np.ndarray | None = None
 
     def setup(self, stage: str) -> None:
-        """Load the pretrained weights for a fresh training; a checkpoint brings its own."""
-        if stage == "fit" and self.trainer.ckpt_path is None:
-            self.network.load_weights()
+        """Load the pretrained weights, and compute the class weights that the data decides."""
+        super().setup(stage)
         if balanced := balanced_losses(self.loss):
             self._balance(balanced, stage)
-
-    def train(self, mode: bool = True) -> Self:
-        """Switch between training and evaluation; frozen parts stay in evaluation."""
-        super().train(mode)
-        self.finetune.set_mode(self.network)
-        return self
 
     def forward(self, images: Tensor) -> Tensor:
         """Return the logits (B, C, H, W) of images (B, 3, H, W) in 0..255."""
@@ -127,15 +114,6 @@ class SemanticSegmentation(L.LightningModule):
         sizes = batch["size"].tolist() if "size" in batch else [images.shape[-2:]] * len(images)
         cut = (image[None, :, :height, :width] for image, (height, width) in zip(images, sizes, strict=True))
         return [self.network(image).max(1)[1][0].byte() for image in cut]
-
-    def configure_optimizers(self) -> Any:
-        """Make the optimizer over the trainable parameters and a scheduler that knows the number of steps."""
-        optimizer = self.optimizer(self.finetune.parameter_groups(self.network))
-        scale_learning_rates(optimizer)
-        if self.lr_scheduler is None:
-            return {"optimizer": optimizer}
-        scheduler = self.lr_scheduler(optimizer, int(self.trainer.estimated_stepping_batches))
-        return {"optimizer": optimizer, "lr_scheduler": {"scheduler": scheduler, "interval": "step"}}
 
     def _loss(self, logits: Tensor, batch: dict[str, Any]) -> Tensor:
         """Return the loss of logits (B, C, H, W); a MixUp batch has two masks and the share of the first."""

@@ -192,8 +192,3 @@ def test_no_torch(runs, tmp_path):
         ["runs", "list", str(runs)],
     ):
         subprocess.run([sys.executable, "-c", code, *arguments], check=True, capture_output=True)
-
-
-def test_the_help_has_the_commands():
-    for command in cli.READING:
-        assert f"\n  {command} [" in cli.USAGE

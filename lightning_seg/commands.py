@@ -1,0 +1,178 @@
+"""The commands that train, evaluate and look at an experiment; each takes its arguments as the shell gives them."""
+
+import os
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from lightning.pytorch.callbacks import ModelCheckpoint
+from lightning.pytorch.utilities import rank_zero_only
+
+from lightning_seg.errors import UserError
+from lightning_seg.experiment import (
+    RUN_VARIABLE,
+    DataOnly,
+    Experiment,
+    finished_run,
+    quiet,
+    run_argument,
+    trained,
+)
+from lightning_seg.runs.directory import CONFIG, LAST_CHECKPOINT, METRICS, PICTURES
+from lightning_seg.runs.tracking import finish, finishing
+
+
+def exp(args: list[str]) -> None:
+    """Train, then test the best checkpoint, in one process."""
+    train(args, then_test=True)
+
+
+def fit(args: list[str]) -> None:
+    """Train only."""
+    train(args, then_test=False)
+
+
+def folds(args: list[str]) -> None:
+    """Cross-validate, ``NAME K [--key=value ...]``: one run for each fold, then the answer over all."""
+    from lightning_seg.runs.folds import summarise
+
+    config, (count, *rest) = args[:2], args[2:] or [""]
+    if not count.isdigit() or int(count) < 2:
+        raise UserError(f"how many folds? Type 'lightning-seg folds NAME 5'; got {count!r}.")
+    runs = []
+    for fold in range(int(count)):
+        print(f"fold {fold} of {count}")
+        chosen = [f"--data.init_args.folds={count}", f"--data.init_args.fold={fold}"]
+        runs.append(train([*config, *chosen, *rest], then_test=True))
+    summary = summarise(runs)
+    file = runs[-1].parent / f"{runs[0].name}-{count}-folds.txt"
+    file.write_text("\n".join([summary, *map(str, runs)]) + "\n")
+    print(f"\n{summary}\n{file}")
+
+
+def resume(args: list[str]) -> None:
+    """Continue a run from its last checkpoint, in its own directory and W&B run, then test."""
+    run, args = run_argument("resume", args)
+    last = run / LAST_CHECKPOINT
+    if last.exists():
+        args = ["--ckpt_path", str(last), *args]
+    else:
+        print(f"{run} was stopped before its first checkpoint: it starts again from the beginning.")
+    train(["-c", str(run / CONFIG), *args], then_test=True, run=run)
+
+
+def test(args: list[str]) -> None:
+    """Test the best checkpoint of a run; the result replaces test.json in its directory."""
+    experiment, options = finished_run("test", args)
+    experiment.trainer.test(**options, verbose=False)
+
+
+def validate(args: list[str]) -> None:
+    """Score the best checkpoint of a run on the validation split."""
+    experiment, options = finished_run("validate", args)
+    experiment.trainer.validate(**options, verbose=False)
+
+
+def predict(args: list[str]) -> None:
+    """Write masks and overlays for a folder of images."""
+    from lightning_seg.callbacks.predictions import Predictions
+
+    run, args = run_argument("predict", args)
+    if not args or args[0].startswith("-"):
+        raise UserError("which images? Type 'lightning-seg predict RUN FOLDER [--output DIR]'.")
+    images, args = args[0], args[1:]
+    output = Path("predictions") / run.parent.name / run.name
+    if args[:1] == ["--output"] and len(args) > 1:
+        output, args = Path(args[1]), args[2:]
+    experiment, options = finished_run(
+        "predict", [str(run), f"--data.init_args.predict_folder={images}", *args]
+    )
+    experiment.trainer.callbacks.append(Predictions(output))  # type: ignore[attr-defined]
+    experiment.trainer.predict(**options, return_predictions=False)
+
+
+def check(args: list[str]) -> None:
+    """Look at every file of a data set, ``NAME [--key=value ...]``, and report what is wrong."""
+    from lightning_seg.data.check import check as check_data
+
+    report = check_data(DataOnly(quiet(args)).datamodule, progress=True)
+    print(report.text(files=None))
+    if not report.ok:
+        raise SystemExit(1)
+
+
+def preview(args: list[str]) -> None:
+    """Draw augmented training samples, ``NAME [--output FILE] [--key=value ...]``."""
+    from lightning_seg.data.preview import preview as preview_data
+
+    output = Path("preview.png")
+    if "--output" in args[:-1]:
+        at = args.index("--output")
+        output, args = Path(args[at + 1]), args[:at] + args[at + 2 :]
+    preview_data(DataOnly(quiet(args)).datamodule, output)
+    print(f"augmented training samples: {output}")
+
+
+def bench(args: list[str]) -> None:
+    """Time the making of training samples beside other libraries, ``data NAME [--key=value ...]``."""
+    from lightning_seg.cli import config_arguments
+    from lightning_seg.data.bench import bench as bench_data
+    from lightning_seg.data.bench import table
+
+    if args[:1] != ["data"]:
+        raise UserError("what should be timed? Type 'lightning-seg bench data NAME'.")
+    print(table(bench_data(DataOnly(quiet(config_arguments(args[1:]))).datamodule)))
+
+
+def describe(args: list[str]) -> None:
+    """Measure networks, ``NAME|RUN ... [--all] [--size HxW] [--html FILE] [--key=value ...]``."""
+    from lightning_seg.describe import main as describe_networks
+
+    describe_networks(quiet(args))
+
+
+def features(args: list[str]) -> None:
+    """Draw the feature maps of an image, ``RUN IMAGE [--output FILE] [--key=value ...]``."""
+    from lightning_seg.callbacks.feature_maps import draw_file
+
+    run, args = run_argument("features", args)
+    if not args or args[0].startswith("-"):
+        raise UserError("which image? Type 'lightning-seg features RUN IMAGE [--output FILE]'.")
+    image, args = Path(args[0]), args[1:]
+    output = run / PICTURES / f"features_{image.stem}.png"
+    if args[:1] == ["--output"] and len(args) > 1:
+        output, args = Path(args[1]), args[2:]
+    output.parent.mkdir(parents=True, exist_ok=True)
+    draw_file(trained(run, args).model.network, image, output)
+    print(f"feature maps: {output}")
+
+
+def train(args: list[str], then_test: bool, run: Path | None = None) -> Path:
+    """Train, perhaps test, and return the run directory."""
+    with finishing(), _nothing_left_of_what_never_began(new=run is None):
+        experiment = Experiment(quiet(args), run=run)
+        trainer, model, data = experiment.trainer, experiment.model, experiment.datamodule
+        trainer.fit(model, data, ckpt_path=experiment.config_init.ckpt_path, weights_only=True)
+        if trainer.interrupted:
+            finish(KeyboardInterrupt("stopped by the user"))
+            print(f"stopped; 'lightning-seg resume {experiment.run_directory}' continues")
+        elif then_test:
+            callback = trainer.checkpoint_callback
+            best = callback.best_model_path if isinstance(callback, ModelCheckpoint) else ""
+            trainer.test(model, data, ckpt_path=best or None, verbose=False, weights_only=True)
+    assert experiment.run_directory is not None
+    return experiment.run_directory
+
+
+@contextmanager
+def _nothing_left_of_what_never_began(new: bool) -> Iterator[None]:
+    """Remove the directory of a new run that ended in a user's error before it logged anything."""
+    try:
+        yield
+    except UserError as error:
+        made = os.environ.pop(RUN_VARIABLE, None)
+        if new and made and not Path(made, METRICS).exists() and not rank_zero_only.rank:  # type: ignore[attr-defined]
+            finish(error)
+            shutil.rmtree(made, ignore_errors=True)
+        raise
