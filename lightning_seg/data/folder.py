@@ -33,6 +33,8 @@ class Folder(SegmentationData):
         void_colors: Colours that are not counted.
         shares: Share of each split, for example {train: 0.8, val: 0.1, test: 0.1}.
         split_seed: Seed of the division by `shares`.
+        sequence: Whether neighbours in the order of names look alike, as slices and video frames do: folds
+            are then blocks of neighbours.
         **kwargs: As for every data set.
 
     Raises:
@@ -51,6 +53,7 @@ class Folder(SegmentationData):
         void_colors: list[Color] | None = None,
         shares: dict[str, float] | None = None,
         split_seed: int = 0,
+        sequence: bool = False,
         **kwargs: Any,
     ) -> None:
         super().__init__(root, **kwargs)
@@ -65,6 +68,7 @@ class Folder(SegmentationData):
         self.color_mask = ColorMask(colors, void_colors or ()) if colors else None
         self.shares = shares
         self.split_seed = split_seed
+        self.sequence = sequence
         self.how_to_get = f"It should hold the folders {images}/ and {masks}/."
 
     def list_samples(self, split: str) -> Sequence[tuple[Path, Path]]:

@@ -15,7 +15,8 @@ class ISBI(SegmentationData):
     an IoU of 0.78 for cell, so look at the membrane.
 
     The labels of the challenge's test are not public. `train` is all slices but the last fifth, `val` the
-    last fifth (neighbours look alike, so a random division would flatter), `all` all of them.
+    last fifth (neighbours look alike, so a random division would flatter), `all` all of them. Folds are blocks
+    of consecutive slices.
 
     Args:
         root: Folder with `image/` and `label/`.
@@ -26,6 +27,7 @@ class ISBI(SegmentationData):
     class_names = ("membrane", "cell")
     palette = ((230, 60, 60), (235, 235, 210))
     table = label_table({255: 1})
+    sequence = True
     how_to_get = (
         "Get the training volume and labels of https://imagej.net/events/isbi-2012-segmentation-challenge\n"
         "and save one PNG a slice: image/0.png, label/0.png and so on."

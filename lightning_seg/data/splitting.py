@@ -61,6 +61,19 @@ def stratified_folds(presence: np.ndarray, folds: int, seed: int = 0) -> np.ndar
     return fold_of
 
 
+def block_folds(total: int, folds: int) -> np.ndarray:
+    """Divide samples that resemble their neighbours into folds of consecutive ones, of equal size.
+
+    Args:
+        total: Number of samples.
+        folds: Number of folds.
+
+    Returns:
+        Number of the fold of each sample (N,).
+    """
+    return np.repeat(np.arange(folds), [len(part) for part in np.array_split(np.arange(total), folds)])
+
+
 def presence(read: Read, samples: Sequence[Any]) -> np.ndarray:
     """Tell which labels occur in which samples (N, 255), ``bool``."""
     masks = in_parallel(lambda sample: np.bincount(read(sample)[1].ravel(), minlength=256)[:255] > 0, samples)

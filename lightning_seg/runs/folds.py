@@ -1,4 +1,4 @@
-"""The answer of a cross-validation: mean and spread over folds, and the score of all folds pooled."""
+"""The answer of a cross-validation: mean and spread over folds, the score of all folds pooled, and a baseline."""
 
 import json
 from collections.abc import Sequence
@@ -13,35 +13,60 @@ def summarise(runs: Sequence[Path]) -> str:
     """Report the test scores of one run a fold as text.
 
     The spread between folds (standard deviation, n - 1) says how much a score depends on which images were held
-    out. The pooled IoU adds up the pixels of all folds, so that every image of the data set counts once. Beside
-    it stands what a prediction of the commonest class everywhere would score.
+    out. The pooled scores add up the pixels of all folds, so that every image of the data set counts once.
+    Beside them stands what can be had without looking at an image: every pixel is the class that is commonest
+    in the other folds.
 
     Args:
         runs: The run directories, in the order of the folds.
     """
     tests = [json.loads((run / TEST_SCORES).read_text()) for run in runs]
-    counts = sum(np.load(run / TEST_IMAGES)["counts"].sum(0) for run in runs)
+    counts = np.stack([np.load(run / TEST_IMAGES)["counts"].sum(0) for run in runs]).astype(np.float64)
+    constant, commonest = _constant_prediction(counts[..., 2])
     names = tests[0]["protocol"]["classes"]
-    hit, predicted, truth = np.moveaxis(np.asarray(counts, np.float64), -1, 0)
-    with np.errstate(invalid="ignore"):
-        pooled = hit / (predicted + truth - hit)
-    common = int(truth.argmax())
-    trivial = truth[common] / truth.sum()
+    folds, pooled, baseline = _scores(counts), _scores(counts.sum(0)), _scores(constant.sum(0))
 
-    width = max(len("mean IoU"), *map(len, names))
-    lines = [
-        f"{'IoU':<{width}}" + "".join(f"  fold {i}" for i in range(len(runs))) + "   mean ± std    pooled"
+    rows = [*(f"IoU {name}" for name in names), "mean IoU", "mean Dice", "pixel accuracy"]
+    width = max(map(len, rows))
+    head = "".join(f"{f'fold {i}':>8}" for i in range(len(runs)))
+    lines = [f"{'':<{width}}{head}{'mean ± std':>17}{'pooled':>8}{'constant':>10}"]
+    for row, values, whole, trivial in zip(rows, folds.T, pooled, baseline, strict=True):
+        known = values[~np.isnan(values)]
+        mean = known.mean() if known.size else np.nan
+        spread = known.std(ddof=1) if known.size > 1 else np.nan
+        cells = "".join(f"{_number(value):>8}" for value in values)
+        middle = f"{_number(mean)} ± {_number(spread)}"
+        lines.append(f"{row:<{width}}{cells}{middle:>17}{_number(whole):>8}{_number(trivial):>10}")
+    always = " or ".join(f"'{names[label]}'" for label in sorted(set(commonest)))
+    lines += [
+        f"{len(runs)} folds, {sum(test['protocol']['images'] for test in tests)} images in all.",
+        f"constant prediction: always {always}, the commonest class of the training images; pooled.",
     ]
-    for row, name in enumerate([*names, "mean IoU"]):
-        scores = [t["scores"]["miou"] if row == len(names) else t["scores"]["iou"][name] for t in tests]
-        values = np.array([np.nan if s is None else s for s in scores])
-        whole = np.nanmean(pooled) if row == len(names) else pooled[row]
-        spread = np.nanstd(values, ddof=1) if (~np.isnan(values)).sum() > 1 else np.nan
-        cells = "".join(f"  {value:.4f}" for value in values)
-        lines.append(f"{name:<{width}}{cells}  {np.nanmean(values):.4f} ± {spread:.4f}  {whole:.4f}")
-    images = sum(t["protocol"]["images"] for t in tests)
-    lines.append(
-        f"{len(runs)} folds, {images} images in all. {names[common]!r} everywhere would have an IoU of {trivial:.4f}"
-        f" for {names[common]!r} and {trivial / (truth > 0).sum():.4f} in the mean."
-    )
     return "\n".join(lines)
+
+
+def _constant_prediction(truth: np.ndarray) -> tuple[np.ndarray, list[int]]:
+    """Predict in each fold the class that is commonest in the others.
+
+    Args:
+        truth: True pixels (K, C) of each fold.
+
+    Returns:
+        Counts (K, C, 3) and the class of each fold.
+    """
+    commonest = (truth.sum(0) - truth).argmax(1)
+    chosen = np.eye(truth.shape[1])[commonest]
+    return np.stack([chosen * truth, chosen * truth.sum(1, keepdims=True), truth], -1), commonest.tolist()
+
+
+def _scores(counts: np.ndarray) -> np.ndarray:
+    """Turn counts (..., C, 3) into IoU of each class, mean IoU, mean Dice, pixel accuracy (..., C + 3)."""
+    hit, predicted, truth = np.moveaxis(counts, -1, 0)
+    with np.errstate(invalid="ignore"):  # a class that occurs nowhere has no score: 0 / 0
+        iou, dice = hit / (predicted + truth - hit), 2 * hit / (predicted + truth)
+    means = [np.nanmean(iou, -1), np.nanmean(dice, -1), hit.sum(-1) / truth.sum(-1)]
+    return np.concatenate([iou, np.stack(means, -1)], -1)
+
+
+def _number(value: float) -> str:
+    return "–" if np.isnan(value) else f"{value:.4f}"

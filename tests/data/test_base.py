@@ -10,6 +10,7 @@ from torchvision.transforms import v2
 
 from lightning_seg.data.base import SegmentationData
 from lightning_seg.data.camvid import CamVid
+from lightning_seg.data.folder import Folder
 from lightning_seg.data.shapes import Shapes
 from lightning_seg.data.split import Split
 from lightning_seg.data.transforms import ColorJitter
@@ -203,21 +204,38 @@ def folds(camvid, **kwargs):
 
 def test_folds_score_every_sample_once_and_never_train_on_it(camvid):
     data, scored = folds(camvid)
-    pool = CamVid(str(camvid), batch_size=2, crop_size=(32, 32)).samples("train")
-    assert sorted(sum(scored, [])) == sorted(pool) and {len(part) for part in scored} == {2}
+    pool = CamVid(str(camvid), batch_size=2, crop_size=(32, 32)).samples("train+val")
+    assert sum(scored, []) == pool and {len(part) for part in scored} == {3}  # a video: blocks, in order
     for module, part in zip(data, scored, strict=True):
         assert set(module.samples("train")) == set(pool) - set(part)
         assert module.samples(module.test_split) == part
     assert data[3].test_split == "fold 3 of 5"
     data[3].setup("fit")
-    assert len(data[3].test_dataloader()) == 2 and len(data[3].train_dataloader()) == 4
+    assert len(data[3].test_dataloader()) == 3 and len(data[3].train_dataloader()) == 6
+
+
+def test_folds_without_order_are_stratified_and_need_no_validation_split(tmp_path):
+    rng = np.random.default_rng(0)
+    for folder in ("images/train", "masks/train"):
+        (tmp_path / folder).mkdir(parents=True)
+    rare = set(rng.choice(20, 5, replace=False).tolist())
+    for i in range(20):
+        Image.new("RGB", (8, 8)).save(tmp_path / f"images/train/{i:02d}.png")
+        Image.new("L", (8, 8), int(i in rare)).save(tmp_path / f"masks/train/{i:02d}.png")
+
+    def held_out(fold, **kwargs):
+        data = Folder(str(tmp_path), ["a", "b"], batch_size=1, crop_size=(8, 8), fold=fold, **kwargs)
+        return [int(data.name_of(sample)[-2:]) for sample in data.samples(data.val_split)]
+
+    assert [len(rare & set(held_out(fold))) for fold in range(5)] == [1] * 5
+    assert [held_out(fold, sequence=True) for fold in range(5)] == np.arange(20).reshape(5, 4).tolist()
 
 
 def test_splits_can_be_joined(camvid):
     data = CamVid(str(camvid), batch_size=2, crop_size=(32, 32))
     assert data.samples("train+val") == [*data.samples("train"), *data.samples("val")]
     _, scored = folds(camvid, train_split="train+val")
-    assert sorted(sum(scored, [])) == sorted(data.samples("train+val"))
+    assert sum(scored, []) == data.samples("train+val")  # each once, although val is named twice
 
 
 def test_damaged_files_are_left_out_on_request_and_counted(camvid):

@@ -1,7 +1,7 @@
 import numpy as np
 import pytest
 
-from lightning_seg.data.splitting import divide, stratified_folds
+from lightning_seg.data.splitting import block_folds, divide, stratified_folds
 
 
 def test_divide_gives_every_item_once_in_order():
@@ -38,3 +38,10 @@ def test_folds_follow_from_the_seed():
     presence = np.random.default_rng(0).random((40, 3)) < 0.5
     assert (stratified_folds(presence, 4, 1) == stratified_folds(presence, 4, 1)).all()
     assert (stratified_folds(presence, 4, 1) != stratified_folds(presence, 4, 2)).any()
+
+
+@pytest.mark.parametrize("total", [3, 24, 101])
+def test_blocks_are_consecutive_and_of_equal_size(total):
+    fold_of = block_folds(total, 5)
+    sizes = np.bincount(fold_of, minlength=5)
+    assert len(fold_of) == total and (np.diff(fold_of) >= 0).all() and sizes.max() - sizes.min() <= 1
