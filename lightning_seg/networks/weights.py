@@ -80,7 +80,7 @@ def _from_hub(name: str) -> Path:
         if isinstance(cached, str):
             return Path(cached)
     # The hub client retries for about half a minute without a network, so ask first whether it answers.
-    reason = "HF_HUB_OFFLINE is set" if hub.constants.HF_HUB_OFFLINE else _unreachable(hub.constants.ENDPOINT)
+    reason = "HF_HUB_OFFLINE is set" if hub.constants.HF_HUB_OFFLINE else unreachable(hub.constants.ENDPOINT)
     for file in [] if reason else files:
         try:
             return Path(hub.hf_hub_download(repo, file, revision=revision or None))
@@ -97,7 +97,7 @@ def _from_hub(name: str) -> Path:
 def _from_url(name: str, url: str) -> Path:
     """Find a file in torch's cache, or download it."""
     path = Path(torch.hub.get_dir(), "checkpoints", url.rsplit("/", 1)[1])
-    reason = "" if path.is_file() else _unreachable(url)
+    reason = "" if path.is_file() else unreachable(url)
     if reason:
         raise UserError(
             f"Expected the pretrained weights of {name} in {path}, and they cannot be downloaded: {reason}.\n"
@@ -110,7 +110,7 @@ def _from_url(name: str, url: str) -> Path:
     return path
 
 
-def _unreachable(address: str) -> str:
+def unreachable(address: str) -> str:
     """Say why an address cannot be reached, or nothing if it can (proxies of the environment are used)."""
     try:
         urllib.request.urlopen(urllib.request.Request(address, method="HEAD"), timeout=5).close()

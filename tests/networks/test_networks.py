@@ -13,6 +13,7 @@ from lightning_seg.networks.fcn import FCN, FCN8s, FCN16s, FCN32s
 from lightning_seg.networks.fpn import FPN
 from lightning_seg.networks.linknet import LinkNet
 from lightning_seg.networks.manet import MAnet
+from lightning_seg.networks.mix_transformer import MixTransformer
 from lightning_seg.networks.pan import PAN
 from lightning_seg.networks.pspnet import PSPNet
 from lightning_seg.networks.segformer import SegFormer
@@ -44,6 +45,7 @@ NETWORKS = {
     "manet": (MAnet, SMALL_UNET),
     "pan": (PAN, SMALL),
     "segformer": (SegFormer, SMALL),
+    "segformer-mit": (SegFormer, {**SMALL, "backbone": lambda: MixTransformer("mit_b0", weights=False)}),
     "dpt": (DPT, SMALL),
     "dpt-vit": (DPT, {**SMALL, "backbone": "test_vit"}),
     "segnet": (SegNet, {"layers": (2, 1, 1, 1, 1)}),
@@ -61,6 +63,8 @@ def network(request):
     arguments = {"backbone": "test_resnet", "weights": False, **arguments}
     if arguments["backbone"] is None:
         del arguments["backbone"], arguments["weights"]
+    elif callable(arguments["backbone"]):
+        arguments["backbone"] = arguments["backbone"]()
     return build(5, **arguments)
 
 
@@ -174,3 +178,27 @@ def test_one_value_per_channel_trains_with_the_running_statistics():
     assert all(torch.equal(value, state[key]) for key, value in norm.state_dict().items())
     norm(torch.randn(2, 4, 1, 1))  # two values: trained as ever
     assert not torch.equal(norm[0].running_mean, state["0.running_mean"])
+
+
+def test_mix_transformer_has_the_authors_sizes_and_stages_hold_every_parameter_once():
+    encoder = MixTransformer("mit_b0", weights=False)
+    assert encoder.channels == [32, 64, 160, 256]
+    assert sum(p.numel() for p in encoder.parameters()) == pytest.approx(3.7e6, rel=0.15)  # with a classifier
+    staged = [id(p) for _, stage in encoder.stages() for p in stage.parameters()]
+    assert sorted(staged) == sorted(id(p) for p in encoder.parameters())
+
+
+def test_mix_transformer_weights_come_from_a_file_or_say_why_not(tmp_path, monkeypatch):
+    encoder = MixTransformer("mit_b0", weights=str(tmp_path / "mit.pth"))
+    other = MixTransformer("mit_b0", weights=False)
+    torch.save(other.net.state_dict(), tmp_path / "mit.pth")
+    encoder.load_weights()
+    assert all(torch.equal(a, b) for a, b in zip(encoder.parameters(), other.parameters(), strict=True))
+    torch.save({"a": torch.zeros(1)}, tmp_path / "mit.pth")
+    with pytest.raises(UserError, match="not those of mit_b0"):
+        encoder.load_weights()
+    monkeypatch.setattr("huggingface_hub.constants.ENDPOINT", "http://127.0.0.1:9")
+    with pytest.raises(UserError, match="mit_b0.*cannot be downloaded"):
+        MixTransformer("mit_b0").load_weights()
+    with pytest.raises(UserError, match="mit_b5"):
+        MixTransformer("mit_b7")
