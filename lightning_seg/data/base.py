@@ -191,7 +191,7 @@ class SegmentationData(L.LightningDataModule, ABC):
 
     def _divide(self, fold: int) -> None:
         """Make the training and the validation split of a fold; both may come from the training split alone."""
-        found = {}  # each sample once
+        found: dict[str, Any] = {}  # each sample once
         for split in self._pool:
             try:
                 found |= {repr(sample): sample for sample in self.list_samples(split)}

@@ -8,6 +8,7 @@ import numpy as np
 
 from lightning_seg.data.base import SegmentationData
 from lightning_seg.data.files import default_palette, label_table, read_image
+from lightning_seg.data.instances import instance_sample
 from lightning_seg.errors import UserError
 from lightning_seg.labels import IGNORE_INDEX
 
@@ -133,6 +134,14 @@ class COCO(SegmentationData):
             label = IGNORE_INDEX if entry["iscrowd"] else self.class_of[entry["category_id"]]
             mask[paint(entry["segmentation"], (height, width))] = label
         return image, mask
+
+    def read_instances(self, sample: tuple) -> dict[str, Any]:
+        """Read an image and its things, as a sample of `lightning_seg.data.instances`; for `labels: instances`."""
+        image, entries = read_image(sample[0]), self._annotations[sample[-1]]
+        size = image.shape[:2]
+        masks = np.array([paint(entry["segmentation"], size) for entry in entries], bool).reshape(-1, *size)
+        labels = [self.class_of[entry["category_id"]] for entry in entries]
+        return instance_sample(image, masks, labels, [bool(entry["iscrowd"]) for entry in entries])
 
     def _panoptic(self, path: Path, segments: list[dict]) -> np.ndarray:
         numbers = read_image(path).astype(np.int32) @ np.array([1, 256, 65536])

@@ -3,10 +3,9 @@
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
 from lightning_seg.data.base import SegmentationData
 from lightning_seg.data.files import label_table, read_image, read_mask
+from lightning_seg.data.instances import instance_sample, masks_of_numbers
 from lightning_seg.data.splitting import divide
 
 
@@ -41,6 +40,7 @@ class PennFudan(SegmentationData):
             raise self.unknown(split, parts)
         return parts[split]
 
-    def read_instances(self, sample: tuple[Path, Path]) -> tuple[np.ndarray, np.ndarray]:
-        """Read the image (H, W, 3) and the number of the person at each pixel (H, W), 0 for none."""
-        return read_image(sample[0]), read_mask(sample[1])
+    def read_instances(self, sample: tuple[Path, Path]) -> dict[str, Any]:
+        """Read the image and its persons, as a sample of `lightning_seg.data.instances`."""
+        masks = masks_of_numbers(read_mask(sample[1]))
+        return instance_sample(read_image(sample[0]), masks, [1] * len(masks))

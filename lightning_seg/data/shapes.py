@@ -8,6 +8,7 @@ import cv2
 import numpy as np
 
 from lightning_seg.data.base import SegmentationData
+from lightning_seg.data.instances import instance_sample, masks_of_numbers
 
 HUE_SPREAD = 18.0  # degrees of standard deviation; classes are 72 degrees apart
 
@@ -52,6 +53,12 @@ class Shapes(SegmentationData):
         """Draw one image and its mask."""
         image, mask, _ = draw(*sample)
         return image, mask
+
+    def read_instances(self, sample: tuple[str, int, tuple[int, int]]) -> dict[str, Any]:
+        """Draw one image and its objects, as a sample of `lightning_seg.data.instances`."""
+        image, mask, instances = draw(*sample)
+        masks = masks_of_numbers(instances)
+        return instance_sample(image, masks, [int(mask[area][0]) for area in masks])
 
     def name_of(self, sample: tuple[str, int, tuple[int, int]]) -> str:
         """Name an image by its split and number."""

@@ -254,8 +254,11 @@ def test_pennfudan_splits_do_not_overlap_and_persons_are_numbered(tmp_path):
     data, _, _ = pennfudan(tmp_path)
     parts = [set(data.samples(split)) for split in ("train", "val", "test")]
     assert set.union(*parts) == set(data.samples("all")) and sum(map(len, parts)) == 20
-    _, persons = data.read_instances(data.samples("all")[0])
-    assert np.unique(persons).tolist() == [0, 1, 2, 3]
+    sample = data.read_instances(data.samples("all")[0])
+    stripes = labels(0, 1, 2, 3)
+    assert sample["labels"].tolist() == [1, 1, 1]
+    np.testing.assert_array_equal(sample["masks"], [stripes == number for number in (1, 2, 3)])
+    np.testing.assert_array_equal(sample["image"].permute(1, 2, 0), data.read(data.samples("all")[0])[0])
 
 
 def test_coco_tables():
