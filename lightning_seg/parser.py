@@ -9,7 +9,7 @@ from lightning.pytorch.cli import LightningArgumentParser
 
 from lightning_seg.data.base import SegmentationData
 from lightning_seg.errors import UserError
-from lightning_seg.networks.base import Network
+from lightning_seg.networks.base import BackboneNetwork
 
 
 class Parser(LightningArgumentParser):
@@ -27,7 +27,7 @@ class Parser(LightningArgumentParser):
         """Find the setting nearest to a misspelt one, by its full or its last name."""
         known = {a.dest for a in self._actions if a.dest}
         leaf = word.rsplit(".", 1)[-1]
-        for base in (Network, SegmentationData):
+        for base in (BackboneNetwork, SegmentationData):
             for cls in _subclasses(base):
                 known |= set(inspect.signature(cls).parameters)
         if word in known or len(leaf) < 3 or not leaf.isidentifier():

@@ -2,6 +2,7 @@
 
 import math
 
+import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
@@ -9,12 +10,8 @@ from lightning_seg.errors import UserError
 from lightning_seg.networks.backbone import Backbone, Encoder
 
 
-class Network(nn.Module):
-    """A segmentation network: images (B, 3, H, W) in 0..255 to logits (B, C, H, W), for any H and W.
-
-    Images are normalised as the backbone was trained and padded right and below to a multiple of its stride
-    (with zeros, after normalisation); the logits are resized to that size and cropped. An architecture sets
-    `decoder` and `head` after calling this constructor.
+class BackboneNetwork(nn.Module):
+    """What tasks and fine-tuning policies ask of a network: a `backbone`, a `decoder` and a `head`.
 
     Args:
         backbone: A timm model's name, or an encoder.
@@ -30,7 +27,6 @@ class Network(nn.Module):
 
     def __init__(self, backbone: str | Encoder, weights: bool | str = False, output_stride: int = 32) -> None:
         super().__init__()
-        self.auxiliary: AuxiliaryHead | None = None
         if isinstance(backbone, str):
             backbone = Backbone(backbone, weights, output_stride)
         self.backbone = backbone
@@ -41,6 +37,28 @@ class Network(nn.Module):
                 f"{backbone.strides}. Give it output_stride {output_stride}."
             )
 
+    def load_weights(self) -> None:
+        """Load the backbone's pretrained weights. Call it once, before training from the start."""
+        self.backbone.load_weights()
+
+
+class Network(BackboneNetwork):
+    """A segmentation network: images (B, 3, H, W) in 0..255 to logits (B, C, H, W), for any H and W.
+
+    Images are normalised as the backbone was trained and padded right and below to a multiple of its stride
+    (with zeros, after normalisation); the logits are resized to that size and cropped. An architecture sets
+    `decoder` and `head` after calling this constructor.
+
+    Args:
+        backbone: A timm model's name, or an encoder.
+        weights: Pretrained weights of a backbone given by name (see `Backbone`).
+        output_stride: Output stride of a backbone given by name, and the largest that an encoder may have.
+    """
+
+    def __init__(self, backbone: str | Encoder, weights: bool | str = False, output_stride: int = 32) -> None:
+        super().__init__(backbone, weights, output_stride)
+        self.auxiliary: AuxiliaryHead | None = None
+
     def forward(self, images: Tensor) -> Tensor | tuple[Tensor, Tensor]:
         """Return logits (B, C, H, W) for images (B, 3, H, W), uint8 or float, in 0..255.
 
@@ -49,7 +67,7 @@ class Network(nn.Module):
         height, width = images.shape[-2:]
         x = self._pad(self.backbone.normalize(images))
         features = self.backbone(x)
-        logits = resize(self.head(self.decode(x, features)), x)[..., :height, :width]
+        logits = _crop(resize(self.head(self.decode(x, features)), x), height, width)
         if self.auxiliary is None or not self.training:
             return logits
         return logits, resize(self.auxiliary(features), x)[..., :height, :width]
@@ -57,10 +75,6 @@ class Network(nn.Module):
     def decode(self, x: Tensor, features: list[Tensor]) -> Tensor:
         """Turn the backbone's feature maps into the head's input; `x` is the padded image (B, 3, H, W)."""
         return self.decoder(features)
-
-    def load_weights(self) -> None:
-        """Load the backbone's pretrained weights. Call it once, before training from the start."""
-        self.backbone.load_weights()
 
     def _pad(self, x: Tensor) -> Tensor:
         height, width = x.shape[-2:]
@@ -116,6 +130,14 @@ def resize(x: Tensor, like: Tensor) -> Tensor:
     if x.shape[-2:] == like.shape[-2:]:
         return x
     return F.interpolate(x, like.shape[-2:], mode="bilinear", align_corners=False)
+
+
+def _crop(x: Tensor, height: int, width: int) -> Tensor:
+    if torch.compiler.is_exporting():
+        # Whether a slice is the whole map depends on the image's size, which would be fixed by asking.
+        rows, columns = (torch.arange(length, device=x.device) for length in (height, width))
+        return x.index_select(-2, rows).index_select(-1, columns)
+    return x[..., :height, :width]
 
 
 class _PooledBatchNorm2d(nn.BatchNorm2d):
