@@ -8,7 +8,7 @@ from torch import nn
 from torch.optim import Optimizer
 
 from lightning_seg.errors import UserError
-from lightning_seg.networks.base import Network
+from lightning_seg.networks.base import BackboneNetwork
 
 BatchNorm = Literal["train", "eval", "frozen"]
 
@@ -59,7 +59,7 @@ class Full:
         """Say the factor on the learning rate of one of the backbone's stages, counted from the image."""
         return self.backbone_lr
 
-    def apply(self, network: Network) -> None:
+    def apply(self, network: BackboneNetwork) -> None:
         """Switch off the gradients of what never trains. Call it once, before the optimizer is made."""
         stages = self._stages(network)
         for stage in stages[: self.frozen_stages(len(stages))]:
@@ -68,7 +68,7 @@ class Full:
             for norm in batch_norms(network.backbone):
                 norm.requires_grad_(False)
 
-    def advance(self, network: Network, epoch: int, progress: float) -> bool:
+    def advance(self, network: BackboneNetwork, epoch: int, progress: float) -> bool:
         """Change what trains, if its time has come. Call it before every training step.
 
         Args:
@@ -81,7 +81,7 @@ class Full:
         """
         return False
 
-    def set_mode(self, network: Network) -> None:
+    def set_mode(self, network: BackboneNetwork) -> None:
         """Put what does not train back into evaluation mode. Call it after every ``network.train()``."""
         if not network.training:
             return
@@ -91,7 +91,7 @@ class Full:
             for norm in batch_norms(network.backbone):
                 norm.eval()
 
-    def parameter_groups(self, network: Network) -> list[dict[str, Any]]:
+    def parameter_groups(self, network: BackboneNetwork) -> list[dict[str, Any]]:
         """Return the trainable parameters for the optimizer, each group with its factor on the learning rate."""
         stages = self._stages(network)
         factors = {
@@ -105,7 +105,7 @@ class Full:
                 groups.setdefault(factors.get(id(parameter), 1.0), []).append(parameter)
         return [{"params": parameters, "lr_factor": factor} for factor, parameters in sorted(groups.items())]
 
-    def parts(self, network: Network) -> list[Part]:
+    def parts(self, network: BackboneNetwork) -> list[Part]:
         """Describe what happens to each part of the network. Call it before training."""
         stages = network.backbone.stages()
         frozen = self.frozen_stages(len(stages))
@@ -128,10 +128,10 @@ class Full:
             batch_norm=mode if has_norms else None,
         )
 
-    def _stages(self, network: Network) -> list[nn.ModuleList]:
+    def _stages(self, network: BackboneNetwork) -> list[nn.ModuleList]:
         return [stage for _, stage in network.backbone.stages()]
 
-    def _still(self, network: Network) -> int:
+    def _still(self, network: BackboneNetwork) -> int:
         """How many stages do not train at present."""
         return self.frozen_stages(len(self._stages(network)))
 
@@ -152,14 +152,14 @@ class Frozen(Full):
         """Freeze all."""
         return stages
 
-    def set_mode(self, network: Network) -> None:
+    def set_mode(self, network: BackboneNetwork) -> None:
         """Put the backbone back into evaluation mode, save for what was asked of its BatchNorm."""
         super().set_mode(network)
         if network.training and self.batch_norm == "train":
             for norm in batch_norms(network.backbone):
                 norm.train()
 
-    def parts(self, network: Network) -> list[Part]:
+    def parts(self, network: BackboneNetwork) -> list[Part]:
         """Describe what happens to each part of the network."""
         described = super().parts(network)
         if self.batch_norm == "train":
@@ -177,7 +177,7 @@ class LinearProbe(Frozen):
         batch_norm: What the backbone's BatchNorm does (see `Frozen`).
     """
 
-    def apply(self, network: Network) -> None:
+    def apply(self, network: BackboneNetwork) -> None:
         """Freeze the backbone.
 
         Raises:
@@ -257,13 +257,13 @@ class GradualUnfreeze(Full):
             )
         return stages - len(self.schedule)
 
-    def apply(self, network: Network) -> None:
+    def apply(self, network: BackboneNetwork) -> None:
         """Switch off the gradients of what never trains."""
         super().apply(network)
         stages = self._stages(network)
         self._parameters = [[p for p in stage.parameters() if p.requires_grad] for stage in stages]
 
-    def advance(self, network: Network, epoch: int, progress: float) -> bool:
+    def advance(self, network: BackboneNetwork, epoch: int, progress: float) -> bool:
         """Let those stages train whose time has come (see `Full.advance`)."""
         begun = sum((progress if time < 1 else epoch) >= time for time in self.schedule)
         waiting = len(self._parameters) - begun
@@ -275,7 +275,7 @@ class GradualUnfreeze(Full):
                 parameter.requires_grad_(i >= waiting)
         return True
 
-    def parts(self, network: Network) -> list[Part]:
+    def parts(self, network: BackboneNetwork) -> list[Part]:
         """Describe what happens to each part of the network, and when."""
         described = super().parts(network)
         last = len(self._parameters) - 1
@@ -283,7 +283,7 @@ class GradualUnfreeze(Full):
             described[last - i] = replace(described[last - i], since=time)
         return described
 
-    def _still(self, network: Network) -> int:
+    def _still(self, network: BackboneNetwork) -> int:
         return max(super()._still(network), self._waiting)
 
 

@@ -4,11 +4,12 @@ from collections.abc import Callable, Iterable
 from typing import Any, Self
 
 import lightning as L
+from lightning.pytorch.strategies import DDPStrategy
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler
 
 from lightning_seg.finetune import Full, scale_learning_rates
-from lightning_seg.networks.base import Network
+from lightning_seg.networks.base import BackboneNetwork
 
 
 class SegmentationTask(L.LightningModule):
@@ -25,7 +26,7 @@ class SegmentationTask(L.LightningModule):
 
     def __init__(
         self,
-        network: Network,
+        network: BackboneNetwork,
         optimizer: Callable[[Iterable], Optimizer],
         class_names: tuple[str, ...],
         lr_scheduler: Callable[[Optimizer, int], LRScheduler] | None = None,
@@ -44,6 +45,16 @@ class SegmentationTask(L.LightningModule):
         if stage == "fit" and self.trainer.ckpt_path is None:
             self.network.load_weights()
 
+    def on_train_start(self) -> None:
+        """Begin in the right mode: Lightning trains in the mode that it finds, and never calls `train`."""
+        self._advance()
+        self.train()
+
+    def on_train_batch_start(self, batch: Any, batch_idx: int) -> None:
+        """Let those parts of the network train whose time has come."""
+        if self._advance():
+            self.train()
+
     def train(self, mode: bool = True) -> Self:
         """Switch between training and evaluation; frozen parts stay in evaluation."""
         super().train(mode)
@@ -58,3 +69,14 @@ class SegmentationTask(L.LightningModule):
             return {"optimizer": optimizer}
         scheduler = self.lr_scheduler(optimizer, int(self.trainer.estimated_stepping_batches))
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": scheduler, "interval": "step"}}
+
+    def _advance(self) -> bool:
+        progress = self.global_step / self.trainer.estimated_stepping_batches
+        if not self.finetune.advance(self.network, self.current_epoch, progress):
+            return False
+        strategy = self.trainer.strategy
+        if isinstance(strategy, DDPStrategy):
+            # DDP averages the gradients of those parameters only that wanted one when it was made.
+            strategy.model = self
+            strategy.configure_ddp()
+        return True
