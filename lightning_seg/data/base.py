@@ -4,7 +4,7 @@ import hashlib
 import os
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Sequence
-from functools import cached_property
+from functools import cached_property, partial
 from pathlib import Path
 from typing import Any, Literal
 
@@ -20,7 +20,7 @@ from lightning_seg.data.check import check_quickly
 from lightning_seg.data.files import read_image, read_mask
 from lightning_seg.data.loading import EpochSampler, Loader, choose_workers, collate, seeded
 from lightning_seg.data.mixing import Mix
-from lightning_seg.data.split import Images, Split
+from lightning_seg.data.split import Images, Split, read_checked
 from lightning_seg.data.splitting import block_folds, presence, readable, stratified_folds
 from lightning_seg.data.transforms import ColorJitter, RandomHorizontalFlip, RandomScaleCrop, apply_color
 from lightning_seg.errors import UserError
@@ -41,6 +41,8 @@ class SegmentationData(L.LightningDataModule, ABC):
         batch_size: Training images per step on each device.
         crop_size: Height and width that training images are cut to, in pixels.
         scale: Smallest and largest random magnification before cropping.
+        fit: A magnification of 1 makes an image just fit into `crop_size`, instead of leaving it as it is; for images
+            of very different sizes. With a `scale` of [0.1, 2.0] this is large-scale jitter.
         hflip: Probability of mirroring left and right.
         color: Random brightness, contrast, saturation and hue. None leaves the colours alone.
         transforms: Further torchvision v2 transforms, applied to the cut image and mask together. Whatever
@@ -80,6 +82,7 @@ class SegmentationData(L.LightningDataModule, ABC):
         batch_size: int,
         crop_size: tuple[int, int],
         scale: tuple[float, float] = (0.5, 2.0),
+        fit: bool = False,
         hflip: float = 0.5,
         color: ColorJitter | None = None,
         transforms: list[v2.Transform] | None = None,
@@ -138,10 +141,10 @@ class SegmentationData(L.LightningDataModule, ABC):
         ):
             if not ok:
                 raise UserError(f"data.init_args.{name} must be {expected}; got {locals()[name]}.")
-        self.geometry: list[v2.Transform] = [
-            RandomScaleCrop(self.crop_size, scale, class_crops=class_crops),
+        self.geometry = (
+            RandomScaleCrop(self.crop_size, scale, class_crops=class_crops, fit=fit),
             RandomHorizontalFlip(hflip),
-        ]
+        )
         self.transforms = transforms or []
         for transform in self.transforms:
             if _fills(transform):
@@ -216,10 +219,11 @@ class SegmentationData(L.LightningDataModule, ABC):
             return None
         if split not in self._caches:
             samples, title = self.samples(split), f"Caching {type(self).__name__} ({split})"
+            read = partial(read_checked, self)
             if self.cache == "ram":
-                self._caches[split] = in_memory(self.read, samples, title)
+                self._caches[split] = in_memory(read, samples, title)
             else:
-                self._caches[split] = on_disk(self.read, samples, cache_key(self, split, samples), title)
+                self._caches[split] = on_disk(read, samples, cache_key(self, split, samples), title)
         return self._caches[split]
 
     @property

@@ -158,13 +158,7 @@ def _write(pairs: Iterable[Pair], folder: Path) -> None:
 def _read_all(read: Callable[[Any], Pair], samples: Sequence[Any], title: str) -> Iterator[Pair]:
     from rich.progress import track
 
-    def checked(sample: Any) -> Pair:
-        image, mask = read(sample)
-        if image.shape[:2] != mask.shape:
-            raise UserError(f"Image and mask differ in size, {image.shape[:2]} and {mask.shape}: {sample}")
-        return image, mask
-
-    return iter(track(in_parallel(checked, samples), title, len(samples), transient=True))
+    return iter(track(in_parallel(read, samples), title, len(samples), transient=True))
 
 
 def _estimate(read: Callable[[Any], Pair], samples: Sequence[Any]) -> float:

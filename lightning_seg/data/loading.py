@@ -1,5 +1,6 @@
 """Samples into batches: the same ones for any number of workers and processes, in mid-epoch too."""
 
+import hashlib
 import os
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -8,7 +9,6 @@ from contextlib import contextmanager
 from typing import Any
 
 import lightning as L
-import numpy as np
 import torch
 from torch.nn.functional import pad
 from torch.utils.data import DataLoader, Dataset, DistributedSampler
@@ -115,7 +115,8 @@ def seeded(*numbers: int) -> Iterator[None]:
     """
     generator = torch.default_generator
     before = generator.get_state()
-    generator.manual_seed(int(np.random.SeedSequence(numbers).generate_state(1)[0]))
+    digest = hashlib.blake2b(" ".join(map(str, numbers)).encode(), digest_size=8).digest()
+    generator.manual_seed(int.from_bytes(digest))
     try:
         yield
     finally:

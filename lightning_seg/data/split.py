@@ -6,6 +6,7 @@ import copy
 from typing import TYPE_CHECKING, Any
 
 import cv2
+import numpy as np
 import torch
 from torch.utils.data import Dataset
 from torchvision import tv_tensors
@@ -16,6 +17,23 @@ from lightning_seg.errors import UserError
 
 if TYPE_CHECKING:
     from lightning_seg.data.base import SegmentationData
+
+
+def read_checked(data: SegmentationData, sample: Any) -> tuple[np.ndarray, np.ndarray]:
+    """Read a sample: image (H, W, 3) and mask (H, W).
+
+    Raises:
+        UserError: If they differ in size or the mask has a label that is no class.
+    """
+    pixels, labels = data.read(sample)
+    if pixels.shape[:2] != labels.shape:
+        raise UserError(f"Image and mask differ in size, {pixels.shape[:2]} and {labels.shape}: {sample}")
+    if (labels + 1).max() > data.num_classes:  # 255, which is not counted, wraps to 0
+        raise UserError(
+            f"{type(data).__name__} has the classes 0 to {data.num_classes - 1}, but the mask of {sample} has label "
+            f"{labels[labels < 255].max()}. 'lightning-seg check' lists all such files."
+        )
+    return pixels, labels
 
 
 class Split(Dataset):
@@ -53,41 +71,35 @@ class Split(Dataset):
         epoch, index = key if isinstance(key, tuple) else (0, key)
         sample = self.samples[index]
         try:
-            pixels, labels = self.data.read(sample) if self.cache is None else self.cache[index]
-            if pixels.shape[:2] != labels.shape:
-                raise UserError(
-                    f"Image and mask differ in size, {pixels.shape[:2]} and {labels.shape}: {sample}"
-                )
-            if (labels + 1).max() > self.data.num_classes:  # 255, which is not counted, wraps to 0
-                raise UserError(
-                    f"{type(self.data).__name__} has the classes 0 to {self.data.num_classes - 1}, but the mask of "
-                    f"{sample} has label {labels[labels < 255].max()}. 'lightning-seg check' lists all such files."
-                )
-            image = tv_tensors.Image(torch.from_numpy(pixels).permute(2, 0, 1))
-            mask = tv_tensors.Mask(torch.from_numpy(labels))
+            pixels, labels = read_checked(self.data, sample) if self.cache is None else self.cache[index]
             if not self.train:
                 return {
-                    "image": image.as_subclass(torch.Tensor),
-                    "mask": mask.as_subclass(torch.Tensor),
+                    "image": torch.from_numpy(pixels).permute(2, 0, 1),
+                    "mask": torch.from_numpy(labels),
                     "index": index,
                 }
             with seeded(self.seed, epoch, index):
-                return {**self._augment(image, mask), "index": index}
+                return {**self._augment(pixels, labels), "index": index}
         except Exception as error:
             error.add_note(f"while preparing the sample {sample}")
             raise
 
-    def _augment(self, image: tv_tensors.Image, mask: tv_tensors.Mask) -> dict[str, torch.Tensor]:
-        for transform in self.data.geometry:
-            image, mask = transform(image, mask)
+    def _augment(self, pixels: np.ndarray, labels: np.ndarray) -> dict[str, torch.Tensor]:
+        for cut in self.data.geometry:
+            pixels, labels = cut.arrays(pixels, labels)
+        out = {"image": torch.from_numpy(pixels).permute(2, 0, 1), "mask": torch.from_numpy(labels)}
         if self.data.transforms:
-            mask = tv_tensors.wrap(
-                255 - mask, like=mask
-            )  # what transforms fill in with 0 is then IGNORE_INDEX
-            for transform in self.data.transforms:
-                image, mask = transform(image, mask)
-            mask = tv_tensors.wrap(255 - mask, like=mask)
-        out = {"image": image.as_subclass(torch.Tensor), "mask": mask.as_subclass(torch.Tensor)}
+            out = self._transform(**out)
+        if self.data.color is not None:
+            out["color"] = self.data.color.draw(cv2.mean(out["image"].permute(1, 2, 0).numpy())[:3])
+        return out
+
+    def _transform(self, image: torch.Tensor, mask: torch.Tensor) -> dict[str, torch.Tensor]:
+        """Apply the user's transforms; what they fill in with 0 becomes `IGNORE_INDEX`."""
+        image, mask = tv_tensors.Image(image), tv_tensors.Mask(255 - mask)
+        for transform in self.data.transforms:
+            image, mask = transform(image, mask)
+        out = {"image": image.as_subclass(torch.Tensor), "mask": 255 - mask.as_subclass(torch.Tensor)}
         for name, tensor in out.items():
             if tensor.dtype != torch.uint8 or tuple(tensor.shape[-2:]) != self.data.crop_size:
                 raise UserError(
@@ -95,8 +107,6 @@ class Split(Dataset):
                     f"they made {tensor.dtype} of size {tuple(tensor.shape[-2:])}. "
                     "The network normalises by itself."
                 )
-        if self.data.color is not None:
-            out["color"] = self.data.color.draw(cv2.mean(out["image"].permute(1, 2, 0).numpy())[:3])
         return out
 
 

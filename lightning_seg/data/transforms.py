@@ -6,7 +6,7 @@ Images stay ``uint8`` with the memory layout (H, W, 3) from the decoder to the b
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, fields
-from typing import Any
+from typing import Any, NamedTuple
 
 import cv2
 import numpy as np
@@ -18,6 +18,45 @@ from lightning_seg.errors import UserError
 from lightning_seg.labels import IGNORE_INDEX
 
 FILL = (124, 116, 104)  # the mean colour of ImageNet: after normalisation, padding is close to zero
+
+
+class Window(NamedTuple):
+    """A rectangle to cut out, and where the part of it that lies inside the image goes in the result.
+
+    Args:
+        source: Rows and columns of the input.
+        target: Rows and columns of the result.
+        size: Height and width of the result, in pixels.
+    """
+
+    source: tuple[slice, slice]
+    target: tuple[slice, slice]
+    size: tuple[int, int]
+
+    def cut(self, array: np.ndarray, fill: Sequence[int], nearest: bool) -> np.ndarray:
+        """Cut, resize and pad an array (H, W) or (H, W, 3)."""
+        kept, (rows, columns) = array[self.source], self.target
+        height, width = rows.stop - rows.start, columns.stop - columns.start
+        if nearest:  # "exact" takes the pixel whose centre is nearest, so that the mask stays on the image
+            how = cv2.INTER_NEAREST_EXACT
+        else:  # bilinear looks at two pixels along each axis, and would miss most of what is shrunk further
+            how = cv2.INTER_AREA if kept.shape[0] > 2.5 * height else cv2.INTER_LINEAR
+        kept = cv2.resize(kept, (width, height), interpolation=how)
+        if (height, width) == self.size:
+            return kept
+        room = (rows.start, self.size[0] - rows.stop, columns.start, self.size[1] - columns.stop)
+        return cv2.copyMakeBorder(kept, *room, cv2.BORDER_CONSTANT, value=fill)
+
+    def move(self, boxes: torch.Tensor) -> torch.Tensor:
+        """Move boxes (N, 4) and cut them at the edge of what is kept of the image."""
+        source, target = (
+            torch.tensor([[part.start, part.stop] for part in reversed(parts)], dtype=torch.float32)
+            for parts in (self.source, self.target)
+        )  # (2, 2): of x and y, the first and the end
+        scale = (target[:, 1] - target[:, 0]) / (source[:, 1] - source[:, 0])
+        corners = boxes.reshape(-1, 2, 2).float()
+        inside = corners.maximum(source[:, 0]).minimum(source[:, 1])
+        return ((inside - source[:, 0]) * scale + target[:, 0]).reshape(-1, 4)
 
 
 class RandomScaleCrop(v2.Transform):
@@ -32,7 +71,9 @@ class RandomScaleCrop(v2.Transform):
         scale: Smallest and largest magnification; drawn uniformly. (1, 1) only crops.
         fill: Colour of padding, RGB in 0..255.
         class_crops: Probability that the window is placed around a pixel of a class drawn evenly from those in
-            the mask.
+            the mask, or of an instance.
+        fit: A magnification of 1 is not that of the image itself, but that which makes it just fit into `size`. With
+            a `scale` of (0.1, 2) this is the large-scale jitter of Ghiasi et al., "Simple copy-paste", CVPR 2021.
     """
 
     def __init__(
@@ -41,61 +82,72 @@ class RandomScaleCrop(v2.Transform):
         scale: tuple[float, float] = (0.5, 2.0),
         fill: tuple[int, int, int] = FILL,
         class_crops: float = 0.0,
+        fit: bool = False,
     ) -> None:
         super().__init__()
         self.class_crops = class_crops
-        self.size = size
+        self.size = (size[0], size[1])
         self.scale = scale
         self.fill = fill
+        self.fit = fit
+
+    def arrays(self, image: np.ndarray, mask: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """Cut an image (H, W, 3) and its mask (H, W); the same as for tensors, in half the time."""
+        window = self.draw(mask.shape, mask)
+        return window.cut(image, self.fill, nearest=False), window.cut(mask, (IGNORE_INDEX,), nearest=True)
 
     def make_params(self, flat_inputs: list[Any]) -> dict[str, Any]:
-        """Draw the window (in pixels of the input) and say where in the result its part of the image goes."""
+        """Draw the window."""
+        mask = next((part.numpy() for part in flat_inputs if isinstance(part, tv_tensors.Mask)), None)
+        return {"window": self.draw(v2.query_size(flat_inputs), mask)}
+
+    def transform(self, inpt: Any, params: dict[str, Any]) -> Any:
+        """Cut an image (3, H, W), a mask (H, W), masks of instances (N, H, W) or boxes (N, 4)."""
+        window: Window = params["window"]
+        if isinstance(inpt, tv_tensors.BoundingBoxes):
+            boxes = window.move(v2.functional.convert_bounding_box_format(inpt, new_format="XYXY"))
+            return tv_tensors.BoundingBoxes(boxes, format="XYXY", canvas_size=window.size)
+        if not isinstance(inpt, tv_tensors.Mask):
+            return _from_numpy(window.cut(_to_numpy(inpt), self.fill, nearest=False), inpt)
+        if inpt.ndim == 2:
+            return _from_numpy(window.cut(inpt.numpy(), (IGNORE_INDEX,), nearest=True), inpt)
+        out = np.zeros((len(inpt), *window.size), np.uint8)
+        for mask, target in zip(inpt.numpy(), out, strict=True):
+            target[:] = window.cut(mask, (0,), nearest=True)
+        return tv_tensors.wrap(torch.from_numpy(out), like=inpt)
+
+    def draw(self, old: Sequence[int], mask: np.ndarray | None = None) -> Window:
+        """Draw the window.
+
+        Args:
+            old: Height and width of the image, in pixels.
+            mask: Its mask (H, W), or masks of instances (N, H, W), for `class_crops`.
+        """
         low, high = self.scale
         along, *starts = torch.rand(3).tolist()
         scale = low + along * (high - low)
-        around = self._pixel_of_a_class(flat_inputs)
-        spans = [
-            _span(total, size, scale, start, pixel)
-            for total, size, start, pixel in zip(
-                v2.query_size(flat_inputs), self.size, starts, around, strict=True
-            )
-        ]
-        (top, bottom, y0, y1), (left, right, x0, x1) = spans
-        return {
-            "window": (slice(top, bottom), slice(left, right)),
-            "target": (slice(y0, y1), slice(x0, x1)),
-        }
+        if self.fit:
+            scale *= min(self.size[0] / old[0], self.size[1] / old[1])
+        row, column = self._pixel_to_hold(mask)
+        top, bottom, y0, y1 = _span(old[0], self.size[0], scale, starts[0], row)
+        left, right, x0, x1 = _span(old[1], self.size[1], scale, starts[1], column)
+        return Window((slice(top, bottom), slice(left, right)), (slice(y0, y1), slice(x0, x1)), self.size)
 
-    def _pixel_of_a_class(self, flat_inputs: list[Any]) -> tuple[int, int] | tuple[None, None]:
-        """Row and column that the window must hold, if any."""
-        mask = next((part.numpy() for part in flat_inputs if isinstance(part, tv_tensors.Mask)), None)
+    def _pixel_to_hold(self, mask: np.ndarray | None) -> tuple[int, int] | tuple[None, None]:
+        """Row and column of a pixel of a random class or instance, if the window must hold one."""
         if mask is None or not self.class_crops or torch.rand(()).item() >= self.class_crops:
             return None, None
-        classes = np.flatnonzero(np.bincount(mask.ravel(), minlength=256)[:IGNORE_INDEX])
-        if not classes.size:
-            return None, None
         which, where = torch.rand(2).tolist()
-        pixels = np.flatnonzero(mask == classes[int(which * classes.size)])
-        row, column = divmod(int(pixels[int(where * pixels.size)]), mask.shape[1])
+        if mask.ndim == 3:
+            inside = mask[int(which * len(mask))] if len(mask) else np.zeros(0)
+        else:
+            classes = np.flatnonzero(np.bincount(mask.ravel(), minlength=256)[:IGNORE_INDEX])
+            inside = mask == classes[int(which * classes.size)] if classes.size else np.zeros(0)
+        pixels = np.flatnonzero(inside)
+        if not pixels.size:
+            return None, None
+        row, column = divmod(int(pixels[int(where * pixels.size)]), mask.shape[-1])
         return row, column
-
-    def transform(self, inpt: Any, params: dict[str, Any]) -> Any:
-        """Apply the drawn window to an image (3, H, W) or a mask (H, W)."""
-        is_mask = isinstance(inpt, tv_tensors.Mask)
-        kept = _to_numpy(inpt)[params["window"]]
-        rows, columns = params["target"]
-        kept = cv2.resize(
-            kept,
-            (columns.stop - columns.start, rows.stop - rows.start),
-            # "exact" takes the pixel whose centre is nearest, so that the mask stays aligned with the image
-            interpolation=cv2.INTER_NEAREST_EXACT if is_mask else cv2.INTER_LINEAR,
-        )
-        if kept.shape[:2] != tuple(self.size):
-            height, width = self.size
-            room = (rows.start, height - rows.stop, columns.start, width - columns.stop)
-            value = (IGNORE_INDEX,) if is_mask else self.fill
-            kept = cv2.copyMakeBorder(kept, *room, cv2.BORDER_CONSTANT, value=value)
-        return _from_numpy(kept, inpt)
 
 
 def _span(total: int, size: int, scale: float, start: float, pixel: int | None) -> tuple[int, int, int, int]:
@@ -132,13 +184,19 @@ class RandomHorizontalFlip(v2.Transform):
         super().__init__()
         self.p = p
 
+    def arrays(self, image: np.ndarray, mask: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """Flip an image (H, W, 3) and its mask (H, W), or neither."""
+        if torch.rand(()).item() >= self.p:
+            return image, mask
+        return cv2.flip(image, 1), cv2.flip(mask, 1)
+
     def make_params(self, flat_inputs: list[Any]) -> dict[str, Any]:
         """Draw whether to flip."""
         return {"flip": torch.rand(()).item() < self.p}
 
     def transform(self, inpt: Any, params: dict[str, Any]) -> Any:
-        """Flip an image (3, H, W) or a mask (H, W) if so drawn."""
-        return _from_numpy(cv2.flip(_to_numpy(inpt), 1), inpt) if params["flip"] else inpt
+        """Flip an image (3, H, W), masks or boxes if so drawn."""
+        return v2.functional.horizontal_flip(inpt) if params["flip"] else inpt
 
 
 @dataclass(frozen=True)
@@ -177,12 +235,12 @@ class ColorJitter:
         Returns:
             Matrix (3, 4): new = matrix[:, :3] @ old + matrix[:, 3].
         """
-        limits = np.array([self.brightness, self.contrast, self.saturation, self.hue])
-        drawn = limits * (2 * torch.rand(4).numpy() - 1)
+        limits = self.brightness, self.contrast, self.saturation, self.hue
+        drawn = [limit * (2 * part - 1) for limit, part in zip(limits, torch.rand(4).tolist(), strict=True)]
         return color_matrix(mean, 1 + drawn[0], 1 + drawn[1], 1 + drawn[2], drawn[3])
 
 
-GREY = np.array([0.2989, 0.587, 0.114])  # ITU-R 601, to the digits torchvision uses
+GREY = (0.2989, 0.587, 0.114)  # ITU-R 601, to the digits torchvision uses
 
 
 def color_matrix(
@@ -200,16 +258,21 @@ def color_matrix(
     Returns:
         Matrix (3, 4), ``float32``.
     """
-    angle = 2 * math.pi * hue
-    same = (1 + 2 * math.cos(angle)) / 3
-    one = (1 - math.cos(angle)) / 3 - math.sin(angle) / math.sqrt(3)
-    two = (1 - math.cos(angle)) / 3 + math.sin(angle) / math.sqrt(3)
-    rotate = np.array([[same, one, two], [two, same, one], [one, two, same]])
-    saturate = saturation * np.eye(3) + (1 - saturation) * GREY
-    turn = rotate @ saturate
-    grey = (1 - contrast) * brightness * float(GREY @ np.asarray(mean))
-    matrix = np.column_stack([brightness * contrast * turn, turn @ np.full(3, grey)])
-    return torch.from_numpy(matrix.astype(np.float32))
+    cos, sin = math.cos(2 * math.pi * hue), math.sin(2 * math.pi * hue) / math.sqrt(3)
+    same, one, two = (1 + 2 * cos) / 3, (1 - cos) / 3 - sin, (1 - cos) / 3 + sin
+    rotate = (same, one, two), (two, same, one), (one, two, same)
+    factor, rest = (
+        brightness * contrast,
+        1 - saturation,
+    )  # a rotation leaves grey alone: R (s I + (1 - s) 1 g')
+    offset = (1 - contrast) * brightness * sum(g * m for g, m in zip(GREY, mean, strict=True))
+    offset *= saturation + rest * sum(GREY)
+    return torch.tensor(
+        [
+            [*(factor * (saturation * r + rest * g) for r, g in zip(row, GREY, strict=True)), offset]
+            for row in rotate
+        ]
+    )
 
 
 def apply_color(images: torch.Tensor, matrices: torch.Tensor) -> torch.Tensor:
@@ -226,10 +289,8 @@ def apply_color(images: torch.Tensor, matrices: torch.Tensor) -> torch.Tensor:
     pixels = images.permute(0, 2, 3, 1)
     if images.device.type == "cpu":  # ten times faster there than a batched product of 3x3 matrices
         out = torch.empty(pixels.shape)
-        for source, matrix, target in zip(
-            pixels, matrices, out, strict=True
-        ):  # one at a time stays in the cache
-            cv2.transform(source.float().contiguous().numpy(), matrix.numpy(), dst=target.numpy())
+        for image, matrix, target in zip(pixels, matrices, out, strict=True):  # each fits into the cache
+            cv2.transform(image.float().contiguous().numpy(), matrix.numpy(), dst=target.numpy())
             target.clamp_(0, 255)
     else:
         flat = pixels.reshape(batch, height * width, 3).float()

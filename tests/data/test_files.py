@@ -33,6 +33,30 @@ def test_grey_and_one_bit_images_become_three_equal_channels(tmp_path):
     np.testing.assert_array_equal(read_image(path), np.stack([(GREY > 127) * 255] * 3, -1))
 
 
+@pytest.mark.parametrize("pixels", [COLORS, GREY], ids=["rgb", "grey"])
+def test_plain_png_takes_the_fast_way_to_the_same_pixels(tmp_path, monkeypatch, pixels):
+    read = read_mask if pixels.ndim == 2 else read_image
+    big = np.repeat(np.repeat(pixels, 20, 0), 30, 1)
+    path = save(tmp_path / "a.png", Image.fromarray(big), dpi=(72, 72))
+    whole = path.read_bytes()
+    clear = save(
+        tmp_path / "clear.png", Image.fromarray(big), transparency=9 if pixels.ndim == 2 else (9, 9, 9)
+    )
+    np.testing.assert_array_equal(read(clear), big)
+    for at in (60, len(whole) // 2, len(whole) - 30):  # damage is found, as it is by Pillow
+        path.write_bytes(whole[:at] + bytes([whole[at] ^ 4]) + whole[at + 1 :])
+        with pytest.raises(UserError, match="a.png cannot be read"):
+            read(path)
+        path.write_bytes(whole[:at])
+        if at < len(whole) - 30:
+            with pytest.raises(UserError, match="a.png cannot be read"):
+                read(path)
+    path.write_bytes(whole)
+    monkeypatch.setattr(files, "_open", None)  # Pillow is not asked
+    np.testing.assert_array_equal(read(path), big)
+    assert read(path).flags.writeable
+
+
 @pytest.mark.parametrize("suffix", ["png", "tiff"])
 def test_sixteen_bit_grey_keeps_the_high_byte(tmp_path, suffix):
     deep = RNG.integers(0, 65536, (6, 8), np.uint16)
