@@ -24,6 +24,7 @@ COMMANDS = {
     "predict": "lightning_seg.commands:predict",
     "describe": "lightning_seg.commands:describe",
     "features": "lightning_seg.commands:features",
+    "ablation": "lightning_seg.runs.ablation:main",
     "compare": "lightning_seg.runs.compare:main",
     "runs": "lightning_seg.runs.manage:main",
 }
@@ -49,6 +50,7 @@ evaluate and use
   predict RUN IMAGES [--output DIR]  write masks and overlays for a folder of images
 
 compare
+  ablation NAME [--key=value ...]    make the missing runs of experiments/ablations/NAME.yaml, then answer it
   compare [RUNS...] [--html FILE]    rank runs with intervals, say which differences are real; 'compare --help'
   runs [list|show|tag|disk|...]      look after run directories; 'runs --help'
 

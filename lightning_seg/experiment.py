@@ -112,6 +112,11 @@ class Experiment(LightningCLI):
             files = [Path(str(file)) for file in self.config.config or []]
             self.config.name = files[0].stem if files else "unnamed"
 
+    @property
+    def text(self) -> str:
+        """The resolved settings as YAML, defaults included."""
+        return self.parser.dump(self.config, skip_unset=False)
+
     def instantiate_classes(self) -> None:
         """Build the objects; a user's error keeps its own words where the parser has wrapped it."""
         try:
@@ -128,7 +133,7 @@ class Experiment(LightningCLI):
                 self.datamodule.samples(split)  # raises if it is not there
         self._make_run_directory()
         assert self.run_directory is not None
-        text = self.parser.dump(self.config, skip_unset=False)
+        text = self.text
         loggers: list[Logger] = [RunLogger(self.run_directory)]
         if self.tracked and not self.config.trainer.fast_dev_run:
             tracking = self.config_init.wandb
@@ -160,6 +165,13 @@ class DataOnly(Experiment):
 
     def instantiate_trainer(self, **kwargs: Any) -> None:  # type: ignore[override]
         """Make none."""
+
+
+class SettingsOnly(Experiment):
+    """An experiment whose settings are checked, and no more."""
+
+    def instantiate_classes(self) -> None:
+        """Build nothing."""
 
 
 def _task_class(args: list[str]) -> type[SegmentationTask]:

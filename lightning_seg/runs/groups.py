@@ -114,6 +114,7 @@ def show_setting(record: Record, key: str) -> str:
 def _names(records: list[Record]) -> list[str]:
     """Name each run after its experiment and the settings that vary within the experiment."""
     labels: dict[str, list[str]] = {}
+    shown = _experiments(records)
     for experiment in {record.experiment for record in records}:
         siblings = [record for record in records if record.experiment == experiment]
         keys = varied(siblings)
@@ -121,7 +122,14 @@ def _names(records: list[Record]) -> list[str]:
         common = [key for key in keys if all(key in record.settings for record in siblings)]
         full, brief = _labels(siblings, keys), _labels(siblings, common)
         labels[experiment] = brief if len(set(brief)) == len(set(full)) else full
-    return [record.experiment + labels[record.experiment].pop(0) for record in records]
+    return [name + labels[record.experiment].pop(0) for name, record in zip(shown, records, strict=True)]
+
+
+def _experiments(records: Sequence[Record]) -> list[str]:
+    """Name the experiment of each run; the variants of one ablation go without its name."""
+    ablations = {record.experiment.rpartition("/")[0] for record in records}
+    whole = len(ablations) > 1
+    return [record.experiment if whole else record.experiment.rpartition("/")[2] for record in records]
 
 
 def _labels(records: list[Record], keys: list[str]) -> list[str]:
@@ -134,7 +142,7 @@ def _labels(records: list[Record], keys: list[str]) -> list[str]:
 
 def _values(records: list[Record], by: str) -> list[str]:
     if by == "experiment":
-        return [record.experiment for record in records]
+        return _experiments(records)
     known = dict.fromkeys(key for record in records for key in record.everything)
     keys = [k for k in known if k in (by, f"{by}.class_path")]
     keys = keys or [k for k in known if k.endswith((f".{by}", f".{by}.class_path"))]

@@ -34,6 +34,7 @@ _INCIDENTAL = (
     "ckpt_path",
     "wandb",
     "pictures",
+    "saving",
     "checkpoint.dirpath",
     "data.init_args.root",
     "data.init_args.seed",
@@ -74,8 +75,10 @@ class Record:
 
     @property
     def experiment(self) -> str:
-        """Name of the experiment."""
-        return self.path.absolute().parent.name
+        """Name of the experiment; of a variant of an ablation ``<ablation>/<variant>``."""
+        folder = self.path.absolute().parent
+        name = self.config.get("name")
+        return name if name and folder.as_posix().endswith(f"/{name}") else folder.name
 
     @property
     def id(self) -> str:
@@ -116,11 +119,7 @@ class Record:
     @cached_property
     def settings(self) -> dict[str, Any]:
         """The part of `everything` that makes a run the experiment it is, whatever its seed and machine."""
-        return {
-            key: value
-            for key, value in self.everything.items()
-            if not any(key == name or key.startswith(f"{name}.") for name in _INCIDENTAL)
-        }
+        return _essential(self.everything)
 
     def score(self, name: str) -> float:
         """Return a score of the test that is one number, such as ``miou``, as a fraction; NaN if there is none."""
@@ -199,6 +198,11 @@ def read(path: Path) -> Record:
     return Record(path, config, environment, test, "; ".join(problems))
 
 
+def settings_of(config: dict[str, Any]) -> dict[str, Any]:
+    """Flatten a configuration to ``a.b.c: value`` and keep what makes a run the experiment it is."""
+    return _essential(dict(_flatten(config)))
+
+
 def find(paths: Iterable[Path]) -> list[Path]:
     """List the run directories under some folders, each once, in order of their names.
 
@@ -241,6 +245,14 @@ def _read(file: Path, parse: Any, problems: list[str], needed: bool = False) -> 
     except (OSError, ValueError, yaml.YAMLError) as error:
         problems.append(f"{file.name} cannot be read ({str(error).splitlines()[0]})")
     return {}
+
+
+def _essential(settings: dict[str, Any]) -> dict[str, Any]:
+    return {
+        key: value
+        for key, value in settings.items()
+        if not any(key == name or key.startswith(f"{name}.") for name in _INCIDENTAL)
+    }
 
 
 def _flatten(value: Any, prefix: str = "") -> Iterator[tuple[str, Any]]:

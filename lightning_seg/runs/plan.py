@@ -1,0 +1,279 @@
+"""What an ablation consists of: variants of one experiment, each with several seeds, and how far each run is."""
+
+import difflib
+import fcntl
+import itertools
+import json
+import re
+import time
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import IO, Any, Literal
+
+import yaml
+
+from lightning_seg.cli import experiment_file
+from lightning_seg.errors import UserError
+from lightning_seg.runs.groups import short
+from lightning_seg.runs.records import Record, read, settings_of
+
+ABLATIONS = Path("experiments/ablations")
+State = Literal["done", "running", "half done", "failed", "missing"]
+_SETTLED = ("trainer.precision",)  # a run decides where the experiment leaves it open
+_KEYS = ("experiment", "seeds", "baseline", "block", "settings", "variants", "slurm")
+
+
+@dataclass(frozen=True)
+class Ablation:
+    """What experiments/ablations/NAME.yaml says.
+
+    Attributes:
+        name: Of the ablation; also that of its folder.
+        experiment: The YAML file of the experiment that is varied.
+        variants: For each variant its overrides, as on the command line.
+        seeds: With which each variant is run.
+        baseline: The variant that the others are compared with; without one the best.
+        block: Neighbouring test images that are resampled together: more than 1 for frames of a video.
+        slurm: Parameters of a SLURM job, as submitit takes them.
+    """
+
+    name: str
+    experiment: Path
+    variants: Mapping[str, tuple[str, ...]]
+    seeds: tuple[int, ...]
+    baseline: str | None = None
+    block: int = 1
+    slurm: Mapping[str, Any] = field(default_factory=dict)
+
+
+@dataclass(eq=False)
+class Slot:
+    """One run of an ablation: a variant with a seed, under settings that are known in full.
+
+    Attributes:
+        folder: Of the ablation, ``runs/<ablation>``.
+        variant: Its name.
+        seed: Of everything.
+        arguments: What makes the run, as the command ``exp`` takes it.
+        settings: All settings that count (see `lightning_seg.runs.records.Record.settings`).
+    """
+
+    folder: Path
+    variant: str
+    seed: int
+    arguments: tuple[str, ...]
+    settings: Mapping[str, Any]
+
+    @property
+    def name(self) -> str:
+        """Variant and seed, for people."""
+        return f"{self.variant} seed {self.seed}"
+
+    @property
+    def log(self) -> Path:
+        """What the run prints. While the run is made, the file is locked: see `lock`."""
+        return self.folder / "logs" / f"{self.variant}-seed{self.seed}.log"
+
+    @property
+    def failure(self) -> str:
+        """Why the last attempt failed; nothing if it did not, or if the settings have changed since."""
+        try:
+            kept = json.loads(self._failure.read_text())
+        except (OSError, ValueError):
+            return ""
+        return kept["reason"] if kept["arguments"] == [*self.arguments] else ""
+
+    @failure.setter
+    def failure(self, reason: str) -> None:
+        if reason:
+            self._failure.write_text(json.dumps({"reason": reason, "arguments": self.arguments}) + "\n")
+        else:
+            self._failure.unlink(missing_ok=True)
+
+    @property
+    def _failure(self) -> Path:
+        return self.log.with_suffix(".failed")
+
+    def records(self) -> list[Record]:
+        """Read the runs of this variant and seed, also those under other settings, oldest first."""
+        folder = self.folder / self.variant
+        runs = sorted(path.parent for path in folder.glob("*/config.yaml"))
+        return [record for record in map(read, runs) if record.seed == self.seed]
+
+    def run(self) -> Record | None:
+        """Find the run: a tested one, else the newest."""
+        ours = [record for record in self.records() if not self.differences(record)]
+        return max(ours, key=lambda r: (bool(r.test), r.id), default=None)
+
+    def differences(self, record: Record) -> list[str]:
+        """List the settings in which a run is not what is planned.
+
+        A setting that only one of them has came with another version of the program, and does not count.
+        """
+        planned, made = self.settings, settings_of(record.config)
+        differing = [key for key in planned.keys() & made.keys() if planned[key] != made[key]]
+        # Nothing where there is an object now, or the reverse.
+        differing += [*(made.keys() & _groups(planned)), *(planned.keys() & _groups(made))]
+        return sorted(key for key in differing if planned.get(key, "") is not None or key not in _SETTLED)
+
+    def state(self) -> State:
+        """Say how far the run is."""
+        run = self.run()
+        if run is not None and run.test:
+            return "done"
+        if self.log.exists():
+            with self.lock(fcntl.LOCK_SH) as log:
+                if log is None:
+                    return "running"
+        if self.failure:
+            return "failed"
+        return "missing" if run is None else "half done"
+
+    @contextmanager
+    def lock(self, kind: int = fcntl.LOCK_EX) -> Iterator[IO[bytes] | None]:
+        """Take the right to make this run, or get None while somebody else has it.
+
+        The lock is on the open log file, which the process that trains inherits as its output: so it lasts as
+        long as anybody works on the run, and the system takes it back from the dead.
+        """
+        self.log.parent.mkdir(parents=True, exist_ok=True)
+        with self.log.open("a+b") as log:
+            for patience in (0.05, 0.1, 0):  # somebody may only be looking
+                try:
+                    fcntl.flock(log, kind | fcntl.LOCK_NB)
+                    break
+                except BlockingIOError:
+                    time.sleep(patience)
+                except OSError as error:
+                    raise UserError(
+                        f"{self.log} cannot be locked ({error.strerror}), so two runners might make the same run."
+                        " Keep runs where files can be locked: --runs=FOLDER"
+                    ) from error
+            else:
+                yield None
+                return
+            yield log
+
+
+def load(name: str) -> Ablation:
+    """Read the YAML of an ablation.
+
+    Args:
+        name: A name in ``experiments/ablations/``, or the path of a YAML file.
+
+    Raises:
+        UserError: There is no such file, or something in it is wrong.
+    """
+    file = Path(name) if name.endswith((".yaml", ".yml")) else ABLATIONS / f"{name}.yaml"
+    if not file.is_file():
+        names = sorted(path.stem for path in ABLATIONS.glob("*.yaml"))
+        close = difflib.get_close_matches(name, names, n=1)
+        hint = f" Did you mean {close[0]}?" if close else ""
+        raise UserError(f"no ablation {name!r} ({file} does not exist).{hint} There are: {', '.join(names)}.")
+    try:
+        content = yaml.safe_load(file.read_text())
+    except yaml.YAMLError as error:
+        raise UserError(f"{file} is no YAML: {error}") from None
+    if not isinstance(content, dict) or not {"experiment", "variants"} <= content.keys():
+        raise UserError(
+            f"{file} must say at least 'experiment: NAME' and 'variants: {{NAME: {{KEY: VALUE}}}}'"
+        )
+    for key in content:
+        if key not in _KEYS:
+            raise UserError(f"{file}: there is no {key!r}; expected some of {', '.join(_KEYS)}")
+    common = _overrides(content.get("settings") or {}, f"{file}: settings")
+    variants: dict[str, tuple[str, ...]] = {}
+    for variant, changes in content["variants"].items():
+        for full_name, overrides in _expanded(str(variant), changes or {}, file):
+            if full_name in variants or not re.fullmatch(r"[\w.=+-]+", full_name):
+                raise UserError(
+                    f"{file}: variant {full_name!r} must be named once, with letters, digits and . = + - _"
+                )
+            variants[full_name] = (*common, *overrides)
+    baseline = content.get("baseline")
+    if baseline is not None and baseline not in variants:
+        raise UserError(f"{file}: baseline {baseline!r} is none of the variants {', '.join(variants)}")
+    seeds = content.get("seeds", 3)
+    return Ablation(
+        file.stem,
+        experiment_file(str(content["experiment"])),
+        variants,
+        tuple(range(seeds)) if isinstance(seeds, int) else tuple(seeds),
+        baseline,
+        int(content.get("block", 1)),
+        content.get("slurm") or {},
+    )
+
+
+def slots(ablation: Ablation, runs: Path, arguments: Sequence[str] = ()) -> list[Slot]:
+    """List the runs of an ablation, the first seed of all variants first, and check the settings of each.
+
+    Args:
+        ablation: The ablation.
+        runs: Folder of all runs.
+        arguments: Further settings for all runs, ``--key=value``.
+
+    Raises:
+        UserError: A setting of a variant is wrong.
+    """
+    found = {}
+    for variant, overrides in ablation.variants.items():
+        tracking = (f"--wandb.group={ablation.name}", f"--wandb.tags+={variant[:64]}")
+        place = (f"--name={ablation.name}/{variant}", f"--runs={runs}")
+        common = ("-c", str(ablation.experiment), *tracking, *overrides, *arguments, *place)
+        try:
+            found[variant] = common, _resolved(common)
+        except UserError as error:
+            raise UserError(f"variant {variant}: {error}") from None
+    folder = runs / ablation.name
+    return [
+        Slot(folder, variant, seed, (*common, f"--seed_everything={seed}"), settings)
+        for seed in ablation.seeds
+        for variant, (common, settings) in found.items()
+    ]
+
+
+def _resolved(arguments: Iterable[str]) -> dict[str, Any]:
+    """Have the experiment's own parser check settings and fill in all defaults."""
+    from lightning_seg.experiment import SettingsOnly, quiet
+
+    return settings_of(yaml.safe_load(SettingsOnly(quiet(list(arguments))).text))
+
+
+def _groups(keys: Iterable[str]) -> set[str]:
+    """List what holds settings: ``a`` and ``a.b`` of ``a.b.c``."""
+    return {key[:i] for key in keys for i, letter in enumerate(key) if letter == "."}
+
+
+def _expanded(variant: str, changes: Any, file: Path) -> Iterator[tuple[str, list[str]]]:
+    """Yield name and overrides of a variant, or of each point of its grid."""
+    if not isinstance(changes, dict) or "grid" not in changes:
+        yield variant, _overrides(changes, f"{file}: variant {variant}")
+        return
+    grid = changes["grid"]
+    if not isinstance(grid, dict) or not all(isinstance(values, list) for values in grid.values()):
+        raise UserError(f"{file}: the grid of {variant} must be {{KEY: [VALUE, ...]}}")
+    fixed = _overrides({k: v for k, v in changes.items() if k != "grid"}, f"{file}: variant {variant}")
+    for values in itertools.product(*grid.values()):
+        point = dict(zip(grid, values, strict=True))
+        words = (f"{k}={_word(v)}" for k, v in zip(short(list(grid)), values, strict=True))
+        yield "-".join([variant, *words]), [*fixed, *_overrides(point, str(file))]
+
+
+def _word(value: Any) -> str:
+    """Make a value part of a name: a class by its last name."""
+    text = str(value.get("class_path", value) if isinstance(value, dict) else value)
+    text = text.rsplit(".", 1)[-1] if text[:1].isalpha() else text
+    return re.sub(r"[^\w.+-]+", "_", text).strip("_")
+
+
+def _overrides(changes: Any, where: str) -> list[str]:
+    """Turn ``{key: value}``, or a list of ``key=value``, into arguments."""
+    if isinstance(changes, dict):
+        texts = {k: v if isinstance(v, str) else json.dumps(v) for k, v in changes.items()}
+        return [f"--{key}={text}" for key, text in texts.items()]
+    if isinstance(changes, list) and all(isinstance(c, str) and "=" in c for c in changes):
+        return [f"--{change.removeprefix('--')}" for change in changes]
+    raise UserError(f"{where} must be a mapping KEY: VALUE or a list of KEY=VALUE, got {changes!r}")
