@@ -1,4 +1,4 @@
-"""The same integers on one process and on two that saw unevenly many images, or none."""
+"""The same numbers on one process and on two that saw unevenly many images, or none."""
 
 import os
 import socket
@@ -8,7 +8,9 @@ import sys
 import pytest
 import torch
 
+from lightning_seg.metrics.boundary import BoundaryF1, SurfaceDistances
 from lightning_seg.metrics.confusion import ConfusionMatrix, ImageCounts
+from lightning_seg.metrics.images import ImageTable
 
 DATA = """
 import torch
@@ -23,21 +25,26 @@ PROCESS = (
     + """
 import os, sys
 import torch.distributed as dist
+from lightning_seg.metrics.boundary import BoundaryF1, SurfaceDistances
 from lightning_seg.metrics.confusion import ConfusionMatrix, ImageCounts
+from lightning_seg.metrics.images import ImageTable
 rank = int(os.environ["RANK"])
 dist.init_process_group("gloo")
 for mine in ([range(0, 5, 2), range(1, 5, 2)], [range(5), range(0)]):
     confusion, images = ConfusionMatrix(4), ImageCounts(5, 4)
+    tables = [ImageTable(metric, 5, 4) for metric in (BoundaryF1(), SurfaceDistances("skip"))]
     for i in mine[rank]:
         confusion.update(predictions[i : i + 1], targets[i : i + 1])
-        images.update(predictions[i : i + 1], targets[i : i + 1], torch.tensor([i]))
-    torch.save((confusion.compute(), images.compute()), f"{sys.argv[1]}/{len(mine[1])}-{rank}.pt")
+        for each in (images, *tables):
+            each.update(predictions[i : i + 1], targets[i : i + 1], torch.tensor([i]))
+    found = [each.compute() for each in (confusion, images, *tables)]
+    torch.save(found, f"{sys.argv[1]}/{len(mine[1])}-{rank}.pt")
 dist.destroy_process_group()
 """
 )
 
 
-def test_one_and_two_processes_give_the_same_integers(tmp_path):
+def test_one_and_two_processes_give_the_same_numbers(tmp_path):
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = str(free.getsockname()[1])
@@ -49,14 +56,18 @@ def test_one_and_two_processes_give_the_same_integers(tmp_path):
     scope: dict = {}
     exec(DATA, scope)  # the same images in this process
     confusion, images = ConfusionMatrix(4), ImageCounts(5, 4)
+    tables = [ImageTable(metric, 5, 4) for metric in (BoundaryF1(), SurfaceDistances("skip"))]
     confusion.update(scope["predictions"], scope["targets"])
-    images.update(scope["predictions"], scope["targets"], torch.arange(5))
+    for each in (images, *tables):
+        each.update(scope["predictions"], scope["targets"], torch.arange(5))
     assert confusion.compute().sum() == 5 * 6 * 9
+    assert all(each.compute().nansum((1, 2)).all() for each in tables)  # no row is empty
     files = sorted(tmp_path.iterdir())
     assert len(files) == 4
     for file in files:
-        matrix, counts = torch.load(file, weights_only=True)
-        assert torch.equal(matrix, confusion.compute()) and torch.equal(counts, images.compute()), file.name
+        found = torch.load(file, weights_only=True)
+        for each, value in zip((confusion, images, *tables), found, strict=True):
+            assert torch.equal(value.nan_to_num(), each.compute().nan_to_num()), (file.name, each)
 
 
 @pytest.mark.gpu

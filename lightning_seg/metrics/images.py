@@ -1,0 +1,135 @@
+"""Scores beyond overlap: one row of numbers for each image, then scores of all rows.
+
+A metric says what it measures in one image and how the rows of all images make its scores. The rows are kept by the
+image's place in the split, so a score does not depend on batch size, order or the number of processes, and the rows
+of two runs can be compared image by image. Measuring happens on the CPU and in evaluation only.
+"""
+
+from abc import ABC, abstractmethod
+
+import numpy as np
+import torch
+from torch import Tensor
+from torchmetrics import Metric
+
+from lightning_seg.labels import IGNORE_INDEX
+
+Values = dict[str, float | np.ndarray]
+"""Scores by name: one number, or one for each class, (C,); NaN where there is no score."""
+
+
+class ImageMetric(ABC):
+    """What is measured in each image.
+
+    Attributes:
+        wants_probabilities: Whether `measure` needs the probabilities.
+    """
+
+    wants_probabilities = False
+
+    @abstractmethod
+    def shape(self, num_classes: int) -> tuple[int, ...]:
+        """Return the shape of a row."""
+
+    @abstractmethod
+    def measure(
+        self, labels: np.ndarray, truth: np.ndarray, num_classes: int, probabilities: Tensor | None = None
+    ) -> np.ndarray:
+        """Measure one image.
+
+        Args:
+            labels: Predicted classes (H, W) uint8; `IGNORE_INDEX` where there is no answer.
+            truth: True classes (H, W) uint8, or `IGNORE_INDEX` where nothing is counted.
+            num_classes: C.
+            probabilities: (C, H, W), if the metric wants them.
+
+        Returns:
+            Its row, of `shape`.
+        """
+
+    @abstractmethod
+    def scores(self, rows: np.ndarray) -> Values:
+        """Compute the scores of all images.
+
+        Args:
+            rows: (N, *shape) float64.
+        """
+
+
+class ImageTable(Metric):
+    """The rows of a metric for all images of a split, the same on every process.
+
+    Args:
+        metric: What is measured.
+        num_images: Images of the split, N.
+        num_classes: C.
+    """
+
+    full_state_update = False
+    rows: Tensor
+
+    def __init__(self, metric: ImageMetric, num_images: int, num_classes: int) -> None:
+        super().__init__()
+        self.metric = metric
+        self.num_classes = num_classes
+        empty = torch.zeros(num_images, *metric.shape(num_classes), dtype=torch.float64)
+        self.add_state(
+            "rows", empty, dist_reduce_fx="sum"
+        )  # each row is filled on one process, 0 on the others
+
+    def update(
+        self, labels: Tensor, truth: Tensor, index: Tensor, probabilities: Tensor | None = None
+    ) -> None:
+        """Measure a batch.
+
+        Args:
+            labels: Predicted classes (B, H, W).
+            truth: True classes or `IGNORE_INDEX`, (B, H, W).
+            index: Place of each image in its split, (B,).
+            probabilities: (B, C, H, W), if the metric wants them.
+        """
+        predicted, true = labels.byte().cpu().numpy(), truth.cpu().numpy()
+        for i, place in enumerate(index.tolist()):
+            given = None if probabilities is None else probabilities[i]
+            row = self.metric.measure(predicted[i], true[i], self.num_classes, given)
+            self.rows[place] = torch.from_numpy(np.asarray(row, dtype=np.float64))
+
+    def compute(self) -> Tensor:
+        """Return the rows (N, *shape)."""
+        return self.rows
+
+
+def class_mean(values: np.ndarray) -> float:
+    """Average over the classes that have a score; NaN if none has."""
+    return float(np.nanmean(values)) if np.isfinite(values).any() else float("nan")
+
+
+def ratio(part: np.ndarray, whole: np.ndarray) -> np.ndarray:
+    """Divide; nothing by nothing is NaN and no warning."""
+    with np.errstate(divide="ignore", invalid="ignore"):
+        return np.true_divide(part, whole)
+
+
+def counted(labels: np.ndarray, truth: np.ndarray) -> np.ndarray:
+    """Return the labels (H, W), of no class wherever the truth is not counted."""
+    return np.where(truth == IGNORE_INDEX, np.uint8(IGNORE_INDEX), labels)
+
+
+def overlap(labels: np.ndarray, truth: np.ndarray, num_classes: int) -> np.ndarray:
+    """Count the pixels of each class that are right, predicted and true; a label from C on is of no class.
+
+    Args:
+        labels: Predicted classes uint8, any shape.
+        truth: True classes uint8, the same shape.
+        num_classes: C.
+
+    Returns:
+        (C, 3) int64.
+    """
+    parts = (truth[labels == truth], labels.ravel(), truth.ravel())
+    return np.stack([np.bincount(part, minlength=256)[:num_classes] for part in parts], axis=1)
+
+
+def present(labels: np.ndarray, truth: np.ndarray, num_classes: int) -> list[int]:
+    """List the classes that occur in the prediction or in the truth."""
+    return [c for c in np.union1d(labels, truth).tolist() if c < num_classes]
