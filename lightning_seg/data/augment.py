@@ -1,6 +1,7 @@
 """Augmentations that torchvision has not, or not for masks; they go into the argument `transforms`.
 
-There the mask is inverted (255 - label), so that 0, with which all of torchvision fills in, means not counted.
+There the mask is inverted (255 - label), so that 0, with which all of torchvision fills in, means not counted. The
+masks of instances are not: there 0 means that the instance is not here.
 """
 
 from collections.abc import Callable
@@ -87,7 +88,7 @@ class RandAugment(v2.Transform):
         return {"steps": list(zip(which, (strengths * signs).tolist(), strict=True))}
 
     def transform(self, inpt: Any, params: dict[str, Any]) -> Any:
-        """Apply the drawn operations to an image (3, H, W) or a mask (H, W)."""
+        """Apply the drawn operations to an image (3, H, W), masks (..., H, W) or boxes."""
         for which, strength in params["steps"]:
             if which < len(MOVING):
                 inpt = MOVING[which](inpt, strength)
@@ -124,8 +125,8 @@ class Cutout(v2.Transform):
         }
 
     def transform(self, inpt: Any, params: dict[str, Any]) -> Any:
-        """Blank the holes in an image (3, H, W) or a mask (H, W)."""
-        if not params["holes"]:
+        """Blank the holes in an image (3, H, W) or masks (..., H, W); boxes stay."""
+        if not params["holes"] or isinstance(inpt, tv_tensors.BoundingBoxes):
             return inpt
         out = inpt.clone()
         for rows, columns in params["holes"]:

@@ -1,3 +1,4 @@
+import cv2
 import numpy as np
 import pytest
 import torch
@@ -5,9 +6,11 @@ from torchvision import tv_tensors
 from torchvision.transforms import v2
 
 from lightning_seg.data.augment import Cutout, RandAugment
+from lightning_seg.data.instances import augment, boxes_from_masks
 from lightning_seg.data.mixing import ClassMix, CutMix, MixUp
 from lightning_seg.data.shapes import Shapes
 from lightning_seg.data.split import Split
+from lightning_seg.data.transforms import RandomHorizontalFlip, RandomScaleCrop
 from lightning_seg.errors import UserError
 
 EXACT = v2.InterpolationMode.NEAREST
@@ -110,6 +113,43 @@ def test_random_augmentation_moves_image_and_mask_together():
             counted = labels != 255
             right = (np.abs(out.astype(int) - encode(np.where(counted, labels, 0))).max(-1) <= 1)[counted]
             assert right.mean() > 0.85 and counted.mean() > 0.5
+
+
+OURS = {
+    "scaled crop": RandomScaleCrop((64, 64), (0.3, 2.0)),
+    "large-scale jitter": RandomScaleCrop((48, 80), (0.1, 2.0), fit=True),
+    "crop around an instance": RandomScaleCrop((30, 30), (1.0, 2.0), class_crops=1.0),
+    "our horizontal flip": RandomHorizontalFlip(1.0),
+}
+
+
+@pytest.mark.parametrize("transform", [*MOVING.values(), *COLORING.values(), *MIXED.values(), *OURS.values()])
+def test_instances_keep_their_masks_boxes_and_labels(transform):
+    """The colour of an instance says its label, so that the image shows whether the three still belong together."""
+    exact = transform in [*MOVING.values(), *OURS.values()]
+    scenes = data()
+    lost = 0
+    for number, which in enumerate(scenes.samples("train")):
+        before = scenes.read_instances(which)
+        before["image"] = tv_tensors.Image(torch.from_numpy(scenes.read(which)[0]).permute(2, 0, 1))
+        before["iscrowd"] = before["labels"] > 3
+        torch.manual_seed(number)
+        after = augment(before, [transform])
+        labels, masks = after["labels"], after["masks"]
+        assert isinstance(masks, tv_tensors.Mask) and isinstance(after["boxes"], tv_tensors.BoundingBoxes)
+        assert len(labels) == len(masks) == len(after["boxes"]) == len(after["iscrowd"])
+        assert torch.equal(after["iscrowd"], labels > 3) and masks.dtype == torch.uint8
+        assert (masks <= 1).all() and (masks.sum((1, 2)) > 0).all() and (masks.sum(0) <= 1).all()
+        torch.testing.assert_close(after["boxes"].as_subclass(torch.Tensor), boxes_from_masks(masks))
+        assert after["boxes"].canvas_size == after["image"].shape[-2:] == masks.shape[-2:]
+        image = after["image"].permute(1, 2, 0).numpy()
+        for label, mask in zip(labels.tolist(), masks.numpy(), strict=True):
+            inside = cv2.erode(mask, np.ones((5, 5))) > 0 if transform in OURS.values() else mask > 0
+            if exact:  # without interpolation, or where it sees only the instance itself
+                assert (image[inside] == encode(np.uint8(label))).all()
+        lost += len(before["labels"]) - len(labels)
+    if transform is OURS["crop around an instance"]:
+        assert lost > 0
 
 
 def test_cutout_cuts_its_share():
