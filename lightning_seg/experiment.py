@@ -21,14 +21,18 @@ from lightning.pytorch import Trainer
 from lightning.pytorch.callbacks import ModelCheckpoint
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
 from lightning.pytorch.loggers import Logger
-from lightning.pytorch.utilities import rank_zero_only
+from lightning.pytorch.utilities import rank_zero_info, rank_zero_only
 
+from lightning_seg.callbacks.nonfinite import NonFinite
 from lightning_seg.callbacks.pictures import Pictures
 from lightning_seg.callbacks.progress import Progress
 from lightning_seg.callbacks.record import Record
+from lightning_seg.callbacks.saving import Saving, SeededSteps
+from lightning_seg.checkpoints import SafeCheckpointIO, read
 from lightning_seg.data.base import SegmentationData
 from lightning_seg.errors import UserError
 from lightning_seg.parser import Parser
+from lightning_seg.precision import choose_precision
 from lightning_seg.runs.directory import (
     BEST_CHECKPOINT,
     CONFIG,
@@ -42,6 +46,7 @@ from lightning_seg.tasks.semantic import SemanticSegmentation
 
 # Processes that Lightning starts for further devices find the run directory of the first process here.
 RUN_VARIABLE = "LIGHTNING_SEG_RUN"
+_PRECISION_VARIABLE = "LIGHTNING_SEG_PRECISION"  # and what it has chosen
 
 
 class Experiment(LightningCLI):
@@ -88,9 +93,20 @@ class Experiment(LightningCLI):
         parser.add_argument(
             "--ckpt_path", type=str | None, default=None, help="Checkpoint to start from or evaluate."
         )
+        parser.add_argument(
+            "--compile", type=bool, default=False, help="Compile the network with torch.compile."
+        )
+        parser.add_argument(
+            "--gradient_checkpointing",
+            type=bool,
+            default=False,
+            help="Keep fewer of the backbone's activations and compute them again: less memory, slower.",
+        )
         parser.add_class_arguments(Tracking, "wandb")
         parser.add_lightning_class_args(ModelCheckpoint, "checkpoint")
         parser.add_lightning_class_args(Pictures, "pictures")
+        parser.add_lightning_class_args(NonFinite, "nonfinite")
+        parser.add_lightning_class_args(Saving, "saving")
         parser.set_defaults(
             {
                 "checkpoint.monitor": "val/miou",
@@ -125,6 +141,12 @@ class Experiment(LightningCLI):
             if isinstance(error.__cause__, UserError):
                 raise error.__cause__ from None
             raise
+        network = self.model.network
+        network.to(memory_format=torch.channels_last)  # as the images are: convolutions need no conversion
+        if self.config.gradient_checkpointing:
+            network.backbone.checkpoint_gradients()
+        if self.config.compile:
+            network.compile()
 
     def instantiate_trainer(self, **kwargs: Any) -> Trainer:
         """Make the run directory, the loggers and the trainer; until here nothing was written."""
@@ -133,6 +155,7 @@ class Experiment(LightningCLI):
                 self.datamodule.samples(split)  # raises if it is not there
         self._make_run_directory()
         assert self.run_directory is not None
+        self._choose_precision()
         text = self.text
         loggers: list[Logger] = [RunLogger(self.run_directory)]
         if self.tracked and not self.config.trainer.fast_dev_run:
@@ -143,10 +166,30 @@ class Experiment(LightningCLI):
         given = self.config_init.trainer.logger  # loggers of the user's own come on top
         loggers += given if isinstance(given, list) else [given] if isinstance(given, Logger) else []
         bar = self.config.trainer.enable_progress_bar is not False and sys.stderr.isatty()
-        self.trainer_defaults["callbacks"] = [Record(self.run_directory, text), Progress()]
+        self.trainer_defaults["callbacks"] = [Record(self.run_directory, text), Progress(), SeededSteps()]
+        plugins = self.config_init.trainer.plugins or []
         return super().instantiate_trainer(
-            logger=loggers, default_root_dir=str(self.run_directory), enable_progress_bar=bar, **kwargs
+            logger=loggers,
+            plugins=[SafeCheckpointIO(), *(plugins if isinstance(plugins, list) else [plugins])],
+            default_root_dir=str(self.run_directory),
+            enable_progress_bar=bar,
+            **kwargs,
         )
+
+    def _choose_precision(self) -> None:
+        """Settle what the experiment leaves open, and write it down: a run and its evaluation agree."""
+        given = self.config.trainer
+        if given.precision is not None or given.plugins or not self.tracked:
+            return
+        if rank_zero_only.rank and _PRECISION_VARIABLE in os.environ:  # type: ignore[attr-defined]
+            precision = os.environ[_PRECISION_VARIABLE]
+        else:  # where a launcher has started all processes they must agree without trying
+            alone = int(os.environ.get("WORLD_SIZE", 1)) == 1
+            choice = choose_precision(self.model.network, _device(given.accelerator), probe=alone)
+            precision = os.environ[_PRECISION_VARIABLE] = choice.precision
+            rank_zero_info(f"precision {precision}: {choice.reason}; --trainer.precision decides otherwise")
+        for config in (self.config, self.config_init):
+            config.trainer.precision = precision
 
     def _make_run_directory(self) -> None:
         if self.run_directory is not None:
@@ -172,6 +215,15 @@ class SettingsOnly(Experiment):
 
     def instantiate_classes(self) -> None:
         """Build nothing."""
+
+
+def _device(accelerator: Any) -> torch.device:
+    """Say on what kind of device the trainer will run."""
+    if accelerator in ("auto", "gpu", "cuda") and torch.cuda.is_available():
+        return torch.device("cuda")
+    if accelerator in ("auto", "gpu", "mps") and torch.backends.mps.is_available():
+        return torch.device("mps")
+    return torch.device("cpu")
 
 
 def _task_class(args: list[str]) -> type[SegmentationTask]:
@@ -213,7 +265,7 @@ def trained(run: Path, args: list[str]) -> DataOnly:
     file = run / BEST_CHECKPOINT
     if not file.is_file():
         raise UserError(f"no checkpoint {file}: 'lightning-seg resume {run}' trains the run to its end.")
-    state = torch.load(file, map_location="cpu", weights_only=True)["state_dict"]
+    state = read(file)["state_dict"]
     ours = {key: value for key, value in state.items() if key.startswith("network.")}
     experiment.model.network.load_state_dict({key.removeprefix("network."): ours[key] for key in ours})
     return experiment
@@ -261,6 +313,7 @@ def quiet(args: list[str]) -> list[str]:
         ".*LeafSpec.*",
         ".*The number of training batches.*",
         ".*Checkpoint directory .* exists and is not empty.*",  # that of the run which is resumed
+        ".*srun.* command is available.*",  # a run on a cluster's login node is no mistake
     ):
         warnings.filterwarnings("ignore", message)
     return args

@@ -67,8 +67,19 @@ class Encoder(nn.Module):
         """
         return [(name, nn.ModuleList([child])) for name, child in self.named_children()]
 
-    def load_weights(self) -> None:
-        """Load pretrained weights, where there are any."""
+    def load_weights(self) -> str:
+        """Load pretrained weights, where there are any, and say in words what was loaded."""
+        return "random"
+
+    def checkpoint_gradients(self) -> None:
+        """Keep fewer activations for the backward pass and compute them again.
+
+        Raises:
+            UserError: This encoder cannot.
+        """
+        raise UserError(
+            f"{type(self).__name__} cannot checkpoint gradients: set gradient_checkpointing=false."
+        )
 
 
 class Backbone(Encoder):
@@ -82,7 +93,8 @@ class Backbone(Encoder):
     Args:
         name: A timm model with `features_only`, such as ``resnet50`` or ``resnet50.a1_in1k``.
         weights: True for timm's pretrained weights, False for random ones, the path of a ``.safetensors``,
-            ``.pth`` or ``.ckpt`` file, or ``package:NAME`` for a Python package that carries a ``.pth``.
+            ``.pth`` or ``.ckpt`` file, ``package:NAME`` for a Python package that carries a ``.pth``, ``run:RUN``
+            for the network of another run, or ``backbone-of:RUN`` for its backbone.
         output_stride: Stride in pixels of the deepest feature map, reached by dilation: 8, 16 or 32.
 
     Raises:
@@ -128,15 +140,31 @@ class Backbone(Encoder):
         stages[-1][1].extend(stage)  # what follows the last tap, if anything, such as a final norm
         return [(name, stage) for name, stage in stages if any(True for _ in stage.parameters())]
 
-    def load_weights(self) -> None:
-        """Load the pretrained weights named in the constructor.
+    def checkpoint_gradients(self) -> None:
+        """Keep fewer activations for the backward pass and compute them again (see `Encoder`).
+
+        BatchNorm inside the backbone then sees every batch twice, and its running statistics move twice as far.
+        """
+        try:
+            getattr(self.net, "model", self.net).set_grad_checkpointing(True)  # transformers are wrapped
+        except (AttributeError, AssertionError):
+            super().checkpoint_gradients()
+
+    def load_weights(self) -> str:
+        """Load the pretrained weights named in the constructor; those of a run are the network's to load.
+
+        Returns:
+            What was loaded, in words.
 
         Raises:
             UserError: If they cannot be found, or are not this backbone's.
         """
         if self.weights is False:
-            return
+            return super().load_weights()
         self.set_weights(read_weights(self.name, self.weights))
+        config = _pretrained_config(self.name)
+        source = (config.hf_hub_id or config.url) if self.weights is True else self.weights
+        return f"backbone {len(self.state_dict())} tensors of {source}"
 
     def set_weights(self, state: dict[str, Tensor]) -> None:
         """Load a state dict with the names of timm, of the weights' publisher, or of one of our checkpoints.
