@@ -1,6 +1,7 @@
 """The network: what every architecture has in common."""
 
 import math
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -8,6 +9,7 @@ from torch.nn import functional as F
 
 from lightning_seg.errors import UserError
 from lightning_seg.networks.backbone import Backbone, Encoder
+from lightning_seg.networks.weights import load_run, names_a_run
 
 
 class BackboneNetwork(nn.Module):
@@ -37,9 +39,14 @@ class BackboneNetwork(nn.Module):
                 f"{backbone.strides}. Give it output_stride {output_stride}."
             )
 
-    def load_weights(self) -> None:
-        """Load the backbone's pretrained weights. Call it once, before training from the start."""
-        self.backbone.load_weights()
+    def load_weights(self) -> str:
+        """Load the pretrained weights that `weights` names. Call it once, before training from the start.
+
+        Returns:
+            What was loaded, in words.
+        """
+        weights: Any = getattr(self.backbone, "weights", False)
+        return load_run(self, weights) if names_a_run(weights) else self.backbone.load_weights()
 
 
 class Network(BackboneNetwork):

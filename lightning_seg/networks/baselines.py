@@ -87,5 +87,5 @@ class _Patches(Encoder):
     def stages(self) -> list[tuple[str, nn.ModuleList]]:
         return self.inner.stages()
 
-    def load_weights(self) -> None:
-        self.inner.load_weights()
+    def load_weights(self) -> str:
+        return self.inner.load_weights()

@@ -157,12 +157,12 @@ class MaskRCNN(Detector):
         """Make the pyramid, finest level first."""
         return self.decoder({str(level): features[tap] for level, tap in enumerate(self.taps)})
 
-    def load_weights(self) -> None:
+    def load_weights(self) -> str:
         """Load the pretrained weights: those of the whole detector if given, else the backbone's."""
         if self.detector_weights is None:
-            super().load_weights()
-        else:
-            self.set_detector_weights(read_file(Path(self.detector_weights).expanduser()))
+            return super().load_weights()
+        self.set_detector_weights(read_file(Path(self.detector_weights).expanduser()))
+        return f"detector of {self.detector_weights}"
 
     def set_detector_weights(self, state: Mapping[str, Tensor]) -> None:
         """Load the state dict of torchvision's Mask R-CNN on the same backbone.

@@ -45,14 +45,14 @@ class MixTransformer(Encoder):
             for i in range(4)
         ]
 
-    def load_weights(self) -> None:
-        """Load the pretrained weights named in the constructor.
+    def load_weights(self) -> str:
+        """Load the pretrained weights named in the constructor, and say in words what was loaded.
 
         Raises:
             UserError: If they cannot be found, or are not this encoder's.
         """
         if self.weights is False:
-            return
+            return super().load_weights()
         if self.weights is True:
             state = _from_hub(self.name)
         else:
@@ -61,6 +61,8 @@ class MixTransformer(Encoder):
             self.net.load_state_dict(state)
         except RuntimeError as error:
             raise UserError(f"The weights in {self.weights} are not those of {self.name}: {error}") from error
+        source = f"ImageNet, {self.name}" if self.weights is True else self.weights
+        return f"backbone {len(state)} tensors of {source}"
 
 
 def _from_hub(name: str) -> dict[str, Tensor]:

@@ -1,4 +1,4 @@
-"""Where a backbone's pretrained weights come from: the hub's cache, the hub, a file, an installed package."""
+"""Where pretrained weights come from: the hub's cache, the hub, a file, an installed package, another run."""
 
 import urllib.error
 import urllib.request
@@ -7,11 +7,12 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from lightning_seg.errors import UserError
 
 _FLAG = "--model.network.init_args.weights"
+_RUN, _BACKBONE_OF = "run:", "backbone-of:"
 
 
 def read_weights(name: str, weights: bool | str) -> dict[str, Tensor]:
@@ -30,6 +31,76 @@ def read_weights(name: str, weights: bool | str) -> dict[str, Tensor]:
     if str(weights).startswith("package:"):
         return _from_package(name, str(weights).removeprefix("package:"))
     return read_file(Path(str(weights)).expanduser())
+
+
+def names_a_run(weights: bool | str) -> bool:
+    """Whether weights are those of another run (see `load_run`)."""
+    return str(weights).startswith((_RUN, _BACKBONE_OF))
+
+
+def load_run(network: nn.Module, weights: str) -> str:
+    """Give a network the weights of another run's best checkpoint.
+
+    A part of the network (backbone, decoder, head, ...) is taken whole, or not at all where a name or shape differs,
+    such as that of a head for another number of classes.
+
+    Args:
+        network: The network.
+        weights: ``run:RUN`` for all parts that fit, or ``backbone-of:RUN``, where RUN is a run directory, an
+            experiment's directory for its latest run, or a checkpoint.
+
+    Returns:
+        What was taken and what begins at random, in words.
+
+    Raises:
+        UserError: There is no such run, or its backbone does not fit; the network is as it was then.
+    """
+    prefix = _RUN if weights.startswith(_RUN) else _BACKBONE_OF
+    file = _checkpoint(weights.removeprefix(prefix))
+    ours = network.state_dict()
+    theirs = {
+        key.removeprefix("network."): value
+        for key, value in read_file(file).items()
+        if key.startswith("network.")
+    }
+    taken, left = [], []
+    for part, _ in network.named_children():
+        keys = [key for key in ours if key.startswith(f"{part}.")]
+        misfit = [key for key in keys if key not in theirs or theirs[key].shape != ours[key].shape]
+        why = ""
+        if misfit:
+            first = misfit[0]
+            there = tuple(theirs[first].shape) if first in theirs else "missing"
+            why = (
+                f"{len(keys) - len(misfit)} of {len(keys)} tensors fit; "
+                f"{first}, {tuple(ours[first].shape)} here, is {there} there"
+            )
+        if misfit and part == "backbone":
+            raise UserError(
+                f"{file} does not hold the weights of this backbone: {why}. Choose the backbone of that run, or other "
+                f"weights with {_FLAG}."
+            )
+        if misfit or (keys and prefix == _BACKBONE_OF and part != "backbone"):
+            left.append(f"{part} ({why})" if why else part)
+        elif keys:
+            ours |= {key: theirs[key] for key in keys}
+            taken.append(f"{part} {len(keys)} tensors")
+    network.load_state_dict(ours)
+    return f"{', '.join(taken)} of {file}" + (f"; at random: {', '.join(left)}" if left else "")
+
+
+def _checkpoint(place: str) -> Path:
+    """Find the best checkpoint of a run."""
+    from lightning_seg.runs.directory import BEST_CHECKPOINT, existing_run
+
+    if Path(place).is_file():
+        return Path(place)
+    run = existing_run(place)
+    if not (run / BEST_CHECKPOINT).is_file():
+        raise UserError(
+            f"{run} has no {BEST_CHECKPOINT} yet: train it first, or choose other weights with {_FLAG}."
+        )
+    return run / BEST_CHECKPOINT
 
 
 def read_file(path: Path) -> dict[str, Tensor]:

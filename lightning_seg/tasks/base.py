@@ -22,6 +22,9 @@ class SegmentationTask(L.LightningModule):
         lr_scheduler: Makes the scheduler from the optimizer and the total number of optimizer steps; it is
             stepped after every optimizer step. Without one the learning rate is constant.
         finetune: Which parts of the backbone train, and how; all of it unless given.
+
+    Attributes:
+        pretrained: The weights that the training began with, in words.
     """
 
     def __init__(
@@ -39,11 +42,12 @@ class SegmentationTask(L.LightningModule):
         self.class_names = class_names
         self.finetune = finetune or Full()
         self.finetune.apply(network)
+        self.pretrained = "those of the checkpoint"
 
     def setup(self, stage: str) -> None:
         """Load the pretrained weights for a fresh training; a checkpoint brings its own."""
         if stage == "fit" and self.trainer.ckpt_path is None:
-            self.network.load_weights()
+            self.pretrained = self.network.load_weights()
 
     def on_train_start(self) -> None:
         """Begin in the right mode: Lightning trains in the mode that it finds, and never calls `train`."""

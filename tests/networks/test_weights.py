@@ -1,0 +1,107 @@
+"""Weights of another run: what fits is taken part by part, what does not is said, a foreign backbone is refused."""
+
+import pytest
+import torch
+
+from lightning_seg.errors import UserError
+from lightning_seg.networks.baselines import FullResolution
+from lightning_seg.networks.unet import UNet
+
+CHANNELS = (16, 8, 8, 8, 8)
+
+
+def unet(classes=3, weights=False, backbone="test_resnet", channels=CHANNELS):
+    return UNet(classes, backbone, weights=weights, decoder_channels=channels)
+
+
+@pytest.fixture
+def run(tmp_path):
+    """A run directory with the network's checkpoint in it; also the network."""
+    run = tmp_path / "some" / "1"
+    (run / "checkpoints").mkdir(parents=True)
+    (run / "config.yaml").write_text("{}")
+    torch.manual_seed(1)
+    network = unet()
+    for buffer in network.buffers():
+        buffer.add_(1)  # statistics that a fresh network has not
+    state = {f"network.{key}": value for key, value in network.state_dict().items()}
+    torch.save({"state_dict": state | {"loss.weights": torch.ones(3)}}, run / "checkpoints" / "best.ckpt")
+    return run, network
+
+
+def same(a, b, part):
+    pairs = zip(getattr(a, part).state_dict().values(), getattr(b, part).state_dict().values(), strict=True)
+    return [x.shape == y.shape and torch.equal(x, y) for x, y in pairs]
+
+
+@pytest.mark.parametrize("place", ["{run}", "{run.parent}", "{run}/checkpoints/best.ckpt"])
+def test_the_whole_network_of_a_run(run, place):
+    run, trained = run
+    network = unet(weights="run:" + place.format(run=run))
+    report = network.load_weights()
+    assert all(
+        same(network, trained, "backbone")
+        + same(network, trained, "decoder")
+        + same(network, trained, "head")
+    )
+    count = len(network.backbone.state_dict())
+    assert report.startswith(f"backbone {count} tensors, decoder ") and str(run) in report
+    assert "random" not in report
+
+
+def test_head_for_other_classes_begins_anew(run):
+    run, trained = run
+    network = unet(classes=5, weights=f"run:{run}")
+    before = network.head[0].weight.clone()
+    report = network.load_weights()
+    assert all(same(network, trained, "backbone") + same(network, trained, "decoder"))
+    assert torch.equal(network.head[0].weight, before)
+    assert (
+        "at random: head (0 of 2 tensors fit; head.0.weight, (5, 8, 3, 3) here, is (3, 8, 3, 3) there)"
+        in report
+    )
+
+
+def test_decoder_is_taken_whole_or_not_at_all(run):
+    run, trained = run
+    network = unet(weights=f"run:{run}", channels=(16, 8, 8, 8, 4))
+    before = {key: value.clone() for key, value in network.decoder.state_dict().items()}
+    report = network.load_weights()
+    assert all(same(network, trained, "backbone"))
+    assert all(torch.equal(before[key], value) for key, value in network.decoder.state_dict().items())
+    assert "decoder (" in report and "head (" in report
+
+
+def test_backbone_alone(run):
+    run, trained = run
+    network = unet(weights=f"backbone-of:{run}")
+    head = network.head[0].weight.clone()
+    assert network.load_weights().endswith("; at random: decoder, head")
+    assert all(same(network, trained, "backbone")) and torch.equal(network.head[0].weight, head)
+
+
+@pytest.mark.parametrize("prefix", ["run:", "backbone-of:"])
+def test_foreign_backbone_is_refused(run, prefix):
+    run, _ = run
+    network = unet(weights=f"{prefix}{run}", backbone="test_resnet.r160_in1k")
+    network.load_weights()  # another tag is the same architecture
+    network = unet(weights=f"{prefix}{run}", backbone="test_convnext")
+    before = {key: value.clone() for key, value in network.state_dict().items()}
+    with pytest.raises(
+        UserError, match=r"best.ckpt does not hold.*0 of \d+ tensors fit; .* is missing there"
+    ):
+        network.load_weights()
+    assert all(torch.equal(before[key], value) for key, value in network.state_dict().items())
+
+
+def test_run_without_checkpoint_and_no_run_are_refused(run, tmp_path):
+    run, _ = run
+    (run / "checkpoints" / "best.ckpt").unlink()
+    with pytest.raises(UserError, match="train it first"):
+        unet(weights=f"run:{run}").load_weights()
+    with pytest.raises(UserError, match="no run directory"):
+        unet(weights=f"run:{tmp_path}/nowhere").load_weights()
+
+
+def test_report_of_random_weights():
+    assert unet().load_weights() == "random" == FullResolution(2).load_weights()
