@@ -1,0 +1,231 @@
+"""Scores of objects: COCO's average precision of boxes and masks, and panoptic quality."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Literal, NamedTuple
+
+import numpy as np
+import torch.distributed as dist
+
+from lightning_seg.labels import IGNORE_INDEX
+from lightning_seg.metrics.objects import PanopticQuality, panoptic_counts
+
+Objects = Mapping[str, np.ndarray]
+"""The objects of an image: "boxes" (N, 4) as x1, y1, x2, y2 in pixels, "labels" (N,) from 1, "masks" (N, H, W) bool;
+found ones have "scores" (N,), true ones may have "iscrowd" (N,): several objects as one, which need not be found."""
+
+# What COCO calls them; of its ten thresholds and four ranges of area (in pixels) those that have a name.
+KINDS: dict[str, Literal["segm", "bbox"]] = {"mask_ap": "segm", "box_ap": "bbox"}
+THRESHOLDS = {"50": 0, "75": 5}
+AREAS = {"small": 1, "medium": 2, "large": 3}
+
+
+@dataclass(frozen=True)
+class Quality:
+    """The scores of a split; NaN where there is nothing to score, as for a class without objects.
+
+    Attributes:
+        means: ``mask_ap`` (over IoU thresholds .50 to .95), ``mask_ap50``, ``mask_ap75``, ``mask_ap_small`` (below 32²
+            pixels), ``mask_ap_medium``, ``mask_ap_large`` (from 96²), the same for ``box_ap``, and panoptic,
+            segmentation and recognition quality ``pq``, ``sq`` and ``rq``; each a mean over classes.
+        per_class: ``mask_ap``, ``box_ap`` and ``pq`` of each class (C,); NaN for the background.
+    """
+
+    means: dict[str, float]
+    per_class: dict[str, np.ndarray]
+
+
+class View(NamedTuple):
+    """One answer for each pixel, of objects that may overlap.
+
+    Attributes:
+        parts: Place of the object plus 1, or 0 where there is none, (H, W) int32.
+        labels: Its class, `IGNORE_INDEX` for a crowd, or 0, (H, W) uint8.
+    """
+
+    parts: np.ndarray
+    labels: np.ndarray
+
+
+class ObjectScores:
+    """Collects what was found and what is true, one record an image, and scores all images at the end.
+
+    Masks are kept as run lengths. Records are exchanged as they are and sorted by image, so that the scores do not
+    depend on the number of processes, to the last digit. (The states of torchmetrics' MeanAveragePrecision are gathered
+    element by element, which loses images where processes have seen unevenly many.)
+
+    Args:
+        num_classes: C, the background included.
+    """
+
+    def __init__(self, num_classes: int) -> None:
+        self.num_classes = num_classes
+        self._records: dict[int, dict[str, Any]] = {}
+
+    def update(self, index: int, found: Objects, truth: Objects, found_view: View, true_view: View) -> None:
+        """Add an image.
+
+        Args:
+            index: Its place in the split.
+            found: The objects that were found.
+            truth: The true objects.
+            found_view: What `view_of_found` makes of the first.
+            true_view: What `view_of_truth` makes of the second.
+        """
+        pairs = panoptic_counts(
+            found_view.labels, found_view.parts, true_view.labels, true_view.parts, self.num_classes
+        )
+        pairs[0] = 0  # the background is no object
+        self._records[index] = {
+            "size": true_view.parts.shape,
+            "found": annotations(found),
+            "truth": annotations(truth),
+            "pairs": pairs,
+        }
+
+    def compute(self) -> Quality:
+        """Score the images of all processes; the same on each of them."""
+        records = gather(self._records)
+        records = {index: records[index] for index in sorted(records)}
+        panoptic = PanopticQuality().scores(
+            np.stack([np.zeros((self.num_classes, 4)), *(record["pairs"] for record in records.values())])
+        )
+        means = {name: float(panoptic[name]) for name in ("pq", "sq", "rq")}
+        per_class = {"pq": np.asarray(panoptic["pq_per_class"])}
+        for name, kind in KINDS.items():
+            values, per_class[name] = average_precision(records, self.num_classes, kind)
+            means |= {name + suffix: value for suffix, value in values.items()}
+        return Quality(means, per_class)
+
+    def reset(self) -> None:
+        """Forget everything."""
+        self._records = {}
+
+
+def gather(mine: dict[int, Any]) -> dict[int, Any]:
+    """Merge what the processes hold, which may be nothing, on every process."""
+    if not (dist.is_available() and dist.is_initialized()):
+        return mine
+    parts: list[Any] = [None] * dist.get_world_size()
+    dist.all_gather_object(parts, mine)
+    return {index: record for part in parts for index, record in part.items()}
+
+
+def annotations(objects: Objects) -> list[dict[str, Any]]:
+    """Write the objects of an image as COCO does, masks as run lengths, scores as ``score``."""
+    from faster_coco_eval.core import mask as coco_mask
+
+    count = len(objects["labels"])
+    stacked = np.asfortranarray(
+        objects["masks"].transpose(1, 2, 0).astype(np.uint8)
+    )  # (H, W, N), down the columns
+    runs = coco_mask.encode(stacked) if count else []
+    boxes = objects["boxes"].astype(np.float64)
+    sizes = boxes[:, 2:] - boxes[:, :2]
+    crowd = _crowd(objects)
+    written: list[dict[str, Any]] = [
+        {
+            "category_id": int(objects["labels"][i]),
+            "bbox": [*boxes[i, :2].tolist(), *sizes[i].tolist()],
+            "segmentation": runs[i],
+            "iscrowd": int(crowd[i]),
+        }
+        for i in range(count)
+    ]
+    if "scores" in objects:
+        for one, score in zip(written, objects["scores"].tolist(), strict=True):
+            one["score"] = score
+    return written
+
+
+def average_precision(
+    records: Mapping[int, Mapping[str, Any]], num_classes: int, kind: Literal["segm", "bbox"]
+) -> tuple[dict[str, float], np.ndarray]:
+    """Compute COCO's average precision, with at most 100 objects of a class in an image.
+
+    Args:
+        records: For each image its "size" and the `annotations` of what was "found" and of the "truth".
+        num_classes: C, the background included.
+        kind: Overlap of masks, or of boxes.
+
+    Returns:
+        The means by suffix ("", "50", "75", "_small", "_medium", "_large"), and the value of each class (C,).
+    """
+    from faster_coco_eval import COCOeval_faster
+
+    if not records:
+        suffixes = ["", *THRESHOLDS, *(f"_{area}" for area in AREAS)]
+        return dict.fromkeys(suffixes, float("nan")), np.full(num_classes, np.nan)
+    evaluation = COCOeval_faster(
+        _coco(records, "truth", num_classes, "segm"), _coco(records, "found", num_classes, kind), kind
+    )
+    evaluation.evaluate()
+    evaluation.accumulate()
+    # (thresholds, recalls, classes, areas) of at most 100 objects; -1 where there is nothing to find
+    precision = np.asarray(evaluation.eval["precision"])[..., -1]
+    precision = np.where(precision < 0, np.nan, precision)
+    values = {"": _mean(precision[..., 0])}
+    values |= {name: _mean(precision[at, ..., 0]) for name, at in THRESHOLDS.items()}
+    values |= {f"_{name}": _mean(precision[..., at]) for name, at in AREAS.items()}
+    classes = [_mean(precision[:, :, k, 0]) for k in range(num_classes - 1)]
+    return values, np.array([np.nan, *classes])
+
+
+def view_of_found(objects: Objects, threshold: float) -> View:
+    """Give every pixel to one of the objects found with a score from the threshold on, the surest first.
+
+    An object of which others have taken half or more is left out (Kirillov et al., CVPR 2019).
+    """
+    parts = np.zeros(objects["masks"].shape[1:], np.int32)
+    for i in np.argsort(-objects["scores"], kind="stable"):
+        mask = objects["masks"][i]
+        free = mask & (parts == 0)
+        if objects["scores"][i] >= threshold and 2 * free.sum() > mask.sum():
+            parts[free] = i + 1
+    return View(parts, _classes(objects)[parts])
+
+
+def view_of_truth(objects: Objects) -> View:
+    """Give every pixel to one true object, to the smallest where several overlap, to a crowd only if to no other."""
+    masks = objects["masks"]
+    parts = np.zeros(masks.shape[1:], np.int32)
+    for i in np.lexsort([-masks.sum((1, 2)), ~_crowd(objects)]):  # crowds first, then from large to small
+        parts[masks[i]] = i + 1
+    return View(parts, _classes(objects)[parts])
+
+
+def _classes(objects: Objects) -> np.ndarray:
+    """Label of each part, (N + 1,)."""
+    labels = np.where(_crowd(objects), IGNORE_INDEX, objects["labels"])
+    return np.concatenate([[0], labels]).astype(np.uint8)
+
+
+def _crowd(objects: Objects) -> np.ndarray:
+    return objects.get("iscrowd", np.zeros(len(objects["labels"]), bool))
+
+
+def _coco(records: Mapping[int, Mapping[str, Any]], which: str, num_classes: int, area: str) -> Any:
+    """Index annotations as COCO's tools want them; their area is that of the mask, or of the box."""
+    from faster_coco_eval import COCO
+    from faster_coco_eval.core import mask as coco_mask
+
+    listed: list[dict[str, Any]] = []
+    for index, record in records.items():
+        for one in record[which]:
+            width, height = one["bbox"][2:]
+            pixels = coco_mask.area(one["segmentation"]) if area == "segm" else width * height
+            listed.append(one | {"id": len(listed) + 1, "image_id": index, "area": float(pixels)})
+    sizes: Sequence[tuple[int, Any]] = [(index, record["size"]) for index, record in records.items()]
+    coco = COCO()
+    coco.dataset = {
+        "images": [{"id": index, "height": int(size[0]), "width": int(size[1])} for index, size in sizes],
+        "categories": [{"id": label} for label in range(1, num_classes)],
+        "annotations": listed,
+    }
+    coco.createIndex()
+    return coco
+
+
+def _mean(values: np.ndarray) -> float:
+    known = values[~np.isnan(values)]
+    return float(known.mean()) if len(known) else float("nan")
