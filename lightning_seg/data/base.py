@@ -18,7 +18,7 @@ from torchvision.transforms import v2
 from lightning_seg.data.cache import cache_key, in_memory, on_disk
 from lightning_seg.data.check import check_quickly
 from lightning_seg.data.files import read_image, read_mask
-from lightning_seg.data.loading import EpochSampler, Loader, choose_workers, collate, seeded
+from lightning_seg.data.loading import EpochSampler, Loader, choose_workers, collate, keep_memory, seeded
 from lightning_seg.data.mixing import Mix
 from lightning_seg.data.split import Images, Split, read_checked
 from lightning_seg.data.splitting import block_folds, presence, readable, stratified_folds
@@ -276,6 +276,7 @@ class SegmentationData(L.LightningDataModule, ABC):
             UserError: If files are missing, or masks and classes do not fit.
         """
         cv2.setNumThreads(0)  # its threads do not survive the fork into workers, and gain nothing on crops
+        keep_memory()
         if stage in ("fit", None):
             train = Split(self, self.train_split, train=True)
             world_size = self.trainer.world_size if self.trainer else 1

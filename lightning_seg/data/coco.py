@@ -137,6 +137,8 @@ class COCO(SegmentationData):
 
     def read_instances(self, sample: tuple) -> dict[str, Any]:
         """Read an image and its things, as a sample of `lightning_seg.data.instances`; for `labels: instances`."""
+        if self.labels != "instances":
+            raise UserError(f"COCO has objects with labels=instances only; data.init_args.labels is {self.labels}.")
         image, entries = read_image(sample[0]), self._annotations[sample[-1]]
         size = image.shape[:2]
         masks = np.array([paint(entry["segmentation"], size) for entry in entries], bool).reshape(-1, *size)
@@ -152,37 +154,21 @@ class COCO(SegmentationData):
 
 
 def paint(segmentation: Any, size: tuple[int, int]) -> np.ndarray:
-    """Turn a COCO segmentation into a mask.
+    """Turn a COCO segmentation into a mask, pixel by pixel as COCO's own tools do.
 
     Args:
-        segmentation: Polygons [[x, y, x, y, ...], ...], or run lengths {"size": ..., "counts": [...]} down
-            the columns.
+        segmentation: Polygons [[x, y, x, y, ...], ...], or run lengths {"size": ..., "counts": ...} down the columns,
+            as a list of numbers or compressed.
         size: Height and width, in pixels.
 
     Returns:
         Mask (H, W), ``bool``.
     """
+    from faster_coco_eval.core import mask as coco_mask
+
+    if not segmentation:
+        return np.zeros(size, bool)
+    height, width = size
     if isinstance(segmentation, dict):
-        counts = segmentation["counts"]
-        if isinstance(counts, str):
-            raise UserError("This COCO file has compressed run lengths; save them as lists of numbers.")
-        runs = np.repeat(np.arange(len(counts)) % 2 == 1, counts)
-        return runs.reshape(size, order="F")
-    mask = np.zeros(size, bool)
-    for polygon in segmentation:
-        _fill(np.array(polygon, float).reshape(-1, 2), mask)
-    return mask
-
-
-def _fill(polygon: np.ndarray, mask: np.ndarray) -> None:
-    """Set the pixels whose centres lie in a polygon (N, 2) of x and y; OpenCV would draw it half a pixel larger."""
-    left, top = np.clip(np.floor(polygon.min(0)).astype(int), 0, mask.shape[::-1])
-    right, bottom = np.clip(np.ceil(polygon.max(0)).astype(int), 0, mask.shape[::-1])
-    (x0, y0), (x1, y1) = polygon.T, np.roll(polygon, -1, axis=0).T
-    centers = np.arange(top, bottom)[:, None] + 0.5
-    rows, edges = np.nonzero((y0 <= centers) != (y1 <= centers))
-    along = (centers[rows, 0] - y0[edges]) / (y1 - y0)[edges]
-    crossings = np.ceil(x0[edges] + along * (x1 - x0)[edges] - 0.5).astype(int) - left
-    toggles = np.zeros((bottom - top, right - left + 1), np.uint8)
-    np.add.at(toggles, (rows, np.clip(crossings, 0, right - left)), 1)
-    mask[top:bottom, left:right] |= np.bitwise_xor.accumulate(toggles[:, :-1] & 1, axis=1).astype(bool)
+        segmentation = {"size": [height, width], **segmentation}
+    return coco_mask.decode(coco_mask.segmToRle(segmentation, width, height)).astype(bool)

@@ -11,7 +11,7 @@ from lightning_seg.errors import UserError
 
 
 class HuggingFace(SegmentationData):
-    """Images and masks of a Hugging Face data set; needs `pip install datasets` and once a network.
+    """Images and masks of a Hugging Face data set; needs the package datasets and once a network.
 
     Args:
         name: Name on the hub, for example `nateraw/pascal-voc-2012`, or a local folder.
@@ -65,7 +65,7 @@ class HuggingFace(SegmentationData):
                 import datasets
             except ImportError:
                 raise UserError(
-                    "Hugging Face data sets need the package datasets: pip install datasets"
+                    "Hugging Face data sets need the package datasets. Install it with `uv pip install datasets`."
                 ) from None
             try:
                 self._splits[split] = datasets.load_dataset(self.name, self.config, split=split)

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import copy
+from collections.abc import Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import cv2
@@ -114,11 +116,11 @@ class Images(Dataset):
     """Images without masks, for prediction.
 
     Args:
-        folder: Folder of images, or one image.
+        folder: Folder of images, one image, or a list of files.
     """
 
-    def __init__(self, folder: str) -> None:
-        self.paths = list_images(folder)
+    def __init__(self, folder: str | Sequence[Path]) -> None:
+        self.paths = list_images(folder) if isinstance(folder, str) else list(folder)
 
     def __len__(self) -> int:
         return len(self.paths)

@@ -111,7 +111,9 @@ def make_augmented(base: Path, sbd: Path) -> None:
     try:
         from scipy.io import loadmat
     except ImportError:
-        raise UserError("SBD's annotations are MATLAB files: pip install scipy") from None
+        raise UserError(
+            "SBD's annotations are MATLAB files. Install what reads them with `uv pip install scipy`."
+        ) from None
     from PIL import Image
 
     def convert(name: str) -> None:

@@ -44,7 +44,14 @@ class Encoder(nn.Module):
 
     def normalize(self, images: Tensor) -> Tensor:
         """Turn images (B, 3, H, W) in 0..255 into what the backbone was trained on, in its own dtype."""
-        return torch.addcmul(self.shift, images.to(self.scale.dtype), self.scale)
+        images, scale, shift = images.to(self.scale.dtype), self.scale, self.shift
+        if images.device.type == "cpu" and images.is_contiguous(memory_format=torch.channels_last):
+            # PyTorch would take the 3 channels as its inner loop; along a whole row it is three times as fast.
+            row = -1, -1, -1, images.shape[-1]
+            scale, shift = (
+                x.expand(row).contiguous(memory_format=torch.channels_last) for x in (scale, shift)
+            )
+        return torch.addcmul(shift, images, scale)
 
     def at_stride(self, stride: int) -> int:
         """Return the position of the deepest feature map with this stride.

@@ -59,6 +59,10 @@ def test_normalization_is_that_of_the_pretrained_configuration():
     assert not any("scale" in key or "shift" in key for key in backbone.state_dict())
     black = Backbone("test_resnet", weights=False).normalize(torch.zeros(1, 3, 1, 1))
     torch.testing.assert_close(black.flatten(), -torch.ones(3))
+    images = torch.randint(0, 256, (2, 3, 5, 7), dtype=torch.uint8)
+    rows = backbone.normalize(images.to(memory_format=torch.channels_last))
+    assert torch.equal(rows, backbone.normalize(images))
+    assert rows.is_contiguous(memory_format=torch.channels_last)
 
 
 @torch.no_grad()
