@@ -5,6 +5,8 @@ from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
+import torch
+from torchvision import tv_tensors
 
 from lightning_seg.data.base import SegmentationData
 from lightning_seg.data.files import default_palette, label_table, read_image
@@ -136,14 +138,29 @@ class COCO(SegmentationData):
         return image, mask
 
     def read_instances(self, sample: tuple) -> dict[str, Any]:
-        """Read an image and its things, as a sample of `lightning_seg.data.instances`; for `labels: instances`."""
+        """Read an image and its things, as a sample of `lightning_seg.data.instances`; for `labels: instances`.
+
+        Boxes are those of the annotation, in fractions of pixels, as COCO's scores want them, and so is "area" (N,).
+        """
         if self.labels != "instances":
-            raise UserError(f"COCO has objects with labels=instances only; data.init_args.labels is {self.labels}.")
+            raise UserError(
+                f"COCO has objects with labels=instances only; data.init_args.labels is {self.labels}."
+            )
         image, entries = read_image(sample[0]), self._annotations[sample[-1]]
         size = image.shape[:2]
         masks = np.array([paint(entry["segmentation"], size) for entry in entries], bool).reshape(-1, *size)
+        kept = masks.any((1, 2))
+        masks, entries = (
+            masks[kept],
+            [entry for entry, keep in zip(entries, kept.tolist(), strict=True) if keep],
+        )
         labels = [self.class_of[entry["category_id"]] for entry in entries]
-        return instance_sample(image, masks, labels, [bool(entry["iscrowd"]) for entry in entries])
+        found = instance_sample(image, masks, labels, [bool(entry["iscrowd"]) for entry in entries])
+        boxes = torch.tensor([entry["bbox"] for entry in entries], dtype=torch.float32).view(-1, 4)
+        boxes[:, 2:] += boxes[:, :2]
+        found["boxes"] = tv_tensors.wrap(boxes, like=found["boxes"])
+        found["area"] = torch.tensor([entry["area"] for entry in entries], dtype=torch.float64)
+        return found
 
     def _panoptic(self, path: Path, segments: list[dict]) -> np.ndarray:
         numbers = read_image(path).astype(np.int32) @ np.array([1, 256, 65536])

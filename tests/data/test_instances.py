@@ -154,9 +154,30 @@ def test_coco_gives_overlapping_things_and_crowds(tmp_path):
     Image.new("RGB", (10, 8)).save(tmp_path / "train2017" / "1.jpg")
     square = [[0, 0, 4, 0, 4, 4, 0, 4]]
     entries = [
-        {"image_id": 1, "category_id": 90, "iscrowd": 0, "area": 16, "segmentation": square},
-        {"image_id": 1, "category_id": 1, "iscrowd": 0, "area": 16, "segmentation": square},
-        {"image_id": 1, "category_id": 1, "iscrowd": 1, "area": 8, "segmentation": {"counts": [72, 8]}},
+        {
+            "image_id": 1,
+            "category_id": 90,
+            "iscrowd": 0,
+            "area": 15.5,
+            "bbox": [0.25, 0, 3.5, 4],
+            "segmentation": square,
+        },
+        {
+            "image_id": 1,
+            "category_id": 1,
+            "iscrowd": 0,
+            "area": 16,
+            "bbox": [0, 0, 4, 4],
+            "segmentation": square,
+        },
+        {
+            "image_id": 1,
+            "category_id": 1,
+            "iscrowd": 1,
+            "area": 8,
+            "bbox": [9, 0, 1, 8],
+            "segmentation": {"counts": [72, 8]},
+        },
     ]
     listing = {"images": [{"id": 1, "file_name": "1.jpg"}], "annotations": entries}
     (tmp_path / "annotations" / "instances_train2017.json").write_text(json.dumps(listing))
@@ -164,4 +185,5 @@ def test_coco_gives_overlapping_things_and_crowds(tmp_path):
     sample = data.read_instances(data.samples("train")[0])
     assert sample["labels"].tolist() == [80, 1, 1] and sample["iscrowd"].tolist() == [False, False, True]
     assert sample["masks"].sum((1, 2)).tolist() == [16, 16, 8]
-    assert sample["boxes"].tolist() == [[0, 0, 4, 4], [0, 0, 4, 4], [9, 0, 10, 8]]
+    assert sample["boxes"].tolist() == [[0.25, 0, 3.75, 4], [0, 0, 4, 4], [9, 0, 10, 8]]
+    assert sample["area"].tolist() == [15.5, 16, 8]
