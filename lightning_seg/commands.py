@@ -2,6 +2,7 @@
 
 import os
 import shutil
+import signal
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -9,6 +10,8 @@ from pathlib import Path
 from lightning.pytorch.callbacks import ModelCheckpoint
 from lightning.pytorch.utilities import rank_zero_only
 
+from lightning_seg.callbacks.saving import Stopped
+from lightning_seg.checkpoints import newest
 from lightning_seg.errors import UserError
 from lightning_seg.experiment import (
     RUN_VARIABLE,
@@ -19,7 +22,8 @@ from lightning_seg.experiment import (
     run_argument,
     trained,
 )
-from lightning_seg.runs.directory import CONFIG, LAST_CHECKPOINT, METRICS, PICTURES
+from lightning_seg.faults import end_with_first_process, explained
+from lightning_seg.runs.directory import CONFIG, METRICS, PICTURES
 from lightning_seg.runs.tracking import finish, finishing
 
 
@@ -52,26 +56,27 @@ def folds(args: list[str]) -> None:
 
 
 def resume(args: list[str]) -> None:
-    """Continue a run from its last checkpoint, in its own directory and W&B run, then test."""
+    """Continue a run from its newest whole checkpoint, in its own directory and W&B run, then test."""
     run, args = run_argument("resume", args)
-    last = run / LAST_CHECKPOINT
-    if last.exists():
-        args = ["--ckpt_path", str(last), *args]
-    else:
-        print(f"{run} was stopped before its first checkpoint: it starts again from the beginning.")
+    if checkpoint := newest(run):
+        args = ["--ckpt_path", str(checkpoint), *args]
+    elif not rank_zero_only.rank:  # type: ignore[attr-defined]
+        print(f"{run} has no checkpoint yet: it starts from the beginning.")
     train(["-c", str(run / CONFIG), *args], then_test=True, run=run)
 
 
 def test(args: list[str]) -> None:
     """Test the best checkpoint of a run; the result replaces test.json in its directory."""
     experiment, options = finished_run("test", args)
-    experiment.trainer.test(**options, verbose=False)
+    with explained(experiment):
+        experiment.trainer.test(**options, verbose=False)
 
 
 def validate(args: list[str]) -> None:
     """Score the best checkpoint of a run on the validation split."""
     experiment, options = finished_run("validate", args)
-    experiment.trainer.validate(**options, verbose=False)
+    with explained(experiment):
+        experiment.trainer.validate(**options, verbose=False)
 
 
 def predict(args: list[str]) -> None:
@@ -89,7 +94,8 @@ def predict(args: list[str]) -> None:
         "predict", [str(run), f"--data.init_args.predict_folder={images}", *args]
     )
     experiment.trainer.callbacks.append(Predictions(output))  # type: ignore[attr-defined]
-    experiment.trainer.predict(**options, return_predictions=False)
+    with explained(experiment):
+        experiment.trainer.predict(**options, return_predictions=False)
 
 
 def check(args: list[str]) -> None:
@@ -112,17 +118,6 @@ def preview(args: list[str]) -> None:
         output, args = Path(args[at + 1]), args[:at] + args[at + 2 :]
     preview_data(DataOnly(quiet(args)).datamodule, output)
     print(f"augmented training samples: {output}")
-
-
-def bench(args: list[str]) -> None:
-    """Time the making of training samples beside other libraries, ``data NAME [--key=value ...]``."""
-    from lightning_seg.cli import config_arguments
-    from lightning_seg.data.bench import bench as bench_data
-    from lightning_seg.data.bench import table
-
-    if args[:1] != ["data"]:
-        raise UserError("what should be timed? Type 'lightning-seg bench data NAME'.")
-    print(table(bench_data(DataOnly(quiet(config_arguments(args[1:]))).datamodule)))
 
 
 def describe(args: list[str]) -> None:
@@ -150,19 +145,35 @@ def features(args: list[str]) -> None:
 
 def train(args: list[str], then_test: bool, run: Path | None = None) -> Path:
     """Train, perhaps test, and return the run directory."""
+    end_with_first_process()
     with finishing(), _nothing_left_of_what_never_began(new=run is None):
         experiment = Experiment(quiet(args), run=run)
         trainer, model, data = experiment.trainer, experiment.model, experiment.datamodule
-        trainer.fit(model, data, ckpt_path=experiment.config_init.ckpt_path, weights_only=True)
-        if trainer.interrupted:
-            finish(KeyboardInterrupt("stopped by the user"))
-            print(f"stopped; 'lightning-seg resume {experiment.run_directory}' continues")
-        elif then_test:
-            callback = trainer.checkpoint_callback
-            best = callback.best_model_path if isinstance(callback, ModelCheckpoint) else ""
-            trainer.test(model, data, ckpt_path=best or None, verbose=False, weights_only=True)
+        with explained(experiment), _told_how_to_continue(experiment):
+            trainer.fit(model, data, ckpt_path=experiment.config_init.ckpt_path, weights_only=True)
+            if then_test:
+                callback = trainer.checkpoint_callback
+                best = callback.best_model_path if isinstance(callback, ModelCheckpoint) else ""
+                trainer.test(model, data, ckpt_path=best or None, verbose=False, weights_only=True)
     assert experiment.run_directory is not None
     return experiment.run_directory
+
+
+@contextmanager
+def _told_how_to_continue(experiment: Experiment) -> Iterator[None]:
+    """Say how to continue a run that a signal ends."""
+    try:
+        yield
+    except SystemExit as stop:
+        if experiment.trainer.is_global_zero:
+            print(
+                f"\n{stop if isinstance(stop, Stopped) else 'stopped'} after step {experiment.trainer.global_step};"
+                f" 'lightning-seg resume {experiment.run_directory}' continues",
+                flush=True,
+            )
+        if stop.code is None:  # Lightning's, between two batches of the test
+            raise Stopped(signal.SIGTERM, experiment.trainer.is_global_zero) from None
+        raise
 
 
 @contextmanager

@@ -111,7 +111,8 @@ class Experiment(LightningCLI):
             {
                 "checkpoint.monitor": "val/miou",
                 "checkpoint.mode": "max",
-                "checkpoint.save_last": True,
+                "checkpoint.save_last": False,  # `Saving` saves it, after every validation
+                "checkpoint.save_on_train_epoch_end": False,  # before `Saving`, which keeps what was the best
                 "checkpoint.filename": "best",
                 "checkpoint.enable_version_counter": False,
             }

@@ -17,7 +17,7 @@ class Progress(L.Callback):
 
     def on_fit_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Start the clock."""
-        self._start = time.perf_counter()
+        self._start = self._mark = time.perf_counter()  # resumed in mid-epoch, no epoch starts
 
     def on_train_epoch_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Begin a new measurement."""

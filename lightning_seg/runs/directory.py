@@ -14,6 +14,7 @@ TEST_IMAGES = "test_images.npz"
 PICTURES = "pictures"
 BEST_CHECKPOINT = "checkpoints/best.ckpt"
 LAST_CHECKPOINT = "checkpoints/last.ckpt"
+PREVIOUS_CHECKPOINT = "checkpoints/previous.ckpt"  # the last but one
 
 
 def new_run(root: Path, experiment: str) -> Path:
