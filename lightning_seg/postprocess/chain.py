@@ -1,0 +1,138 @@
+"""What a step of post-processing is, and how steps follow each other.
+
+A network ends in probabilities. Some steps make better probabilities of them and of the image, as a CRF does;
+the others work on the labels, as morphology does, and may ask the probabilities which class comes next. Hence
+two kinds of steps and one rule: steps on probabilities come first, because labels cannot be turned back.
+"""
+
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
+
+import numpy as np
+
+from lightning_seg.errors import UserError
+from lightning_seg.labels import IGNORE_INDEX
+
+
+class Step:
+    """A step of post-processing.
+
+    Attributes:
+        classes: Names or numbers of the classes it works on. None means all.
+        class_names: The classes in label order; the chain sets them.
+    """
+
+    classes: Sequence[str | int] | None = None
+    class_names: tuple[str, ...] = ()
+
+    def numbers(self, num_classes: int) -> list[int]:
+        """Return the numbers of the classes it works on.
+
+        Raises:
+            UserError: There is no such class.
+        """
+        if self.classes is None:
+            return list(range(num_classes))
+        known: dict[str | int, int] = {name: number for number, name in enumerate(self.class_names)}
+        known |= {number: number for number in range(num_classes)}
+        for name in self.classes:
+            if name not in known:
+                raise UserError(
+                    f"{type(self).__name__}.classes: there is no class {name!r}; "
+                    f"there are {', '.join(self.class_names) or f'0 to {num_classes - 1}'}."
+                )
+        return [known[name] for name in self.classes]
+
+
+class ProbabilityStep(Step, ABC):
+    """A step that makes new probabilities."""
+
+    @abstractmethod
+    def __call__(self, probabilities: np.ndarray, image: np.ndarray) -> np.ndarray:
+        """Refine probabilities.
+
+        Args:
+            probabilities: Of each class at each pixel, (C, H, W) float32, of sum 1; left as they are.
+            image: RGB (H, W, 3) uint8.
+
+        Returns:
+            The same shape and type.
+        """
+
+
+class LabelStep(Step, ABC):
+    """A step that changes labels."""
+
+    @abstractmethod
+    def __call__(self, labels: np.ndarray, probabilities: np.ndarray, image: np.ndarray) -> np.ndarray:
+        """Change labels.
+
+        Args:
+            labels: (H, W) uint8; `IGNORE_INDEX` where an earlier step gave no answer; left as they are.
+            probabilities: Of each class at each pixel, (C, H, W) float32, of sum 1.
+            image: RGB (H, W, 3) uint8.
+
+        Returns:
+            The new labels.
+        """
+
+
+class Chain:
+    """Steps one after the other: from probabilities and image to labels.
+
+    Args:
+        steps: The steps; those on probabilities first.
+        class_names: Names of the classes in label order, by which steps may be told what to work on.
+
+    Raises:
+        UserError: A step on probabilities comes after one on labels, or a step is told of a class that is not there.
+    """
+
+    def __init__(self, steps: Sequence[Step], class_names: Sequence[str] = ()) -> None:
+        self.steps = tuple(steps)
+        on_labels = ""
+        for step in self.steps:
+            step.class_names = tuple(class_names)
+            if class_names:
+                step.numbers(len(class_names))
+            if isinstance(step, LabelStep):
+                on_labels = type(step).__name__
+            elif on_labels:
+                raise UserError(
+                    f"{type(step).__name__} works on probabilities and would undo what {on_labels} did to the "
+                    f"labels: put {type(step).__name__} before {on_labels}."
+                )
+
+    def __call__(self, probabilities: np.ndarray, image: np.ndarray) -> np.ndarray:
+        """Return the final labels (H, W) uint8 of probabilities (C, H, W) float32 and an image (H, W, 3) uint8."""
+        labels = None
+        for step in self.steps:
+            if isinstance(step, ProbabilityStep):
+                probabilities = step(probabilities, image)
+            elif isinstance(step, LabelStep):
+                labels = step(
+                    most_probable(probabilities) if labels is None else labels, probabilities, image
+                )
+        return most_probable(probabilities) if labels is None else labels
+
+
+def most_probable(probabilities: np.ndarray) -> np.ndarray:
+    """Return the most probable class (H, W) uint8 of (C, H, W)."""
+    return probabilities.argmax(0).astype(np.uint8)
+
+
+def next_best(probabilities: np.ndarray, labels: np.ndarray, where: np.ndarray) -> np.ndarray:
+    """Return the most probable class other than the present one.
+
+    Args:
+        probabilities: (C, H, W), C > 1.
+        labels: (H, W) uint8.
+        where: (H, W) bool, the pixels that are asked for, K of them.
+
+    Returns:
+        (K,) uint8.
+    """
+    rest, present = probabilities[:, where].copy(), labels[where]
+    answered = present != IGNORE_INDEX
+    rest[present[answered], np.flatnonzero(answered)] = -1
+    return rest.argmax(0).astype(np.uint8)

@@ -1,0 +1,144 @@
+"""Dense conditional random fields: pixels that look alike and lie near each other want the same label.
+
+Krähenbühl and Koltun, "Efficient inference in fully connected CRFs with Gaussian edge potentials", NIPS 2011.
+
+Every pixel is connected with every other by two Gaussian kernels: one of their distance, which smooths, and one of
+their distance and their difference in colour, which pulls labels to the edges of the image. Mean-field inference
+repeats: filter the label probabilities with both kernels, and add the result to the network's own opinion.
+"""
+
+from dataclasses import dataclass
+from functools import reduce
+from importlib.util import find_spec
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from lightning_seg.errors import UserError
+from lightning_seg.postprocess.chain import ProbabilityStep
+from lightning_seg.postprocess.filtering import Exact, GaussianFilter, Lattice
+
+_LEAST = 1e-5  # a probability of 0 would rule a class out for good
+
+
+@dataclass
+class DenseCRF(ProbabilityStep):
+    """Mean field in torch, on any device; the parameters are those of the authors' code and of pydensecrf.
+
+    As in the authors' code, kernels are computed on the permutohedral lattice and normalised symmetrically.
+
+    Args:
+        iterations: Of mean field; it has converged after about ten.
+        gaussian_weight: Of the kernel of distance; 0 leaves it out.
+        gaussian_std: Its standard deviation in pixels.
+        bilateral_weight: Of the kernel of distance and colour; 0 leaves it out.
+        position_std: Its standard deviation of distance, in pixels; at least 1.
+        color_std: Its standard deviation of colour, in units of 0..255; at least 1.
+        exact: Compute the kernels pixel by pixel, for small images: time grows with the square of the pixels.
+        device: Such as ``cpu`` or ``cuda``. None takes the GPU if there is one.
+
+    Raises:
+        UserError: A parameter is out of its range.
+    """
+
+    iterations: int = 10
+    gaussian_weight: float = 3.0
+    gaussian_std: float = 3.0
+    bilateral_weight: float = 10.0
+    position_std: float = 80.0
+    color_std: float = 13.0
+    exact: bool = False
+    device: str | None = None
+
+    def __post_init__(self) -> None:
+        for name, least in (
+            ("iterations", 1),
+            ("gaussian_weight", 0),
+            ("gaussian_std", 0.1),
+            ("bilateral_weight", 0),
+            ("position_std", 1),
+            ("color_std", 1),
+        ):
+            if getattr(self, name) < least:
+                raise UserError(f"DenseCRF.{name} must be at least {least}; got {getattr(self, name)}.")
+
+    @torch.inference_mode()
+    def __call__(self, probabilities: np.ndarray, image: np.ndarray) -> np.ndarray:
+        """Return the probabilities (C, H, W) after mean field."""
+        device = self.device or ("cuda" if torch.cuda.is_available() else "cpu")
+        start = torch.from_numpy(probabilities).to(device).flatten(1).clamp(min=_LEAST).log_()  # (C, H * W)
+        kernels = self._kernels(torch.from_numpy(np.ascontiguousarray(image)).to(device))
+        q = start.softmax(0)
+        for _ in range(self.iterations if kernels else 0):
+            values = q.T.contiguous()
+            message = reduce(torch.add, (kernel(values) for kernel in kernels))
+            q = (start + message.T).softmax(0)
+        return q.view(probabilities.shape).cpu().numpy()
+
+    def _kernels(self, image: Tensor) -> list[GaussianFilter]:
+        height, width, _ = image.shape
+        rows, columns = torch.meshgrid(
+            torch.arange(height, device=image.device), torch.arange(width, device=image.device), indexing="ij"
+        )
+        place = torch.stack([columns, rows], dim=-1).flatten(0, 1).float()
+        color = image.flatten(0, 1).float()
+        make = Exact if self.exact else Lattice
+        kernels: list[GaussianFilter] = []
+        for weight, features in (
+            (self.gaussian_weight, place / self.gaussian_std),
+            (self.bilateral_weight, torch.cat([place / self.position_std, color / self.color_std], dim=1)),
+        ):
+            if weight:
+                kernel = make(features)
+                sums = kernel(torch.ones(len(features), 1, device=image.device)).squeeze(1)
+                kernel.scale((weight / sums.clamp(min=1e-20)).sqrt())
+                kernels.append(kernel)
+        return kernels
+
+
+@dataclass
+class PydenseCRF(ProbabilityStep):
+    """The authors' code in C++, through pydensecrf2: the reference that `DenseCRF` is checked against.
+
+    Args:
+        iterations: Of mean field.
+        gaussian_weight: Of the kernel of distance.
+        gaussian_std: Its standard deviation in pixels.
+        bilateral_weight: Of the kernel of distance and colour.
+        position_std: Its standard deviation of distance, in pixels.
+        color_std: Its standard deviation of colour, in units of 0..255.
+
+    Raises:
+        UserError: pydensecrf2 is not installed.
+    """
+
+    iterations: int = 10
+    gaussian_weight: float = 3.0
+    gaussian_std: float = 3.0
+    bilateral_weight: float = 10.0
+    position_std: float = 80.0
+    color_std: float = 13.0
+
+    def __post_init__(self) -> None:
+        if find_spec("pydensecrf") is None:
+            raise UserError(
+                "PydenseCRF needs pydensecrf2, which is not installed: uv pip install 'lightning-seg[crf]'. "
+                "lightning_seg.postprocess.crf.DenseCRF does the same without it."
+            )
+
+    def __call__(self, probabilities: np.ndarray, image: np.ndarray) -> np.ndarray:
+        """Return the probabilities (C, H, W) after mean field."""
+        from pydensecrf.densecrf import DenseCRF2D
+
+        classes, height, width = probabilities.shape
+        crf = DenseCRF2D(width, height, classes)
+        crf.setUnaryEnergy(-np.log(probabilities.clip(_LEAST)).reshape(classes, -1).astype(np.float32))
+        crf.addPairwiseGaussian(sxy=self.gaussian_std, compat=self.gaussian_weight)
+        crf.addPairwiseBilateral(
+            sxy=self.position_std,
+            srgb=self.color_std,
+            rgbim=np.ascontiguousarray(image),
+            compat=self.bilateral_weight,
+        )
+        return np.asarray(crf.inference(self.iterations), np.float32).reshape(probabilities.shape)

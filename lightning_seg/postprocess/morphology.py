@@ -1,0 +1,131 @@
+"""Mathematical morphology on the labels, class by class.
+
+Serra, "Image Analysis and Mathematical Morphology", 1982.
+
+What grows takes pixels of other classes; what shrinks leaves its pixels to their most probable other class.
+Outside the image everything goes on as at its edge.
+"""
+
+from abc import abstractmethod
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cache
+
+import cv2
+import numpy as np
+
+from lightning_seg.errors import UserError
+from lightning_seg.postprocess.chain import LabelStep, next_best
+
+
+@dataclass
+class Morphology(LabelStep):
+    """Base of the operations with a disk.
+
+    Args:
+        radius: Of the disk, in pixels.
+        classes: Names or numbers of the classes to change, one after the other. None means all.
+
+    Raises:
+        UserError: The radius is less than 1.
+    """
+
+    radius: int = 1
+    classes: Sequence[str | int] | None = None
+
+    def __post_init__(self) -> None:
+        if self.radius < 1:
+            raise UserError(f"{type(self).__name__}.radius must be at least 1 pixel; got {self.radius}.")
+
+    @abstractmethod
+    def change(self, mask: np.ndarray) -> np.ndarray:
+        """Return the new mask (H, W) uint8 of a class, from its present one of 0 and 1."""
+
+    def __call__(self, labels: np.ndarray, probabilities: np.ndarray, image: np.ndarray) -> np.ndarray:
+        """Return the changed labels (H, W)."""
+        labels = labels.copy()
+        for number in self.numbers(len(probabilities)):
+            present = labels == number
+            if not present.any():
+                continue
+            wanted = self.change(present.astype(np.uint8)).astype(bool)
+            lost = present & ~wanted
+            if lost.any():
+                labels[lost] = next_best(probabilities, labels, lost)
+            labels[wanted] = number
+        return labels
+
+    def _erode(self, mask: np.ndarray) -> np.ndarray:
+        return cv2.erode(mask, _disk(self.radius), borderType=cv2.BORDER_REPLICATE)
+
+    def _dilate(self, mask: np.ndarray) -> np.ndarray:
+        return cv2.dilate(mask, _disk(self.radius), borderType=cv2.BORDER_REPLICATE)
+
+
+class Erosion(Morphology):
+    """Classes lose what is within the radius of their edges."""
+
+    def change(self, mask: np.ndarray) -> np.ndarray:
+        """Erode."""
+        return self._erode(mask)
+
+
+class Dilation(Morphology):
+    """Classes win what is within the radius of them; of two that meet the later one has it."""
+
+    def change(self, mask: np.ndarray) -> np.ndarray:
+        """Dilate."""
+        return self._dilate(mask)
+
+
+class Opening(Morphology):
+    """Classes lose where the disk does not fit: specks, threads and spikes."""
+
+    def change(self, mask: np.ndarray) -> np.ndarray:
+        """Erode, then dilate."""
+        return self._dilate(self._erode(mask))
+
+
+class Closing(Morphology):
+    """Classes win where the disk does not fit between them: cracks and gaps."""
+
+    def change(self, mask: np.ndarray) -> np.ndarray:
+        """Dilate, then erode."""
+        return self._erode(self._dilate(mask))
+
+
+@dataclass
+class FillHoles(LabelStep):
+    """Fill the holes of classes: regions of anything else that are enclosed and do not touch the image's edge.
+
+    Soille, "Morphological Image Analysis", 2003, section 6.3.7.
+
+    Args:
+        largest: Area in pixels up to which a hole is filled. None fills all.
+        classes: Names or numbers of the classes whose holes are filled, one after the other. None means all.
+    """
+
+    largest: int | None = None
+    classes: Sequence[str | int] | None = None
+
+    def __call__(self, labels: np.ndarray, probabilities: np.ndarray, image: np.ndarray) -> np.ndarray:
+        """Return the changed labels (H, W)."""
+        labels = labels.copy()
+        for number in self.numbers(len(probabilities)):
+            other = (labels != number).astype(np.uint8)
+            count, regions, stats, _ = cv2.connectedComponentsWithStats(other, connectivity=4)
+            holes = np.ones(count, bool)
+            holes[0] = False  # the class itself
+            for edge in (regions[0], regions[-1], regions[:, 0], regions[:, -1]):
+                holes[edge] = False
+            if self.largest is not None:
+                holes &= stats[:, cv2.CC_STAT_AREA] <= self.largest
+            labels[holes[regions]] = number
+        return labels
+
+
+@cache
+def _disk(radius: int) -> np.ndarray:
+    """Return all offsets within a Euclidean distance, (2 R + 1, 2 R + 1) uint8."""
+    y, x = np.mgrid[-radius : radius + 1, -radius : radius + 1]
+    return (x**2 + y**2 <= radius**2).astype(np.uint8)
