@@ -10,6 +10,7 @@ from torch.optim.lr_scheduler import LRScheduler
 
 from lightning_seg.finetune import Full, scale_learning_rates
 from lightning_seg.networks.base import BackboneNetwork
+from lightning_seg.schedules import for_lightning
 
 
 class SegmentationTask(L.LightningModule):
@@ -19,8 +20,8 @@ class SegmentationTask(L.LightningModule):
         network: The network; its backbone obeys the policy.
         optimizer: Makes the optimizer from the trainable parameters.
         class_names: The classes in label order; comes from the data module.
-        lr_scheduler: Makes the scheduler from the optimizer and the total number of optimizer steps; it is
-            stepped after every optimizer step. Without one the learning rate is constant.
+        lr_scheduler: Makes the scheduler from the optimizer and the total number of optimizer steps, as those of
+            `lightning_seg.schedules` are made. Without one the learning rate is constant.
         finetune: Which parts of the backbone train, and how; all of it unless given.
 
     Attributes:
@@ -71,8 +72,13 @@ class SegmentationTask(L.LightningModule):
         scale_learning_rates(optimizer)
         if self.lr_scheduler is None:
             return {"optimizer": optimizer}
-        scheduler = self.lr_scheduler(optimizer, int(self.trainer.estimated_stepping_batches))
-        return {"optimizer": optimizer, "lr_scheduler": {"scheduler": scheduler, "interval": "step"}}
+        scheduler = for_lightning(
+            self.lr_scheduler,
+            optimizer,
+            steps=self.trainer.estimated_stepping_batches,
+            validate_every=self.trainer.check_val_every_n_epoch or 1,
+        )
+        return {"optimizer": optimizer, "lr_scheduler": scheduler}
 
     def _advance(self) -> bool:
         progress = self.global_step / self.trainer.estimated_stepping_batches
