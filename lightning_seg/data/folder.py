@@ -8,8 +8,10 @@ import numpy as np
 
 from lightning_seg.data.base import SegmentationData
 from lightning_seg.data.files import ColorMask, default_palette, label_table, list_images, read_image
+from lightning_seg.data.instances import Sample, instance_sample, masks_of_numbers, read_numbers
 from lightning_seg.data.splitting import divide
 from lightning_seg.errors import UserError
+from lightning_seg.labels import IGNORE_INDEX
 
 Color = tuple[int, int, int]
 
@@ -31,6 +33,9 @@ class Folder(SegmentationData):
             means not counted. Labels that are not named stay as they are.
         colors: RGB colour of each class, for masks that show classes by colour.
         void_colors: Colours that are not counted.
+        objects: Folder in `root` of masks (8 or 16 bit) that number the objects of an image from 1 on, named as those
+            in `masks`; an object has the class of most of its pixels. If it is `masks` itself, there is one class
+            besides the background, and the masks need not say it.
         shares: Share of each split, for example {train: 0.8, val: 0.1, test: 0.1}.
         split_seed: Seed of the division by `shares`.
         sequence: Whether neighbours in the order of names look alike, as slices and video frames do: folds
@@ -51,6 +56,7 @@ class Folder(SegmentationData):
         labels: dict[int, int] | None = None,
         colors: list[Color] | None = None,
         void_colors: list[Color] | None = None,
+        objects: str | None = None,
         shares: dict[str, float] | None = None,
         split_seed: int = 0,
         sequence: bool = False,
@@ -66,6 +72,12 @@ class Folder(SegmentationData):
         self.images, self.masks, self.mask_suffix = self.root / images, self.root / masks, mask_suffix
         self.table = label_table(labels) if labels else None
         self.color_mask = ColorMask(colors, void_colors or ()) if colors else None
+        self.objects = None if objects is None else self.root / objects
+        if self.objects == self.masks and len(class_names) != 2:
+            raise UserError(
+                f"objects and masks are both {objects}, so the masks tell objects but no classes: there is one class "
+                f"besides the background; class_names has {len(class_names)}."
+            )
         self.shares = shares
         self.split_seed = split_seed
         self.sequence = sequence
@@ -94,9 +106,32 @@ class Folder(SegmentationData):
 
     def read(self, sample: tuple[Path, Path]) -> tuple[np.ndarray, np.ndarray]:
         """Read an image and its mask."""
+        if self.objects == self.masks:
+            return read_image(sample[0]), (read_numbers(sample[1]) > 0).astype(np.uint8)
         if self.color_mask is None:
             return super().read(sample)
         return read_image(sample[0]), self.color_mask.read(sample[1])
+
+    def read_instances(self, sample: tuple[Path, Path]) -> Sample:
+        """Read an image and its objects.
+
+        Raises:
+            UserError: There is no folder of object masks, or a file is missing or of another size.
+        """
+        if self.objects is None:
+            raise UserError(
+                "Which masks tell the objects apart? Name their folder with --data.init_args.objects; it may be the "
+                f"same as masks ({self.masks.name})."
+            )
+        image, classes = self.read(sample)
+        path = self.objects / sample[1].relative_to(self.masks)
+        numbers = read_numbers(path)
+        if not numbers.shape == classes.shape == image.shape[:2]:
+            raise UserError(f"{path}, its image and its mask of classes differ in size.")
+        masks = masks_of_numbers(numbers)
+        labels = np.array([np.bincount(classes[mask]).argmax() for mask in masks], np.int64)
+        counted = (labels > 0) & (labels < IGNORE_INDEX)
+        return instance_sample(image, masks[counted], labels[counted].tolist())
 
     def name_of(self, sample: tuple[Path, Path]) -> str:
         """Name a sample by its image's place in the folder, without ending."""

@@ -7,10 +7,12 @@ A sample is a dictionary of "image" (3, H, W) ``uint8``, "masks" (N, H, W) ``uin
 """
 
 from collections.abc import Iterable, Sequence
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
+from PIL import Image
 from torchvision import tv_tensors
 from torchvision.transforms import v2
 
@@ -110,6 +112,38 @@ def augment(sample: Sample, transforms: Iterable[v2.Transform], min_pixels: int 
     for transform in transforms:
         sample = transform(sample)
     return sanitise(sample, min_pixels)
+
+
+def as_batch_item(sample: Sample, index: int) -> dict[str, Any]:
+    """Lay out a sample for a batch: "image", "index", and all of the objects in "targets", as plain tensors."""
+    targets = {k: v.as_subclass(torch.Tensor) for k, v in sample.items() if k != "image"}
+    return {"image": sample["image"].as_subclass(torch.Tensor), "targets": targets, "index": index}
+
+
+def mix_objects(batch: dict[str, Any], mix: "CopyPaste") -> dict[str, Any]:
+    """Mix the images of a batch and their "targets", on whatever device they are."""
+    samples = [{"image": i, **t} for i, t in zip(batch["image"], batch["targets"], strict=True)]
+    items = [as_batch_item(sample, 0) for sample in mix(samples)]
+    return batch | {
+        "image": torch.stack([i["image"] for i in items]),
+        "targets": [i["targets"] for i in items],
+    }
+
+
+def read_numbers(path: str | Path) -> np.ndarray:
+    """Read a mask that numbers objects, of 8 or 16 bits: (H, W), ``int32``.
+
+    Raises:
+        UserError: The file is missing, damaged or shows colours.
+    """
+    try:
+        with Image.open(path) as image:
+            numbers = np.asarray(image)
+    except (OSError, SyntaxError) as error:
+        raise UserError(f"The mask {path} cannot be read: {error}") from error
+    if numbers.ndim != 2 or numbers.dtype.kind not in "bui":
+        raise UserError(f"{path} should number objects, one number a pixel, but its pixels are {image.mode}.")
+    return numbers.astype(np.int32)
 
 
 class CopyPaste:
