@@ -113,8 +113,8 @@ class BoundaryF1(ImageMetric):
 
     def scores(self, rows: np.ndarray) -> Values:
         """Return the mean over classes, the score of each class, and the mean over images."""
-        per_class = _f1(rows.sum(0))
-        means = np.array([class_mean(values) for values in _f1(rows)])
+        per_class = f1(rows.sum(0))
+        means = np.array([class_mean(values) for values in f1(rows)])
         return {
             self.name: class_mean(per_class),
             f"{self.name}_per_class": per_class,
@@ -238,7 +238,7 @@ def distances(mask: np.ndarray, at: np.ndarray) -> np.ndarray:
     return np.sqrt(np.rint(np.square(found, dtype=np.float64)))  # squares are integers: no rounding is left
 
 
-def _f1(counts: np.ndarray) -> np.ndarray:
+def f1(counts: np.ndarray) -> np.ndarray:
     """Combine precision and recall of counts (..., 4); NaN where there is no outline at all, 0 where one is missing."""
     precision = np.nan_to_num(ratio(counts[..., 0], counts[..., 1]))
     recall = np.nan_to_num(ratio(counts[..., 2], counts[..., 3]))

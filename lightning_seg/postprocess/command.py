@@ -187,7 +187,7 @@ def _text(protocol: dict[str, Any], rows: list[dict[str, Any]], sentences: list[
         for name in ("miou", "boundary_f1"):
             change = ""
             if f"{name}_change" in row:
-                change = f"{row[f'{name}_change']:+.1f} ± {row[f'{name}_half_width']:.1f}"
+                change = f"{row[f'{name}_change']:+.2f} ± {row[f'{name}_half_width']:.2f}"
             cells += [f"{row[name]:.1f}", change, row.get(f"{name}_verdict", "")]
         table.append([*cells, f"{row['milliseconds']:.0f}"])
     widths = [max(len(line[i]) for line in table) for i in range(len(table[0]))]
@@ -203,13 +203,13 @@ def _text(protocol: dict[str, Any], rows: list[dict[str, Any]], sentences: list[
         if row["answered"] < 100
     ]
     block = "" if protocol["block"] == 1 else f" in blocks of {protocol['block']}"
+    holm = f"; verdicts are corrected for {len(rows) - 1} comparisons (Holm)" if len(rows) > 2 else ""
     return "\n".join(
         [
             f"# Post-processing of {protocol['run']} by {protocol['chain']}",
             "",
             f"{protocol['data']}. {where}",
-            f"Boundary F1: {protocol['boundary_f1']}. Changes with 95 % intervals over other images{block};"
-            f" verdicts are corrected for {len(rows) - 1} comparisons (Holm).",
+            f"Boundary F1: {protocol['boundary_f1']}. Changes with 95 % intervals over other images{block}{holm}.",
             "",
             *lines,
             "",

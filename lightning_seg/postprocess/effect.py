@@ -128,4 +128,6 @@ def _mean_f1(counts: np.ndarray) -> np.ndarray:
 
 
 def _verdict(change: float, p: float) -> str:
-    return "not certain" if p >= 0.05 else "helps" if change > 0 else "hurts"
+    if p >= 0.05:
+        return "not certain" if change else "no change"
+    return "helps" if change > 0 else "hurts"
