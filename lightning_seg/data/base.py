@@ -18,9 +18,10 @@ from torchvision.transforms import v2
 from lightning_seg.data.cache import cache_key, in_memory, on_disk
 from lightning_seg.data.check import check_quickly
 from lightning_seg.data.files import read_image, read_mask
+from lightning_seg.data.instances import CopyPaste, Sample, mix_objects
 from lightning_seg.data.loading import EpochSampler, Loader, choose_workers, collate, keep_memory, seeded
 from lightning_seg.data.mixing import Mix
-from lightning_seg.data.split import Images, Split, read_checked
+from lightning_seg.data.split import Images, Split, read_pair
 from lightning_seg.data.splitting import block_folds, presence, readable, stratified_folds
 from lightning_seg.data.transforms import ColorJitter, RandomHorizontalFlip, RandomScaleCrop, apply_color
 from lightning_seg.errors import UserError
@@ -34,7 +35,8 @@ class SegmentationData(L.LightningDataModule, ABC):
     evaluation sees every image at its original size, with its original mask.
 
     A batch is a dictionary: "image" (B, 3, H, W) ``uint8``, "mask" (B, H, W) ``uint8`` and "index" (B,), the
-    position in the split. In training with `color` the image arrives on the device as ``float32`` in 0..255.
+    position in the split. In training with `color` the image arrives on the device as ``float32`` in 0..255. With
+    `instances` it has "targets" instead of "mask": for each image what `lightning_seg.data.instances` says.
 
     Args:
         root: Folder of the data set.
@@ -47,7 +49,8 @@ class SegmentationData(L.LightningDataModule, ABC):
         color: Random brightness, contrast, saturation and hue. None leaves the colours alone.
         transforms: Further torchvision v2 transforms, applied to the cut image and mask together. Whatever
             they fill in is not counted in the mask.
-        mix: Mixes the samples of a batch: MixUp, CutMix or ClassMix of `lightning_seg.data.mixing`.
+        mix: Mixes the samples of a batch: MixUp, CutMix or ClassMix of `lightning_seg.data.mixing`; with `instances`
+            CopyPaste of `lightning_seg.data.instances`.
         train_split: Split to train on; several are joined by a plus, as in `train+val`.
         val_split: Split that is scored after every epoch and chooses the best checkpoint.
         test_split: Split of the final score.
@@ -63,6 +66,7 @@ class SegmentationData(L.LightningDataModule, ABC):
             the first.
         folds: Number of folds. Each class occurs about equally often in all of them; where neighbours look
             alike (slices of a stack, frames of a video), a fold is a block of neighbours instead.
+        instances: Give objects, each with a mask of its own, instead of one mask of classes; the task sets it.
         skip_unreadable: Read every file before training and leave out what is damaged, instead of stopping.
 
     Raises:
@@ -86,7 +90,7 @@ class SegmentationData(L.LightningDataModule, ABC):
         hflip: float = 0.5,
         color: ColorJitter | None = None,
         transforms: list[v2.Transform] | None = None,
-        mix: Mix | None = None,
+        mix: Mix | CopyPaste | None = None,
         train_split: str = "train",
         val_split: str = "val",
         test_split: str = "test",
@@ -98,6 +102,7 @@ class SegmentationData(L.LightningDataModule, ABC):
         class_crops: float = 0.0,
         fold: int | None = None,
         folds: int = 5,
+        instances: bool = False,
         skip_unreadable: bool = False,
     ) -> None:
         super().__init__()
@@ -117,6 +122,7 @@ class SegmentationData(L.LightningDataModule, ABC):
         self.cache = cache
         self.fold = fold
         self.folds = folds
+        self.instances = instances
         self.skip_unreadable = skip_unreadable
         self._pool = dict.fromkeys(f"{train_split}+{val_split}".split("+"))  # what folds divide
         if fold is not None:
@@ -145,6 +151,10 @@ class SegmentationData(L.LightningDataModule, ABC):
             RandomScaleCrop(self.crop_size, scale, class_crops=class_crops, fit=fit),
             RandomHorizontalFlip(hflip),
         )
+        if instances:
+            self._check_instances()
+        elif isinstance(mix, CopyPaste):
+            raise UserError("CopyPaste pastes objects; in masks of classes ClassMix does the like.")
         self.transforms = transforms or []
         for transform in self.transforms:
             if _fills(transform):
@@ -168,6 +178,10 @@ class SegmentationData(L.LightningDataModule, ABC):
         image, mask = sample
         labels = read_mask(mask)
         return read_image(image), labels if self.table is None else cv2.LUT(labels, self.table)
+
+    def read_instances(self, sample: Any) -> Sample:
+        """Read one sample with its objects (see `lightning_seg.data.instances`), where the data set knows them."""
+        raise self._no_instances()
 
     def name_of(self, sample: Any) -> str:
         """Name a sample for people: by default its image's file name without ending."""
@@ -219,7 +233,7 @@ class SegmentationData(L.LightningDataModule, ABC):
             return None
         if split not in self._caches:
             samples, title = self.samples(split), f"Caching {type(self).__name__} ({split})"
-            read = partial(read_checked, self)
+            read = partial(read_pair, self)
             if self.cache == "ram":
                 self._caches[split] = in_memory(read, samples, title)
             else:
@@ -246,6 +260,24 @@ class SegmentationData(L.LightningDataModule, ABC):
                     )
                     digest.update(f"\0{known}".encode())
         return digest.hexdigest()[:16]
+
+    def _check_instances(self) -> None:
+        if type(self).read_instances is SegmentationData.read_instances:
+            raise self._no_instances()
+        if isinstance(self.mix, Mix):
+            raise UserError(
+                f"{type(self.mix).__name__} mixes masks of classes; objects are mixed by "
+                "lightning_seg.data.instances.CopyPaste."
+            )
+        if self.cache != "none":
+            raise UserError("data.init_args.cache keeps masks of classes, not objects; leave it at none.")
+
+    def _no_instances(self) -> UserError:
+        name = type(self).__name__
+        return UserError(
+            f"{name} knows classes, not single objects. Shapes, PennFudan, COCO and Folder (with `objects`) know them, "
+            f"or give {name} a method read_instances."
+        )
 
     def missing(self, path: Path, how_to_get: str = "") -> UserError:
         """Make the error for a file or folder that is not where it should be."""
@@ -330,7 +362,7 @@ class SegmentationData(L.LightningDataModule, ABC):
             batch["image"] = apply_color(batch["image"], batch.pop("color"))
         if self.mix is not None and self.trainer is not None and self.trainer.training:
             with seeded(self.run_seed, self.trainer.global_step, self.trainer.global_rank):
-                batch = self.mix(batch)
+                batch = mix_objects(batch, self.mix) if isinstance(self.mix, CopyPaste) else self.mix(batch)
         return batch
 
     def _exists(self, split: str) -> bool:

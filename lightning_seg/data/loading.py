@@ -138,6 +138,11 @@ def keep_memory() -> None:
         mallopt(-1, 1 << 28)  # M_TRIM_THRESHOLD: bytes that may lie unused at the end of the heap
 
 
+def seed_of(*numbers: int) -> int:
+    """Mix numbers into one seed of 64 bits; neighbours have seeds that have nothing to do with one another."""
+    return int.from_bytes(hashlib.blake2b(" ".join(map(str, numbers)).encode(), digest_size=8).digest())
+
+
 @contextmanager
 def seeded(*numbers: int) -> Iterator[None]:
     """Within the block, torch's CPU generator follows from these numbers alone; afterwards it is as before.
@@ -146,8 +151,7 @@ def seeded(*numbers: int) -> Iterator[None]:
     """
     generator = torch.default_generator
     before = generator.get_state()
-    digest = hashlib.blake2b(" ".join(map(str, numbers)).encode(), digest_size=8).digest()
-    generator.manual_seed(int.from_bytes(digest))
+    generator.manual_seed(seed_of(*numbers))
     try:
         yield
     finally:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 from collections.abc import Sequence
 from pathlib import Path
+from random import Random
 from typing import TYPE_CHECKING, Any
 
 import cv2
@@ -14,27 +15,24 @@ from torch.utils.data import Dataset
 from torchvision import tv_tensors
 
 from lightning_seg.data.files import list_images, read_image
-from lightning_seg.data.loading import seeded
+from lightning_seg.data.instances import as_batch_item, augment
+from lightning_seg.data.loading import seed_of, seeded
+from lightning_seg.data.transforms import random_by_torch
 from lightning_seg.errors import UserError
 
 if TYPE_CHECKING:
     from lightning_seg.data.base import SegmentationData
 
 
-def read_checked(data: SegmentationData, sample: Any) -> tuple[np.ndarray, np.ndarray]:
+def read_pair(data: SegmentationData, sample: Any) -> tuple[np.ndarray, np.ndarray]:
     """Read a sample: image (H, W, 3) and mask (H, W).
 
     Raises:
-        UserError: If they differ in size or the mask has a label that is no class.
+        UserError: If they differ in size.
     """
     pixels, labels = data.read(sample)
     if pixels.shape[:2] != labels.shape:
         raise UserError(f"Image and mask differ in size, {pixels.shape[:2]} and {labels.shape}: {sample}")
-    if (labels + 1).max() > data.num_classes:  # 255, which is not counted, wraps to 0
-        raise UserError(
-            f"{type(data).__name__} has the classes 0 to {data.num_classes - 1}, but the mask of {sample} has label "
-            f"{labels[labels < 255].max()}. 'lightning-seg check' lists all such files."
-        )
     return pixels, labels
 
 
@@ -73,28 +71,51 @@ class Split(Dataset):
         epoch, index = key if isinstance(key, tuple) else (0, key)
         sample = self.samples[index]
         try:
-            pixels, labels = read_checked(self.data, sample) if self.cache is None else self.cache[index]
-            if not self.train:
-                return {
-                    "image": torch.from_numpy(pixels).permute(2, 0, 1),
-                    "mask": torch.from_numpy(labels),
-                    "index": index,
-                }
-            with seeded(self.seed, epoch, index):
-                return {**self._augment(pixels, labels), "index": index}
+            if self.data.instances:
+                return self._objects(sample, epoch, index)
+            pixels, labels = read_pair(self.data, sample) if self.cache is None else self.cache[index]
+            random = Random(seed_of(self.seed, epoch, index))
+            if self.train:
+                for cut in self.data.geometry:
+                    pixels, labels = cut.arrays(pixels, labels, random)
+            if (labels + 1).max() > self.data.num_classes:  # 255, which is not counted, wraps to 0
+                raise UserError(
+                    f"{type(self.data).__name__} has the classes 0 to {self.data.num_classes - 1}, but the mask of "
+                    f"{sample} has label {labels[labels < 255].max()}. 'lightning-seg check' lists all such files."
+                )
+            out = {"image": torch.from_numpy(pixels).permute(2, 0, 1), "mask": torch.from_numpy(labels)}
+            if self.train and self.data.transforms:
+                with seeded(self.seed, epoch, index):
+                    out = self._transform(**out)
+            if self.train and self.data.color is not None:
+                out["color"] = self._draw_color(out["image"], random)
+            return {**out, "index": index}
         except Exception as error:
             error.add_note(f"while preparing the sample {sample}")
             raise
 
-    def _augment(self, pixels: np.ndarray, labels: np.ndarray) -> dict[str, torch.Tensor]:
-        for cut in self.data.geometry:
-            pixels, labels = cut.arrays(pixels, labels)
-        out = {"image": torch.from_numpy(pixels).permute(2, 0, 1), "mask": torch.from_numpy(labels)}
-        if self.data.transforms:
-            out = self._transform(**out)
-        if self.data.color is not None:
-            out["color"] = self.data.color.draw(cv2.mean(out["image"].permute(1, 2, 0).numpy())[:3])
-        return out
+    def _objects(self, sample: Any, epoch: int, index: int) -> dict[str, Any]:
+        """Read and, in training, augment a sample with objects."""
+        found = self.data.read_instances(sample)
+        if len(found["labels"]) and int(found["labels"].max()) >= self.data.num_classes:
+            raise UserError(
+                f"{type(self.data).__name__} has the classes 0 to {self.data.num_classes - 1}, but an object of "
+                f"{sample} has class {int(found['labels'].max())}."
+            )
+        if not self.train:
+            return as_batch_item(found, index)
+        with seeded(self.seed, epoch, index):
+            found.pop("area", None)  # as it was before
+            found = augment(found, [*self.data.geometry, *self.data.transforms])
+            self._check_kept("image", found["image"])
+            item = as_batch_item(found, index)
+            if self.data.color is not None:
+                item["color"] = self._draw_color(item["image"], random_by_torch())
+        return item
+
+    def _draw_color(self, image: torch.Tensor, random: Random) -> torch.Tensor:
+        assert self.data.color is not None
+        return self.data.color.draw(cv2.mean(image.permute(1, 2, 0).numpy())[:3], random)
 
     def _transform(self, image: torch.Tensor, mask: torch.Tensor) -> dict[str, torch.Tensor]:
         """Apply the user's transforms; what they fill in with 0 becomes `IGNORE_INDEX`."""
@@ -103,13 +124,16 @@ class Split(Dataset):
             image, mask = transform(image, mask)
         out = {"image": image.as_subclass(torch.Tensor), "mask": 255 - mask.as_subclass(torch.Tensor)}
         for name, tensor in out.items():
-            if tensor.dtype != torch.uint8 or tuple(tensor.shape[-2:]) != self.data.crop_size:
-                raise UserError(
-                    f"data.init_args.transforms must keep {name}s uint8 at crop_size {self.data.crop_size}; "
-                    f"they made {tensor.dtype} of size {tuple(tensor.shape[-2:])}. "
-                    "The network normalises by itself."
-                )
+            self._check_kept(name, tensor)
         return out
+
+    def _check_kept(self, name: str, tensor: torch.Tensor) -> None:
+        if tensor.dtype != torch.uint8 or tuple(tensor.shape[-2:]) != self.data.crop_size:
+            raise UserError(
+                f"data.init_args.transforms must keep {name}s uint8 at crop_size {self.data.crop_size}; "
+                f"they made {tensor.dtype} of size {tuple(tensor.shape[-2:])}. "
+                "The network normalises by itself."
+            )
 
 
 class Images(Dataset):

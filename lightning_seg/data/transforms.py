@@ -1,11 +1,13 @@
 """Augmentation: geometry on the CPU as torchvision v2 transforms, colour as one matrix for the device.
 
-Images stay ``uint8`` with the memory layout (H, W, 3) from the decoder to the batch: nothing is transposed.
+Images stay ``uint8`` with the memory layout (H, W, 3) from the decoder to the batch: nothing is transposed. Random
+numbers are Python's: after decoding, with cold caches, a call into torch costs as much as cutting a mask.
 """
 
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, fields
+from random import Random
 from typing import Any, NamedTuple
 
 import cv2
@@ -18,6 +20,11 @@ from lightning_seg.errors import UserError
 from lightning_seg.labels import IGNORE_INDEX
 
 FILL = (124, 116, 104)  # the mean colour of ImageNet: after normalisation, padding is close to zero
+
+
+def random_by_torch() -> Random:
+    """Make a source of random numbers that follows from torch's generator, as the draws of all transforms do."""
+    return Random(int(torch.randint(1 << 62, ())))
 
 
 class Window(NamedTuple):
@@ -91,15 +98,15 @@ class RandomScaleCrop(v2.Transform):
         self.fill = fill
         self.fit = fit
 
-    def arrays(self, image: np.ndarray, mask: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    def arrays(self, image: np.ndarray, mask: np.ndarray, random: Random) -> tuple[np.ndarray, np.ndarray]:
         """Cut an image (H, W, 3) and its mask (H, W); the same as for tensors, in half the time."""
-        window = self.draw(mask.shape, mask)
+        window = self.draw(mask.shape, random, mask)
         return window.cut(image, self.fill, nearest=False), window.cut(mask, (IGNORE_INDEX,), nearest=True)
 
     def make_params(self, flat_inputs: list[Any]) -> dict[str, Any]:
         """Draw the window."""
         mask = next((part.numpy() for part in flat_inputs if isinstance(part, tv_tensors.Mask)), None)
-        return {"window": self.draw(v2.query_size(flat_inputs), mask)}
+        return {"window": self.draw(v2.query_size(flat_inputs), random_by_torch(), mask)}
 
     def transform(self, inpt: Any, params: dict[str, Any]) -> Any:
         """Cut an image (3, H, W), a mask (H, W), masks of instances (N, H, W) or boxes (N, 4)."""
@@ -116,28 +123,28 @@ class RandomScaleCrop(v2.Transform):
             target[:] = window.cut(mask, (0,), nearest=True)
         return tv_tensors.wrap(torch.from_numpy(out), like=inpt)
 
-    def draw(self, old: Sequence[int], mask: np.ndarray | None = None) -> Window:
+    def draw(self, old: Sequence[int], random: Random, mask: np.ndarray | None = None) -> Window:
         """Draw the window.
 
         Args:
             old: Height and width of the image, in pixels.
+            random: Source of random numbers.
             mask: Its mask (H, W), or masks of instances (N, H, W), for `class_crops`.
         """
         low, high = self.scale
-        along, *starts = torch.rand(3).tolist()
-        scale = low + along * (high - low)
+        scale, *starts = low + random.random() * (high - low), random.random(), random.random()
         if self.fit:
             scale *= min(self.size[0] / old[0], self.size[1] / old[1])
-        row, column = self._pixel_to_hold(mask)
+        row, column = self._pixel_to_hold(mask, random)
         top, bottom, y0, y1 = _span(old[0], self.size[0], scale, starts[0], row)
         left, right, x0, x1 = _span(old[1], self.size[1], scale, starts[1], column)
         return Window((slice(top, bottom), slice(left, right)), (slice(y0, y1), slice(x0, x1)), self.size)
 
-    def _pixel_to_hold(self, mask: np.ndarray | None) -> tuple[int, int] | tuple[None, None]:
+    def _pixel_to_hold(self, mask: np.ndarray | None, random: Random) -> tuple[int, int] | tuple[None, None]:
         """Row and column of a pixel of a random class or instance, if the window must hold one."""
-        if mask is None or not self.class_crops or torch.rand(()).item() >= self.class_crops:
+        if mask is None or not self.class_crops or random.random() >= self.class_crops:
             return None, None
-        which, where = torch.rand(2).tolist()
+        which, where = random.random(), random.random()
         if mask.ndim == 3:
             inside = mask[int(which * len(mask))] if len(mask) else np.zeros(0)
         else:
@@ -184,9 +191,9 @@ class RandomHorizontalFlip(v2.Transform):
         super().__init__()
         self.p = p
 
-    def arrays(self, image: np.ndarray, mask: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    def arrays(self, image: np.ndarray, mask: np.ndarray, random: Random) -> tuple[np.ndarray, np.ndarray]:
         """Flip an image (H, W, 3) and its mask (H, W), or neither."""
-        if torch.rand(()).item() >= self.p:
+        if random.random() >= self.p:
             return image, mask
         return cv2.flip(image, 1), cv2.flip(mask, 1)
 
@@ -226,17 +233,18 @@ class ColorJitter:
             if not 0 <= value <= most:
                 raise UserError(f"color.{field.name} must be between 0 and {most:g}, got {value}.")
 
-    def draw(self, mean: Sequence[float]) -> torch.Tensor:
+    def draw(self, mean: Sequence[float], random: Random) -> torch.Tensor:
         """Draw one colour matrix.
 
         Args:
             mean: Mean red, green and blue of the image, in 0..255: contrast turns about the mean grey.
+            random: Source of random numbers.
 
         Returns:
             Matrix (3, 4): new = matrix[:, :3] @ old + matrix[:, 3].
         """
         limits = self.brightness, self.contrast, self.saturation, self.hue
-        drawn = [limit * (2 * part - 1) for limit, part in zip(limits, torch.rand(4).tolist(), strict=True)]
+        drawn = [limit * random.uniform(-1, 1) for limit in limits]
         return color_matrix(mean, 1 + drawn[0], 1 + drawn[1], 1 + drawn[2], drawn[3])
 
 

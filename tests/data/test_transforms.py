@@ -1,3 +1,5 @@
+from random import Random
+
 import cv2
 import numpy as np
 import pytest
@@ -13,6 +15,7 @@ from lightning_seg.data.transforms import (
     RandomScaleCrop,
     apply_color,
     color_matrix,
+    random_by_torch,
 )
 from lightning_seg.errors import UserError
 
@@ -69,7 +72,7 @@ def test_scaled_crop_agrees_with_cropping_and_torchvision_resizing():
     for scale in (0.7, 1.0, 1.6, 2.0):
         crop = RandomScaleCrop((64, 80), (scale, scale))
         torch.manual_seed(3)
-        window = crop.draw((120, 160)).source
+        window = crop.draw((120, 160), random_by_torch()).source
         torch.manual_seed(3)
         out, labels = crop(image, mask)
         expected = F.resize(image[:, *window], [64, 80], antialias=False).int()
@@ -88,6 +91,29 @@ def test_image_and_mask_stay_aligned_under_scaling():
         inside = labels != 255
         offset = out[0][inside].float() - labels[inside].float()
         assert offset.abs().max() <= 1.01 and offset.mean().abs() < 0.3
+
+
+def test_arrays_are_cut_as_tensors_are():
+    image, mask = coordinates(90, 120)
+    for seed in range(20):
+        for transform in (RandomScaleCrop((40, 50), (0.3, 3.0), class_crops=0.5), RandomHorizontalFlip(0.5)):
+            torch.manual_seed(seed)
+            expected = transform(image, mask)
+            torch.manual_seed(seed)
+            pixels, labels = transform.arrays(image.permute(1, 2, 0).numpy(), mask.numpy(), random_by_torch())
+            if isinstance(transform, RandomScaleCrop):
+                np.testing.assert_array_equal(pixels, expected[0].permute(1, 2, 0))
+                np.testing.assert_array_equal(labels, expected[1])
+            else:
+                assert pixels.shape == (90, 120, 3) and sorted(pixels[0, :, 1]) == list(range(120))
+
+
+def test_what_is_shrunk_far_is_averaged():
+    noise = tv_tensors.Image(torch.randint(0, 256, (3, 400, 400), dtype=torch.uint8))
+    small = RandomScaleCrop((40, 40), (0.1, 0.1))(noise).float()
+    assert (
+        small.std() < 12 and abs(small.mean() - 127.5) < 3
+    )  # 100 pixels each; one or two would have 50 to 74
 
 
 def test_flip_mirrors_both_or_none():
@@ -148,7 +174,9 @@ def test_factors_compose_in_order():
 
 def test_jitter_draws_what_torchvision_draws():
     """The factors can be read off a grey image: brightness scales it, contrast moves it about its mean."""
-    matrices = torch.stack([ColorJitter(brightness=0.4).draw([0, 0, 0]) for _ in range(2000)])
+    matrices = torch.stack(
+        [ColorJitter(brightness=0.4).draw([0, 0, 0], random_by_torch()) for _ in range(2000)]
+    )
     factors = matrices[:, 0, 0]
     assert torch.equal(matrices[:, :, 3], torch.zeros(2000, 3))
     assert 0.6 <= factors.min() < 0.62 and 1.38 < factors.max() <= 1.4
@@ -156,7 +184,9 @@ def test_jitter_draws_what_torchvision_draws():
 
 
 def test_no_jitter_changes_nothing_and_the_result_is_clamped():
-    assert torch.equal(apply_color(IMAGE[None], ColorJitter().draw([9, 9, 9])[None])[0], IMAGE.float())
+    assert torch.equal(
+        apply_color(IMAGE[None], ColorJitter().draw([9, 9, 9], Random(0))[None])[0], IMAGE.float()
+    )
     out = apply_color(IMAGE[None], torch.tensor([[[9.0, 0, 0, 0], [0, 1, 0, -300], [0, 0, 1, 0]]]))
     assert out.max() == 255 and out[0, 1].max() == 0
 
