@@ -9,7 +9,7 @@ from lightning_seg.errors import UserError
 from lightning_seg.runs import launch, tables
 from lightning_seg.runs.arguments import Arguments
 from lightning_seg.runs.compare import Comparison, compare
-from lightning_seg.runs.plan import Ablation, Slot, State, load, slots
+from lightning_seg.runs.plan import Ablation, Slot, State, as_long, load, slots
 
 _MARKS: dict[State, str] = {
     "done": "done",
@@ -39,6 +39,13 @@ def main(arguments: list[str]) -> None:
     parser.add_argument(
         "--runs", metavar="FOLDER", type=Path, default=Path("runs"), help="folder of all runs"
     )
+    parser.add_argument(
+        "--equal",
+        choices=("steps", "time"),
+        default="steps",
+        help="time: when all runs are done, make runs in which each variant trains as long as the baseline, by"
+        " changing its number of epochs or steps",
+    )
     chosen, settings = parser.parse_known_args(arguments)
     for setting in settings:
         if not (setting.startswith("--") and "=" in setting):
@@ -50,6 +57,8 @@ def main(arguments: list[str]) -> None:
     ablation = _chosen(load(chosen.name), chosen)
     print(f"checking the settings of {len(ablation.variants)} variants ...", flush=True)
     planned = slots(ablation, chosen.runs, settings)
+    if chosen.equal == "time":
+        planned = slots(as_long(ablation, planned, settings), chosen.runs)
     states = {slot: slot.state() for slot in planned}
     wanted = ("missing", "half done", *(["failed"] if chosen.retry else []))
     left = [slot for slot, state in states.items() if state in wanted]
@@ -64,11 +73,20 @@ def main(arguments: list[str]) -> None:
         return
     if left:
         launch.run_here(left, chosen.jobs, lambda line: print(line, flush=True))
-    answer(ablation, planned)
+    answer(ablation, planned, "answer-equal-time" if chosen.equal == "time" else "answer")
 
 
-def answer(ablation: Ablation, planned: Sequence[Slot]) -> None:
-    """Compare the runs that are done, print what was found and write it into the ablation's folder."""
+def answer(ablation: Ablation, planned: Sequence[Slot], name: str = "answer") -> None:
+    """Compare the runs that are done, print what was found and write it into the ablation's folder.
+
+    Args:
+        ablation: The ablation.
+        planned: All its runs.
+        name: Of the files, without ending.
+
+    Raises:
+        UserError: There is nothing to compare, or the protocols of tests differ.
+    """
     done = [slot for slot in planned if slot.state() == "done"]
     if not done:
         raise UserError("no run is done, so there is nothing to compare")
@@ -81,22 +99,18 @@ def answer(ablation: Ablation, planned: Sequence[Slot]) -> None:
         comparison = Comparison(comparison.sections, comparison.records, [*comparison.remarks, remark])
     print(f"\n{tables.text(comparison)}")
     print("\n".join(tables.shortened(comparison.remarks)))
-    print(f"written to {write(comparison, planned[0].folder)}.md, .csv, .tex and .html")
+    print(f"written to {write(comparison, planned[0].folder / name)}.md, .csv, .tex and .html")
 
 
-def write(comparison: Comparison, folder: Path) -> Path:
-    """Write a comparison as answer.md, .csv, .tex and .html.
+def write(comparison: Comparison, base: Path) -> Path:
+    """Write a comparison as Markdown, CSV, LaTeX and HTML, and return the path.
 
     Args:
         comparison: What was found.
-        folder: Of the ablation.
-
-    Returns:
-        The path without ending.
+        base: Path of the files without ending.
     """
     from lightning_seg.runs.report import write_report
 
-    base = folder / "answer"
     for ending, layout in ((".md", tables.markdown), (".csv", tables.csv), (".tex", tables.latex)):
         base.with_suffix(ending).write_text(layout(comparison), encoding="utf-8")
     write_report(comparison, base.with_suffix(".html"))

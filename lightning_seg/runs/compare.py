@@ -62,7 +62,7 @@ class Section:
         others = np.array([i for i in range(len(self.groups)) if i != self.reference])
         if not len(others):
             return {}
-        p = holm(self._family(others).p())
+        p = holm(self._family(others)[:, 0].p())
         found = self.sample.difference(others, np.full(len(others), self.reference))
         return {int(i): (found[k], float(p[k])) for k, i in enumerate(others)}
 
@@ -73,13 +73,13 @@ class Section:
         return n - 1 if self.has_baseline else n * (n - 1) // 2
 
     def _family(self, others: np.ndarray) -> Estimate:
-        """Return the differences that are corrected together; those with the reference first."""
+        """Return the differences (M, 1 + C) that are corrected together; those with the reference first."""
         a, b = others, np.full(len(others), self.reference)
         if not self.has_baseline:  # the best was chosen by its score, as any other might have been
             i, j = np.triu_indices(len(self.groups), 1)
             rest = (i != self.reference) & (j != self.reference)
             a, b = np.concatenate([a, i[rest]]), np.concatenate([b, j[rest]])
-        return self.sample.difference(a, b)[:, 0]
+        return self.sample.difference(a, b)
 
     def sentence(self, i: int) -> str:
         """Say how group ``i`` compares with the reference."""
@@ -96,11 +96,34 @@ class Section:
             self.sample.seeds_known,
         )
 
+    @cached_property
+    def class_differences(self) -> dict[int, np.ndarray]:
+        """For each group but the reference the p-value of each class's difference, corrected for all of them."""
+        others = np.array([i for i in range(len(self.groups)) if i != self.reference])
+        if not len(others):
+            return {}
+        p = self._family(others)[:, 1:].p()
+        corrected = holm(p.ravel()).reshape(p.shape)
+        return {int(i): corrected[k] for k, i in enumerate(others)}
+
+    def class_sentence(self, i: int) -> str:
+        """Say in which classes group ``i`` certainly differs from the reference, the most first."""
+        difference, certain = self.differences[i][0][1:], self.class_differences[i] < 0.05
+        order = [c for c in np.argsort(-np.abs(np.nan_to_num(difference.value))) if certain[c]]
+        if not order:
+            return "No class differs with certainty."
+        names, value, half = self.protocol["classes"], 100 * difference.value, 100 * difference.half_width()
+        texts = [f"{names[c]} {value[c]:+.1f} ± {half[c]:.1f}" for c in order]
+        rest = f"; the other {len(names) - len(texts)} are not distinguishable" * (len(texts) < len(names))
+        return f"By class: {', '.join(texts)}{rest}."
+
     @property
     def remark(self) -> str:
-        """What the intervals leave out or take from elsewhere because groups have one run; or nothing."""
-        if len(self.groups) == 1:
-            return ""
+        """What was held equal, and what the intervals leave out or take from elsewhere; or nothing."""
+        return " ".join(filter(None, [self._held_equal, self._few_seeds])) if len(self.groups) > 1 else ""
+
+    @property
+    def _few_seeds(self) -> str:
         if not self.sample.seeds_known:
             return (
                 "One run each: the intervals do not cover other seeds, which often change mIoU by 0.5 to 1."
@@ -108,6 +131,29 @@ class Section:
         if (self.sample.seeds == 1).any():
             return "Experiments of one run are given the variation between seeds that the others show."
         return ""
+
+    @property
+    def _held_equal(self) -> str:
+        """Say whether all trained on as many images, or as long."""
+        images, _, seconds = self._training.T
+        if not np.isfinite(seconds).all():
+            return ""
+        minutes = f"training time, {_span(seconds / 60)} min"
+        number = f"training images, {_span(images)}"
+        if _alike(images, 0.001):
+            return (
+                f"Held equal: {number}; not {minutes}."
+                if not _alike(seconds, 0.1)
+                else f"Held equal: {number}, and {minutes}."
+            )
+        if _alike(seconds, 0.1):
+            return f"Held equal: {minutes}; not {number}."
+        return f"Held equal: neither {number}, nor {minutes}."
+
+    @cached_property
+    def _training(self) -> np.ndarray:
+        """Images, steps and seconds of each group's training (G, 3), the median of its runs."""
+        return np.array([np.median([r.training for r in g.records], axis=0) for g in self.groups])
 
     def rows(self) -> list[dict[str, Any]]:
         """Return one row a group: numbers in percent, NaN where there is none."""
@@ -119,6 +165,8 @@ class Section:
             difference, p = self.differences.get(i, (None, float("nan")))
             value = 100 * float(difference.value[0]) if difference else float("nan")
             width = 100 * float(difference[0].half_width()) if difference else float("nan")
+            images, steps, seconds = map(float, self._training[i])
+            apart = 100 * difference.value[1:] if difference else np.full(len(names), np.nan)
             rows.append(
                 {
                     "rank": self.ranks[i],
@@ -133,7 +181,11 @@ class Section:
                     "difference_high": value + width,
                     "p": p,
                     "verdict": "reference" if i == self.reference else _verdict(value, p),
+                    "train_minutes": seconds / 60,
+                    "train_steps": steps,
+                    "images_per_second": images / seconds if seconds else float("nan"),
                     "iou": {n: 100 * float(v) for n, v in zip(names, self.sample.value[i, 1:], strict=True)},
+                    "iou_difference": dict(zip(names, map(float, apart), strict=True)),
                 }
             )
         return rows
@@ -274,6 +326,15 @@ def _title(protocol: dict[str, Any]) -> str:
     head = f"{p.get('data')} {p.get('split')}: {p.get('images')} images, {len(p.get('classes', ()))} classes"
     rest = (f"{k.replace('_', ' ')} {'none' if v is None else v}" for k, v in p.items() if k not in named)
     return ", ".join([head, *rest])
+
+
+def _alike(values: np.ndarray, tolerance: float) -> bool:
+    return bool(values.max() <= (1 + tolerance) * values.min())
+
+
+def _span(values: np.ndarray) -> str:
+    low, high = (f"{v:.0f}" if v > 100 or v % 1 == 0 else f"{v:.1f}" for v in (values.min(), values.max()))
+    return low if low == high else f"{low} to {high}"
 
 
 def _verdict(value: float, p: float) -> str:

@@ -12,14 +12,16 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import contextmanager
 from pathlib import Path
 from typing import IO, Any
 
 from lightning_seg.errors import UserError
 from lightning_seg.runs.plan import Slot
 
-_ENDED = "--- ended after {:.0f} s"
+PROGRAM = [sys.executable, "-m", "lightning_seg"]  # a process of its own for each run
+_ENDED = "--- ended after {:.1f} s"
+_STOPPED = [signal.Signals[f"SIG{name}"] for name in ("HUP", "INT", "TERM", "KILL", "USR1", "USR2", "XCPU")]
 _POLL = 0.2  # seconds between two looks at the running processes
 
 
@@ -28,39 +30,32 @@ class Attempt:
 
     Args:
         slot: What to run.
-        log: The log of the slot, locked.
-        cores: The processor cores that it may use; all unless given.
-        gpus: The GPUs that it may use; all unless given.
+        log: The log of the slot, locked; `finish` closes it.
+        share: Environment variables that confine it to its share of the machine.
     """
 
-    def __init__(
-        self, slot: Slot, log: IO[bytes], cores: Sequence[int] = (), gpus: Sequence[str] = ()
-    ) -> None:
-        self.slot, self.log = slot, log
-        self.start = time.monotonic()
+    def __init__(self, slot: Slot, log: IO[bytes], share: Mapping[str, str]) -> None:
+        self.slot, self.log, self.share = slot, log, share
         run = slot.run()
+        self.resumes = run is not None
         arguments = ["exp", *slot.arguments] if run is None else ["resume", str(run.path)]
-        self.resumed = run is not None
         slot.failure = ""
         # One run is one process with the devices it finds: it is no step of the job that started it.
-        ours = {k: v for k, v in os.environ.items() if not k.startswith(("SLURM_", "LIGHTNING_SEG_RUN"))}
-        if cores:
-            ours.setdefault("OMP_NUM_THREADS", str(len(cores)))
-        if gpus:
-            ours["CUDA_VISIBLE_DEVICES"] = ",".join(gpus)
-        head = f"\n--- {time.strftime('%Y-%m-%d %H:%M:%S')} lightning-seg {' '.join(arguments)}\n"
-        self.attempt_begin = log.seek(0, os.SEEK_END)
-        log.write(head.encode())
+        inherited = {k: v for k, v in os.environ.items() if not k.startswith(("SLURM_", "LIGHTNING_SEG_RUN"))}
+        self.start = time.monotonic()
+        self.begin = log.seek(0, os.SEEK_END)
+        log.write(
+            f"\n--- {time.strftime('%Y-%m-%d %H:%M:%S')} lightning-seg {' '.join(arguments)}\n".encode()
+        )
         log.flush()
-        with _affinity(cores):
-            self.process = subprocess.Popen(
-                [sys.executable, "-m", "lightning_seg", *arguments],
-                stdin=subprocess.DEVNULL,
-                stdout=log,  # the process inherits the lock, too
-                stderr=subprocess.STDOUT,
-                env=ours,
-                start_new_session=True,  # Ctrl-C reaches it once, through `stop`
-            )
+        self.process = subprocess.Popen(
+            [*PROGRAM, *arguments],
+            stdin=subprocess.DEVNULL,
+            stdout=log,  # the process inherits the lock, too
+            stderr=subprocess.STDOUT,
+            env={**inherited, **share},
+            start_new_session=True,  # Ctrl-C reaches it once, through `stop`
+        )
 
     def stop(self) -> None:
         """Ask the run to stop as after Ctrl-C."""
@@ -69,18 +64,18 @@ class Attempt:
     def finish(self) -> str:
         """Say in a line how it ended; a failure is also kept for later."""
         code = self.process.wait()
-        seconds = time.monotonic() - self.start
-        self.log.write(f"\n{_ENDED.format(seconds)}\n".encode())
-        self.log.flush()
+        took = duration(time.monotonic() - self.start)
+        self.log.write(f"\n{_ENDED.format(time.monotonic() - self.start)}\n".encode())
+        self.log.close()
         run = self.slot.run()
         if run is not None and run.test:
-            return f"mIoU {100 * run.score('miou'):.1f}, {duration(seconds)}"
-        if code <= 0 or code > 128:  # by a signal, which it may have handled; 0 where it was asked to stop
-            by = f" by {signal.Signals(abs(code) % 128).name}" if code else ""
-            return f"stopped{by} after {duration(seconds)}; the next start continues it"
-        reason = reason_of_failure(self.slot.log, self.attempt_begin)
-        self.slot.failure = reason
-        return f"FAILED after {duration(seconds)}: {reason} ({self.slot.log})"
+            return f"mIoU {100 * run.score('miou'):.1f}, {took}"
+        number = -code if code < 0 else code - 128  # ended by a signal, or having obeyed it
+        if code == 0 or number in _STOPPED:
+            return f"stopped after {took}; the same command continues it"
+        crash = f"it crashed ({signal.strsignal(number)})" if code < 0 else ""
+        self.slot.failure = crash or reason_of_failure(self.slot.log, self.begin)
+        return f"FAILED after {took}: {self.slot.failure} ({self.slot.log})"
 
 
 def run_here(slots: Sequence[Slot], jobs: int, say: Callable[[str], None]) -> None:
@@ -88,56 +83,46 @@ def run_here(slots: Sequence[Slot], jobs: int, say: Callable[[str], None]) -> No
 
     Args:
         slots: What to run.
-        jobs: How many at a time; cores and GPUs are divided among them.
+        jobs: How many at a time; threads and GPUs are divided among them.
         say: Takes a line about each run that begins or ends.
 
     Raises:
         UserError: It was stopped by Ctrl-C or a signal; so were the runs, which can be continued.
     """
     waiting = list(enumerate(slots, 1))
-    active: dict[Attempt, tuple[str, int, ExitStack]] = {}
-    free = list(range(jobs))
-    with ExitStack() as locks, _signals_interrupt():
+    active: dict[Attempt, str] = {}
+    free = shares(jobs)
+    with _signals_interrupt():
         try:
             while waiting or active:
                 while waiting and free:
                     number, slot = waiting.pop(0)
                     place = f"[{number}/{len(slots)}] {slot.name}"
-                    lock = ExitStack()
-                    log = lock.enter_context(slot.lock())
-                    locks.push(lock)
+                    log = slot.lock()
                     if log is None or slot.state() == "done":
-                        say(
-                            f"{place}: {'another runner makes it' if log is None else 'another runner made it'}"
-                        )
-                        lock.close()
+                        say(f"{place}: another runner {'makes' if log is None else 'made'} it")
                         continue
-                    share = free.pop(0)
-                    attempt = Attempt(slot, log, *shares(jobs)[share])
-                    say(f"{place}: {'continues' if attempt.resumed else 'starts'}, log {slot.log}")
-                    active[attempt] = place, share, lock
+                    attempt = Attempt(slot, log, free.pop(0))
+                    active[attempt] = place
+                    say(f"{place}: {'continues' if attempt.resumes else 'starts'}, log {slot.log}")
                 time.sleep(_POLL)
                 for attempt in [a for a in active if a.process.poll() is not None]:
-                    place, share, lock = active.pop(attempt)
-                    say(f"{place}: {attempt.finish()}")
-                    lock.close()
-                    free.append(share)
+                    say(f"{active.pop(attempt)}: {attempt.finish()}")
+                    free.append(attempt.share)
         except KeyboardInterrupt:
             for attempt in active:
                 attempt.stop()
-            for attempt, (place, _, _) in active.items():
+            for attempt, place in active.items():
                 say(f"{place}: {attempt.finish()}")
             raise UserError("stopped; the same command continues") from None
 
 
 def run_one(slot: Slot) -> str:
     """Make one run with all of this machine that it finds, unless somebody else does, and say how it ended."""
-    with slot.lock() as log:
-        if log is None:
-            return "another runner makes it"
-        if slot.state() == "done":
-            return "done before"
-        return Attempt(slot, log).finish()
+    log = slot.lock()
+    if log is None or slot.state() == "done":
+        return "another runner makes it, or made it"
+    return Attempt(slot, log, {}).finish()
 
 
 class Job:
@@ -195,16 +180,20 @@ def submit(
     return [str(job.job_id) for job in submitted]
 
 
-def shares(jobs: int) -> list[tuple[list[int], list[str]]]:
-    """Divide the cores and GPUs that this process may use among jobs; a single job is left everything.
-
-    Returns:
-        For each job its cores and GPUs; nothing where it may take what it likes.
-    """
+def shares(jobs: int) -> list[Mapping[str, str]]:
+    """Divide threads and GPUs among jobs, as environment variables of each; a single job is left everything."""
     if jobs == 1:
-        return [([], [])]
-    cores = sorted(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else []
-    return list(zip(_divide(cores, jobs), _divide(_gpus(), jobs), strict=True))
+        return [{}]
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    threads = os.environ.get("OMP_NUM_THREADS") or str(max(1, cores // jobs))
+    gpus = _gpus()
+    if not gpus:
+        return [{"OMP_NUM_THREADS": threads}] * jobs
+    ends = [len(gpus) * i // jobs for i in range(jobs + 1)]
+    each = [gpus[a:b] for a, b in zip(ends, ends[1:], strict=False)]
+    if len(gpus) < jobs:  # some jobs share a GPU
+        each = [[gpus[i % len(gpus)]] for i in range(jobs)]
+    return [{"OMP_NUM_THREADS": threads, "CUDA_VISIBLE_DEVICES": ",".join(some)} for some in each]
 
 
 def seconds_of(slot: Slot) -> float | None:
@@ -213,8 +202,8 @@ def seconds_of(slot: Slot) -> float | None:
         text = slot.log.read_text(errors="replace").rpartition(" lightning-seg exp ")[2]
     except OSError:
         return None
-    ended = re.findall("^" + _ENDED.replace("{:.0f}", r"(\d+)"), text, re.MULTILINE)
-    return float(sum(map(int, ended))) or None
+    ended = re.findall("^" + _ENDED.replace("{:.1f}", r"([\d.]+)"), text, re.MULTILINE)
+    return sum(map(float, ended)) if ended else None
 
 
 def time_left(slots: Sequence[Slot], left: Sequence[Slot], jobs: int) -> float | None:
@@ -225,7 +214,9 @@ def time_left(slots: Sequence[Slot], left: Sequence[Slot], jobs: int) -> float |
         left: Those that are to be made.
         jobs: How many at a time.
     """
-    known = {slot: seconds for slot in slots if slot not in left and (seconds := seconds_of(slot))}
+    known = {
+        slot: seconds for slot in slots if slot not in left and (seconds := seconds_of(slot)) is not None
+    }
     if not known:
         return None
     each = []
@@ -256,31 +247,9 @@ def duration(seconds: float) -> str:
 def _gpus() -> list[str]:
     import torch
 
+    count = torch.cuda.device_count()
     visible = os.environ.get("CUDA_VISIBLE_DEVICES")
-    names = visible.split(",") if visible else [str(i) for i in range(torch.cuda.device_count())]
-    return names if torch.cuda.device_count() else []
-
-
-def _divide(things: list, parts: int) -> list[list]:
-    """Give each part its share; if there are fewer things than parts, parts have to share one."""
-    if len(things) < parts:
-        return [things[i % len(things) :][:1] if things else [] for i in range(parts)]
-    ends = [len(things) * i // parts for i in range(parts + 1)]
-    return [things[a:b] for a, b in zip(ends, ends[1:], strict=False)]
-
-
-@contextmanager
-def _affinity(cores: Sequence[int]) -> Iterator[None]:
-    """Within the block new processes are confined to these cores, if any are given."""
-    if not cores:
-        yield
-        return
-    before = os.sched_getaffinity(0)
-    os.sched_setaffinity(0, cores)
-    try:
-        yield
-    finally:
-        os.sched_setaffinity(0, before)
+    return visible.split(",")[:count] if visible else [str(i) for i in range(count)]
 
 
 @contextmanager

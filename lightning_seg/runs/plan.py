@@ -7,9 +7,9 @@ import json
 import re
 import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
+from statistics import median
 from typing import IO, Any, Literal
 
 import yaml
@@ -124,37 +124,38 @@ class Slot:
         if run is not None and run.test:
             return "done"
         if self.log.exists():
-            with self.lock(fcntl.LOCK_SH) as log:
-                if log is None:
-                    return "running"
+            log = self.lock(fcntl.LOCK_SH)
+            if log is None:
+                return "running"
+            log.close()
         if self.failure:
             return "failed"
         return "missing" if run is None else "half done"
 
-    @contextmanager
-    def lock(self, kind: int = fcntl.LOCK_EX) -> Iterator[IO[bytes] | None]:
+    def lock(self, kind: int = fcntl.LOCK_EX) -> IO[bytes] | None:
         """Take the right to make this run, or get None while somebody else has it.
 
-        The lock is on the open log file, which the process that trains inherits as its output: so it lasts as
-        long as anybody works on the run, and the system takes it back from the dead.
+        The lock is on the open log, which the process that trains inherits as its output: so it lasts as long as
+        anybody works on the run, and the system takes it back from the dead. Closing the log gives it back.
+
+        Raises:
+            UserError: Files in this place cannot be locked.
         """
         self.log.parent.mkdir(parents=True, exist_ok=True)
-        with self.log.open("a+b") as log:
-            for patience in (0.05, 0.1, 0):  # somebody may only be looking
-                try:
-                    fcntl.flock(log, kind | fcntl.LOCK_NB)
-                    break
-                except BlockingIOError:
-                    time.sleep(patience)
-                except OSError as error:
-                    raise UserError(
-                        f"{self.log} cannot be locked ({error.strerror}), so two runners might make the same run."
-                        " Keep runs where files can be locked: --runs=FOLDER"
-                    ) from error
-            else:
-                yield None
-                return
-            yield log
+        log = self.log.open("a+b")
+        for patience in (0.05, 0.1, 0):  # somebody may only be looking
+            try:
+                fcntl.flock(log, kind | fcntl.LOCK_NB)
+                return log
+            except BlockingIOError:
+                time.sleep(patience)
+            except OSError as error:
+                raise UserError(
+                    f"{self.log} cannot be locked ({error.strerror}), so two runners might make the same run. Keep"
+                    " runs where files can be locked: --runs=FOLDER"
+                ) from error
+        log.close()
+        return None
 
 
 def load(name: str) -> Ablation:
@@ -233,6 +234,52 @@ def slots(ablation: Ablation, runs: Path, arguments: Sequence[str] = ()) -> list
         for seed in ablation.seeds
         for variant, (common, settings) in found.items()
     ]
+
+
+def as_long(ablation: Ablation, done: Sequence[Slot], arguments: Sequence[str] = ()) -> Ablation:
+    """Change the length of variants' training so that each takes as long as the baseline's does.
+
+    The learning rate's schedule then ends where the training does, unlike in a run that is cut off.
+
+    Args:
+        ablation: The ablation, with a baseline.
+        done: Its runs as they are: their speed says how far each variant gets in that time.
+        arguments: Their further settings; they become overrides of all variants.
+
+    Raises:
+        UserError: Not all runs are done, or there is no baseline.
+    """
+    seconds: dict[str, list[float]] = {}
+    for slot in done:
+        run = slot.run()
+        if run is None or not run.test:
+            raise UserError(f"{slot.name} is not done: equal time needs all runs at equal steps first")
+        seconds.setdefault(slot.variant, []).append(run.training[2])
+    if ablation.baseline not in seconds:
+        raise UserError("equal time means that of the baseline, but none is among the variants")
+    typical = {variant: median(values) for variant, values in seconds.items()}
+    settings = {slot.variant: slot.settings for slot in done}
+    longer = {
+        variant: (
+            *overrides,
+            *arguments,
+            *_lengthened(settings[variant], typical[ablation.baseline] / typical[variant]),
+        )
+        for variant, overrides in ablation.variants.items()
+    }
+    return replace(ablation, variants=longer)
+
+
+def _lengthened(settings: Mapping[str, Any], factor: float) -> list[str]:
+    """Multiply the length of a training, in steps or in epochs, with as many validations as before."""
+    steps, epochs = settings["trainer.max_steps"], settings["trainer.max_epochs"]
+    if steps > 0:
+        return [f"--trainer.max_steps={round(steps * factor)}"]
+    if not epochs or epochs < 0:
+        raise UserError("equal time needs trainer.max_epochs or trainer.max_steps, which it then changes")
+    validations = max(1, epochs // (settings["trainer.check_val_every_n_epoch"] or 1))
+    every = max(1, round(epochs * factor / validations))
+    return [f"--trainer.max_epochs={every * validations}", f"--trainer.check_val_every_n_epoch={every}"]
 
 
 def _resolved(arguments: Iterable[str]) -> dict[str, Any]:

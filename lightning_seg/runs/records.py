@@ -127,6 +127,17 @@ class Record:
         return float(value) if isinstance(value, int | float) else float("nan")
 
     @cached_property
+    def training(self) -> tuple[float, float, float]:
+        """Images, optimizer steps and seconds of the training, without validation; NaN where not recorded."""
+        speed = self.curves().get("train/images_per_second")
+        batch = self.environment.get("effective_batch_size")
+        if speed is None or not batch:
+            return float("nan"), float("nan"), float("nan")
+        ends = speed[:, 0] + 1  # the step that ends each epoch, counted from 0
+        seconds = np.diff(ends, prepend=0) * batch / speed[:, 2]
+        return float(ends[-1] * batch), float(ends[-1]), float(seconds[speed[:, 2] > 0].sum())
+
+    @cached_property
     def image_names(self) -> tuple[str, ...]:
         """Names of the test images."""
         return self._images[0]

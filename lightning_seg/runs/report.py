@@ -107,7 +107,7 @@ def _section(section: Section, budget: list[int]) -> dict[str, Any]:
             "missed": (true - hit) / union,
             "added": (predicted - hit) / union,
         }
-        del row["iou"]
+        del row["iou"], row["iou_difference"]
         row["name"] = row.pop("experiment")
         groups.append(row)
     return {
@@ -115,7 +115,7 @@ def _section(section: Section, budget: list[int]) -> dict[str, Any]:
         "protocol": {k: v for k, v in section.protocol.items() if k != "classes"},
         "classes": section.protocol.get("classes", []),
         "reference": section.reference,
-        "sentences": [section.sentence(i) for i in section.differences],
+        "sentences": [f"{section.sentence(i)}. {section.class_sentence(i)}" for i in section.differences],
         "remark": section.remark,
         "groups": groups,
         "pictures": _pictures(section, budget),

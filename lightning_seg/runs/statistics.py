@@ -7,7 +7,8 @@ it. Both are added, and the interval is Student's with Satterthwaite's degrees o
 three seeds being few. Many comparisons are corrected by Holm's method.
 
 Images count as independent of each other. Frames of one video are not: they are to be resampled in blocks, or
-intervals are too narrow.
+intervals are too narrow. Runs of two groups that share a seed count as independent, too: what the seed does to both
+alike makes the interval wider than it need be, never narrower, and pairs of three would leave two degrees of freedom.
 """
 
 import math

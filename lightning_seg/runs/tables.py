@@ -15,7 +15,8 @@ EXPLANATION = (
     "mIoU in %: one confusion matrix over all test images, then the mean over classes; mean over runs. Intervals of"
     " 95 % cover other test images and, where there are several runs, other seeds. Experiments share a rank unless"
     " one is distinguishably better (Holm's correction over all pairs). Test images count as independent of each"
-    " other; for frames of a video, which are not, --block N resamples N neighbours together."
+    " other; for frames of a video, which are not, --block N resamples N neighbours together. Classes that differ with"
+    " certainty are named, corrected for all classes and comparisons together. Minutes are those of training alone."
 )
 
 
@@ -23,7 +24,20 @@ def text(comparison: "Comparison") -> str:
     """Lay a comparison out for a terminal."""
     blocks = []
     for section in comparison.sections:
-        table = [["rank", "experiment", "runs", "mIoU %", "95 % interval", "std", "difference", ""]]
+        table = [
+            [
+                "rank",
+                "experiment",
+                "runs",
+                "mIoU %",
+                "95 % interval",
+                "std",
+                "difference",
+                "",
+                "min",
+                "images/s",
+            ]
+        ]
         table += [
             [
                 str(row["rank"]),
@@ -34,12 +48,14 @@ def text(comparison: "Comparison") -> str:
                 _percent(row["std"]),
                 _plus_minus(row),
                 row["verdict"],
+                _percent(row["train_minutes"]),
+                _percent(row["images_per_second"]),
             ]
             for row in section.rows()
         ]
         widths = [max(len(row[i]) for row in table) for i in range(len(table[0]))]
         lines = [section.title, *(_aligned(row, widths) for row in table)]
-        sentences = [section.sentence(i) for i in section.differences]
+        sentences = [f"{section.sentence(i)}\n  {section.class_sentence(i)}" for i in section.differences]
         lines += ["", *sentences[:10]] if sentences else []
         if len(sentences) > 10:
             lines.append(f"({len(sentences) - 10} more in the table)")
@@ -54,8 +70,8 @@ def markdown(comparison: "Comparison") -> str:
         lines = [
             f"### {section.title}",
             "",
-            "| rank | experiment | runs | mIoU % | 95 % interval | std | difference | |",
-            "|--:|:--|--:|--:|:-:|--:|:-:|:--|",
+            "| rank | experiment | runs | mIoU % | 95 % interval | std | difference | | minutes | images/s |",
+            "|--:|:--|--:|--:|:-:|--:|:-:|:--|--:|--:|",
         ]
         for row in section.rows():
             name = re.sub(r"([\\|`*_<>\[\]])", r"\\\1", row["experiment"])
@@ -68,9 +84,11 @@ def markdown(comparison: "Comparison") -> str:
                 _percent(row["std"]),
                 _plus_minus(row),
                 row["verdict"],
+                _percent(row["train_minutes"]),
+                _percent(row["images_per_second"]),
             )
             lines.append(f"| {' | '.join(cells)} |")
-        lines += ["", *(f"- {section.sentence(i)}" for i in section.differences)]
+        lines += ["", *(f"- {section.sentence(i)}. {section.class_sentence(i)}" for i in section.differences)]
         blocks.append("\n".join([*lines, *(["", section.remark] if section.remark else [])]))
     return "\n\n".join([*blocks, EXPLANATION]) + "\n"
 
@@ -81,9 +99,9 @@ def latex(comparison: "Comparison") -> str:
     for section in comparison.sections:
         lines = [
             f"% {section.title}",
-            r"\begin{tabular}{rlrrr}",
+            r"\begin{tabular}{rlrrrr}",
             r"\toprule",
-            r"Rank & Experiment & Runs & mIoU (\%) & Difference \\",
+            r"Rank & Experiment & Runs & mIoU (\%) & Difference & Minutes \\",
             r"\midrule",
         ]
         for row in section.rows():
@@ -97,10 +115,11 @@ def latex(comparison: "Comparison") -> str:
                 str(row["runs"]),
                 score,
                 f"${difference}$" if difference else "--",
+                _percent(row["train_minutes"]).replace("–", "--"),
             )
             lines.append(" & ".join(cells) + r" \\")
         lines += [r"\bottomrule", r"\end{tabular}"]
-        lines += [f"% {section.sentence(i)}" for i in section.differences]
+        lines += [f"% {section.sentence(i)}. {section.class_sentence(i)}" for i in section.differences]
         blocks.append("\n".join([*lines, *filter(None, [section.remark and f"% {section.remark}"])]))
     return "\n\n".join([*blocks, f"% {EXPLANATION}"]) + "\n"
 
@@ -111,6 +130,7 @@ def csv(comparison: "Comparison") -> str:
     for section in comparison.sections:
         for row in section.rows():
             classes = {f"iou/{name}": value for name, value in row.pop("iou").items()}
+            classes |= {f"difference/{name}": value for name, value in row.pop("iou_difference").items()}
             rows.append({"protocol": section.title, **row, **classes})
     columns = dict.fromkeys(key for row in rows for key in row)
     file = io.StringIO()

@@ -70,7 +70,7 @@ def test_what_is_in_it(tmp_path):
     np.testing.assert_allclose(
         np.add(np.add(classes["iou"], classes["missed"]), classes["added"]), 1, atol=1e-2
     )
-    assert section["sentences"] == [expected.sentence(1)]
+    assert section["sentences"] == [f"{expected.sentence(1)}. {expected.class_sentence(1)}"]
     assert {run["status"] for run in data["runs"]} == {"tested", "not tested", "broken"}
     running = next(run for run in data["runs"] if run["experiment"] == "running")
     assert (running["section"], running["group"]) == (0, -1)

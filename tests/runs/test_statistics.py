@@ -132,14 +132,21 @@ def test_blocks_keep_neighbours_together():
     assert Sample([[c] for c in frames]).difference(0, 1).half_width()[0] < wanted / 2
 
 
-def simulated(rng, gaps, seeds=3, images=40, seed_noise=0.01):
-    """Draw groups whose expected mIoU differs by ``gaps``, with noise of images, of groups on images, and of seeds."""
-    common = rng.normal(0, 0.06, (images, 3))
-    true = rng.gamma(2, 500, (images, 3)).round()
+def simulated(rng, gaps, seeds=3, images=40, seed_noise=0.01, classes=3, frames=1):
+    """Draw groups whose expected mIoU differs by ``gaps``, with noise of images, of groups on images, and of seeds.
+
+    As many ``frames`` in a row show one scene: what is hard in one is hard in all of them.
+    """
+
+    def scenes(values):
+        return values.repeat(frames, axis=0)[:images]
+
+    shape = (-(-images // frames), classes)
+    common, true = scenes(rng.normal(0, 0.06, shape)), scenes(rng.gamma(2, 500, shape).round())
     return [
-        [simulate(rng, gap, images, 3, seed_noise, 0.05, common + own, true) for _ in range(seeds)]
+        [simulate(rng, gap, images, classes, seed_noise, 0.05, common + own, true) for _ in range(seeds)]
         for gap in gaps
-        for own in [rng.normal(0, 0.04, (images, 3))]
+        for own in [scenes(rng.normal(0, 0.04, shape))]
     ]
 
 
@@ -159,6 +166,39 @@ def test_coverage_and_false_alarms(seeds, seed_noise):
         alarms += equal.p() < 0.05
     assert 0.88 <= covered / n
     assert alarms / n <= 0.12
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("seeds", "seed_noise", "frames", "block"),
+    [(3, 0.003, 1, 1), (3, 0.01, 1, 1), (1, 0.0, 1, 1), (3, 0.003, 10, 10)],
+)
+def test_coverage_of_500_simulations(seeds, seed_noise, frames, block, capsys):
+    """Slow because each of 500 simulations of a whole CamVid, 101 images and 11 classes, is resampled twice."""
+    rng = np.random.default_rng(0)
+    kind = {"seeds": seeds, "images": 101, "seed_noise": seed_noise, "classes": 11, "frames": frames}
+    covered = alarms = 0
+    for i in range(500):
+        planted, equal = (
+            Sample(simulated(rng, (0, gap), **kind), 300, i, block).difference(1, 0)[0] for gap in (0.03, 0)
+        )
+        covered += abs(planted.value - 0.03) <= planted.half_width()
+        alarms += equal.p() < 0.05
+    with capsys.disabled():
+        print(f"\n{kind}, blocks of {block}: {covered / 5:.1f} % covered, {alarms / 5:.1f} % false alarms")
+    assert 0.92 <= covered / 500 <= 0.98
+    assert alarms / 500 <= 0.07  # 5 %, give or take what 500 can tell
+
+
+def test_frames_that_count_as_independent_images_are_found_out():
+    """Without blocks the interval for frames of a video would be far too narrow: that is why there are blocks."""
+    rng = np.random.default_rng(0)
+    alarms = {1: 0, 10: 0}
+    for i in range(60):
+        groups = simulated(rng, (0, 0), images=101, seed_noise=0.003, frames=10)
+        for block in alarms:
+            alarms[block] += Sample(groups, 200, i, block).difference(1, 0)[0].p() < 0.05
+    assert alarms[10] <= 8 and alarms[1] >= 12
 
 
 def test_many_equal_groups_are_not_called_different():
