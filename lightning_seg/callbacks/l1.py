@@ -1,0 +1,29 @@
+"""L1 regularisation."""
+
+import lightning as L
+import torch
+from torch.optim import Optimizer
+
+
+class L1(L.Callback):
+    """Add the sum of the absolute weights to what is minimised, so that unimportant ones go to zero.
+
+    It is added to the gradients, not to the logged loss. Biases and the scale and shift of normalisation, which have
+    one dimension, are left alone, and so is what does not train. L2 is the optimizer's ``weight_decay``.
+
+    Args:
+        strength: Factor on the sum.
+    """
+
+    def __init__(self, strength: float) -> None:
+        self.strength = strength
+
+    @torch.no_grad()
+    def on_before_optimizer_step(
+        self, trainer: L.Trainer, pl_module: L.LightningModule, optimizer: Optimizer
+    ) -> None:
+        """Add the derivative of the sum, once a step however many batches it has."""
+        for group in optimizer.param_groups:
+            for weight in group["params"]:
+                if weight.grad is not None and weight.ndim > 1:
+                    weight.grad.add_(weight.sign(), alpha=self.strength)
