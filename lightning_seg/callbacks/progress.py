@@ -2,8 +2,11 @@
 
 import math
 import time
+from typing import Any
 
 import lightning as L
+
+NAMES = {"val/miou": "val mIoU", "val/mask_ap": "val mask AP"}
 
 
 class Progress(L.Callback):
@@ -47,15 +50,18 @@ class Progress(L.Callback):
         if trainer.sanity_checking or trainer.state.fn != "fit" or not trainer.is_global_zero:
             return
         metrics = {key: float(value) for key, value in trainer.callback_metrics.items()}
-        miou = metrics.get("val/miou", math.nan)
-        self._best = max(self._best, miou)
+        task: Any = pl_module
+        score = metrics.get(task.monitor, math.nan)
+        self._best = max(self._best, score)
         minutes, seconds = divmod(int(time.perf_counter() - self._start), 60)
         of = f"/{trainer.max_epochs}" if trainer.max_epochs and trainer.max_epochs > 0 else ""
         bar = trainer.progress_bar_callback
         line = (
             f"epoch {trainer.current_epoch + 1}{of}  step {trainer.global_step}  "
-            f"loss {metrics.get('train/loss', math.nan):.3f}  val loss {metrics.get('val/loss', math.nan):.3f}  "
-            f"val mIoU {miou:.4f} (best {self._best:.4f})  {self._rate():.1f} images/s  {minutes}:{seconds:02d}"
+            f"loss {metrics.get('train/loss', math.nan):.3f}  "
+            + (f"val loss {metrics['val/loss']:.3f}  " if "val/loss" in metrics else "")
+            + f"{NAMES.get(task.monitor, task.monitor)} {score:.4f} (best {self._best:.4f})  "
+            f"{self._rate():.1f} images/s  {minutes}:{seconds:02d}"
         )
         if bar is None:
             print(line, flush=True)

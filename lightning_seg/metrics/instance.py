@@ -1,13 +1,13 @@
 """Scores of objects: COCO's average precision of boxes and masks, and panoptic quality."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from typing import Any, Literal, NamedTuple
 
 import numpy as np
 import torch.distributed as dist
 
 from lightning_seg.labels import IGNORE_INDEX
+from lightning_seg.metrics.images import Values
 from lightning_seg.metrics.objects import PanopticQuality, panoptic_counts
 
 Objects = Mapping[str, np.ndarray]
@@ -18,21 +18,6 @@ found ones have "scores" (N,), true ones may have "iscrowd" (N,): several object
 KINDS: dict[str, Literal["segm", "bbox"]] = {"mask_ap": "segm", "box_ap": "bbox"}
 THRESHOLDS = {"50": 0, "75": 5}
 AREAS = {"small": 1, "medium": 2, "large": 3}
-
-
-@dataclass(frozen=True)
-class Quality:
-    """The scores of a split; NaN where there is nothing to score, as for a class without objects.
-
-    Attributes:
-        means: ``mask_ap`` (over IoU thresholds .50 to .95), ``mask_ap50``, ``mask_ap75``, ``mask_ap_small`` (below 32²
-            pixels), ``mask_ap_medium``, ``mask_ap_large`` (from 96²), the same for ``box_ap``, and panoptic,
-            segmentation and recognition quality ``pq``, ``sq`` and ``rq``; each a mean over classes.
-        per_class: ``mask_ap``, ``box_ap`` and ``pq`` of each class (C,); NaN for the background.
-    """
-
-    means: dict[str, float]
-    per_class: dict[str, np.ndarray]
 
 
 class View(NamedTuple):
@@ -83,19 +68,24 @@ class ObjectScores:
             "pairs": pairs,
         }
 
-    def compute(self) -> Quality:
-        """Score the images of all processes; the same on each of them."""
+    def compute(self) -> Values:
+        """Score the images of all processes; the same on each of them.
+
+        Returns:
+            ``mask_ap`` (over IoU thresholds .50 to .95), ``mask_ap50``, ``mask_ap75``, ``mask_ap_small`` (below 32²
+            pixels), ``mask_ap_medium``, ``mask_ap_large`` (from 96²), the same for ``box_ap``, and panoptic,
+            segmentation and recognition quality ``pq``, ``sq`` and ``rq``; each a mean over classes. Those of each
+            class (C,) as ``mask_ap_per_class`` and so on. NaN where there is nothing to score, as for the background.
+        """
         records = gather(self._records)
         records = {index: records[index] for index in sorted(records)}
-        panoptic = PanopticQuality().scores(
-            np.stack([np.zeros((self.num_classes, 4)), *(record["pairs"] for record in records.values())])
-        )
-        means = {name: float(panoptic[name]) for name in ("pq", "sq", "rq")}
-        per_class = {"pq": np.asarray(panoptic["pq_per_class"])}
+        pairs = [np.zeros((self.num_classes, 4)), *(record["pairs"] for record in records.values())]
+        values = PanopticQuality().scores(np.stack(pairs))
         for name, kind in KINDS.items():
-            values, per_class[name] = average_precision(records, self.num_classes, kind)
-            means |= {name + suffix: value for suffix, value in values.items()}
-        return Quality(means, per_class)
+            means, per_class = average_precision(records, self.num_classes, kind)
+            values |= {name + suffix: value for suffix, value in means.items()}
+            values[f"{name}_per_class"] = per_class
+        return values
 
     def reset(self) -> None:
         """Forget everything."""

@@ -158,14 +158,20 @@ class MaskRCNN(Detector):
         return self.decoder({str(level): features[tap] for level, tap in enumerate(self.taps)})
 
     def load_weights(self) -> str:
-        """Load the pretrained weights: those of the whole detector if given, else the backbone's."""
+        """Load the pretrained weights: those of the whole detector if given, else what `weights` names.
+
+        Returns:
+            What was loaded, in words.
+        """
         if self.detector_weights is None:
             return super().load_weights()
-        self.set_detector_weights(read_file(Path(self.detector_weights).expanduser()))
-        return f"detector of {self.detector_weights}"
+        return self.set_detector_weights(read_file(Path(self.detector_weights).expanduser()))
 
-    def set_detector_weights(self, state: Mapping[str, Tensor]) -> None:
+    def set_detector_weights(self, state: Mapping[str, Tensor]) -> str:
         """Load the state dict of torchvision's Mask R-CNN on the same backbone.
+
+        Returns:
+            What was loaded, in words.
 
         Raises:
             UserError: Tensors are missing, left over or of another shape.
@@ -174,13 +180,14 @@ class MaskRCNN(Detector):
         box, mask = "head.roi_heads.box_predictor", "head.roi_heads.mask_predictor"
         last = [f"{layer}.{kind}" for layer in (f"{box}.cls_score", f"{box}.bbox_pred", f"{mask}.mask_fcn_logits")
                 for kind in ("weight", "bias")]  # fmt: skip
+        loaded = f"detector of {self.detector_weights}"
         try:
             classes, wanted = (len(tensors[last[1]]) for tensors in (theirs, own))
             if (classes, wanted) == (91, len(COCO_NUMBERS)):
                 rows = {key: theirs[key].unflatten(0, (91, -1))[COCO_NUMBERS] for key in last}
                 theirs |= {key: value.flatten(0, 1) for key, value in rows.items()}
             elif classes != wanted:
-                print(f"weights  of {classes} classes, not {wanted}: the last layers start anew", flush=True)
+                loaded += f", without its last layers: they are for {classes} classes instead of {wanted}"
                 theirs |= {key: own[key] for key in last}
             self.load_state_dict(theirs | {key: own[key] for key in own if "anchor_generator" in key})
         except (KeyError, RuntimeError) as error:
@@ -188,6 +195,7 @@ class MaskRCNN(Detector):
                 f"The weights in {self.detector_weights} are not those of torchvision's Mask R-CNN on this backbone "
                 f"and with these heads (v2_heads, channels, hidden): {error}"
             ) from error
+        return loaded
 
 
 class MaskRCNNC4(Detector):

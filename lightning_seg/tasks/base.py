@@ -26,7 +26,12 @@ class SegmentationTask(L.LightningModule):
 
     Attributes:
         pretrained: The weights that the training began with, in words.
+        monitor: The score that chooses the best checkpoint; higher is better.
+        instances: Whether it wants objects of the data module instead of masks of classes.
     """
+
+    monitor = "val/miou"
+    instances = False
 
     def __init__(
         self,

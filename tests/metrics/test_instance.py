@@ -129,13 +129,13 @@ def test_average_precision_is_that_of_pycocotools():
         ours = our_scores(pairs)
         empty += not pairs or not any(len(found["labels"]) for found, _ in pairs)
         for name, kind in (("mask_ap", "segm"), ("box_ap", "bbox")):
-            found = [ours.means[name + s] for s in ("", "50", "75", "_small", "_medium", "_large")]
+            found = [ours[name + s] for s in ("", "50", "75", "_small", "_medium", "_large")]
             if not pairs:
                 assert np.isnan(found).all()
                 continue
             means, classes = official_scores(pairs, kind)
             np.testing.assert_allclose(found, means, rtol=0, atol=1e-12)
-            np.testing.assert_allclose(ours.per_class[name], classes, rtol=0, atol=1e-12)
+            np.testing.assert_allclose(ours[f"{name}_per_class"], classes, rtol=0, atol=1e-12)
             scored += 0 < means[0] < 1
     assert empty >= 10 and scored >= 90
 
@@ -159,7 +159,7 @@ for world in (3, 2):
         ("backwards", everything[::-1][rank::world]),
     ):
         quality = our_scores(pairs, places)
-        found = (quality.means, {k: torch.from_numpy(v) for k, v in quality.per_class.items()})
+        found = {key: torch.as_tensor(value, dtype=torch.float64) for key, value in quality.items()}
         torch.save(found, f"{folder}/{name} {rank} of {world}.pt")
     dist.destroy_process_group()
 """
@@ -176,13 +176,12 @@ def test_one_two_and_three_processes_give_the_same_scores(tmp_path):
     processes = [subprocess.Popen([*command, str(rank), str(tmp_path), here]) for rank in range(3)]
     assert [process.wait(timeout=300) for process in processes] == [0, 0, 0]
     alone = our_scores(some_images())
-    assert 0 < alone.means["mask_ap"] < 1 and 0 < alone.means["pq"] < 1
+    assert 0 < alone["mask_ap"] < 1 and 0 < alone["pq"] < 1
     files = sorted(tmp_path.glob("*.pt"))
     assert len(files) == 3 * (3 + 2)
     for file in files:
-        means, per_class = torch.load(file, weights_only=True)
-        np.testing.assert_equal(means, alone.means)
-        np.testing.assert_equal({k: v.numpy() for k, v in per_class.items()}, alone.per_class)
+        values = torch.load(file, weights_only=True)
+        np.testing.assert_equal({key: value.numpy() for key, value in values.items()}, alone)
 
 
 def square(top, left, side, label=1, size=(20, 20), **more):
@@ -209,20 +208,20 @@ def test_panoptic_quality_by_hand():
     )
     found["masks"][0, 8:] = False
     quality = our_scores([(found, truth)])
-    np.testing.assert_allclose(quality.per_class["pq"], [np.nan, 0.8 / 1.5, 0, np.nan])
-    assert quality.means["pq"] == pytest.approx(0.8 / 1.5 / 2)
-    assert quality.means["sq"] == pytest.approx(0.8) and quality.means["rq"] == pytest.approx(1 / 1.5 / 2)
+    np.testing.assert_allclose(quality["pq_per_class"], [np.nan, 0.8 / 1.5, 0, np.nan])
+    assert quality["pq"] == pytest.approx(0.8 / 1.5 / 2)
+    assert quality["sq"] == pytest.approx(0.8) and quality["rq"] == pytest.approx(1 / 1.5 / 2)
 
 
 def test_perfect_and_empty_images():
     truth = together(square(0, 0, 10), square(12, 12, 5, label=2))
     nothing = {**together(), "scores": np.zeros(0)}
     perfect = our_scores([({**truth, "scores": np.ones(2)}, truth), (nothing, nothing)])
-    assert {perfect.means[name] for name in ("mask_ap", "box_ap", "pq", "sq", "rq")} == {1.0}
-    assert np.isnan(perfect.means["mask_ap_large"])
-    assert np.isnan(our_scores([(nothing, nothing)]).means["mask_ap"])
+    assert {perfect[name] for name in ("mask_ap", "box_ap", "pq", "sq", "rq")} == {1.0}
+    assert np.isnan(perfect["mask_ap_large"])
+    assert np.isnan(our_scores([(nothing, nothing)])["mask_ap"])
     missed = our_scores([(nothing, truth)])
-    assert missed.means["mask_ap"] == missed.means["pq"] == 0 and np.isnan(missed.means["sq"])
+    assert missed["mask_ap"] == missed["pq"] == 0 and np.isnan(missed["sq"])
 
 
 def test_the_surest_object_is_on_top_and_a_covered_one_left_out():
@@ -248,6 +247,6 @@ def test_of_overlapping_truth_the_smaller_is_on_top_and_crowds_do_not_count():
     assert parts[2, 2] == 1 and parts[12, 12] == 3
     on_crowd = together(square(10, 10, 6, label=1, scores=0.9))
     quality = our_scores([(on_crowd, truth)])
-    assert quality.per_class["pq"][1] == 0  # missed, but nothing false
+    assert quality["pq_per_class"][1] == 0  # missed, but nothing false
     without = together(square(0, 0, 4, scores=0.9), square(10, 10, 6, label=1, scores=0.9))
-    assert our_scores([(without, truth)]).per_class["pq"][1] == 1
+    assert our_scores([(without, truth)])["pq_per_class"][1] == 1

@@ -1,0 +1,193 @@
+"""Instance segmentation: which object is this pixel?"""
+
+from collections.abc import Callable, Iterable, Iterator
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.optim import Optimizer
+from torch.optim.lr_scheduler import LRScheduler
+
+from lightning_seg.data.split import Split
+from lightning_seg.finetune import Full
+from lightning_seg.metrics.confusion import ConfusionMatrix, ImageCounts
+from lightning_seg.metrics.images import Values
+from lightning_seg.metrics.instance import ObjectScores, view_of_found, view_of_truth
+from lightning_seg.metrics.scores import scores
+from lightning_seg.networks.anchors import DataAnchors
+from lightning_seg.networks.mask_rcnn import Detector, Objects
+from lightning_seg.tasks.base import SegmentationTask
+
+
+class InstanceSegmentation(SegmentationTask):
+    """Train a network on objects and score what it finds as COCO does.
+
+    Batches are dictionaries with ``image`` (B, 3, H, W), ``targets``, the objects of each image (see
+    `lightning_seg.data.instances`), and, in evaluation, ``index`` (B,) and optionally ``size`` (B, 2). Logged are the
+    scores of `lightning_seg.metrics.instance.ObjectScores` as ``val/mask_ap``, ``val/mask_ap/<class>`` and so on.
+
+    The same prediction is also seen as a semantic one: the objects that are sure enough, merged by class, the surest
+    on top. Its scores are those of the semantic task, by the same confusion matrix: ``val/miou``, ``val/iou/<class>``.
+
+    Args:
+        network: Gives losses in training and objects in evaluation.
+        optimizer: Makes the optimizer from the trainable parameters.
+        class_names: The classes in label order, the background first; comes from the data module.
+        lr_scheduler: Makes the scheduler from the optimizer and the total number of optimizer steps.
+        finetune: Which parts of the backbone train, and how; all of it unless given.
+        score_threshold: From which score on an object is in panoptic quality, the semantic view and pictures; average
+            precision takes all.
+
+    Attributes:
+        image_scores: Scores of the objects of the last finished evaluation, over all processes.
+        matrix: Confusion matrix (C, C) of its semantic view.
+        per_image: Counts (N, C, 3) of the semantic view of the last test: intersection, predicted, true pixels.
+    """
+
+    monitor = "val/mask_ap"
+    instances = True
+    inference = postprocess = None  # objects are found in the whole image, once
+
+    def __init__(
+        self,
+        network: Detector,
+        optimizer: Callable[[Iterable], Optimizer],
+        class_names: tuple[str, ...],
+        lr_scheduler: Callable[[Optimizer, int], LRScheduler] | None = None,
+        finetune: Full | None = None,
+        score_threshold: float = 0.5,
+    ) -> None:
+        super().__init__(network, optimizer, class_names, lr_scheduler, finetune)
+        self.score_threshold = score_threshold
+        self.objects = ObjectScores(len(class_names))
+        self.confusion = ConfusionMatrix(len(class_names))
+        self.image_counts: ImageCounts | None = None
+        self.image_scores: Values = {}
+        self.matrix: np.ndarray | None = None
+        self.per_image: np.ndarray | None = None
+
+    def setup(self, stage: str) -> None:
+        """Load the pretrained weights, and fit the anchors to the data if they are to be."""
+        super().setup(stage)
+        if (
+            stage == "fit"
+            and self.trainer.ckpt_path is None
+            and isinstance(self.network.anchors, DataAnchors)
+        ):
+            self._fit_anchors(self.network.anchors)
+
+    def forward(self, images: Tensor) -> list[Objects]:
+        """Return the objects in images (B, 3, H, W) in 0..255, for evaluation."""
+        return self.network(images)
+
+    def training_step(self, batch: dict[str, Any], batch_idx: int) -> Tensor:
+        """Return the loss of one batch, the sum of those of proposals, classes, boxes and masks."""
+        losses = self.network(batch["image"], [_without_crowds(target) for target in batch["targets"]])
+        loss = torch.stack(list(losses.values())).sum()
+        count = len(batch["image"])
+        self.log("train/loss", loss.detach(), prog_bar=True, batch_size=count)
+        self.log_dict({f"train/{name}": value.detach() for name, value in losses.items()}, batch_size=count)
+        return loss
+
+    def validation_step(self, batch: dict[str, Any], batch_idx: int) -> None:
+        """Score one batch."""
+        self._evaluate(batch)
+
+    def on_validation_epoch_end(self) -> None:
+        """Log the scores of the validation split."""
+        self._log_scores("val")
+
+    def on_test_start(self) -> None:
+        """Make room for the counts of each test image, which paired statistics need."""
+        loader: Any = self.trainer.test_dataloaders
+        self.image_counts = ImageCounts(len(loader.dataset), len(self.class_names)).to(self.device)
+
+    def test_step(self, batch: dict[str, Any], batch_idx: int) -> None:
+        """Score one batch and count the pixels of its images."""
+        self._evaluate(batch)
+
+    def on_test_epoch_end(self) -> None:
+        """Log the scores of the test split and keep the counts of its images."""
+        assert self.image_counts is not None
+        self.per_image = self.image_counts.compute().cpu().numpy()
+        self.image_counts = None
+        self._log_scores("test")
+
+    def predict_step(self, batch: dict[str, Any], batch_idx: int) -> list[dict[str, np.ndarray]]:
+        """Return the objects of each image of the batch, as `arrays` has them."""
+        return [arrays(found) for images, _ in _same_size(batch) for found in self(images)]
+
+    def _evaluate(self, batch: dict[str, Any]) -> None:
+        for images, places in _same_size(batch):
+            for place, found in zip(places, self(images), strict=True):
+                self._score(int(batch["index"][place]), arrays(found), arrays(batch["targets"][place]))
+
+    def _score(self, index: int, found: dict[str, np.ndarray], truth: dict[str, np.ndarray]) -> None:
+        views = view_of_found(found, self.score_threshold), view_of_truth(truth)
+        self.objects.update(index, found, truth, *views)
+        labels, true_labels = (torch.from_numpy(view.labels)[None].to(self.device) for view in views)
+        self.confusion.update(labels, true_labels)
+        if self.image_counts is not None:
+            self.image_counts.update(labels, true_labels, torch.tensor([index], device=self.device))
+
+    def _log_scores(self, split: str) -> None:
+        # Both compute() are where processes meet; the keys logged are the same on each of them.
+        self.image_scores, self.matrix = self.objects.compute(), self.confusion.compute().cpu().numpy()
+        semantic = scores(self.matrix)
+        values = {f"iou/{n}": v for n, v in zip(self.class_names, semantic.iou_per_class, strict=True)}
+        for name, value in (self.image_scores | semantic.means()).items():
+            if isinstance(value, np.ndarray):  # of each class; the background has none
+                name = name.removesuffix("_per_class")
+                values |= {f"{name}/{n}": v for n, v in zip(self.class_names[1:], value[1:], strict=True)}
+            else:
+                values[name] = value
+        self.log(f"{split}/mask_ap", values.pop("mask_ap"), prog_bar=True)
+        self.log_dict({f"{split}/{name}": float(value) for name, value in values.items()})
+        self.objects.reset()
+        self.confusion.reset()
+
+    def _fit_anchors(self, anchors: DataAnchors) -> None:
+        """Adapt the anchors to the objects of the training split, as augmentation makes them."""
+        trainer: Any = self.trainer
+        # One process looks; the others wait for it.
+        boxes = trainer.strategy.broadcast(_boxes(trainer.datamodule) if trainer.is_global_zero else None)
+        sizes, shapes = anchors.fit(boxes.to(anchors.cells.device))
+        if trainer.is_global_zero:
+            listed = (", ".join(f"{value:.3g}" for value in values) for values in (sizes, shapes))
+            print("anchors  {} pixels, height to width {}; of {} objects".format(*listed, len(boxes)))
+
+
+def arrays(objects: Objects) -> dict[str, np.ndarray]:
+    """Bring the objects of an image to the CPU as numpy arrays, masks (N, H, W) as bool."""
+    masks = objects["masks"]
+    masks = masks > 0.5 if masks.is_floating_point() else masks != 0
+    return {key: value.cpu().numpy() for key, value in {**objects, "masks": masks}.items()}
+
+
+def _boxes(data: Any, most: int = 500) -> Tensor:
+    """Boxes (N, 4) of training samples that are spread evenly over the split."""
+    split = Split(data, data.train_split, train=True)
+    places = np.unique(np.linspace(0, len(split) - 1, most).astype(int)).tolist()
+    targets = [_without_crowds(split[place]["targets"]) for place in places]
+    return torch.cat([target["boxes"] for target in targets])
+
+
+def _without_crowds(target: Objects) -> Objects:
+    """Leave out what stands for several objects at once: it is no example of one."""
+    keep = ~target["iscrowd"] if "iscrowd" in target else slice(None)
+    return {key: target[key][keep] for key in ("boxes", "labels", "masks")}
+
+
+def _same_size(batch: dict[str, Any]) -> Iterator[tuple[Tensor, list[int]]]:
+    """Undo the padding of images of different sizes, so that a score never depends on what shared a batch.
+
+    Yields:
+        Images (B, 3, H, W), and their places in the batch.
+    """
+    images = batch["image"]
+    if "size" not in batch:
+        yield images, list(range(len(images)))
+        return
+    for place, (height, width) in enumerate(batch["size"].tolist()):
+        yield images[place : place + 1, :, :height, :width], [place]
