@@ -1,0 +1,158 @@
+"""Batches of objects: what the instance task is given."""
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from torchvision.transforms import v2
+
+from lightning_seg.data.camvid import CamVid
+from lightning_seg.data.folder import Folder
+from lightning_seg.data.instances import CopyPaste, boxes_from_masks
+from lightning_seg.data.loading import collate
+from lightning_seg.data.mixing import MixUp
+from lightning_seg.data.shapes import Shapes
+from lightning_seg.data.split import Split
+from lightning_seg.data.transforms import ColorJitter
+from lightning_seg.errors import UserError
+from lightning_seg.labels import IGNORE_INDEX
+from lightning_seg.metrics.instance import view_of_truth
+
+SCENES = {
+    "batch_size": 4,
+    "crop_size": (48, 40),
+    "image_size": (64, 72),
+    "train_images": 12,
+    "num_workers": 0,
+}
+
+
+def shapes(**options):
+    return Shapes(**{**SCENES, "instances": True, "seed": 0, **options})
+
+
+def batches(data):
+    data.setup("fit")
+    return [data.on_after_batch_transfer(batch, 0) for batch in data.train_dataloader()]
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {},
+        {"scale": (0.1, 2.0), "fit": True, "color": ColorJitter(0.2, 0.2, 0.2)},
+        {"transforms": [v2.RandomRotation(30)]},
+    ],
+)
+def test_a_training_batch_holds_objects_whose_boxes_fit_their_masks(options):
+    seen = 0
+    for batch in batches(shapes(**options)):
+        assert batch["image"].shape == (4, 3, 48, 40) and set(batch) == {"image", "targets", "index"}
+        for target in batch["targets"]:
+            assert all(type(value) is torch.Tensor for value in target.values())
+            count = len(target["labels"])
+            assert target["masks"].shape == (count, 48, 40) and target["boxes"].shape == (count, 4)
+            assert torch.equal(target["boxes"], boxes_from_masks(target["masks"]))
+            assert (target["boxes"][:, 2:] > target["boxes"][:, :2]).all() and (target["labels"] > 0).all()
+            seen += count
+    assert seen > 12
+
+
+def test_samples_do_not_depend_on_workers():
+    options = {"transforms": [v2.RandomRotation(30)], "scale": (0.1, 2.0)}
+    alone, two = (batches(shapes(num_workers=workers, **options)) for workers in (0, 2))
+    for a, b in zip(alone, two, strict=True):
+        assert torch.equal(a["image"], b["image"])
+        for one, other in zip(a["targets"], b["targets"], strict=True):
+            assert all(torch.equal(one[key], other[key]) for key in one)
+
+
+def test_evaluation_sees_images_as_they_are_and_the_truth_of_the_semantic_task():
+    data = shapes()
+    for sample, item in zip(data.samples("val")[:20], Split(data, "val"), strict=False):
+        image, mask = data.read(sample)
+        np.testing.assert_array_equal(item["image"].permute(1, 2, 0), image)
+        truth = {key: value.numpy() for key, value in item["targets"].items()}
+        np.testing.assert_array_equal(view_of_truth(truth | {"masks": truth["masks"] > 0}).labels, mask)
+
+
+def test_images_of_different_size_are_padded_but_not_their_masks():
+    items = [Split(shapes(image_size=size), "val")[0] for size in ((30, 40), (36, 32))]
+    batch = collate(items)
+    assert batch["image"].shape == (2, 3, 36, 40) and batch["size"].tolist() == [[30, 40], [36, 32]]
+    assert [tuple(t["masks"].shape[1:]) for t in batch["targets"]] == [(30, 40), (36, 32)]
+
+
+def test_copy_paste_mixes_a_batch():
+    data = shapes(mix=CopyPaste(1.0, min_pixels=1))
+    data.setup("fit")
+    data.trainer = type("Trainer", (), {"training": True, "global_step": 3, "global_rank": 0})()
+    before = collate([Split(data, "train", train=True)[0, i] for i in range(4)])
+    after = data.on_after_batch_transfer(dict(before), 0)
+    again = data.on_after_batch_transfer(dict(before), 0)
+    assert torch.equal(after["image"], again["image"]) and not torch.equal(after["image"], before["image"])
+    for i, (old, new) in enumerate(zip(before["targets"], after["targets"], strict=True)):
+        changed = (before["image"][i] != after["image"][i]).any(0)
+        partner = before["image"][(i + 1) % 4]
+        assert torch.equal(after["image"][i][:, changed], partner[:, changed])
+        assert torch.equal(new["boxes"], boxes_from_masks(new["masks"]))
+        assert len(new["labels"]) >= 1 and new["masks"].sum() >= changed.sum()
+        assert set(new) == set(old)
+
+
+def write(path, array):
+    path.parent.mkdir(parents=True, exist_ok=True)
+    Image.fromarray(array).save(path)
+
+
+def folder(root, **options):
+    arguments = {"batch_size": 1, "crop_size": (8, 8), "shares": {"train": 1.0}, "instances": True}
+    return Folder(str(root), **{"class_names": ["background", "cell"], **arguments, **options})
+
+
+def test_a_folder_of_numbered_objects(tmp_path):
+    numbers = np.zeros((8, 10), np.uint16)
+    numbers[1:3, 1:3], numbers[5:, 4:9] = 7, 300  # more than a byte holds
+    write(tmp_path / "images/a.png", np.zeros((8, 10, 3), np.uint8))
+    write(tmp_path / "masks/a.png", numbers)
+    data = folder(tmp_path, objects="masks")
+    sample = data.read_instances(data.samples("train")[0])
+    assert sample["labels"].tolist() == [1, 1] and sample["boxes"].tolist() == [[1, 1, 3, 3], [4, 5, 9, 8]]
+    np.testing.assert_array_equal(data.read(data.samples("train")[0])[1], numbers > 0)
+    with pytest.raises(UserError, match="one class besides the background"):
+        folder(tmp_path, objects="masks", class_names=["background", "cell", "nucleus"])
+    plain = folder(tmp_path)
+    with pytest.raises(UserError, match="data.init_args.objects"):
+        plain.read_instances(plain.samples("train")[0])
+
+
+def test_a_folder_of_objects_and_classes(tmp_path):
+    numbers, classes = np.zeros((2, 8, 10), np.uint8)
+    numbers[:4, :5], numbers[4:, 5:], numbers[6:, :2] = 1, 2, 3
+    classes[:4, :4], classes[4:, 5:], classes[6:, :2] = 2, 1, IGNORE_INDEX
+    write(tmp_path / "images/a.png", np.zeros((8, 10, 3), np.uint8))
+    write(tmp_path / "masks/a.png", classes)
+    write(tmp_path / "objects/a.png", numbers)
+    data = folder(tmp_path, objects="objects", class_names=["background", "cell", "nucleus"])
+    sample = data.read_instances(data.samples("train")[0])
+    assert sample["labels"].tolist() == [2, 1]  # the third is not counted
+    np.testing.assert_array_equal(sample["masks"], [numbers == 1, numbers == 2])
+    write(tmp_path / "objects/a.png", np.zeros((8, 10, 3), np.uint8))
+    with pytest.raises(UserError, match="its pixels are RGB"):
+        data.read_instances(data.samples("train")[0])
+    (tmp_path / "objects/a.png").unlink()
+    with pytest.raises(UserError, match=r"objects.a\.png"):
+        data.read_instances(data.samples("train")[0])
+
+
+def test_what_does_not_go_with_objects_is_refused(tmp_path):
+    with pytest.raises(UserError, match="CamVid knows classes, not single objects"):
+        CamVid(str(tmp_path), batch_size=1, crop_size=(8, 8), instances=True)
+    with pytest.raises(UserError, match="MixUp mixes masks of classes"):
+        shapes(mix=MixUp())
+    with pytest.raises(UserError, match="ClassMix"):
+        shapes(mix=CopyPaste(), instances=False)
+    with pytest.raises(UserError, match="cache"):
+        shapes(cache="ram")
+    with pytest.raises(UserError, match="crop_size"):
+        Split(shapes(transforms=[v2.Resize((20, 20))]), "train", train=True)[0]
