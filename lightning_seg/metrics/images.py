@@ -6,6 +6,7 @@ of two runs can be compared image by image. Measuring happens on the CPU and in 
 """
 
 from abc import ABC, abstractmethod
+from collections.abc import Sequence
 
 import numpy as np
 import torch
@@ -97,6 +98,37 @@ class ImageTable(Metric):
     def compute(self) -> Tensor:
         """Return the rows (N, *shape)."""
         return self.rows
+
+
+class ImageTables:
+    """The tables of several metrics.
+
+    Args:
+        metrics: What is measured.
+        num_images: Images of the split, N.
+        num_classes: C.
+        device: Where processes exchange them.
+    """
+
+    def __init__(
+        self, metrics: Sequence[ImageMetric], num_images: int, num_classes: int, device: torch.device
+    ) -> None:
+        device = torch.device("cpu") if device.type == "mps" else device  # which has no float64
+        self.tables = [ImageTable(metric, num_images, num_classes).to(device) for metric in metrics]
+
+    def update(self, labels: Tensor, truth: Tensor, index: Tensor, logits: Tensor) -> None:
+        """Measure a batch: labels and truth (B, H, W), places (B,), the network's logits (B, C, H, W)."""
+        wanted = any(table.metric.wants_probabilities for table in self.tables)
+        probabilities = logits.float().softmax(1) if wanted else None
+        for table in self.tables:
+            table.update(labels, truth, index, probabilities)
+
+    def scores(self) -> Values:
+        """Return the scores of all metrics, the same on every process."""
+        found: Values = {}
+        for table in self.tables:
+            found |= table.metric.scores(table.compute().cpu().numpy())
+        return found
 
 
 def class_mean(values: np.ndarray) -> float:

@@ -9,6 +9,8 @@ from abc import ABC, abstractmethod
 from collections.abc import Sequence
 
 import numpy as np
+import torch
+from torch import Tensor
 
 from lightning_seg.errors import UserError
 from lightning_seg.labels import IGNORE_INDEX
@@ -114,6 +116,12 @@ class Chain:
                     most_probable(probabilities) if labels is None else labels, probabilities, image
                 )
         return most_probable(probabilities) if labels is None else labels
+
+    def of_logits(self, logits: Tensor, image: Tensor) -> Tensor:
+        """Return the final labels (H, W) uint8 of logits (C, H, W) and an image (3, H, W) uint8, on any device."""
+        probabilities = logits.float().softmax(0).cpu().numpy()
+        labels = self(probabilities, image.permute(1, 2, 0).contiguous().cpu().numpy())
+        return torch.from_numpy(labels).to(logits.device)
 
 
 def most_probable(probabilities: np.ndarray) -> np.ndarray:
