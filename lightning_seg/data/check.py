@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 import cv2
 import numpy as np
 
+from lightning_seg.data.examples import choose_examples
 from lightning_seg.data.files import IMAGE_SUFFIXES
 from lightning_seg.data.loading import in_parallel
 from lightning_seg.errors import UserError
@@ -102,6 +103,7 @@ class Report:
         images: Number of images in which each label occurs (256,) for each split.
         around: Counted pixels of the images in which each label occurs (256,) for each split.
         lengths: Number of samples of each split.
+        examples: Samples of the training split that show each class, from most to fewest pixels of it.
         findings: Everything that is wrong.
     """
 
@@ -111,6 +113,7 @@ class Report:
     images: dict[str, np.ndarray] = field(default_factory=dict)
     around: dict[str, np.ndarray] = field(default_factory=dict)
     lengths: dict[str, int] = field(default_factory=dict)
+    examples: dict[int, list[int]] = field(default_factory=dict)
     findings: list[Finding] = field(default_factory=list)
 
     @property
@@ -129,7 +132,8 @@ class Report:
         frequency = pixels / np.maximum(1, around)
         present = frequency > 0
         weights = np.zeros(count)
-        weights[present] = np.median(frequency[present]) / frequency[present]
+        if present.any():
+            weights[present] = np.median(frequency[present]) / frequency[present]
         return [round(weight, 4) for weight in weights.tolist()]
 
     def text(self, files: int | None = 10) -> str:
@@ -235,8 +239,7 @@ def check(data: SegmentationData, limit: int | None = None, progress: bool = Fal
     report = Report(type(data).__name__, data.class_names)
     inspections: dict[str, list[Inspection]] = {}
     names: dict[str, list[str]] = {}
-    splits = {data.train_split: True, data.val_split: True, data.test_split: True}
-    for split in splits:
+    for split in dict.fromkeys((data.train_split, data.val_split, data.test_split)):
         try:
             samples = data.samples(split)
         except UserError as error:
@@ -256,9 +259,13 @@ def check(data: SegmentationData, limit: int | None = None, progress: bool = Fal
         report.findings += [finding for found in inspections[split] for finding in found.findings]
         labels = np.array([found.labels for found in inspections[split]]).reshape(-1, 256)
         report.pixels[split], report.images[split] = labels.sum(0), (labels > 0).sum(0)
+        if split == data.train_split and limit is None:
+            report.examples = choose_examples(labels[:, : data.num_classes])
         report.around[split] = ((labels > 0) * labels[:, :IGNORE_INDEX].sum(1, keepdims=True)).sum(0)
     report.findings += _systematic(data, report)
-    if limit is None:
+    if limit is not None:
+        report.findings += _shared(data, report.lengths)
+    else:
         report.findings += _duplicates(inspections, names)
         report.findings += _unused(data, report.lengths)
     return report
@@ -306,6 +313,18 @@ def _systematic(data: SegmentationData, report: Report) -> list[Finding]:
             absent = [name for label, name in enumerate(data.class_names) if label not in present]
             found += [Finding("absent", split, name) for name in absent]
     return found
+
+
+def _shared(data: SegmentationData, splits: Iterable[str]) -> list[Finding]:
+    """Find samples of the training split that are in another one, too."""
+    train = {repr(sample) for sample in data.samples(data.train_split)}
+    return [
+        Finding("leak", data.train_split, _files(data, sample)[0], f"is also {split}")
+        for split in splits
+        if split != data.train_split
+        for sample in data.samples(split)
+        if repr(sample) in train
+    ]
 
 
 def _duplicates(inspections: dict[str, list[Inspection]], names: dict[str, list[str]]) -> list[Finding]:

@@ -6,6 +6,7 @@ from PIL import Image
 
 from lightning_seg.data.camvid import CamVid
 from lightning_seg.data.check import check, check_quickly
+from lightning_seg.data.examples import CELL, GAP, TEXT, draw_examples
 from lightning_seg.data.preview import preview
 from lightning_seg.data.shapes import Shapes
 from lightning_seg.errors import UserError
@@ -153,6 +154,28 @@ def test_long_reports_are_cut_and_say_so(data):
 def test_shapes_are_sound():
     data = Shapes(batch_size=2, crop_size=(32, 32), train_images=30, val_images=10, test_images=10)
     assert check(data).findings == []
+
+
+def test_examples_show_every_class_from_most_to_fewest_pixels(data, tmp_path):
+    report = check(data)
+    counts = np.array([np.bincount(data.read(s)[1].ravel(), minlength=256) for s in data.samples("train")])
+    for label in range(11):
+        shown = counts[report.examples[label], label]
+        assert (np.diff(shown) <= 0).all() and shown[0] == counts[:, label].max()
+        assert shown[-1] == counts[counts[:, label] > 0, label].min()
+    draw_examples(data, report, tmp_path / "classes.png")
+    picture = np.asarray(Image.open(tmp_path / "classes.png")).astype(int)
+    columns = max(map(len, report.examples.values()))
+    assert picture.shape[:2] == (11 * (CELL[1] + GAP) + GAP, TEXT + columns * (CELL[0] + GAP) + GAP)
+    marked = (picture[:, TEXT:, 0] - picture[:, TEXT:, 1] > 60).sum() / (11 * CELL[0] * CELL[1])
+    expected = np.mean([counts[s, label] / 3072 for label, some in report.examples.items() for s in some])
+    assert 0.3 * expected < marked / columns < 3 * expected
+
+
+def test_a_split_that_holds_training_samples_is_refused_before_training(data):
+    data.train_split = "train+val"
+    with pytest.raises(UserError, match="(?s)the same image in two splits .5.*is also val"):
+        check_quickly(data)
 
 
 def test_preview_draws_every_sample_with_its_mask(data, tmp_path):
