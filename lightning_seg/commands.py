@@ -47,7 +47,12 @@ def folds(args: list[str]) -> None:
     runs = []
     for fold in range(int(count)):
         print(f"fold {fold} of {count}")
-        chosen = [f"--data.init_args.folds={count}", f"--data.init_args.fold={fold}"]
+        # No checkpoint is chosen by the fold that scores it: the last one counts.
+        chosen = [
+            f"--data.init_args.folds={count}",
+            f"--data.init_args.fold={fold}",
+            "--checkpoint.monitor=null",
+        ]
         runs.append(train([*config, *chosen, *rest], then_test=True))
     summary = summarise(runs)
     file = runs[-1].parent / f"{runs[0].name}-{count}-folds.txt"
@@ -99,11 +104,17 @@ def predict(args: list[str]) -> None:
 
 
 def check(args: list[str]) -> None:
-    """Look at every file of a data set, ``NAME [--key=value ...]``, and report what is wrong."""
+    """Look at every file of a data set, ``NAME [--output FILE] [--key=value ...]``, and report what is wrong."""
     from lightning_seg.data.check import check as check_data
+    from lightning_seg.data.examples import draw_examples
 
-    report = check_data(DataOnly(quiet(args)).datamodule, progress=True)
+    output, args = _output(args)
+    data = DataOnly(quiet(args)).datamodule
+    report = check_data(data, progress=True)
     print(report.text(files=None))
+    if output is not None:
+        draw_examples(data, report, output)
+        print(f"pictures of every class: {output}")
     if not report.ok:
         raise SystemExit(1)
 
@@ -112,12 +123,18 @@ def preview(args: list[str]) -> None:
     """Draw augmented training samples, ``NAME [--output FILE] [--key=value ...]``."""
     from lightning_seg.data.preview import preview as preview_data
 
-    output = Path("preview.png")
-    if "--output" in args[:-1]:
-        at = args.index("--output")
-        output, args = Path(args[at + 1]), args[:at] + args[at + 2 :]
+    output, args = _output(args)
+    output = output or Path("preview.png")
     preview_data(DataOnly(quiet(args)).datamodule, output)
     print(f"augmented training samples: {output}")
+
+
+def _output(args: list[str]) -> tuple[Path | None, list[str]]:
+    """Split off ``--output FILE``."""
+    if "--output" not in args[:-1]:
+        return None, args
+    at = args.index("--output")
+    return Path(args[at + 1]), args[:at] + args[at + 2 :]
 
 
 def describe(args: list[str]) -> None:
