@@ -40,7 +40,7 @@ train
   fit -c FILE [--key=value ...]      train only
 
 look at the data
-  check NAME [--key=value ...]       look at every image and mask, report what is wrong
+  check NAME [--output FILE]         look at every image and mask, report what is wrong; draw each class into FILE
   preview NAME [--output FILE]       draw augmented training samples as the network sees them
   bench data NAME [--key=value ...]  time the making of training samples, beside other libraries
 
