@@ -5,10 +5,13 @@ from typing import Any
 
 import lightning as L
 import numpy as np
+import torch
 from PIL import Image
 from torch import Tensor
 
 from lightning_seg.errors import UserError
+from lightning_seg.heat import heat
+from lightning_seg.inference import entropy
 from lightning_seg.pictures import overlay, save_palette_png
 
 
@@ -17,10 +20,15 @@ class Predictions(L.Callback):
 
     Args:
         output: Folder to write to; it is created.
+        uncertainty: Also write ``uncertainty/name.png``: how unsure each pixel is, from 0, violet, one class
+            alone, to 255, yellow, all classes alike (entropy; the colours are the file's palette).
+        temperature: What logits are divided by first (see `lightning_seg.calibration`).
     """
 
-    def __init__(self, output: Path) -> None:
+    def __init__(self, output: Path, uncertainty: bool = False, temperature: float = 1.0) -> None:
         self.output = output
+        self.temperature = temperature
+        self.folders = ["masks", "overlays"] + ["uncertainty"] * uncertainty
         self._written = 0
 
     def on_predict_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
@@ -29,29 +37,49 @@ class Predictions(L.Callback):
         Raises:
             UserError: They cannot be created.
         """
-        try:
-            for name in ("masks", "overlays"):
-                (self.output / name).mkdir(parents=True, exist_ok=True)
-        except OSError as error:
-            raise UserError(
-                f"cannot write to {self.output}: {error.strerror}; choose another --output"
-            ) from error
+        make_folders(self.output, self.folders)
 
     def on_predict_batch_end(
         self, trainer: L.Trainer, pl_module: L.LightningModule, outputs: Any, batch: Any, *args: Any
     ) -> None:
         """Write the files of one batch."""
         palette = trainer.datamodule.palette  # type: ignore[attr-defined]
-        for image, labels, path in zip(_images(batch), outputs, batch["path"], strict=True):
-            mask = labels.cpu().numpy()
-            save_palette_png(mask, palette, self.output / "masks" / f"{Path(path).stem}.png")
-            shown = overlay(image, mask, palette)
-            Image.fromarray(shown).save(self.output / "overlays" / f"{Path(path).stem}.png")
+        for image, logits, path in zip(_images(batch), outputs, batch["path"], strict=True):
+            pixels = torch.from_numpy(image).permute(2, 0, 1)
+            mask = pl_module.labels(logits[None], pixels[None])[0].byte().cpu().numpy()  # type: ignore[operator]
+            name = f"{Path(path).stem}.png"
+            save_palette_png(mask, palette, self.output / "masks" / name)
+            Image.fromarray(overlay(image, mask, palette)).save(self.output / "overlays" / name)
+            if "uncertainty" in self.folders:
+                unsure = as_bytes(entropy(logits[None] / self.temperature)[0])
+                save_palette_png(unsure, HEAT, self.output / "uncertainty" / name)
             self._written += 1
 
     def on_predict_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Say where the files are."""
-        print(f"{self._written} masks and overlays in {self.output}/masks and {self.output}/overlays")
+        print(f"{self._written} images: {', '.join(self.folders)} in {self.output}/")
+
+
+HEAT = [tuple(colour) for colour in heat(np.linspace(0, 1, 256)[None])[0].tolist()]
+"""Colours of 0 to 255, from violet to yellow."""
+
+
+def as_bytes(values: Tensor) -> np.ndarray:
+    """Turn values (H, W) in 0..1 into 0..255."""
+    return (255 * values).round().byte().cpu().numpy()
+
+
+def make_folders(output: Path, names: list[str]) -> None:
+    """Create folders to write to.
+
+    Raises:
+        UserError: They cannot be created.
+    """
+    try:
+        for name in names:
+            (output / name).mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise UserError(f"cannot write to {output}: {error.strerror}; choose another --output") from error
 
 
 def _images(batch: dict[str, Any]) -> list[np.ndarray]:

@@ -85,7 +85,9 @@ class Network(BackboneNetwork):
 
     def _pad(self, x: Tensor) -> Tensor:
         height, width = x.shape[-2:]
-        right, below = -width % self.stride, -height % self.stride
+        # So written, exporters see that the padded size is a multiple (and ONNX divides negative numbers wrongly).
+        up = self.stride - 1
+        right, below = ((length + up) // self.stride * self.stride - length for length in (width, height))
         if self.training and len(x) == 1 and height <= self.stride and width <= self.stride:
             # The deepest map would be 1x1: of one image, too few values for BatchNorm to train on.
             below += self.stride

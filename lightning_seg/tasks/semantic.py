@@ -9,15 +9,19 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler
-from torchmetrics import MeanMetric
 
 from lightning_seg.data.frequency import class_frequencies
+from lightning_seg.errors import UserError
 from lightning_seg.finetune import Full
+from lightning_seg.inference import Inference
 from lightning_seg.labels import IGNORE_INDEX
 from lightning_seg.losses import CrossEntropy, PixelLoss, balanced_losses, check_class_weights
 from lightning_seg.metrics.confusion import ConfusionMatrix, ImageCounts
+from lightning_seg.metrics.images import ImageMetric, ImageTables, Values
+from lightning_seg.metrics.mean import WeightedMean
 from lightning_seg.metrics.scores import scores
 from lightning_seg.networks.base import Network
+from lightning_seg.postprocess.chain import Chain, Step
 from lightning_seg.tasks.base import SegmentationTask
 
 
@@ -37,10 +41,16 @@ class SemanticSegmentation(SegmentationTask):
             stepped after every optimizer step. Without one the learning rate is constant.
         finetune: Which parts of the backbone train, and how; all of it unless given.
         auxiliary_weight: Factor on the loss of the network's auxiliary head, where it has one.
+        inference: How the logits of evaluation and prediction are had; of the whole image unless given.
+        postprocess: What is done to the predictions of test and predict, one step after the other; validation, which
+            chooses the checkpoint, scores the network alone.
+        metrics: Scores beyond overlap, computed in the test.
+        val_metrics: Compute them in every validation too.
 
     Attributes:
         matrix: Confusion matrix (C, C) of the last finished evaluation, over all processes.
         per_image: Counts (N, C, 3) of the last finished test: intersection, predicted, true pixels.
+        image_scores: The scores of `metrics` in the last finished evaluation that computed them.
     """
 
     def __init__(
@@ -52,16 +62,26 @@ class SemanticSegmentation(SegmentationTask):
         lr_scheduler: Callable[[Optimizer, int], LRScheduler] | None = None,
         finetune: Full | None = None,
         auxiliary_weight: float = 0.4,
+        inference: Inference | None = None,
+        postprocess: list[Step] | None = None,
+        metrics: list[ImageMetric] | None = None,
+        val_metrics: bool = False,
     ) -> None:
         super().__init__(network, optimizer, class_names, lr_scheduler, finetune)
         self.loss = loss or CrossEntropy()
         check_class_weights(self.loss, class_names)
         self.auxiliary_weight = auxiliary_weight
+        self.inference = inference
+        self.postprocess = Chain(postprocess, class_names) if postprocess else None
+        self.metrics = metrics or []
+        self.val_metrics = val_metrics
         self.confusion = ConfusionMatrix(len(class_names))
-        self.eval_loss = MeanMetric(nan_strategy="disable")
+        self.eval_loss = WeightedMean()
         self.image_counts: ImageCounts | None = None
         self.matrix: np.ndarray | None = None
         self.per_image: np.ndarray | None = None
+        self.image_tables: ImageTables | None = None
+        self.image_scores: Values = {}
 
     def setup(self, stage: str) -> None:
         """Load the pretrained weights, and compute the class weights that the data decides."""
@@ -70,8 +90,8 @@ class SemanticSegmentation(SegmentationTask):
             self._balance(balanced, stage)
 
     def forward(self, images: Tensor) -> Tensor:
-        """Return the logits (B, C, H, W) of images (B, 3, H, W) in 0..255."""
-        return self.network(images)
+        """Return the logits (B, C, H, W) of images (B, 3, H, W) in 0..255, for evaluation."""
+        return self.network(images) if self.inference is None else self.inference(self.network, images)
 
     def training_step(self, batch: dict[str, Any], batch_idx: int) -> Tensor:
         """Return the loss of one batch."""
@@ -82,6 +102,12 @@ class SemanticSegmentation(SegmentationTask):
             loss = self._loss(logits, batch)
         self.log("train/loss", loss.detach(), prog_bar=True, batch_size=len(batch["image"]))
         return loss
+
+    def on_validation_start(self) -> None:
+        """Make room for what is measured in each image, if it is wanted already now."""
+        if self.val_metrics:
+            loader: Any = self.trainer.val_dataloaders
+            self.image_tables = self._tables(len(loader.dataset))
 
     def validation_step(self, batch: dict[str, Any], batch_idx: int) -> None:
         """Add one batch to the confusion matrix."""
@@ -96,6 +122,7 @@ class SemanticSegmentation(SegmentationTask):
         loader: Any = self.trainer.test_dataloaders
         num_images = len(loader.dataset)
         self.image_counts = ImageCounts(num_images, len(self.class_names)).to(self.device)
+        self.image_tables = self._tables(num_images)
 
     def test_step(self, batch: dict[str, Any], batch_idx: int) -> None:
         """Add one batch to the confusion matrix and to the counts of its images."""
@@ -109,11 +136,20 @@ class SemanticSegmentation(SegmentationTask):
         self._log_scores("test")
 
     def predict_step(self, batch: dict[str, Any], batch_idx: int) -> list[Tensor]:
-        """Return the predicted labels (H, W) uint8 of each image of the batch."""
+        """Return the logits (C, H, W) of each image of the batch."""
         images = batch["image"]
         sizes = batch["size"].tolist() if "size" in batch else [images.shape[-2:]] * len(images)
         cut = (image[None, :, :height, :width] for image, (height, width) in zip(images, sizes, strict=True))
-        return [self.network(image).max(1)[1][0].byte() for image in cut]
+        return [self(image)[0] for image in cut]
+
+    def evaluated(self, batch: dict[str, Any]) -> Iterator[tuple[Tensor, Tensor, Tensor, Tensor]]:
+        """Yield images, logits (B, C, H, W), masks (B, H, W), index (B,); images of different size one by one."""
+        for images, masks, index in _same_size(batch):
+            logits = self(images)
+            if logits.shape[-2:] != masks.shape[-2:]:
+                # the prediction is fitted to the mask, never the reverse
+                logits = F.interpolate(logits, masks.shape[-2:], mode="bilinear", align_corners=False)
+            yield images, logits, masks, index
 
     def _loss(self, logits: Tensor, batch: dict[str, Any]) -> Tensor:
         """Return the loss of logits (B, C, H, W); a MixUp batch has two masks and the share of the first."""
@@ -141,18 +177,30 @@ class SemanticSegmentation(SegmentationTask):
                 print(f"weights  {', '.join(f'{name} {weight:.3g}' for name, weight in weights.items())}")
 
     def _evaluate(self, batch: dict[str, Any]) -> None:
-        for images, masks, index in _same_size(batch):
-            logits = self.network(images)
-            if (
-                logits.shape[-2:] != masks.shape[-2:]
-            ):  # the prediction is fitted to the mask, never the reverse
-                logits = F.interpolate(logits, masks.shape[-2:], mode="bilinear", align_corners=False)
+        for images, logits, masks, index in self.evaluated(batch):
             # max gives the same labels as argmax and is six times faster on NCHW maps on a CPU
-            predictions = logits.max(1)[1]
+            predictions = logits.max(1)[1] if self.image_counts is None else self.labels(logits, images)
+            if self.postprocess is not None and bool((predictions >= len(self.class_names)).any()):
+                raise UserError(
+                    "model.postprocess gives no answer for some pixels, which a test cannot score. Let "
+                    "ConfidenceThreshold go to: second, or judge it by 'lightning-seg postprocess'."
+                )
             self.confusion.update(predictions, masks)
             self.eval_loss.update(self.loss(logits, masks), weight=(masks != IGNORE_INDEX).sum())
             if self.image_counts is not None:
                 self.image_counts.update(predictions, masks, index)
+            if self.image_tables is not None:
+                self.image_tables.update(predictions, masks, index, logits)
+
+    def labels(self, logits: Tensor, images: Tensor) -> Tensor:
+        """Return the final labels (B, H, W) of logits (B, C, H, W) and images (B, 3, H, W) uint8."""
+        if self.postprocess is None:
+            return logits.max(1)[1]
+        return torch.stack([self.postprocess.of_logits(*pair) for pair in zip(logits, images, strict=True)])
+
+    def _tables(self, num_images: int) -> ImageTables | None:
+        classes = len(self.class_names)
+        return ImageTables(self.metrics, num_images, classes, self.device) if self.metrics else None
 
     def _log_scores(self, split: str) -> None:
         # compute() is where processes meet; the keys logged are the same on each of them.
@@ -163,10 +211,26 @@ class SemanticSegmentation(SegmentationTask):
         values |= {
             f"{split}/iou/{n}": float(v) for n, v in zip(self.class_names, result.iou_per_class, strict=True)
         }
+        if self.image_tables is not None:
+            self.image_scores = self.image_tables.scores()
+            self.image_tables = None
+            values |= _by_class(self.image_scores, split, self.class_names)
         self.log(f"{split}/miou", values.pop(f"{split}/miou"), prog_bar=True)
         self.log_dict(values)
         self.confusion.reset()
         self.eval_loss.reset()
+
+
+def _by_class(found: Values, split: str, class_names: tuple[str, ...]) -> dict[str, float]:
+    """Name scores for the log; those of each class ``<split>/<score>/<class>``."""
+    values: dict[str, float] = {}
+    for name, value in found.items():
+        if isinstance(value, np.ndarray):
+            name = name.removesuffix("_per_class")
+            values |= {f"{split}/{name}/{c}": float(v) for c, v in zip(class_names, value, strict=True)}
+        else:
+            values[f"{split}/{name}"] = value
+    return values
 
 
 def _same_size(batch: dict[str, Any]) -> Iterator[tuple[Tensor, Tensor, Tensor]]:

@@ -1,0 +1,193 @@
+"""Are the probabilities true? Temperature scaling, reliability diagram and ECE (Guo et al., arXiv:1706.04599)."""
+
+import json
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from PIL import Image, ImageDraw, ImageFont
+from torch import Tensor
+from torch.nn import functional as F
+
+from lightning_seg.errors import UserError
+from lightning_seg.experiment import run_argument, trained
+from lightning_seg.labels import IGNORE_INDEX
+from lightning_seg.runs.directory import BEST_CHECKPOINT, PICTURES
+
+CALIBRATION = "calibration.json"
+_PIXELS = 200_000  # whose logits the temperature is fitted to
+_SIDE, _GAP = 300, 56
+
+
+class Reliability:
+    """How often pixels of a confidence are right, counted over all pixels.
+
+    Args:
+        bins: Intervals of equal width that 0..1 is divided into.
+
+    Attributes:
+        table: (bins, 3): pixels, sum of their confidence, number of them that are right.
+    """
+
+    def __init__(self, bins: int = 15) -> None:
+        self.table = np.zeros((bins, 3))
+
+    def update(self, logits: Tensor, masks: Tensor) -> None:
+        """Add logits (B, C, H, W) and masks (B, H, W); `IGNORE_INDEX` is not counted."""
+        confidence, labels = logits.softmax(1).max(1)
+        counted = masks != IGNORE_INDEX
+        confidence, right = confidence[counted].double(), (labels == masks)[counted].double()
+        bins = len(self.table)
+        place = (confidence * bins).ceil().long().clamp(1, bins) - 1  # (0, 1/15], (1/15, 2/15], ...
+        for i, values in enumerate((None, confidence, right)):
+            self.table[:, i] += torch.bincount(place, values, bins).cpu().numpy()
+
+    @property
+    def ece(self) -> float:
+        """Expected calibration error: the mean gap between confidence and accuracy over all pixels, 0..1."""
+        pixels, confidence, right = self.table.T
+        return float(np.abs(confidence - right).sum() / pixels.sum())
+
+
+def fit_temperature(logits: Tensor, labels: Tensor) -> float:
+    """Find the temperature for which softmax(logits / temperature) is the likeliest to have given the labels.
+
+    Args:
+        logits: (N, C).
+        labels: (N,).
+    """
+    logits, labels = logits.double(), labels.long()
+    power = torch.zeros((), dtype=torch.float64, requires_grad=True)  # logarithm: temperatures are above 0
+    optimizer = torch.optim.LBFGS([power], max_iter=50, line_search_fn="strong_wolfe")
+
+    def loss() -> Tensor:
+        optimizer.zero_grad()
+        value = F.cross_entropy(logits / power.clamp(-3, 3).exp(), labels)  # 1/20 to 20
+        value.backward()
+        return value
+
+    optimizer.step(loss)
+    return float(power.detach().clamp(-3, 3).exp())
+
+
+def temperature_of(run: Path) -> float:
+    """Return the temperature that `lightning-seg calibrate` found for a run's best checkpoint; 1 without one."""
+    try:
+        known = json.loads((run / CALIBRATION).read_text())
+    except FileNotFoundError:
+        return 1.0
+    if known["step"] == _step(run):
+        return known["temperature"]
+    print(f"{run / CALIBRATION} is of an earlier checkpoint and not used; calibrate the run again")
+    return 1.0
+
+
+def main(args: list[str]) -> None:
+    """Calibrate a run, ``RUN [--key=value ...]``: fit on the validation split, report on it and on the test split."""
+    run, args = run_argument("calibrate", args)
+    experiment = trained(run, args)
+    data = experiment.datamodule
+    task: Any = experiment.model.to("cuda" if torch.cuda.is_available() else "cpu").eval()
+    if not hasattr(task, "evaluated"):
+        raise UserError(f"{run} has no probability for each pixel: calibrate runs of semantic segmentation.")
+    data.setup("validate")
+    loaders = {data.val_split: data.val_dataloader()}
+    try:
+        data.setup("test")
+        loaders.setdefault(data.test_split, data.test_dataloader())
+    except UserError as error:
+        print(f"no test split, so none is reported: {str(error).splitlines()[0]}")
+    with torch.inference_mode():
+        sample = _sample(task, loaders[data.val_split], _PIXELS // len(data.samples(data.val_split)) + 1)
+    temperature = fit_temperature(*sample)
+    found = {split: _measure(task, loader, temperature) for split, loader in loaders.items()}
+    result = {
+        "temperature": temperature,
+        "fitted_on": data.val_split,
+        "step": _step(run),
+        "ece": {split: {"before": pair[0].ece, "after": pair[1].ece} for split, pair in found.items()},
+    }
+    (run / CALIBRATION).write_text(json.dumps(result, indent=2) + "\n")
+    (run / PICTURES).mkdir(exist_ok=True)
+    picture = run / PICTURES / "reliability.png"
+    draw(found, temperature).save(picture)
+    print(f"temperature {temperature:.3f}, fitted to {len(sample[0])} pixels of {data.val_split}")
+    for split, (before, after) in found.items():
+        print(f"ECE {split}: {before.ece:.4f} before, {after.ece:.4f} after")
+    print(f"{run / CALIBRATION}, {picture}")
+
+
+def draw(found: dict[str, tuple[Reliability, Reliability]], temperature: float) -> Image.Image:
+    """Draw reliability diagrams: one row a split, left before and right after scaling."""
+    width, height = 2 * (_SIDE + _GAP) + 24, len(found) * (_SIDE + 96)
+    canvas = Image.new("RGB", (width, height), "white")
+    pen, font = ImageDraw.Draw(canvas), ImageFont.load_default(13)
+    for row, (split, pair) in enumerate(found.items()):
+        names = ("as trained", f"divided by {temperature:.2f}")
+        for column, (reliability, name) in enumerate(zip(pair, names, strict=True)):
+            corner = column * (_SIDE + _GAP) + _GAP, row * (_SIDE + 96) + 30
+            title = f"{split}, {name}: ECE {100 * reliability.ece:.2f} %"
+            _diagram(pen, font, corner, title, reliability.table)
+    return canvas
+
+
+def _diagram(
+    pen: ImageDraw.ImageDraw, font: Any, corner: tuple[int, int], title: str, table: np.ndarray
+) -> None:
+    """Draw the accuracy of each bin as a bar, its confidence as a line, and its share of the pixels below."""
+    (left, top), bins = corner, len(table)
+    bottom, step = top + _SIDE, _SIDE / bins
+    pen.text((left, top - 22), title, "black", font)
+    for value in (0, 0.25, 0.5, 0.75, 1):
+        y = bottom - value * _SIDE
+        pen.line((left, y, left + _SIDE, y), "#dddddd")
+        pen.text((left - 6, y), f"{value:g}", "black", font, "rm")
+        pen.text((left + value * _SIDE, bottom + 36), f"{value:g}", "black", font, "mt")
+    for i, (pixels, confidence, right) in enumerate(table):
+        if pixels:
+            box = left + i * step + 1, left + (i + 1) * step - 1
+            pen.rectangle((box[0], bottom - right / pixels * _SIDE, box[1], bottom), "#1f6fb4")
+            y = bottom - confidence / pixels * _SIDE
+            pen.line((box[0], y, box[1], y), "#dc143c", 3)
+            pen.rectangle(
+                (box[0], bottom + 32 - 28 * pixels / table[:, 0].sum(), box[1], bottom + 32), "#999999"
+            )
+    pen.line((left, bottom, left + _SIDE, top), "black")
+    pen.rectangle((left, top, left + _SIDE, bottom), outline="black")
+    pen.text((left, bottom + 52), "blue: accuracy; red: confidence; grey: share of pixels", "black", font)
+
+
+def _sample(task: Any, loader: Iterable, per_image: int) -> tuple[Tensor, Tensor]:
+    """Draw pixels evenly from every image; return their logits (N, C) and labels (N,)."""
+    generator = torch.Generator().manual_seed(0)
+    parts = []
+    for logits, masks in _evaluated(task, loader):
+        for one, mask in zip(logits, masks, strict=True):
+            counted = (mask.flatten() != IGNORE_INDEX).nonzero()[:, 0]
+            chosen = counted[torch.randperm(len(counted), generator=generator)[:per_image].to(counted.device)]
+            parts.append((one.flatten(1)[:, chosen].T.cpu(), mask.flatten()[chosen].cpu()))
+    logits, labels = (torch.cat(part) for part in zip(*parts, strict=True))
+    return logits, labels
+
+
+def _measure(task: Any, loader: Iterable, temperature: float) -> tuple[Reliability, Reliability]:
+    before, after = Reliability(), Reliability()
+    with torch.inference_mode():
+        for logits, masks in _evaluated(task, loader):
+            before.update(logits, masks)
+            after.update(logits / temperature, masks)
+    return before, after
+
+
+def _evaluated(task: Any, loader: Iterable) -> Iterator[tuple[Tensor, Tensor]]:
+    for batch in loader:
+        batch = {key: value.to(task.device) for key, value in batch.items()}
+        for _, logits, masks, _ in task.evaluated(batch):
+            yield logits.float(), masks
+
+
+def _step(run: Path) -> int:
+    """Return the step of training that the best checkpoint is of."""
+    return torch.load(run / BEST_CHECKPOINT, map_location="cpu", weights_only=True, mmap=True)["global_step"]

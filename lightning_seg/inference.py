@@ -1,0 +1,321 @@
+"""From a trained network to labels: whole images, windows of large ones, the mean over scales and mirror images.
+
+    from lightning_seg.inference import load
+
+    model = load("runs/unet_camvid/20261121-075311-3f2a")
+    labels = model("street.jpg")  # (H, W) uint8; an array (H, W, 3) or a PIL image will do as well
+
+An experiment names its inference by class path, `lightning-seg test RUN --model.inference=...` that of one test:
+
+    model:
+      inference:
+        class_path: lightning_seg.inference.SlidingWindow
+        init_args: {size: [512, 512], overlap: 0.5}
+"""
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from PIL import Image
+from torch import Tensor
+from torch.nn import functional as F
+
+from lightning_seg.data.files import read_image, to_rgb
+from lightning_seg.errors import UserError
+from lightning_seg.networks.ensemble import mean_logits
+
+Predict = Callable[[Tensor], Tensor]
+"""Maps images (B, 3, H, W) in 0..255 to logits (B, C, H, W)."""
+
+GRID = 32
+"""Windows start at multiples of this, the largest stride of a network, so that its cells are the whole image's."""
+
+
+class Inference(ABC):
+    """How the logits of an image are had from a network. Its `repr` is recorded with every test score."""
+
+    @abstractmethod
+    def __call__(self, predict: Predict, images: Tensor) -> Tensor:
+        """Return the logits (B, C, H, W) of images (B, 3, H, W) in 0..255.
+
+        Args:
+            predict: The network in evaluation mode, or another inference around it.
+            images: The images, uint8 or float.
+        """
+
+
+@dataclass(frozen=True)
+class SlidingWindow(Inference):
+    """Logits of overlapping windows, weighted by a Gaussian around the centre of each (as in nnU-Net).
+
+    An image that fits into the window is taken whole. The memory that the network needs is that of one window.
+
+    Args:
+        size: Height and width of a window in pixels.
+        overlap: Fraction of a window that it shares with the next.
+        margin: Pixels along the edges of a window that count only where no other window sees them further from
+            its edge. With the radius of the network's receptive field the result is that for the whole image.
+
+    Raises:
+        UserError: An argument makes no sense.
+    """
+
+    size: tuple[int, int] = (512, 512)
+    overlap: float = 0.5
+    margin: int = 0
+
+    def __post_init__(self) -> None:
+        if not (len(self.size) == 2 and min(self.size) >= GRID):
+            raise UserError(f"SlidingWindow: size must be [height, width], {GRID} or more; got {self.size}.")
+        if not 0 <= self.overlap < 1:
+            raise UserError(f"SlidingWindow: overlap must be at least 0 and below 1; got {self.overlap}.")
+        shared = min(length - self._step(length) for length in self.size)
+        if not 0 <= 2 * self.margin <= shared:
+            raise UserError(
+                f"SlidingWindow: windows share {shared} pixels, which leaves a margin of at most {shared // 2} "
+                f"to each; got {self.margin}. Choose a larger overlap or a smaller margin."
+            )
+
+    def __call__(self, predict: Predict, images: Tensor) -> Tensor:
+        """Return the blended logits."""
+        height, width = images.shape[-2:]
+
+        def read(top: int, left: int, bottom: int, right: int) -> Tensor:
+            return images[..., top:bottom, left:right]
+
+        return torch.cat([rows for _, _, rows in self.sweep(predict, read, (height, width), width)], dim=-2)
+
+    def sweep(
+        self,
+        predict: Predict,
+        read: Callable[[int, int, int, int], Tensor],
+        image: tuple[int, int],
+        columns: int,
+    ) -> Iterator[tuple[int, int, Tensor]]:
+        """Yield the logits of an image piece by piece: in strips from left to right, each from top to bottom.
+
+        What is held is one strip of the height of a window. Windows that reach into two strips are computed for
+        both, so that the result does not depend on the width of the strips.
+
+        Args:
+            predict: The network in evaluation mode, or another inference around it.
+            read: Returns the part (B, 3, h, w) of the image between top, left, bottom and right.
+            image: Height and width of the image in pixels.
+            columns: Width of a strip.
+
+        Yields:
+            Top and left of a piece, and its logits (B, C, h, w), float32.
+        """
+        (height, width), (high, wide) = image, self.size
+        tops, lefts = (self.starts(*lengths) for lengths in zip(image, self.size, strict=True))
+        for left in range(0, width, columns):
+            right = min(left + columns, width)
+            inside = [x for x in lefts if left - wide < x < right]
+            total = weight = torch.zeros(())
+            for top, below in zip(tops, [*tops[1:], height], strict=True):
+                bottom = min(top + high, height)
+                for x in inside:
+                    end = min(x + wide, width)
+                    logits = predict(read(top, x, bottom, end)).float()
+                    if not total.ndim:
+                        total = logits.new_zeros((*logits.shape[:2], high, right - left))
+                        weight = logits.new_zeros((high, right - left))
+                    start, stop = max(x, left), min(end, right)
+                    across = self._profile(x, wide, width)[start - x : stop - x]
+                    part = (self._profile(top, high, height)[:, None] * across).to(logits.device)
+                    place = slice(0, bottom - top), slice(start - left, stop - left)
+                    total[..., *place] += logits[..., start - x : stop - x] * part
+                    weight[place] += part
+                done = below - top
+                yield top, left, total[..., :done, :] / weight[:done]
+                total, weight = (F.pad(x[..., done:, :], (0, 0, 0, done)) for x in (total, weight))
+
+    def _step(self, length: int) -> int:
+        return max(int(length * (1 - self.overlap)) // GRID, 1) * GRID
+
+    def starts(self, length: int, window: int) -> list[int]:
+        """Place windows; the last may reach beyond the image, where it is cut off as the network's padding is."""
+        last = -(-max(length - window, 0) // GRID) * GRID
+        return [*range(0, last, self._step(window)), last]
+
+    def _profile(self, start: int, window: int, image: int) -> Tensor:
+        """Return the weights of the rows (or columns) of a window; the border of the image is no edge of it."""
+        axis = torch.exp(-0.5 * ((torch.arange(window) - (window - 1) / 2) / (window / 8)) ** 2)
+        if start > 0:
+            axis[: self.margin] *= 1e-8
+        if start + window < image:
+            axis[window - self.margin :] *= 1e-8
+        return axis[: image - start]
+
+
+@dataclass(frozen=True)
+class MultiScale(Inference):
+    """Test-time augmentation: the mean probability over magnified and mirrored copies of the image.
+
+    Args:
+        scales: Magnifications.
+        flip: Whether each copy is also mirrored left to right.
+        inference: How the logits of each copy are had; as a whole unless given.
+
+    Raises:
+        UserError: An argument makes no sense.
+    """
+
+    scales: tuple[float, ...] = (0.5, 0.75, 1.0, 1.25, 1.5, 1.75)
+    flip: bool = True
+    inference: Inference | None = None
+
+    def __post_init__(self) -> None:
+        if not self.scales or min(self.scales) <= 0:
+            raise UserError(f"MultiScale: scales must be magnifications above 0; got {list(self.scales)}.")
+
+    def __call__(self, predict: Predict, images: Tensor) -> Tensor:
+        """Return the logarithm of the mean probability."""
+        inner = predict if self.inference is None else partial(self.inference, predict)
+        size = images.shape[-2:]
+
+        def probabilities() -> Iterator[Tensor]:
+            for scale in self.scales:
+                copy = _resize(images, (max(1, round(size[0] * scale)), max(1, round(size[1] * scale))))
+                yield _resize(inner(copy), size).softmax(1)
+                if self.flip:
+                    yield _resize(inner(copy.flip(-1)).flip(-1), size).softmax(1)
+
+        return mean_logits(probabilities())
+
+
+def entropy(logits: Tensor) -> Tensor:
+    """Return how unsure each pixel is, (B, H, W) in 0..1: 0 one class alone, 1 all classes alike.
+
+    Args:
+        logits: (B, C, H, W).
+    """
+    logs = logits.float().log_softmax(1)
+    return (logs.exp() * logs).sum(1).neg() / np.log(max(logits.shape[1], 2))
+
+
+class Model:
+    """A trained network that takes an image as it comes and gives back an array.
+
+    Args:
+        network: The network; it is put into evaluation mode.
+        class_names: The classes in label order.
+        palette: Their colours.
+        inference: How logits are had; of the whole image unless given.
+        temperature: What logits are divided by to make probabilities honest (see `lightning_seg.calibration`).
+        postprocess: What makes labels of the logits (C, H, W) and the image (3, H, W); the best class unless given.
+    """
+
+    def __init__(
+        self,
+        network: torch.nn.Module,
+        class_names: tuple[str, ...],
+        palette: tuple[tuple[int, int, int], ...],
+        inference: Inference | None = None,
+        temperature: float = 1.0,
+        postprocess: Callable[[Tensor, Tensor], Tensor] | None = None,
+    ) -> None:
+        self.network = network.eval()
+        self.class_names = class_names
+        self.palette = palette
+        self.inference = inference
+        self.temperature = temperature
+        self.postprocess = postprocess
+
+    @property
+    def device(self) -> torch.device:
+        """Where the network is."""
+        return next(self.network.parameters()).device
+
+    def __call__(self, image: Any) -> np.ndarray:
+        """Return the label of each pixel, (H, W) uint8.
+
+        Args:
+            image: A file, a PIL image, or an array (H, W) or (H, W, 3) of uint8.
+        """
+        logits = self.logits(image)
+        if self.postprocess is None:
+            return logits.max(0)[1].byte().cpu().numpy()
+        return self.postprocess(logits, torch.from_numpy(as_rgb(image)).permute(2, 0, 1)).cpu().numpy()
+
+    def probabilities(self, image: Any) -> np.ndarray:
+        """Return the probability of each class, (C, H, W) float32, calibrated if the run is."""
+        return (self.logits(image) / self.temperature).softmax(0).cpu().numpy()
+
+    def logits(self, image: Any) -> Tensor:
+        """Return the logits (C, H, W) float32 on the network's device, not calibrated."""
+        images = torch.from_numpy(as_rgb(image)).permute(2, 0, 1)[None].to(self.device)
+        with torch.inference_mode():
+            predict = self.network if self.inference is None else partial(self.inference, self.network)
+            return predict(images)[0].float()
+
+
+def load(
+    run: str | Path,
+    device: str | torch.device | None = None,
+    inference: Inference | None = None,
+    settings: Sequence[str] = (),
+) -> Model:
+    """Load the best checkpoint of a run.
+
+    Args:
+        run: ``runs/<experiment>/<id>``, or ``runs/<experiment>`` for the latest.
+        device: Where to put the network; a GPU if there is one unless given.
+        inference: How logits are had; that of the run's configuration unless given.
+        settings: Settings to change, as on the command line: ``--key=value``.
+
+    Raises:
+        UserError: It is no run, or has no checkpoint yet.
+    """
+    from lightning_seg.calibration import temperature_of
+    from lightning_seg.experiment import trained
+    from lightning_seg.runs.directory import existing_run
+    from lightning_seg.tasks.semantic import SemanticSegmentation
+
+    run = existing_run(run)
+    with torch.random.fork_rng(devices=[]):  # the caller's random numbers are their own
+        experiment = trained(run, ["--seed_everything=false", "--compile=false", *settings])
+    task, data = experiment.model, experiment.datamodule
+    if not isinstance(task, SemanticSegmentation):
+        raise UserError(f"{run} gives no class to each pixel: it is a run of {type(task).__name__}.")
+    return Model(
+        task.network.to(device or ("cuda" if torch.cuda.is_available() else "cpu")),
+        data.class_names,
+        data.palette,
+        inference or task.inference,
+        temperature_of(run),
+        None if task.postprocess is None else task.postprocess.of_logits,
+    )
+
+
+def as_rgb(image: Any) -> np.ndarray:
+    """Turn an image file, a PIL image or an array into RGB (H, W, 3) uint8.
+
+    Raises:
+        UserError: It is none of these.
+    """
+    if isinstance(image, str | Path):
+        return read_image(image)
+    if isinstance(image, np.ndarray):
+        if image.dtype != np.uint8 or image.ndim not in (2, 3) or image.shape[2:] not in ((), (3,), (4,)):
+            raise UserError(
+                "expected an image as an array (H, W), (H, W, 3) or (H, W, 4) of uint8, got shape "
+                f"{image.shape} of {image.dtype}. Scale it to 0..255 and put the channels last."
+            )
+        image = Image.fromarray(image)
+    if not isinstance(image, Image.Image):
+        raise UserError(f"expected a file, a PIL image or an array, got {type(image).__name__}.")
+    return to_rgb(image, "the image")
+
+
+def _resize(x: Tensor, size: tuple[int, ...]) -> Tensor:
+    """Resize maps (B, C, h, w) as augmentation resizes images, in float32."""
+    if x.shape[-2:] == size:
+        return x.float()
+    return F.interpolate(x.float(), size, mode="bilinear", align_corners=False)

@@ -1,0 +1,171 @@
+"""Images too large for memory: read, predicted and written piece by piece."""
+
+import math
+import sys
+import warnings
+from collections.abc import Callable
+from contextlib import ExitStack
+from functools import partial
+from pathlib import Path
+from typing import cast
+
+import numpy as np
+import torch
+from PIL import Image
+from rich.progress import track
+
+from lightning_seg.callbacks.predictions import HEAT, as_bytes
+from lightning_seg.errors import UserError
+from lightning_seg.inference import Model, Predict, SlidingWindow, entropy
+from lightning_seg.pictures import Palette
+
+LARGE = 2**26  # pixels; the logits of 20 classes would take 5 GB
+_BUDGET = 2**27  # bytes for the logits of one strip of windows
+_TILE = 256  # pixels a side of what a TIFF file holds in one piece
+
+Read = Callable[[int, int, int, int], np.ndarray]
+Write = Callable[[int, int, np.ndarray], None]
+
+
+def is_large(path: Path) -> bool:
+    """Say whether an image is to be predicted piece by piece: any .npy file, and what has over 67 megapixels."""
+    if path.suffix == ".npy":
+        return True
+    try:
+        with warnings.catch_warnings(action="ignore"), Image.open(path) as image:
+            return image.width * image.height > LARGE
+    except Image.DecompressionBombError:
+        return True
+    except OSError:
+        return False  # the reader of images says what is wrong with it
+
+
+def predict_large(model: Model, path: Path, output: Path, uncertainty: bool = False) -> None:
+    """Write the mask of an image of any size.
+
+    Memory holds one window and one strip of logits, whatever the size of the image. A model whose inference is no
+    sliding window is given one of 512x512 pixels. A .npy file gives a .npy mask, any other a tiled TIFF in the
+    class colours, where the image lies on the earth if that is known.
+
+    Args:
+        model: The model.
+        path: A .npy file (H, W, 3) uint8, or any raster file that GDAL reads by windows, such as a tiled TIFF.
+        output: Folder for ``masks/`` and ``uncertainty/``; these must exist.
+        uncertainty: Also write how unsure each pixel is, 0 to 255.
+
+    Raises:
+        UserError: The file cannot be read by windows, or the model post-processes.
+    """
+    if model.postprocess is not None:
+        raise UserError(
+            f"{path} is predicted piece by piece, but post-processing wants the whole image: "
+            "leave it out by --model.postprocess=null."
+        )
+    window, predict = SlidingWindow(), cast(Predict, model.network)
+    if isinstance(model.inference, SlidingWindow):
+        window = model.inference
+    elif model.inference is not None:
+        predict = partial(model.inference, model.network)
+    files = {"masks": model.palette} | ({"uncertainty": HEAT} if uncertainty else {})
+    with ExitStack() as stack:
+        open_files = _open_array if path.suffix == ".npy" else _open_raster
+        size, read, writers = open_files(
+            path, {output / name / path.stem: palette for name, palette in files.items()}, stack
+        )
+
+        def images(*box: int) -> torch.Tensor:
+            return torch.from_numpy(read(*box)).permute(2, 0, 1)[None].to(model.device)
+
+        strip = _BUDGET // (4 * len(model.class_names) * window.size[0])
+        columns = max(strip // _TILE, 1) * _TILE
+        pieces = window.sweep(predict, images, size, columns)
+        total = math.ceil(size[1] / columns) * len(window.starts(size[0], window.size[0]))
+        with torch.inference_mode():
+            for top, left, logits in track(pieces, path.name, total, disable=not sys.stderr.isatty()):
+                writers[0](top, left, logits[0].max(0)[1].byte().cpu().numpy())
+                if uncertainty:
+                    writers[1](top, left, as_bytes(entropy(logits / model.temperature)[0]))
+
+
+def _open_array(
+    path: Path, masks: dict[Path, Palette], stack: ExitStack
+) -> tuple[tuple[int, int], Read, list[Write]]:
+    """Open a .npy file and make files of its height and width.
+
+    Files are mapped anew for each piece: pages that stay mapped would count as memory of the process.
+    """
+    try:
+        array = np.load(path, mmap_mode="r")
+    except (OSError, ValueError) as error:
+        raise UserError(f"{path} cannot be read: {error}") from None
+    if array.ndim != 3 or array.shape[2] != 3 or array.dtype != np.uint8:
+        raise UserError(f"{path}: expected an array (H, W, 3) of uint8, got {array.shape} of {array.dtype}.")
+
+    def read(top: int, left: int, bottom: int, right: int) -> np.ndarray:
+        return np.array(np.load(path, mmap_mode="r")[top:bottom, left:right])
+
+    def write(file: Path, top: int, left: int, values: np.ndarray) -> None:
+        np.load(file, mmap_mode="r+")[top : top + values.shape[0], left : left + values.shape[1]] = values
+
+    files = [mask.with_suffix(".npy") for mask in masks]
+    for file in files:
+        np.lib.format.open_memmap(file, "w+", np.uint8, array.shape[:2])
+    return array.shape[:2], read, [partial(write, file) for file in files]
+
+
+def _open_raster(
+    path: Path, masks: dict[Path, Palette], stack: ExitStack
+) -> tuple[tuple[int, int], Read, list[Write]]:
+    """Open a raster file and make tiled TIFF files of its height, width and place on the earth."""
+    try:
+        import rasterio
+        from rasterio.errors import NotGeoreferencedWarning, RasterioIOError
+        from rasterio.windows import Window
+    except ImportError:
+        raise UserError(
+            f"{path} is too large to be read at once; reading it by windows needs rasterio. Install it with "
+            "`uv pip install rasterio`, or save the image as a .npy array (H, W, 3)."
+        ) from None
+    stack.enter_context(warnings.catch_warnings())
+    warnings.simplefilter("ignore", NotGeoreferencedWarning)
+    stack.enter_context(rasterio.Env(GDAL_CACHEMAX=64))  # megabytes
+    try:
+        image = stack.enter_context(rasterio.open(path))
+    except RasterioIOError as error:
+        raise UserError(f"{path} cannot be read: {error}") from None
+    kind = image.dtypes[0]
+    if kind not in ("uint8", "uint16") or image.count == 2:
+        raise UserError(
+            f"{path}: expected 8 or 16 bits in one band or at least three (red, green, blue first), got "
+            f"{image.count} of {kind}."
+        )
+    bands = [1, 2, 3] if image.count > 2 else [1, 1, 1]
+
+    def read(top: int, left: int, bottom: int, right: int) -> np.ndarray:
+        values = image.read(bands, window=Window(left, top, right - left, bottom - top))
+        return (values >> 8 if kind == "uint16" else values).astype(np.uint8).transpose(1, 2, 0)
+
+    def writer(mask: Path, palette: Palette) -> Write:
+        layout = {"tiled": True, "blockxsize": _TILE, "blockysize": _TILE, "compress": "deflate"}
+        place = {"crs": image.crs, "transform": image.transform}
+        file = stack.enter_context(
+            rasterio.open(
+                mask.with_suffix(".tif"),
+                "w",
+                "GTiff",
+                image.width,
+                image.height,
+                1,
+                dtype="uint8",
+                **layout,
+                **place,
+            )
+        )
+        file.write_colormap(1, dict(enumerate(palette)))
+
+        def write(top: int, left: int, values: np.ndarray) -> None:
+            file.write(values, 1, window=Window(left, top, values.shape[1], values.shape[0]))
+
+        return write
+
+    return (image.height, image.width), read, [writer(*mask) for mask in masks.items()]

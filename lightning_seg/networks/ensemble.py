@@ -1,0 +1,55 @@
+"""An ensemble: networks that vote."""
+
+from collections.abc import Iterable, Sequence
+
+import torch
+from torch import Tensor, nn
+
+from lightning_seg.networks.backbone import Encoder
+from lightning_seg.networks.base import Network
+
+
+class Ensemble(Network):
+    """The mean probability over trained networks of any architecture (Lakshminarayanan et al., arXiv:1612.01474).
+
+    To whatever takes a network it is one: its backbone is its members, its features are their logits, and its own
+    logits are the logarithm of the mean probability. `lightning-seg ensemble` makes one of finished runs.
+
+    Args:
+        num_classes: Number of classes, the same for all members.
+        networks: The members.
+        sources: The runs that they come from, for the record.
+    """
+
+    def __init__(self, num_classes: int, networks: list[Network], sources: Sequence[str] = ()) -> None:
+        super().__init__(_Members(networks, num_classes))
+        self.decoder = nn.Identity()
+        self.head = nn.Identity()
+
+    def decode(self, x: Tensor, features: list[Tensor]) -> Tensor:
+        """Average the members."""
+        return self.decoder(mean_logits(logits.float().softmax(1) for logits in features))
+
+
+class _Members(Encoder):
+    """Gives each member the image as it is: normalising by mean 0 and deviation 1/255 changes nothing."""
+
+    def __init__(self, networks: list[Network], num_classes: int) -> None:
+        count = len(networks)
+        super().__init__([num_classes] * count, [1] * count, mean=(0, 0, 0), std=(1 / 255,) * 3)
+        self.members = nn.ModuleList(networks)
+
+    def train(self, mode: bool = True) -> "_Members":
+        """Stay in evaluation: the members have been trained."""
+        return super().train(False)
+
+    def forward(self, x: Tensor) -> list[Tensor]:
+        return [member(x) for member in self.members]
+
+
+def mean_logits(probabilities: Iterable[Tensor]) -> Tensor:
+    """Average probabilities (B, C, H, W) and return the logits that stand for the mean: its logarithm."""
+    count, total = 0, torch.zeros(())
+    for count, one in enumerate(probabilities, start=1):
+        total = one if count == 1 else total + one
+    return (total / count).clamp_min(torch.finfo(total.dtype).tiny).log()

@@ -1,0 +1,87 @@
+"""Temperature and calibration error."""
+
+import json
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from scipy.optimize import minimize_scalar
+from torch.nn import functional as F
+from torchmetrics.classification import MulticlassCalibrationError
+
+from lightning_seg.calibration import CALIBRATION, Reliability, fit_temperature, temperature_of
+from lightning_seg.inference import load
+from tests.inference.conftest import call
+
+
+def drawn(temperature, count=20_000, classes=4):
+    """Logits (N, C) and labels that were drawn from softmax(logits / temperature)."""
+    generator = torch.Generator().manual_seed(0)
+    logits = 5 * torch.randn(count, classes, generator=generator)
+    labels = torch.multinomial((logits / temperature).softmax(1), 1, generator=generator)[:, 0]
+    return logits, labels.byte()
+
+
+@pytest.mark.parametrize("temperature", [0.4, 1.0, 3.0])
+def test_the_temperature_that_made_the_labels_is_found(temperature):
+    logits, labels = drawn(temperature)
+    found = fit_temperature(logits, labels)
+    assert found == pytest.approx(temperature, rel=0.05)
+    best = minimize_scalar(
+        lambda t: F.cross_entropy(logits / t, labels.long()).item(), (0.2, 5), method="brent"
+    )
+    assert found == pytest.approx(best.x, rel=1e-3)
+
+
+def test_a_temperature_stays_within_reason():
+    logits = F.one_hot(torch.arange(4)).float()
+    assert fit_temperature(logits, torch.arange(4)) == pytest.approx(
+        np.exp(-3), rel=1e-6
+    )  # all right: no limit
+
+
+@pytest.mark.parametrize("bins", [10, 15])
+def test_ece_is_that_of_torchmetrics(bins):
+    generator = torch.Generator().manual_seed(1)
+    logits = 2 * torch.randn(3, 5, 20, 30, generator=generator)
+    masks = torch.randint(5, (3, 20, 30), generator=generator, dtype=torch.uint8)
+    masks[0, :4] = 255
+    reliability = Reliability(bins)
+    for i in range(3):
+        reliability.update(logits[i : i + 1], masks[i : i + 1])
+    reference = MulticlassCalibrationError(5, n_bins=bins, ignore_index=255)
+    expected = reference(logits.flatten(2).transpose(1, 2).flatten(0, 1), masks.flatten().long())
+    assert reliability.ece == pytest.approx(float(expected), abs=1e-6)
+    assert reliability.table[:, 0].sum() == 3 * 600 - 4 * 30
+
+
+def test_calibration_lowers_the_error(capsys):
+    logits, labels = drawn(3.0)
+    before, after = Reliability(), Reliability()
+    before.update(logits.T[None, :, None], labels[None, None])
+    after.update(logits.T[None, :, None] / fit_temperature(logits, labels), labels[None, None])
+    assert after.ece < 0.02 < 0.1 < before.ece
+
+
+def test_a_run_is_calibrated_on_val(runs, capsys):
+    run = runs[1]
+    image = np.random.default_rng(0).integers(0, 256, (40, 48, 3), np.uint8)
+    raw = load(run)
+    assert raw.temperature == 1
+    assert call("calibrate", run) == 0
+    result = json.loads((run / CALIBRATION).read_text())
+    out = capsys.readouterr().out
+    assert result["fitted_on"] == "val" and list(result["ece"]) == ["val", "test"]
+    assert f"ECE test: {result['ece']['test']['before']:.4f} before" in out
+    picture = Image.open(run / "pictures/reliability.png")
+    assert picture.height > picture.width / 2
+    model = load(run)
+    assert model.temperature == result["temperature"] != 1
+    expected = (raw.logits(image) / result["temperature"]).softmax(0)
+    np.testing.assert_allclose(model.probabilities(image), expected, atol=1e-6)
+    assert (model(image) == raw(image)).all()
+    result["step"] -= 1
+    (run / CALIBRATION).write_text(json.dumps(result))
+    assert temperature_of(run) == 1 and "earlier checkpoint" in capsys.readouterr().out
+    (run / CALIBRATION).unlink()
