@@ -18,15 +18,21 @@ COMMANDS = {
     "resume": "lightning_seg.commands:resume",
     "check": "lightning_seg.commands:check",
     "preview": "lightning_seg.commands:preview",
-    "bench": "lightning_seg.commands:bench",
+    "bench": "lightning_seg.bench.command:main",
     "validate": "lightning_seg.commands:validate",
     "test": "lightning_seg.commands:test",
-    "predict": "lightning_seg.commands:predict",
+    "predict": "lightning_seg.predict:main",
+    "ensemble": "lightning_seg.ensemble:main",
+    "calibrate": "lightning_seg.calibration:main",
+    "postprocess": "lightning_seg.postprocess.command:main",
+    "export": "lightning_seg.export:main",
+    "demo": "lightning_seg.demo:main",
     "describe": "lightning_seg.commands:describe",
     "features": "lightning_seg.commands:features",
     "ablation": "lightning_seg.runs.ablation:main",
     "compare": "lightning_seg.runs.compare:main",
     "runs": "lightning_seg.runs.manage:main",
+    "sync": "lightning_seg.runs.sync:main",
 }
 NAMED = ("exp", "folds", "check", "preview")  # their first argument is the name of an experiment
 
@@ -42,19 +48,25 @@ train
 look at the data
   check NAME [--output FILE]         look at every image and mask, report what is wrong; draw each class into FILE
   preview NAME [--output FILE]       draw augmented training samples as the network sees them
-  bench data NAME [--key=value ...]  time the making of training samples, beside other libraries
 
 evaluate and use
   test RUN [--key=value ...]         test the best checkpoint of a run again
   validate RUN [--key=value ...]     the same on the validation split
-  predict RUN IMAGES [--output DIR]  write masks and overlays for a folder of images
+  predict RUN IMAGES [--output DIR]  write masks and overlays for a folder of images, or one image of any size
+  ensemble RUN RUN ...               average the probabilities of runs; the result is a run, tested
+  postprocess RUN --chain FILE       what a CRF, morphology ... change, and whether that is certain; --tune N, --each
+  calibrate RUN                      make probabilities honest: temperature, reliability diagram, ECE
+  export RUN|NAME [--format onnx]    write a network that runs without this package; 'export --help'
+  demo RUN [RUN2]                    drop an image into a page, see the mask, compare two checkpoints
 
 compare
   ablation NAME [--key=value ...]    make the missing runs of experiments/ablations/NAME.yaml, then answer it
   compare [RUNS...] [--html FILE]    rank runs with intervals, say which differences are real; 'compare --help'
   runs [list|show|tag|disk|...]      look after run directories; 'runs --help'
+  sync [RUNS...]                     upload to W&B what was logged offline, and check that it arrived
 
 look at the network
+  bench data|train|eval|start ...    ratios to bare loops and other libraries, measured on this machine
   describe NAME|RUN... [--all]       parameters, work, memory, speed, receptive field; 'describe --help' for more
   features RUN IMAGE [--output FILE] draw the feature maps of an image
 

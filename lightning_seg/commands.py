@@ -1,5 +1,6 @@
 """The commands that train, evaluate and look at an experiment; each takes its arguments as the shell gives them."""
 
+import argparse
 import os
 import shutil
 import signal
@@ -28,8 +29,14 @@ from lightning_seg.runs.tracking import finish, finishing
 
 
 def exp(args: list[str]) -> None:
-    """Train, then test the best checkpoint, in one process."""
-    train(args, then_test=True)
+    """Train, then test the best checkpoint; with ``--launcher slurm`` as a job."""
+    launcher, args = _launcher(args)
+    if launcher == "slurm":
+        from lightning_seg.slurm import submit
+
+        submit(args)
+    else:
+        train(args, then_test=True)
 
 
 def fit(args: list[str]) -> None:
@@ -84,25 +91,6 @@ def validate(args: list[str]) -> None:
         experiment.trainer.validate(**options, verbose=False)
 
 
-def predict(args: list[str]) -> None:
-    """Write masks and overlays for a folder of images."""
-    from lightning_seg.callbacks.predictions import Predictions
-
-    run, args = run_argument("predict", args)
-    if not args or args[0].startswith("-"):
-        raise UserError("which images? Type 'lightning-seg predict RUN FOLDER [--output DIR]'.")
-    images, args = args[0], args[1:]
-    output = Path("predictions") / run.parent.name / run.name
-    if args[:1] == ["--output"] and len(args) > 1:
-        output, args = Path(args[1]), args[2:]
-    experiment, options = finished_run(
-        "predict", [str(run), f"--data.init_args.predict_folder={images}", *args]
-    )
-    experiment.trainer.callbacks.append(Predictions(output))  # type: ignore[attr-defined]
-    with explained(experiment):
-        experiment.trainer.predict(**options, return_predictions=False)
-
-
 def check(args: list[str]) -> None:
     """Look at every file of a data set, ``NAME [--output FILE] [--key=value ...]``, and report what is wrong."""
     from lightning_seg.data.check import check as check_data
@@ -112,7 +100,7 @@ def check(args: list[str]) -> None:
     data = DataOnly(quiet(args)).datamodule
     report = check_data(data, progress=True)
     print(report.text(files=None))
-    if output is not None:
+    if output is not None and data.train_split in report.pixels:
         draw_examples(data, report, output)
         print(f"pictures of every class: {output}")
     if not report.ok:
@@ -158,6 +146,16 @@ def features(args: list[str]) -> None:
     output.parent.mkdir(parents=True, exist_ok=True)
     draw_file(trained(run, args).model.network, image, output)
     print(f"feature maps: {output}")
+
+
+def _launcher(args: list[str]) -> tuple[str, list[str]]:
+    """Split off ``--launcher here`` or ``--launcher slurm``."""
+    options = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
+    options.add_argument("--launcher", default="here")
+    given, rest = options.parse_known_args(args)
+    if given.launcher not in ("here", "slurm"):
+        raise UserError(f"--launcher must be here or slurm, got {given.launcher!r}.")
+    return given.launcher, rest
 
 
 def train(args: list[str], then_test: bool, run: Path | None = None) -> Path:

@@ -1,0 +1,125 @@
+"""Scores beside torchmetrics' usual collection, and validation beside the forward pass alone."""
+
+import argparse
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from lightning_seg.bench.train import TrainBench
+from lightning_seg.bench.turns import Goal, table, take_turns
+from lightning_seg.cli import config_arguments
+from lightning_seg.experiment import DataOnly, quiet
+from lightning_seg.labels import IGNORE_INDEX
+from lightning_seg.metrics.confusion import ConfusionMatrix
+
+LOGITS, LABELS, DETERMINISTIC = (
+    "scores from logits",
+    "scores from labels",
+    "scores from logits, deterministic",
+)
+USUAL_LOGITS, USUAL_LABELS = "torchmetrics from logits", "torchmetrics from labels"
+FORWARD, VALIDATION = "forward pass", "validation step"
+GOALS = (
+    Goal(LOGITS, USUAL_LOGITS, 12),
+    Goal(LABELS, USUAL_LABELS, 40),
+    Goal(DETERMINISTIC, LOGITS, 0.95),
+    Goal(VALIDATION, FORWARD, 1 / 1.08),
+)
+
+
+def main(args: list[str]) -> None:
+    """Time validation, ``NAME [--rounds 5] [--size 512x512] [--classes 21] [--key=value ...]``."""
+    parser = argparse.ArgumentParser(prog="lightning-seg bench eval NAME", allow_abbrev=False)
+    parser.add_argument("--rounds", type=int, default=5, help="How often each way takes its turn.")
+    parser.add_argument("--size", default="512x512", help="Height and width of the images that are scored.")
+    parser.add_argument("--classes", type=int, default=21, help="Number of classes of the scores.")
+    options, rest = parser.parse_known_args(args)
+    height, width = map(int, options.size.split("x"))
+    experiment = DataOnly(quiet(config_arguments(rest)))
+    bench = TrainBench(experiment, steps=1)
+    print(
+        f"{bench.batch['image'].shape[0]} images of {height}x{width}, {options.classes} classes, {bench.device_name}"
+    )
+    images = len(bench.batch["image"])
+    scoring = _scoring(images, (height, width), options.classes, bench)
+    print(table(take_turns(scoring, options.rounds), USUAL_LOGITS, GOALS, unit=images))
+    print(f"\n{type(experiment.model.network).__name__}, {bench.precision}")
+    print(table(take_turns(_validation(bench, (height, width)), options.rounds), FORWARD, GOALS, unit=images))
+
+
+def usual(num_classes: int) -> Any:
+    """Make torchmetrics' collection of IoU, F1 (Dice) and accuracy, which share one computation where they can."""
+    from torchmetrics import MetricCollection
+    from torchmetrics.classification import MulticlassAccuracy, MulticlassF1Score, MulticlassJaccardIndex
+
+    options: dict[str, Any] = {"num_classes": num_classes, "ignore_index": IGNORE_INDEX, "average": None}
+    return MetricCollection(
+        [MulticlassJaccardIndex(**options), MulticlassF1Score(**options), MulticlassAccuracy(**options)]
+    )
+
+
+def _scoring(
+    images: int, size: tuple[int, int], num_classes: int, bench: TrainBench
+) -> dict[str, Callable[[], float]]:
+    generator = torch.Generator().manual_seed(0)
+    logits = torch.randn(images, num_classes, *size, generator=generator).to(bench.device)
+    masks = torch.randint(num_classes, (images, *size), generator=generator, dtype=torch.uint8)
+    masks[:, :8] = IGNORE_INDEX
+    masks = masks.to(bench.device)
+    labels, wide = logits.max(1)[1], masks.long()
+    matrix = ConfusionMatrix(num_classes).to(bench.device)
+    collection, from_labels = (usual(num_classes).to(bench.device) for _ in range(2))
+    for metrics, predicted in ((collection, logits), (from_labels, labels)):
+        metrics.update(predicted, wide)  # decides which of them can share
+
+    def time_of(work: Callable[[], Any]) -> Callable[[], float]:
+        def run() -> float:
+            start = bench.clock()
+            work()
+            return bench.clock() - start
+
+        return run
+
+    def deterministic() -> None:
+        torch.use_deterministic_algorithms(True)
+        try:
+            matrix.update(logits.max(1)[1], masks)
+        finally:
+            torch.use_deterministic_algorithms(False)
+
+    return {
+        USUAL_LOGITS: time_of(lambda: collection.update(logits, wide)),
+        LOGITS: time_of(lambda: matrix.update(logits.max(1)[1], masks)),
+        DETERMINISTIC: time_of(deterministic),
+        USUAL_LABELS: time_of(lambda: from_labels.update(labels, wide)),
+        LABELS: time_of(lambda: matrix.update(labels, masks)),
+    }
+
+
+@torch.no_grad()
+def _validation(bench: TrainBench, size: tuple[int, int]) -> dict[str, Callable[[], float]]:
+    task = bench.experiment.model.to(bench.device).eval()
+    generator = torch.Generator().manual_seed(0)
+    images = torch.randint(256, (len(bench.batch["image"]), 3, *size), generator=generator, dtype=torch.uint8)
+    images = images.contiguous(memory_format=torch.channels_last).to(bench.device)
+    batch = {
+        "image": images,
+        "mask": images[:, 0] % bench.num_classes,
+        "index": torch.arange(len(images), device=bench.device),
+    }
+
+    def run(work: Callable[[], Any]) -> Callable[[], float]:
+        def timed() -> float:
+            with torch.no_grad(), bench.autocast():
+                start = bench.clock()
+                work()
+                return bench.clock() - start
+
+        return timed
+
+    def forward() -> Tensor:
+        return task.network(images)
+
+    return {FORWARD: run(forward), VALIDATION: run(lambda: task.validation_step(batch, 0))}

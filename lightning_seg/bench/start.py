@@ -1,0 +1,56 @@
+"""How long a command takes to answer, beside the imports that nobody can avoid."""
+
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable
+
+from lightning_seg.bench.turns import take_turns
+
+HELP, NAME, IMPORT, ERROR, STEP = (
+    "--help",
+    "unknown experiment",
+    "import lightning.pytorch.cli",
+    "misspelt setting",
+    "quickstart, first training step",
+)
+GOALS = {HELP: ("s", 1.0), NAME: ("s", 1.0), ERROR: ("x", 1.2), STEP: ("x", 1.6)}
+
+
+def main(args: list[str]) -> None:
+    """Time the start of commands, each in a fresh process, ``[ROUNDS]``."""
+    rounds = int(args[0]) if args else 3
+    with tempfile.TemporaryDirectory() as folder:
+        ours = [sys.executable, "-m", "lightning_seg"]
+        one_step = ["--trainer.max_steps=1", "--trainer.limit_val_batches=0", "--wandb.mode=disabled"]
+        ways = {
+            HELP: _process([*ours, "--help"]),
+            NAME: _process([*ours, "exp", "quickstrat"]),
+            IMPORT: _process([sys.executable, "-c", "import lightning.pytorch.cli"]),
+            ERROR: _process([*ours, "exp", "quickstart", "--trainer.max_epoch=1"]),
+            STEP: _process(
+                [*ours, "fit", "-c", "experiments/quickstart.yaml", f"--runs={folder}", *one_step]
+            ),
+        }
+        times = take_turns(ways, rounds)
+    base = statistics.median(times[IMPORT])
+    width = max(map(len, times))
+    print(f"{'':{width}}  seconds  of the import  goal")
+    for name, seconds in times.items():
+        middle = statistics.median(seconds)
+        unit, most = GOALS.get(name, ("", 0.0))
+        value = middle if unit == "s" else middle / base
+        goal = f"<= {most:g} {unit}: {'reached' if value <= most else 'missed'}" if unit else ""
+        print(f"{name:{width}}  {middle:7.2f}  {middle / base:12.2f}x  {goal}".rstrip())
+    print(f"{rounds} rounds of turns, medians; the last is the whole process, writing a checkpoint included")
+
+
+def _process(command: list[str]) -> Callable[[], float]:
+    def run() -> float:
+        start = time.perf_counter()
+        subprocess.run(command, capture_output=True)
+        return time.perf_counter() - start
+
+    return run

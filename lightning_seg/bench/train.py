@@ -1,0 +1,241 @@
+"""The training step beside a bare loop: what does the framework cost, and what do others'?"""
+
+import argparse
+import copy
+import logging
+import tempfile
+import time
+import warnings
+from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
+from pathlib import Path
+from typing import Any
+
+import lightning as L
+import torch
+from torch import Tensor, nn
+from torch.utils.data import DataLoader
+
+from lightning_seg.bench.turns import Goal, table, take_turns
+from lightning_seg.callbacks.progress import Progress
+from lightning_seg.cli import config_arguments
+from lightning_seg.experiment import DataOnly, device_of, quiet
+from lightning_seg.finetune import Frozen, Full
+from lightning_seg.precision import choose_precision
+from lightning_seg.runs.logger import RunLogger
+from lightning_seg.tasks.semantic import SemanticSegmentation
+
+OURS, BARE, PLAIN, FROZEN = "ours", "bare loop", "bare loop, 32 bits, contiguous", "ours, frozen backbone"
+TORCHGEO, AUTOTIMM, NOTEBOOK = "torchgeo", "AutoTimm", "smp + Lightning + torchmetrics"
+GOALS = (
+    Goal(OURS, BARE, 0.97),
+    Goal(OURS, TORCHGEO, 1.8),
+    Goal(OURS, AUTOTIMM, 2.4),
+    Goal(FROZEN, OURS, 2.3),
+)
+WARM = 2  # steps of each turn that are not timed
+
+
+def main(args: list[str]) -> None:
+    """Time training steps, ``NAME [--rounds 5] [--steps 6] [--peers] [--key=value ...]``."""
+    parser = argparse.ArgumentParser(prog="lightning-seg bench train NAME", allow_abbrev=False)
+    parser.add_argument("--rounds", type=int, default=5, help="How often each way takes its turn.")
+    parser.add_argument("--steps", type=int, default=6, help="Training steps in a turn.")
+    parser.add_argument(
+        "--peers", action="store_true", help="Time other frameworks, too (needs the extra 'peers')."
+    )
+    options, rest = parser.parse_known_args(args)
+    experiment = DataOnly(quiet(config_arguments(rest)))
+    data = experiment.datamodule
+    bench = TrainBench(experiment, options.steps)
+    _silence()
+    ways = bench.ways()
+    if options.peers:
+        from lightning_seg.bench.peers import peers
+
+        ways |= peers(bench)
+    times = take_turns(ways, options.rounds)
+    height, width = data.crop_size
+    print(
+        f"one training step: {type(experiment.model.network).__name__}, {data.batch_size} x {height}x{width}, "
+        f"{data.num_classes} classes, {bench.precision}, {bench.device_name}"
+    )
+    print(table(times, BARE, GOALS, unit=data.batch_size))
+    for name, size in bench.memory().items():
+        print(f"{name}: {size}")
+
+
+def _silence() -> None:
+    """Keep what trainers say at every start out of the table."""
+    warnings.simplefilter("ignore")
+    for name in ("lightning", "lightning.pytorch", "pytorch_lightning", "lightning.fabric"):
+        logging.getLogger(name).setLevel(logging.ERROR)
+
+
+class TrainBench:
+    """Training steps of an experiment on one batch that stays in memory, so that data plays no part.
+
+    Args:
+        experiment: The experiment; its data is asked for sizes only.
+        steps: Steps that are timed in a turn.
+    """
+
+    def __init__(self, experiment: Any, steps: int) -> None:
+        data = experiment.datamodule
+        self.experiment, self.steps = experiment, steps
+        self.device = device_of(experiment.config.trainer.accelerator)
+        given = experiment.config.trainer.precision
+        self.precision = str(given or choose_precision(experiment.model.network, self.device).precision)
+        generator = torch.Generator().manual_seed(0)
+        size = (data.batch_size, 3, *data.crop_size)
+        images = torch.randint(256, size, generator=generator, dtype=torch.uint8)
+        self.num_classes = data.num_classes
+        self.batch = {
+            "image": images.contiguous(memory_format=torch.channels_last),
+            "mask": images[:, 0] % data.num_classes,
+            "index": torch.arange(len(images)),
+        }
+
+    @property
+    def device_name(self) -> str:
+        """What the steps run on."""
+        if self.device.type == "cuda":
+            return torch.cuda.get_device_name(self.device)
+        return f"{self.device.type}, {torch.get_num_threads()} threads"
+
+    def ways(self) -> dict[str, Callable[[], float]]:
+        """Return the ways to make a step that need nothing but this package."""
+        return {
+            BARE: self.bare(self.autocast, torch.channels_last),
+            OURS: self.fitted(self.task(Full())),
+            FROZEN: self.fitted(self.task(Frozen())),
+            PLAIN: self.bare(nullcontext, torch.contiguous_format),
+        }
+
+    def autocast(self) -> AbstractContextManager:
+        """Return the arithmetic that was chosen."""
+        return torch.autocast(self.device.type, torch.bfloat16, enabled=self.precision == "bf16-mixed")
+
+    def task(self, finetune: Full) -> SemanticSegmentation:
+        """Return the experiment's task under another policy."""
+        model = self.experiment.model
+        return SemanticSegmentation(
+            copy.deepcopy(model.network),
+            model.optimizer,
+            model.class_names,
+            loss=model.loss,
+            finetune=finetune,
+        )
+
+    def bare(self, arithmetic: Callable, layout: torch.memory_format) -> Callable[[], float]:
+        """Return a loop that does a step's work and nothing else."""
+        task = self.task(Full())
+        network: nn.Module = task.network.to(self.device).to(memory_format=layout).train()
+        loss = copy.deepcopy(task.loss).to(self.device)
+        optimizer = task.optimizer(network.parameters())
+        images = self.batch["image"].contiguous(memory_format=layout)
+
+        def run() -> float:
+            for step in range(WARM + self.steps):
+                if step == WARM:
+                    start = self.clock()
+                x, y = images.to(self.device), self.batch["mask"].to(self.device)
+                with arithmetic():
+                    logits: Any = network(x)
+                    outputs: list[Tensor] = list(logits) if isinstance(logits, tuple) else [logits]
+                    total = sum(
+                        (1.0 if i == 0 else task.auxiliary_weight) * loss(o, y) for i, o in enumerate(outputs)
+                    )
+                optimizer.zero_grad()
+                total.backward()  # type: ignore[attr-defined]
+                optimizer.step()
+            return (self.clock() - start) / self.steps
+
+        return run
+
+    def fitted(
+        self,
+        module: Any,
+        batch: Any = None,
+        precision: str | None = None,
+        make_trainer: Callable[..., Any] = L.Trainer,
+    ) -> Callable[[], float]:
+        """Return a loop of Lightning's trainer over one batch, with our logger and callback if the task is ours."""
+        batches: Any = [self.batch if batch is None else batch] * (WARM + self.steps + 1)  # no epoch ends
+        loader = DataLoader(batches, batch_size=None)
+
+        def run() -> float:
+            clock = _Clock(self)
+            with tempfile.TemporaryDirectory() as folder:
+                ours = isinstance(module, SemanticSegmentation)
+                trainer = make_trainer(
+                    max_steps=WARM + self.steps,
+                    accelerator="gpu" if self.device.type == "cuda" else "cpu",
+                    devices=1,
+                    precision=precision or self.precision,
+                    logger=RunLogger(Path(folder)) if ours else False,
+                    callbacks=[Progress(), clock] if ours else [clock],
+                    log_every_n_steps=10,
+                    enable_checkpointing=False,
+                    enable_progress_bar=False,
+                    enable_model_summary=False,
+                )
+                trainer.fit(module, loader)
+            return clock.seconds / self.steps
+
+        return run
+
+    def clock(self) -> float:
+        """Return the time once the device has done what it was given."""
+        if self.device.type == "cuda":
+            torch.cuda.synchronize(self.device)
+        return time.perf_counter()
+
+    def memory(self) -> dict[str, str]:
+        """Say what a step keeps for the backward pass, ours against the bare loop."""
+        ours, bare = self._kept(self.task(Full())), self._kept(self.task(Full()), bare=True)
+        frozen = self._kept(self.task(Frozen()))
+        return {
+            "memory for the backward pass, ours / bare": f"{ours / bare:.3f}",
+            "memory for the backward pass, frozen / full": f"{frozen / ours:.3f}",
+        }
+
+    def _kept(self, task: SemanticSegmentation, bare: bool = False) -> int:
+        """Count the bytes that one step keeps for its backward pass, each storage once."""
+        kept: dict[int, int] = {}
+
+        def keep(tensor: Tensor) -> Tensor:
+            storage = tensor.untyped_storage()
+            kept[storage.data_ptr()] = storage.nbytes()
+            return tensor
+
+        task.to(self.device).train()
+        task.log = lambda *args, **kwargs: None  # type: ignore[method-assign, assignment]
+        batch = {key: value.to(self.device) for key, value in self.batch.items()}
+        own = {p.untyped_storage().data_ptr() for p in task.parameters()}
+        with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor), self.autocast():
+            if bare:
+                logits: Any = task.network(batch["image"])
+                logits = logits[0] if isinstance(logits, tuple) else logits
+                loss = task.loss(logits, batch["mask"])
+            else:
+                loss = task.training_step(batch, 0)
+        del loss
+        return sum(size for pointer, size in kept.items() if pointer not in own)
+
+
+class _Clock(L.Callback):
+    """Times the steps after the first few."""
+
+    def __init__(self, bench: TrainBench) -> None:
+        self._bench = bench
+        self.seconds = 0.0
+
+    def on_train_batch_end(
+        self, trainer: L.Trainer, pl_module: L.LightningModule, outputs, batch, batch_idx
+    ) -> None:
+        """Start after the warm-up, stop after the last step."""
+        if batch_idx == WARM - 1:
+            self._start = self._bench.clock()
+        elif batch_idx == WARM + self._bench.steps - 1:
+            self.seconds = self._bench.clock() - self._start

@@ -1,0 +1,93 @@
+"""The benchmarks measure what they say; how fast anything is, a test does not judge."""
+
+import pytest
+import torch
+
+from lightning_seg.bench import evaluate
+from lightning_seg.bench.train import BARE, FROZEN, OURS, TrainBench, main
+from lightning_seg.bench.turns import Goal, ratio, table, take_turns
+from lightning_seg.errors import UserError
+from lightning_seg.experiment import DataOnly
+from lightning_seg.metrics.confusion import ConfusionMatrix
+
+TINY = [
+    "--model.network.init_args.backbone=test_resnet",
+    "--data.init_args.batch_size=2",
+    "--data.init_args.crop_size=[32,32]",
+    "--trainer.precision=32-true",
+]
+
+
+@pytest.fixture(scope="module")
+def bench():
+    return TrainBench(DataOnly(["-c", "experiments/quickstart.yaml", *TINY]), steps=2)
+
+
+def test_ways_take_turns_and_the_first_round_does_not_count():
+    order = []
+
+    def way(name, seconds):
+        return lambda: (order.append(name), seconds)[1]
+
+    times = take_turns({"a": way("a", 1.0), "b": way("b", 2.0)}, rounds=3)
+    assert order == ["a", "b"] * 4
+    assert times == {"a": [1.0] * 3, "b": [2.0] * 3}
+
+
+def test_a_ratio_is_that_of_neighbours_so_a_busy_spell_does_not_count():
+    times = {"a": [1.0, 10.0, 1.0], "b": [2.0, 20.0, 2.0]}
+    assert ratio(times, "a", "b") == 2
+    text = table(times, "b", [Goal("a", "b", 1.5), Goal("a", "b", 3), Goal("a", "missing", 1)])
+    assert "a / b: 2.00x, goal 1.5x reached" in text
+    assert "a / b: 2.00x, goal 3x missed" in text
+    assert "missing" not in text
+
+
+def test_every_way_times_a_step(bench):
+    for name, way in bench.ways().items():
+        assert 0 < way() < 60, name
+
+
+def test_the_bare_loop_does_the_same_work(bench):
+    """One step of each, from the same weights, without dropout: the same loss."""
+    torch.manual_seed(0)
+    task = bench.task(bench.experiment.model.finetune)
+    task.log = lambda *args, **kwargs: None
+    task.train()
+    logits = task.network(bench.batch["image"])
+    expected = torch.nn.functional.cross_entropy(logits, bench.batch["mask"].long())
+    torch.testing.assert_close(task.training_step(bench.batch, 0), expected, rtol=1e-4, atol=1e-5)
+
+
+def test_frozen_backbones_keep_less_for_the_backward_pass_and_the_task_keeps_nothing_of_its_own(bench):
+    shares = [float(value) for value in bench.memory().values()]
+    assert shares[0] == pytest.approx(1, abs=0.05)
+    assert shares[1] < 0.9
+
+
+def test_the_scores_that_are_timed_are_equal():
+    """Equal counts: IoU of every class from the matrix and from torchmetrics' collection."""
+    torch.manual_seed(0)
+    logits = torch.randn(2, 5, 40, 30)
+    masks = torch.randint(5, (2, 40, 30), dtype=torch.uint8)
+    masks[0, :9] = 255
+    collection, matrix = evaluate.usual(5), ConfusionMatrix(5)
+    collection.update(logits, masks.long())
+    matrix.update(logits.max(1)[1], masks)
+    counts = matrix.compute().double()
+    iou = counts.diag() / (counts.sum(0) + counts.sum(1) - counts.diag())
+    torch.testing.assert_close(
+        collection.compute()["MulticlassJaccardIndex"].double(), iou, rtol=1e-6, atol=0
+    )
+
+
+def test_the_table_is_printed(capsys):
+    main(["quickstart", "--rounds", "1", "--steps", "1", *TINY])
+    out = capsys.readouterr().out
+    assert f"{OURS} / {BARE}: " in out
+    assert f"{FROZEN} / {OURS}: " in out
+
+
+def test_peers_need_the_network_that_all_have():
+    with pytest.raises(UserError, match="DeepLabV3"):
+        main(["quickstart", "--peers", *TINY])
