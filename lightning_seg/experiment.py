@@ -43,6 +43,7 @@ from lightning_seg.runs.logger import RunLogger
 from lightning_seg.runs.tracking import Tracking
 from lightning_seg.tasks.base import SegmentationTask
 from lightning_seg.tasks.semantic import SemanticSegmentation
+from lightning_seg.slurm import Slurm
 
 # Processes that Lightning starts for further devices find the run directory of the first process here.
 RUN_VARIABLE = "LIGHTNING_SEG_RUN"
@@ -111,6 +112,7 @@ class Experiment(LightningCLI):
             {
                 "checkpoint.monitor": "val/miou",
                 "checkpoint.mode": "max",
+        parser.add_class_arguments(Slurm, "slurm")
                 "checkpoint.save_last": False,  # `Saving` saves it, after every validation
                 "checkpoint.save_on_train_epoch_end": False,  # before `Saving`, which keeps what was the best
                 "checkpoint.filename": "best",
