@@ -13,7 +13,7 @@ import cv2
 import numpy as np
 
 from lightning_seg.data.examples import choose_examples
-from lightning_seg.data.files import IMAGE_SUFFIXES
+from lightning_seg.data.files import IMAGE_SUFFIXES, Unpaired
 from lightning_seg.data.loading import in_parallel
 from lightning_seg.errors import UserError
 from lightning_seg.labels import IGNORE_INDEX
@@ -33,6 +33,9 @@ class Kind:
 
 KINDS = {
     "split": Kind("no such split", True, "Make it, or choose another with --data.init_args.val_split."),
+    "unpaired": Kind(
+        "without a partner", True, "Add the mask or the image that is missing, or move the file away."
+    ),
     "unreadable": Kind("cannot be read", True, "Replace the file, or take it off the list."),
     "size": Kind(
         "image and mask differ in size",
@@ -242,6 +245,14 @@ def check(data: SegmentationData, limit: int | None = None, progress: bool = Fal
     for split in dict.fromkeys((data.train_split, data.val_split, data.test_split)):
         try:
             samples = data.samples(split)
+        except Unpaired as error:
+            known = {finding.file for finding in report.findings}
+            report.findings += [
+                Finding("unpaired", split, file, lack)
+                for file, lack in error.files.items()
+                if file not in known
+            ]
+            continue
         except UserError as error:
             if split == data.train_split:
                 raise
@@ -317,6 +328,8 @@ def _systematic(data: SegmentationData, report: Report) -> list[Finding]:
 
 def _shared(data: SegmentationData, splits: Iterable[str]) -> list[Finding]:
     """Find samples of the training split that are in another one, too."""
+    if data.train_split not in splits:
+        return []
     train = {repr(sample) for sample in data.samples(data.train_split)}
     return [
         Finding("leak", data.train_split, _files(data, sample)[0], f"is also {split}")

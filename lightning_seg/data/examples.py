@@ -51,8 +51,8 @@ def draw_examples(data: SegmentationData, report: Report, path: str | Path) -> N
     width, height = TEXT + columns * (CELL[0] + GAP) + GAP, CELL[1] + GAP
     sheet = Image.new("RGB", (width, len(data.class_names) * height + GAP), PAPER)
     draw, font, small = ImageDraw.Draw(sheet), ImageFont.load_default(17), ImageFont.load_default(13)
-    samples, split = data.samples(data.train_split), data.train_split
-    pixels, images = report.pixels[split], report.images[split]
+    samples = data.samples(data.train_split)
+    pixels, images = report.pixels[data.train_split], report.images[data.train_split]
     for label, (name, color) in enumerate(zip(data.class_names, data.palette, strict=True)):
         top = GAP + label * height
         draw.rectangle((GAP, top + 4, GAP + 16, top + 20), fill=color, outline=INK)

@@ -19,6 +19,19 @@ PLAIN_CHUNKS = {b"IHDR", b"IDAT", b"IEND", b"bKGD", b"cHRM", b"gAMA", b"pHYs", b
 MAX_PIXELS = 500_000_000  # beyond this one image alone would fill the memory of a training machine
 
 
+class Unpaired(UserError):
+    """Some images have no mask, or masks no image.
+
+    Args:
+        message: What to tell, with some of the files.
+        files: All of the files, and what each of them lacks.
+    """
+
+    def __init__(self, message: str, files: Mapping[str, str]) -> None:
+        super().__init__(message)
+        self.files = files
+
+
 def read_image(path: str | Path) -> np.ndarray:
     """Read any image file as RGB.
 

@@ -7,7 +7,14 @@ from typing import Any
 import numpy as np
 
 from lightning_seg.data.base import SegmentationData
-from lightning_seg.data.files import ColorMask, default_palette, label_table, list_images, read_image
+from lightning_seg.data.files import (
+    ColorMask,
+    Unpaired,
+    default_palette,
+    label_table,
+    list_images,
+    read_image,
+)
 from lightning_seg.data.instances import Sample, instance_sample, masks_of_numbers, read_numbers
 from lightning_seg.data.splitting import divide
 from lightning_seg.errors import UserError
@@ -141,14 +148,19 @@ class Folder(SegmentationData):
         """Pair all images and masks, or those below a subfolder."""
         images = self._by_name(self.images, part, "")
         masks = self._by_name(self.masks, part, self.mask_suffix)
-        for kind, alone in (("mask", images.keys() - masks.keys()), ("image", masks.keys() - images.keys())):
-            if alone:
-                first = ", ".join(sorted(alone)[:5]) + (", ..." if len(alone) > 5 else "")
-                folder = self.masks if kind == "mask" else self.images
-                raise UserError(
-                    f"{len(alone)} names have no {kind} in {folder}: {first}. Images and masks are paired by "
-                    f"name (mask_suffix is {self.mask_suffix!r}); move away what has no partner."
-                )
+        alone = {
+            str(images[name]): f"no mask in {self.masks}" for name in sorted(images.keys() - masks.keys())
+        }
+        alone |= {
+            str(masks[name]): f"no image in {self.images}" for name in sorted(masks.keys() - images.keys())
+        }
+        if alone:
+            first = "".join(f"  {file}: {lack}\n" for file, lack in [*alone.items()][:5])
+            raise Unpaired(
+                f"{len(alone)} files have no partner:\n{first}Images and masks are paired by name (mask_suffix is "
+                f"{self.mask_suffix!r}). Move away what has no partner; 'lightning-seg check' lists all.",
+                alone,
+            )
         return [(images[name], masks[name]) for name in sorted(images)]
 
     def _listed(self, listing: Path) -> list[tuple[Path, Path]]:
@@ -156,15 +168,20 @@ class Folder(SegmentationData):
         images = self._by_name(self.images, "", "")
         masks = self._by_name(self.masks, "", self.mask_suffix)
         known = {alias: name for name in images for alias in (Path(name).name, name)}
-        found = []
+        found, missing = [], {}
         for line in filter(None, map(str.strip, listing.read_text().splitlines())):
             path = Path(line)
             spellings = (line, path.with_suffix("").as_posix(), path.name, path.stem)
             name = next((known[spelling] for spelling in spellings if spelling in known), None)
             if name is None or name not in masks:
-                where = self.images if name is None else self.masks
-                raise UserError(f"{listing} names {line!r}, but there is no such file in {where}.")
-            found.append((images[name], masks[name]))
+                missing[line] = f"no such file in {self.images if name is None else self.masks}"
+            else:
+                found.append((images[name], masks[name]))
+        if missing:
+            first, lack = next(iter(missing.items()))
+            raise Unpaired(
+                f"{listing} names {len(missing)} files that are not there, first {first!r}: {lack}.", missing
+            )
         return found
 
     def _by_name(self, folder: Path, part: str, suffix: str) -> dict[str, Path]:

@@ -2,6 +2,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from lightning_seg.data.check import check
 from lightning_seg.data.folder import Folder
 from lightning_seg.errors import UserError
 
@@ -89,19 +90,35 @@ def test_splits_by_lists(tmp_path):
     data = folder(tmp_path, shares=None)
     assert stems(data, "train") == ["a.b", "deep/c"] and stems(data, "val") == ["d"]
     (tmp_path / "test.txt").write_text("nobody\n")
-    with pytest.raises(UserError, match="test.txt names 'nobody'"):
+    with pytest.raises(UserError, match="test.txt names 1 files that are not there, first 'nobody'"):
         data.samples("test")
 
 
 def test_what_has_no_partner_is_named(tmp_path):
     write(tmp_path, EIGHT)
     (tmp_path / "masks" / "scan_3.png").unlink()
-    with pytest.raises(UserError, match="1 names have no mask in .*masks: scan_3"):
+    with pytest.raises(UserError, match="(?s)1 files have no partner.*images/scan_3.jpg: no mask in .*masks"):
         folder(tmp_path).samples("train")
     write(tmp_path, ["scan_3"])
     (tmp_path / "images" / "scan_5.jpg").unlink()
-    with pytest.raises(UserError, match="1 names have no image in .*images: scan_5"):
+    with pytest.raises(
+        UserError, match="(?s)1 files have no partner.*masks/scan_5.png: no image in .*images"
+    ):
         folder(tmp_path).samples("train")
+
+
+def test_check_names_every_file_without_a_partner_once(tmp_path):
+    write(tmp_path, EIGHT)
+    alone = [tmp_path / "images" / "scan_5.jpg", *(tmp_path / "masks" / f"scan_{i}.png" for i in (1, 3))]
+    for path in alone:
+        path.unlink()
+    report = check(folder(tmp_path))
+    found = {finding.file for finding in report.findings if finding.kind == "unpaired"}
+    others = [tmp_path / "masks" / "scan_5.png", *(tmp_path / "images" / f"scan_{i}.jpg" for i in (1, 3))]
+    assert found == set(map(str, others)) and len(report.findings) == 3 and not report.ok
+    assert "scan_5.png: no image in" in report.text() and "3 errors" in report.text()
+    with pytest.raises(UserError, match="no partner"):
+        folder(tmp_path).setup("fit")
 
 
 def test_no_split_and_no_folder(tmp_path):
