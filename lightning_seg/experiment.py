@@ -41,9 +41,9 @@ from lightning_seg.runs.directory import (
 )
 from lightning_seg.runs.logger import RunLogger
 from lightning_seg.runs.tracking import Tracking
+from lightning_seg.slurm import Slurm
 from lightning_seg.tasks.base import SegmentationTask
 from lightning_seg.tasks.semantic import SemanticSegmentation
-from lightning_seg.slurm import Slurm
 
 # Processes that Lightning starts for further devices find the run directory of the first process here.
 RUN_VARIABLE = "LIGHTNING_SEG_RUN"
@@ -108,11 +108,11 @@ class Experiment(LightningCLI):
         parser.add_lightning_class_args(Pictures, "pictures")
         parser.add_lightning_class_args(NonFinite, "nonfinite")
         parser.add_lightning_class_args(Saving, "saving")
+        parser.add_class_arguments(Slurm, "slurm")
         parser.set_defaults(
             {
                 "checkpoint.monitor": "val/miou",
                 "checkpoint.mode": "max",
-        parser.add_class_arguments(Slurm, "slurm")
                 "checkpoint.save_last": False,  # `Saving` saves it, after every validation
                 "checkpoint.save_on_train_epoch_end": False,  # before `Saving`, which keeps what was the best
                 "checkpoint.filename": "best",
@@ -187,7 +187,7 @@ class Experiment(LightningCLI):
         if rank_zero_only.rank and _PRECISION_VARIABLE in os.environ:  # type: ignore[attr-defined]
             precision = os.environ[_PRECISION_VARIABLE]
         else:  # where a launcher has started all processes they must agree without trying
-            alone = int(os.environ.get("WORLD_SIZE", 1)) == 1
+            alone = int(os.environ.get("WORLD_SIZE") or os.environ.get("SLURM_NTASKS") or 1) == 1
             choice = choose_precision(self.model.network, _device(given.accelerator), probe=alone)
             precision = os.environ[_PRECISION_VARIABLE] = choice.precision
             rank_zero_info(f"precision {precision}: {choice.reason}; --trainer.precision decides otherwise")
