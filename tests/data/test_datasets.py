@@ -248,6 +248,9 @@ def test_isbi_keeps_the_order_of_the_slices_and_neighbours_together(tmp_path):
     data, _, _ = isbi(tmp_path)
     assert [data.name_of(sample) for sample in data.samples("all")] == [str(i) for i in range(11)]
     assert [data.name_of(sample) for sample in data.samples("val")] == ["9", "10"]
+    folds = [ISBI(str(tmp_path), **ARGUMENTS, fold=fold) for fold in range(5)]
+    held_out = [[int(data.name_of(sample)) for sample in fold.samples(fold.val_split)] for fold in folds]
+    assert held_out == [[0, 1, 2], [3, 4], [5, 6], [7, 8], [9, 10]]
 
 
 def test_pennfudan_splits_do_not_overlap_and_persons_are_numbered(tmp_path):
@@ -313,6 +316,28 @@ def test_hugging_face(monkeypatch):
     assert data.name_of(data.samples("train")[2]) == "train_000002"
     with pytest.raises(UserError, match="'test' of someone/scenes cannot be loaded: ValueError"):
         data.samples("test")
+
+
+def test_hugging_face_files_on_disk(tmp_path, monkeypatch):
+    datasets = pytest.importorskip("datasets")
+    monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", str(tmp_path / "cache"))
+    datasets.disable_progress_bars()
+    photos = [photo((8, 9)) for _ in range(3)]
+    columns = {
+        "image": [Image.fromarray(pixels) for pixels in photos],
+        "label": [Image.fromarray(np.full((8, 9), number, np.uint8)) for number in range(3)],
+    }
+    kinds = datasets.Features({"image": datasets.Image(), "label": datasets.Image()})
+    (tmp_path / "set").mkdir()
+    table = datasets.Dataset.from_dict(columns, features=kinds)
+    table.to_parquet(str(tmp_path / "set" / "train-00000-of-00001.parquet"))
+    data = HuggingFace(str(tmp_path / "set"), ["a", "b", "c"], **ARGUMENTS)
+    for number, sample in enumerate(data.samples("train")):
+        pixels, mask = data.read(sample)
+        np.testing.assert_array_equal(pixels, photos[number])
+        assert mask.shape == (8, 9) and (mask == number).all()
+    with pytest.raises(UserError, match="'validation' of .* cannot be loaded"):
+        data.samples("validation")
 
 
 def test_hugging_face_without_its_package_says_what_to_install(monkeypatch):

@@ -10,6 +10,7 @@ from lightning_seg.data import voc as module
 from lightning_seg.data.voc import VOC
 from lightning_seg.errors import UserError
 
+VOC_SIZES = [(60, 80), (75, 50), (64, 64), (61, 83), (90, 41)]  # as the fixture writes them
 ARGUMENTS = {"batch_size": 2, "crop_size": (48, 48)}
 
 
@@ -44,6 +45,16 @@ def test_images_of_different_size_train_and_evaluate_at_their_own_size(voc):
 
 def test_root_may_be_the_folder_of_the_year_itself(voc):
     assert len(VOC(str(voc / "VOCdevkit" / "VOC2012"), **ARGUMENTS).samples("val")) == 5
+
+
+def test_the_year_2007_has_a_test_split_with_labels(voc):
+    (voc / "VOCdevkit" / "VOC2012").rename(voc / "VOCdevkit" / "VOC2007")
+    lists = voc / "VOCdevkit" / "VOC2007" / "ImageSets" / "Segmentation"
+    shutil.copy(lists / "val.txt", lists / "test.txt")
+    data = VOC(str(voc), year=2007, test_split="test", **ARGUMENTS)
+    assert [data.read(sample)[1].shape for sample in data.samples("test")] == VOC_SIZES
+    with pytest.raises(UserError, match="VOCtrainval_06-Nov-2007.tar"):
+        VOC(str(voc / "elsewhere"), year=2007, **ARGUMENTS).samples("train")
 
 
 def test_the_test_is_on_val_because_the_test_labels_are_not_public(voc):
