@@ -5,6 +5,7 @@ from typing import Any, Literal, NamedTuple
 
 import numpy as np
 import torch.distributed as dist
+from torch import Tensor
 
 from lightning_seg.labels import IGNORE_INDEX
 from lightning_seg.metrics.images import Values
@@ -90,6 +91,13 @@ class ObjectScores:
     def reset(self) -> None:
         """Forget everything."""
         self._records = {}
+
+
+def arrays(objects: Mapping[str, Tensor]) -> dict[str, np.ndarray]:
+    """Bring the objects of an image to the CPU as numpy arrays, masks (N, H, W) as bool."""
+    masks = objects["masks"]
+    masks = masks > 0.5 if masks.is_floating_point() else masks != 0
+    return {key: value.cpu().numpy() for key, value in {**objects, "masks": masks}.items()}
 
 
 def gather(mine: dict[int, Any]) -> dict[int, Any]:

@@ -13,7 +13,7 @@ from lightning_seg.data.split import Split
 from lightning_seg.finetune import Full
 from lightning_seg.metrics.confusion import ConfusionMatrix, ImageCounts
 from lightning_seg.metrics.images import Values
-from lightning_seg.metrics.instance import ObjectScores, view_of_found, view_of_truth
+from lightning_seg.metrics.instance import ObjectScores, arrays, view_of_found, view_of_truth
 from lightning_seg.metrics.scores import scores
 from lightning_seg.networks.anchors import DataAnchors
 from lightning_seg.networks.mask_rcnn import Detector, Objects
@@ -156,13 +156,6 @@ class InstanceSegmentation(SegmentationTask):
         if trainer.is_global_zero:
             listed = (", ".join(f"{value:.3g}" for value in values) for values in (sizes, shapes))
             print("anchors  {} pixels, height to width {}; of {} objects".format(*listed, len(boxes)))
-
-
-def arrays(objects: Objects) -> dict[str, np.ndarray]:
-    """Bring the objects of an image to the CPU as numpy arrays, masks (N, H, W) as bool."""
-    masks = objects["masks"]
-    masks = masks > 0.5 if masks.is_floating_point() else masks != 0
-    return {key: value.cpu().numpy() for key, value in {**objects, "masks": masks}.items()}
 
 
 def _boxes(data: Any, most: int = 500) -> Tensor:
