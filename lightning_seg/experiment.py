@@ -12,7 +12,7 @@ import sys
 import warnings
 from contextlib import suppress
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import torch
 import yaml
@@ -103,6 +103,13 @@ class Experiment(LightningCLI):
             default=False,
             help="Keep fewer of the backbone's activations and compute them again: less memory, slower.",
         )
+        parser.add_argument(
+            "--lr_scaling",
+            type=Literal["none", "linear", "sqrt"],
+            default="none",
+            help="Multiply the learning rate by the number of batches that a step gathers, devices x accumulated,"
+            " or by its root.",
+        )
         parser.add_class_arguments(Tracking, "wandb")
         parser.add_lightning_class_args(ModelCheckpoint, "checkpoint")
         parser.add_lightning_class_args(Pictures, "pictures")
@@ -144,6 +151,7 @@ class Experiment(LightningCLI):
             if isinstance(error.__cause__, UserError):
                 raise error.__cause__ from None
             raise
+        self.model.lr_scaling = self.config.lr_scaling
         network = self.model.network
         network.to(memory_format=torch.channels_last)  # as the images are: convolutions need no conversion
         if self.config.gradient_checkpointing:

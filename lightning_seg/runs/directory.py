@@ -38,6 +38,13 @@ def new_run(root: Path, experiment: str) -> Path:
     return run
 
 
+def write_whole(path: Path, text: str) -> None:
+    """Write a small file so that whoever reads it, now or after a crash, sees all of the old or all of the new."""
+    unfinished = path.with_name(path.name + ".part")
+    unfinished.write_text(text, encoding="utf-8")
+    unfinished.replace(path)
+
+
 def existing_run(path: str | Path) -> Path:
     """Check that a path is a run directory.
 

@@ -1,7 +1,7 @@
 """What every task has in common: a network, a fine-tuning policy, an optimizer and its schedule."""
 
 from collections.abc import Callable, Iterable
-from typing import Any, Self
+from typing import Any, Literal, Self
 
 import lightning as L
 from lightning.pytorch.strategies import DDPStrategy
@@ -28,10 +28,12 @@ class SegmentationTask(L.LightningModule):
         pretrained: The weights that the training began with, in words.
         monitor: The score that chooses the best checkpoint; higher is better.
         instances: Whether it wants objects of the data module instead of masks of classes.
+        lr_scaling: How the learning rate follows the number of batches that one optimizer step gathers.
     """
 
     monitor = "val/miou"
     instances = False
+    lr_scaling: Literal["none", "linear", "sqrt"] = "none"
 
     def __init__(
         self,
@@ -50,9 +52,9 @@ class SegmentationTask(L.LightningModule):
         self.finetune.apply(network)
         self.pretrained = "those of the checkpoint"
 
-    def setup(self, stage: str) -> None:
-        """Load the pretrained weights for a fresh training; a checkpoint brings its own."""
-        if stage == "fit" and self.trainer.ckpt_path is None:
+    def on_fit_start(self) -> None:
+        """Load the pretrained weights for a fresh training; a checkpoint, known only by now, brings its own."""
+        if self.trainer.ckpt_path is None:
             self.pretrained = self.network.load_weights()
 
     def on_train_start(self) -> None:
@@ -75,6 +77,8 @@ class SegmentationTask(L.LightningModule):
         """Make the optimizer over the trainable parameters and a scheduler that knows the number of steps."""
         optimizer = self.optimizer(self.finetune.parameter_groups(self.network))
         scale_learning_rates(optimizer)
+        for group in optimizer.param_groups:
+            group["lr"] *= self.lr_factor
         if self.lr_scheduler is None:
             return {"optimizer": optimizer}
         scheduler = for_lightning(
@@ -84,6 +88,12 @@ class SegmentationTask(L.LightningModule):
             validate_every=self.trainer.check_val_every_n_epoch or 1,
         )
         return {"optimizer": optimizer, "lr_scheduler": scheduler}
+
+    @property
+    def lr_factor(self) -> float:
+        """What `lr_scaling` multiplies all learning rates by: devices times accumulated batches, or its root."""
+        gathered = self.trainer.world_size * self.trainer.accumulate_grad_batches
+        return float(gathered ** {"none": 0, "linear": 1, "sqrt": 0.5}[self.lr_scaling])
 
     def _advance(self) -> bool:
         progress = self.global_step / self.trainer.estimated_stepping_batches

@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 import torch
 import torch.nn.functional as F
-from torch import Tensor, nn
+from torch import Tensor, distributed, nn
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler
 
@@ -101,7 +101,7 @@ class SemanticSegmentation(SegmentationTask):
         else:
             loss = self._loss(logits, batch)
         self.log("train/loss", loss.detach(), prog_bar=True, batch_size=len(batch["image"]))
-        return loss
+        return loss * self._share(batch["mask"])
 
     def on_validation_start(self) -> None:
         """Make room for what is measured in each image, if it is wanted already now."""
@@ -157,6 +157,22 @@ class SemanticSegmentation(SegmentationTask):
         if "mask2" in batch:
             loss = batch["mix"] * loss + (1 - batch["mix"]) * self.loss(logits, batch["mask2"])
         return loss
+
+    def _share(self, masks: Tensor) -> Tensor | float:
+        """Return this process's share of all counted pixels, times the number of processes.
+
+        DDP takes the mean of the processes' gradients. With this factor on the loss it is the gradient of the mean
+        over the pixels of all of them, as if one process had seen the whole batch.
+        """
+        if not (distributed.is_available() and distributed.is_initialized()):
+            return 1.0
+        counted = masks != IGNORE_INDEX
+        if isinstance(self.loss, PixelLoss):
+            counted = self.loss.pixel_weights(masks)
+        ours = counted.sum(dtype=torch.float32)
+        total = ours.clone()
+        distributed.all_reduce(total)
+        return ours * distributed.get_world_size() / total.clamp(min=torch.finfo(total.dtype).tiny)
 
     def _balance(self, losses: list[PixelLoss], stage: str) -> None:
         """Compute class weights from the training split, or make room for those of a checkpoint."""
