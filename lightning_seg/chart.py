@@ -63,11 +63,11 @@ class Chart:
             _Shape("text", (6, _TOP - 4), text=y_label),
         ]
         bottom, right = HEIGHT - _BOTTOM, WIDTH - _RIGHT
-        for tick in _log_ticks(*self._x):
+        for tick in log_ticks(*self._x):
             x = self._place(np.log10(tick), 0)[0]
             self.shapes.append(_Shape("line", (x, _TOP), (x, bottom)))
             self.shapes.append(_Shape("text", (x, bottom + 16), text=f"{tick:g}", anchor="middle"))
-        for tick in _ticks(*self._y):
+        for tick in ticks(*self._y):
             y = self._place(0, tick)[1]
             self.shapes.append(_Shape("line", (_LEFT, y), (right, y)))
             self.shapes.append(_Shape("text", (_LEFT - 6, y + 4), text=f"{tick:.4g}", anchor="end"))
@@ -119,14 +119,14 @@ class Chart:
         return _LEFT + across * (right - _LEFT), bottom - up * (bottom - _TOP)
 
 
-def _log_ticks(low: float, high: float) -> list[float]:
+def log_ticks(low: float, high: float) -> list[float]:
     """Choose 1, 2 and 5 times powers of ten between powers of ten."""
     decades = range(int(np.floor(low)), int(np.ceil(high)) + 1)
     ticks = [factor * 10.0**decade for decade in decades for factor in (1, 2, 5)]
     return [tick for tick in ticks if low <= np.log10(tick) <= high]
 
 
-def _ticks(low: float, high: float) -> list[float]:
+def ticks(low: float, high: float) -> list[float]:
     """Choose about five round numbers between two."""
     rough = (high - low) / 5
     power = 10 ** np.floor(np.log10(rough))

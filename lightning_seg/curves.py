@@ -1,5 +1,6 @@
 """Line charts as pictures, panels side by side."""
 
+import itertools
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -35,13 +36,15 @@ class Panel:
 
 def draw(panels: list[Panel]) -> Image.Image:
     """Draw diagrams side by side."""
+    names = dict.fromkeys(name for panel in panels for name in panel.lines)
+    colors = dict(zip(names, itertools.cycle(COLORS), strict=False))  # a name has one colour in all of them
     picture = Image.new("RGB", (WIDTH * len(panels), HEIGHT), "white")
     for i, panel in enumerate(panels):
-        picture.paste(_draw(panel), (WIDTH * i, 0))
+        picture.paste(_draw(panel, colors), (WIDTH * i, 0))
     return picture
 
 
-def _draw(panel: Panel) -> Image.Image:
+def _draw(panel: Panel, colors: dict[str, str]) -> Image.Image:
     picture = Image.new("RGB", (WIDTH, HEIGHT), "white")
     pen, font = ImageDraw.Draw(picture), ImageFont.load_default(22)
     lines = {name: _finite(*points, panel.log_x) for name, points in panel.lines.items()}
@@ -74,12 +77,12 @@ def _draw(panel: Panel) -> Image.Image:
         ((across, _),) = place(np.log10(panel.mark) if panel.log_x else panel.mark, bottom)
         pen.line((across, _TOP, across, floor), _INK, 3)
     left = _LEFT
-    for color, (name, (x, y)) in zip(COLORS, lines.items(), strict=False):
+    for name, (x, y) in lines.items():
         points = place(x, y)
-        pen.line(points, color, 4, "curve")
+        pen.line(points, colors[name], 4, "curve")
         for point in points if len(points) < 60 else []:
-            pen.circle(point, 5, color)
-        pen.text((left, 58), name, color, font)
+            pen.circle(point, 5, colors[name])
+        pen.text((left, 58), name, colors[name], font)
         left += int(pen.textlength(name, font)) + 30
     return picture
 

@@ -23,6 +23,7 @@ from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
 from lightning.pytorch.loggers import Logger
 from lightning.pytorch.utilities import rank_zero_info, rank_zero_only
 
+from lightning_seg.callbacks.gap import Gap
 from lightning_seg.callbacks.nonfinite import NonFinite
 from lightning_seg.callbacks.pictures import Pictures
 from lightning_seg.callbacks.progress import Progress
@@ -113,6 +114,7 @@ class Experiment(LightningCLI):
         parser.add_class_arguments(Tracking, "wandb")
         parser.add_lightning_class_args(ModelCheckpoint, "checkpoint")
         parser.add_lightning_class_args(Pictures, "pictures")
+        parser.add_lightning_class_args(Gap, "gap")
         parser.add_lightning_class_args(NonFinite, "nonfinite")
         parser.add_lightning_class_args(Saving, "saving")
         parser.add_class_arguments(Slurm, "slurm")

@@ -7,6 +7,7 @@ from typing import Any
 import lightning as L
 import numpy as np
 import torch
+from lightning.pytorch.loggers import WandbLogger
 from torch.utils.data import DataLoader, Subset
 
 from lightning_seg.curves import Panel, draw
@@ -18,7 +19,6 @@ from lightning_seg.metrics.mean import WeightedMean
 from lightning_seg.metrics.scores import scores
 from lightning_seg.runs.directory import PICTURES
 from lightning_seg.runs.logger import RunLogger
-from lightning_seg.runs.tracking import MirrorLogger
 from lightning_seg.tasks.semantic import SemanticSegmentation
 
 
@@ -65,7 +65,7 @@ class Gap(L.Callback):
         verdict = judge(History.read(run.rows()))
         print(f"fit      {verdict}", flush=True)
         for logger in trainer.loggers:
-            if isinstance(logger, MirrorLogger):
+            if isinstance(logger, WandbLogger):
                 logger.experiment.summary["fit"] = verdict
 
     def _watches(self, trainer: L.Trainer, pl_module: L.LightningModule) -> bool:

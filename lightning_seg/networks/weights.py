@@ -90,17 +90,17 @@ def load_run(network: nn.Module, weights: str) -> str:
 
 
 def _checkpoint(place: str) -> Path:
-    """Find the best checkpoint of a run."""
+    """Find the best checkpoint of a run, or of an experiment's latest run that has one."""
     from lightning_seg.runs.directory import BEST_CHECKPOINT, existing_run
 
-    if Path(place).is_file():
-        return Path(place)
-    run = existing_run(place)
-    if not (run / BEST_CHECKPOINT).is_file():
-        raise UserError(
-            f"{run} has no {BEST_CHECKPOINT} yet: train it first, or choose other weights with {_FLAG}."
-        )
-    return run / BEST_CHECKPOINT
+    path = Path(place)
+    found = [path, path / BEST_CHECKPOINT, *sorted(path.glob(f"*/{BEST_CHECKPOINT}"), reverse=True)]
+    for file in found:
+        if file.is_file():
+            return file
+    raise UserError(
+        f"{existing_run(path)} has no {BEST_CHECKPOINT} yet: train it first, or choose other weights with {_FLAG}."
+    )
 
 
 def read_file(path: Path) -> dict[str, Tensor]:

@@ -94,6 +94,15 @@ def test_foreign_backbone_is_refused(run, prefix):
     assert all(torch.equal(before[key], value) for key, value in network.state_dict().items())
 
 
+def test_latest_run_with_a_checkpoint_stands_for_the_experiment(run):
+    """The run that is about to begin has none yet."""
+    run, trained = run
+    (run.parent / "2").mkdir()
+    (run.parent / "2" / "config.yaml").write_text("{}")
+    network = unet(weights=f"run:{run.parent}")
+    assert str(run / "checkpoints") in network.load_weights() and all(same(network, trained, "head"))
+
+
 def test_run_without_checkpoint_and_no_run_are_refused(run, tmp_path):
     run, _ = run
     (run / "checkpoints" / "best.ckpt").unlink()
