@@ -23,73 +23,95 @@ from lightning_seg.postprocess.effect import ALONE, Prediction, compare, measure
 from lightning_seg.postprocess.recipe import Recipe, read_recipe, tune
 from lightning_seg.runs.arguments import Arguments
 from lightning_seg.runs.statistics import score
+from lightning_seg.tasks.semantic import SemanticSegmentation
 
 Part = tuple[str, list[int]]
 """A split and the places of the images in it that are used."""
 
 
 def main(args: list[str]) -> None:
-    """Apply chains to the predictions of a run, ``RUN --chain FILE [...]``."""
-    parser = Arguments(prog="lightning-seg postprocess RUN", allow_abbrev=False)
-    parser.add_argument(
-        "--chain", type=Path, required=True, help="list of steps in YAML: experiments/postprocess/"
-    )
-    parser.add_argument("--each", action="store_true", help="each step by itself instead of the chain")
-    parser.add_argument(
-        "--tune", type=int, default=0, metavar="N", help="tune in N trials, on the val split only"
-    )
-    parser.add_argument("--tune-images", type=int, metavar="N", help="tune on N of its images, evenly spaced")
-    parser.add_argument("--split", help="report on this split; if it is tuned on too, on its second half")
-    parser.add_argument(
-        "--block", type=int, default=1, metavar="N", help="neighbouring frames resampled together"
-    )
+    """Apply chains to the predictions of a run, ``RUN --chain FILE [...]``; see `_options`."""
     if args[:1] in (["-h"], ["--help"]):
-        parser.print_help()
+        _parser().print_help()
         return
     run, args = run_argument("postprocess", args)
-    options, settings = parser.parse_known_args(args)
-    for name, least in (("tune", 0), ("tune_images", 1), ("block", 1)):
-        if (value := getattr(options, name)) is not None and value < least:
-            raise UserError(f"--{name.replace('_', '-')} must be at least {least}; got {value}.")
-    experiment = trained(run, settings)
-    data, model = experiment.datamodule, experiment.model.eval()
-    model.to("cuda" if torch.cuda.is_available() else "cpu")
+    options, settings = _options(args)
+    model, data = predictor(run, settings)
     recipe = read_recipe(options.chain, data.class_names)
     if options.tune and not recipe.tunable:
         raise UserError(
             f"{options.chain} names no ranges to tune in; see the files in experiments/postprocess/."
         )
     to_tune_on, to_report_on = _parts(data, options)
-    recipes = recipe.single() if options.each else [recipe]
-    remarks: list[str] = []
+    recipes, remarks = recipe.single() if options.each else [recipe], list[str]()
     if options.tune:
-        recipes, remarks = _tuned(recipes, data.class_names, _predict(model, data, to_tune_on), options.tune)
+        recipes, remarks = _tuned(recipes, data.class_names, predict(model, data, to_tune_on), options.tune)
     boundary = BoundaryF1()
-    effects = measure(
-        _predict(model, data, to_report_on), [(r.name, r.build(data.class_names)) for r in recipes], boundary
-    )
-    rows, sentences = compare(effects, options.block)
+    chains = [(r.name, r.build(data.class_names)) for r in recipes]
+    rows, sentences = compare(measure(predict(model, data, to_report_on), chains, boundary), options.block)
     protocol = {
         "run": str(run),
+        "chain": str(options.chain),
         "data": type(data).__name__,
         "split": to_report_on[0],
         "images": len(to_report_on[1]),
-        "chain": str(options.chain),
+        "use_of_splits": _use_of_splits(data, to_tune_on, to_report_on, options),
         "tuning": remarks,
         "boundary_f1": f"tolerance {100 * boundary.tolerance:g} % of the diagonal",
         "block": options.block,
     }
-    text = _text(protocol, rows, sentences, _where(data, to_tune_on, to_report_on, options))
+    text = _text(protocol, rows, sentences)
     print(text)
-    steps = [step for r in recipes for step in r.steps]
     for row in rows:
         row["iou"] = dict(zip(data.class_names, row["iou"], strict=True))
+    steps = [step for r in recipes for step in r.steps]
     content = {"protocol": protocol, "rows": rows, "sentences": sentences, "steps": steps}
     stem = f"postprocess-{options.chain.stem}"
     (run / f"{stem}.md").write_text(text + "\n")
     (run / f"{stem}.json").write_text(json.dumps(_plain(content), indent=2) + "\n")
     (run / f"{stem}.yaml").write_text(yaml.safe_dump(steps, sort_keys=False))
     print(f"\n{run}/{stem}.md, .json, and the steps in .yaml")
+
+
+def _parser() -> Arguments:
+    parser = Arguments(prog="lightning-seg postprocess RUN", allow_abbrev=False)
+    add = parser.add_argument
+    add("--chain", type=Path, required=True, help="list of steps in YAML, as in experiments/postprocess/")
+    add("--each", action="store_true", help="each step by itself instead of the chain")
+    add("--tune", type=int, default=0, metavar="N", help="tune for mIoU in N trials, on the val split only")
+    add(
+        "--tune-images",
+        type=int,
+        metavar="N",
+        help="tune on N of its images, evenly spaced; each takes 2 bytes a pixel and class on the disk meanwhile",
+    )
+    add("--split", help="report on this split, else on test; if it is val and tuned on, on its second half")
+    add("--block", type=int, default=1, metavar="N", help="neighbouring frames resampled together")
+    return parser
+
+
+def _options(args: list[str]) -> tuple[argparse.Namespace, list[str]]:
+    """Split arguments into the options of the command and settings of the experiment."""
+    options, settings = _parser().parse_known_args(args)
+    for name, least in (("tune", 0), ("tune_images", 1), ("block", 1)):
+        if (value := getattr(options, name)) is not None and value < least:
+            raise UserError(f"--{name.replace('_', '-')} must be at least {least}; got {value}.")
+    return options, settings
+
+
+def predictor(run: Path, settings: list[str]) -> tuple[Any, SegmentationData]:
+    """Return the task of a run, ready to predict, and its data.
+
+    Raises:
+        UserError: The run gives no class to each pixel, or has no checkpoint.
+    """
+    experiment = trained(run, settings)
+    if not isinstance(experiment.model, SemanticSegmentation):
+        raise UserError(
+            f"{run} gives no class to each pixel: it is a run of {type(experiment.model).__name__}."
+        )
+    device = "cuda" if torch.cuda.is_available() else "cpu"
+    return experiment.model.eval().to(device), experiment.datamodule
 
 
 def _parts(data: SegmentationData, options: argparse.Namespace) -> tuple[Part, Part]:
@@ -114,7 +136,7 @@ def _parts(data: SegmentationData, options: argparse.Namespace) -> tuple[Part, P
     return (data.val_split, tuning), (split, report)
 
 
-def _where(data: SegmentationData, tuning: Part, report: Part, options: argparse.Namespace) -> str:
+def _use_of_splits(data: SegmentationData, tuning: Part, report: Part, options: argparse.Namespace) -> str:
     """Say which images were used for what."""
     count = len(data.samples(report[0]))
     part = "" if len(report[1]) == count else f", the second half of its {count}"
@@ -128,8 +150,8 @@ def _where(data: SegmentationData, tuning: Part, report: Part, options: argparse
     return f"Tuned in {options.tune} trials on {tuning[0]} ({whole}{spaced}), for mIoU. {words}"
 
 
-def _predict(model: Any, data: SegmentationData, part: Part) -> Iterator[Prediction]:
-    """Predict images; each is read, predicted and forgotten before the next."""
+def predict(model: Any, data: SegmentationData, part: Part) -> Iterator[Prediction]:
+    """Predict images of a split; each is read, predicted and forgotten before the next."""
     split = Split(data, part[0])
     console = Console(stderr=True)
     for place in track(
@@ -179,7 +201,7 @@ def _tuned(
     return tuned, remarks
 
 
-def _text(protocol: dict[str, Any], rows: list[dict[str, Any]], sentences: list[str], where: str) -> str:
+def _text(protocol: dict[str, Any], rows: list[dict[str, Any]], sentences: list[str]) -> str:
     """Write the report as Markdown that can be read as it is."""
     table = [["", "mIoU %", "change", "", "boundary F1 %", "change", "", "ms an image"]]
     for row in rows:
@@ -208,7 +230,7 @@ def _text(protocol: dict[str, Any], rows: list[dict[str, Any]], sentences: list[
         [
             f"# Post-processing of {protocol['run']} by {protocol['chain']}",
             "",
-            f"{protocol['data']}. {where}",
+            f"{protocol['data']}. {protocol['use_of_splits']}",
             f"Boundary F1: {protocol['boundary_f1']}. Changes with 95 % intervals over other images{block}{holm}.",
             "",
             *lines,

@@ -2,6 +2,7 @@
 
 import json
 import math
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -290,3 +291,9 @@ def test_mistakes_on_the_command_line(run, chain, tmp_path, capsys):
     ):
         assert main(["postprocess", *arguments]) == 2
         assert message in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("file", sorted(Path("experiments/postprocess").glob("*.yaml")), ids=lambda f: f.stem)
+def test_chains_that_come_with_the_package(file):
+    recipe = read_recipe(file, NAMES)
+    assert recipe.tunable and len(recipe.build(NAMES).steps) == len(recipe.single())
