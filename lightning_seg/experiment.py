@@ -32,6 +32,7 @@ from lightning_seg.callbacks.saving import Saving, SeededSteps
 from lightning_seg.checkpoints import SafeCheckpointIO, read
 from lightning_seg.data.base import SegmentationData
 from lightning_seg.errors import UserError
+from lightning_seg.networks.base import Network
 from lightning_seg.parser import Parser
 from lightning_seg.precision import choose_precision
 from lightning_seg.runs.directory import (
@@ -63,8 +64,9 @@ class Experiment(LightningCLI):
     def __init__(self, args: list[str], run: Path | None = None, tracked: bool = True) -> None:
         self.run_directory = run
         self.tracked = tracked
+        self.task = _task_class(args)
         super().__init__(
-            _task_class(args),
+            self.task,
             SegmentationData,
             args=args,
             run=False,
@@ -120,7 +122,7 @@ class Experiment(LightningCLI):
         parser.add_class_arguments(Slurm, "slurm")
         parser.set_defaults(
             {
-                "checkpoint.monitor": "val/miou",
+                "checkpoint.monitor": self.task.monitor,
                 "checkpoint.mode": "max",
                 "checkpoint.save_last": False,  # `Saving` saves it, after every validation
                 "checkpoint.save_on_train_epoch_end": False,  # before `Saving`, which keeps what was the best
@@ -136,6 +138,7 @@ class Experiment(LightningCLI):
     def parse_arguments(self, parser: LightningArgumentParser, args: Any) -> None:
         """Parse; the name of the first YAML file names the experiment."""
         self.config: Namespace = parser.parse_args(args)
+        self.config.data.init_args.instances = self.task.instances
         if self.config.name is None:
             files = [Path(str(file)) for file in self.config.config or []]
             self.config.name = files[0].stem if files else "unnamed"
@@ -198,7 +201,9 @@ class Experiment(LightningCLI):
             precision = os.environ[_PRECISION_VARIABLE]
         else:  # where a launcher has started all processes they must agree without trying
             alone = int(os.environ.get("WORLD_SIZE") or os.environ.get("SLURM_NTASKS") or 1) == 1
-            choice = choose_precision(self.model.network, _device(given.accelerator), probe=alone)
+            network = self.model.network
+            probe = alone and isinstance(network, Network)  # others give no logits to try with
+            choice = choose_precision(network, device_of(given.accelerator), probe)
             precision = os.environ[_PRECISION_VARIABLE] = choice.precision
             rank_zero_info(f"precision {precision}: {choice.reason}; --trainer.precision decides otherwise")
         for config in (self.config, self.config_init):
@@ -230,7 +235,7 @@ class SettingsOnly(Experiment):
         """Build nothing."""
 
 
-def _device(accelerator: Any) -> torch.device:
+def device_of(accelerator: Any) -> torch.device:
     """Say on what kind of device the trainer will run."""
     if accelerator in ("auto", "gpu", "cuda") and torch.cuda.is_available():
         return torch.device("cuda")

@@ -4,6 +4,7 @@ from pathlib import Path
 from typing import Any
 
 from lightning_seg.calibration import temperature_of
+from lightning_seg.callbacks.objects import ObjectPredictions
 from lightning_seg.callbacks.predictions import Predictions, make_folders
 from lightning_seg.data.files import list_images
 from lightning_seg.errors import UserError
@@ -41,7 +42,14 @@ def main(args: list[str]) -> None:
     )
     data: Any = experiment.datamodule
     data.predict_folder = [path for path in paths if path not in large]
-    callback = Predictions(chosen.output, chosen.uncertainty, temperature_of(run))
+    if not experiment.model.instances:
+        callback = Predictions(chosen.output, chosen.uncertainty, temperature_of(run))
+    elif chosen.uncertainty:
+        raise UserError(
+            "--uncertainty is of pixels; a run that finds objects gives each a score, in objects/*.json."
+        )
+    else:
+        callback = ObjectPredictions(chosen.output)
     experiment.trainer.callbacks.append(callback)  # type: ignore[attr-defined]
     with explained(experiment):
         experiment.trainer.predict(**options, return_predictions=False)

@@ -44,7 +44,7 @@ class Predictions(L.Callback):
     ) -> None:
         """Write the files of one batch."""
         palette = trainer.datamodule.palette  # type: ignore[attr-defined]
-        for image, logits, path in zip(_images(batch), outputs, batch["path"], strict=True):
+        for image, logits, path in zip(images_of(batch), outputs, batch["path"], strict=True):
             pixels = torch.from_numpy(image).permute(2, 0, 1)
             mask = pl_module.labels(logits[None], pixels[None])[0].byte().cpu().numpy()  # type: ignore[operator]
             name = f"{Path(path).stem}.png"
@@ -82,7 +82,7 @@ def make_folders(output: Path, names: list[str]) -> None:
         raise UserError(f"cannot write to {output}: {error.strerror}; choose another --output") from error
 
 
-def _images(batch: dict[str, Any]) -> list[np.ndarray]:
+def images_of(batch: dict[str, Any]) -> list[np.ndarray]:
     """Return the images of a batch as (H, W, 3) arrays without the padding."""
     images: Tensor = batch["image"]
     sizes = batch["size"].tolist() if "size" in batch else [images.shape[-2:]] * len(images)

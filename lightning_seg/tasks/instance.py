@@ -45,6 +45,7 @@ class InstanceSegmentation(SegmentationTask):
         per_image: Counts (N, C, 3) of the semantic view of the last test: intersection, predicted, true pixels.
     """
 
+    network: Detector
     monitor = "val/mask_ap"
     instances = True
     inference = postprocess = None  # objects are found in the whole image, once

@@ -53,6 +53,8 @@ class SemanticSegmentation(SegmentationTask):
         image_scores: The scores of `metrics` in the last finished evaluation that computed them.
     """
 
+    network: Network
+
     def __init__(
         self,
         network: Network,
