@@ -16,6 +16,7 @@ COMMANDS = {
     "fit": "lightning_seg.commands:fit",
     "folds": "lightning_seg.commands:folds",
     "resume": "lightning_seg.commands:resume",
+    "lr": "lightning_seg.lr_range:main",
     "check": "lightning_seg.commands:check",
     "preview": "lightning_seg.commands:preview",
     "bench": "lightning_seg.bench.command:main",
@@ -27,6 +28,7 @@ COMMANDS = {
     "postprocess": "lightning_seg.postprocess.command:main",
     "export": "lightning_seg.export:main",
     "demo": "lightning_seg.demo:main",
+    "batch-size": "lightning_seg.batch_size:main",
     "describe": "lightning_seg.commands:describe",
     "features": "lightning_seg.commands:features",
     "ablation": "lightning_seg.runs.ablation:main",
@@ -34,7 +36,7 @@ COMMANDS = {
     "runs": "lightning_seg.runs.manage:main",
     "sync": "lightning_seg.runs.sync:main",
 }
-NAMED = ("exp", "folds", "check", "preview")  # their first argument is the name of an experiment
+NAMED = ("exp", "folds", "lr", "check", "preview", "batch-size")  # their first argument is the name of an experiment
 
 USAGE = """\
 usage: lightning-seg COMMAND ...
@@ -44,6 +46,7 @@ train
   resume RUN [--key=value ...]       continue a run that was stopped or killed
   folds NAME K [--key=value ...]     cross-validate with K folds: K runs, then mean, spread and pooled score
   fit -c FILE [--key=value ...]      train only
+  lr NAME [--output FILE]            raise the learning rate from step to step, suggest one, draw the curve
 
 look at the data
   check NAME [--output FILE]         look at every image and mask, report what is wrong; draw each class into FILE
@@ -67,7 +70,9 @@ compare
 
 look at the network
   bench data|train|eval|start ...    ratios to bare loops and other libraries, measured on this machine
+  bench frozen NAME                  step time and memory with more and more of the backbone frozen
   describe NAME|RUN... [--all]       parameters, work, memory, speed, receptive field; 'describe --help' for more
+  batch-size NAME [--key=value ...]  the largest batch that fits into the device's memory
   features RUN IMAGE [--output FILE] draw the feature maps of an image
 
 RUN is runs/<experiment>/<id>, or runs/<experiment> for its latest run. NAME may be the path of a YAML file.

@@ -65,6 +65,8 @@ class CrossEntropy(PixelLoss):
         self, label_smoothing: float = 0.0, class_weights: list[float] | Balance | None = None
     ) -> None:
         super().__init__(class_weights)
+        if not 0 <= label_smoothing <= 1:
+            raise UserError(f"label_smoothing is a share from 0 to 1, such as 0.1; got {label_smoothing}.")
         self.label_smoothing = label_smoothing
 
     def forward(self, logits: Tensor, masks: Tensor) -> Tensor:

@@ -287,3 +287,9 @@ def test_the_auxiliary_head_adds_its_share():
     for weight in (0.4, 2.0):
         model.auxiliary_weight = weight
         torch.testing.assert_close(model.training_step(batch, 0), parts[0] + weight * parts[1])
+
+
+@pytest.mark.parametrize("smoothing", [-0.1, 1.1])
+def test_impossible_smoothing_is_refused(smoothing):
+    with pytest.raises(UserError, match="label_smoothing"):
+        CrossEntropy(label_smoothing=smoothing)
