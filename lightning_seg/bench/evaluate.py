@@ -7,12 +7,12 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from lightning_seg.bench.train import TrainBench
+from lightning_seg.bench.train import TrainBench, add_clock
 from lightning_seg.bench.turns import Goal, table, take_turns
 from lightning_seg.cli import config_arguments
 from lightning_seg.experiment import DataOnly, quiet
 from lightning_seg.labels import IGNORE_INDEX
-from lightning_seg.metrics.confusion import ConfusionMatrix
+from lightning_seg.metrics.confusion import ConfusionMatrix, predicted_labels
 
 LOGITS, LABELS, DETERMINISTIC = (
     "scores from logits",
@@ -35,10 +35,11 @@ def main(args: list[str]) -> None:
     parser.add_argument("--rounds", type=int, default=5, help="How often each way takes its turn.")
     parser.add_argument("--size", default="512x512", help="Height and width of the images that are scored.")
     parser.add_argument("--classes", type=int, default=21, help="Number of classes of the scores.")
+    add_clock(parser)
     options, rest = parser.parse_known_args(args)
     height, width = map(int, options.size.split("x"))
     experiment = DataOnly(quiet(config_arguments(rest)))
-    bench = TrainBench(experiment, steps=1)
+    bench = TrainBench(experiment, 1, options.processor_time)
     print(
         f"{bench.batch['image'].shape[0]} images of {height}x{width}, {options.classes} classes, {bench.device_name}"
     )
@@ -68,7 +69,7 @@ def _scoring(
     masks = torch.randint(num_classes, (images, *size), generator=generator, dtype=torch.uint8)
     masks[:, :8] = IGNORE_INDEX
     masks = masks.to(bench.device)
-    labels, wide = logits.max(1)[1], masks.long()
+    labels, wide = predicted_labels(logits), masks.long()
     matrix = ConfusionMatrix(num_classes).to(bench.device)
     collection, from_labels = (usual(num_classes).to(bench.device) for _ in range(2))
     for metrics, predicted in ((collection, logits), (from_labels, labels)):
@@ -85,13 +86,13 @@ def _scoring(
     def deterministic() -> None:
         torch.use_deterministic_algorithms(True)
         try:
-            matrix.update(logits.max(1)[1], masks)
+            matrix.update(predicted_labels(logits), masks)
         finally:
             torch.use_deterministic_algorithms(False)
 
     return {
         USUAL_LOGITS: time_of(lambda: collection.update(logits, wide)),
-        LOGITS: time_of(lambda: matrix.update(logits.max(1)[1], masks)),
+        LOGITS: time_of(lambda: matrix.update(predicted_labels(logits), masks)),
         DETERMINISTIC: time_of(deterministic),
         USUAL_LABELS: time_of(lambda: from_labels.update(labels, wide)),
         LABELS: time_of(lambda: matrix.update(labels, masks)),

@@ -44,10 +44,11 @@ def main(args: list[str]) -> None:
     parser.add_argument(
         "--peers", action="store_true", help="Time other frameworks, too (needs the extra 'peers')."
     )
+    add_clock(parser)
     options, rest = parser.parse_known_args(args)
     experiment = DataOnly(quiet(config_arguments(rest)))
     data = experiment.datamodule
-    bench = TrainBench(experiment, options.steps)
+    bench = TrainBench(experiment, options.steps, options.processor_time)
     _silence()
     ways = bench.ways()
     if options.peers:
@@ -65,6 +66,15 @@ def main(args: list[str]) -> None:
         print(f"{name}: {size}")
 
 
+def add_clock(parser: argparse.ArgumentParser) -> None:
+    """Add the option that chooses the clock."""
+    parser.add_argument(
+        "--processor-time",
+        action="store_true",
+        help="Count the processor's time: what other programs take does not disturb it. For CPUs only.",
+    )
+
+
 def _silence() -> None:
     """Keep what trainers say at every start out of the table."""
     warnings.simplefilter("ignore")
@@ -78,9 +88,11 @@ class TrainBench:
     Args:
         experiment: The experiment; its data is asked for sizes only.
         steps: Steps that are timed in a turn.
+        processor_time: Whether to count the processor's time instead of that on the wall.
     """
 
-    def __init__(self, experiment: Any, steps: int) -> None:
+    def __init__(self, experiment: Any, steps: int, processor_time: bool = False) -> None:
+        self._now = time.process_time if processor_time else time.perf_counter
         data = experiment.datamodule
         self.experiment, self.steps = experiment, steps
         self.device = device_of(experiment.config.trainer.accelerator)
@@ -189,7 +201,7 @@ class TrainBench:
         """Return the time once the device has done what it was given."""
         if self.device.type == "cuda":
             torch.cuda.synchronize(self.device)
-        return time.perf_counter()
+        return self._now()
 
     def memory(self) -> dict[str, str]:
         """Say what a step keeps for the backward pass, ours against the bare loop."""

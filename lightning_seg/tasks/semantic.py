@@ -16,7 +16,7 @@ from lightning_seg.finetune import Full
 from lightning_seg.inference import Inference
 from lightning_seg.labels import IGNORE_INDEX
 from lightning_seg.losses import CrossEntropy, PixelLoss, balanced_losses, check_class_weights
-from lightning_seg.metrics.confusion import ConfusionMatrix, ImageCounts
+from lightning_seg.metrics.confusion import ConfusionMatrix, ImageCounts, predicted_labels
 from lightning_seg.metrics.images import ImageMetric, ImageTables, Values
 from lightning_seg.metrics.mean import WeightedMean
 from lightning_seg.metrics.scores import scores
@@ -196,8 +196,9 @@ class SemanticSegmentation(SegmentationTask):
 
     def _evaluate(self, batch: dict[str, Any]) -> None:
         for images, logits, masks, index in self.evaluated(batch):
-            # max gives the same labels as argmax and is six times faster on NCHW maps on a CPU
-            predictions = logits.max(1)[1] if self.image_counts is None else self.labels(logits, images)
+            predictions = (
+                predicted_labels(logits) if self.image_counts is None else self.labels(logits, images)
+            )
             if self.postprocess is not None and bool((predictions >= len(self.class_names)).any()):
                 raise UserError(
                     "model.postprocess gives no answer for some pixels, which a test cannot score. Let "
@@ -213,7 +214,7 @@ class SemanticSegmentation(SegmentationTask):
     def labels(self, logits: Tensor, images: Tensor) -> Tensor:
         """Return the final labels (B, H, W) of logits (B, C, H, W) and images (B, 3, H, W) uint8."""
         if self.postprocess is None:
-            return logits.max(1)[1]
+            return predicted_labels(logits)
         return torch.stack([self.postprocess.of_logits(*pair) for pair in zip(logits, images, strict=True)])
 
     def _tables(self, num_images: int) -> ImageTables | None:

@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from lightning_seg.labels import IGNORE_INDEX
-from lightning_seg.metrics.confusion import ConfusionMatrix, ImageCounts, confusion_counts
+from lightning_seg.metrics.confusion import ConfusionMatrix, ImageCounts, confusion_counts, predicted_labels
 from lightning_seg.metrics.scores import scores
 
 
@@ -114,3 +114,19 @@ def test_image_counts():
     assert (counts.sum(0)[:, 0] == np.diagonal(matrix)).all()
     assert (counts.sum(0)[:, 1] == matrix.sum(0)).all() and (counts.sum(0)[:, 2] == matrix.sum(1)).all()
     assert counts[5, 1, 0] == ((predictions[0] == 1) & (targets[0] == 1)).sum()
+
+
+@pytest.mark.parametrize("channels_last", [False, True])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("classes", [1, 2, 21, 300])
+def test_predicted_labels_are_those_of_argmax_ties_included(classes, dtype, channels_last):
+    generator = torch.Generator().manual_seed(classes)
+    logits = torch.randint(-3, 4, (2, classes, 17, 9), generator=generator).to(dtype)  # many are equal
+    expected = torch.from_numpy(logits.float().numpy().argmax(1))  # numpy takes the first
+    layout = torch.channels_last if channels_last else torch.contiguous_format
+    actual = predicted_labels(logits.contiguous(memory_format=layout))
+    values = logits.gather(1, actual.long()[:, None])
+    torch.testing.assert_close(values, logits.max(1, keepdim=True)[0], rtol=0, atol=0)
+    if logits.is_contiguous() and not channels_last and classes <= 256:
+        assert torch.equal(actual.long(), expected)
+        assert actual.dtype == torch.uint8
