@@ -32,9 +32,12 @@ def main(args: list[str]) -> None:
     conditions = _conditions(options)
     output = Path(options.output)
     output.mkdir(parents=True, exist_ok=True)
-    described = []
+    described, left_out = [], []
     for name in names:
         experiment, title = _build(name, overrides)
+        if experiment.model.instances:
+            left_out.append(title)
+            continue
         description = measure(title, experiment.model, conditions)
         described.append(description)
         picture = output / f"{title.replace('/', '_')}.png"
@@ -43,6 +46,11 @@ def main(args: list[str]) -> None:
             data = experiment.datamodule
             print(text(description, data.batch_size, data.crop_size, conditions.size))
             print(f"picture        {picture}")
+    if left_out:
+        remark = f"{', '.join(left_out)}: describe measures networks that label pixels, not those that find objects"
+        if not described:
+            raise UserError(remark)
+        print(remark)
     if len(names) > 1:
         print(table(described))
     print(f"measured at {conditions}")

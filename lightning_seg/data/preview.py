@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
 
 def preview(data: SegmentationData, path: str | Path, count: int = 12, columns: int = 4) -> None:
-    """Draw augmented training samples, as the network sees them, beside their masks.
+    """Draw augmented training samples, as the network sees them, beside their masks or objects.
 
     Args:
         data: The data set.
@@ -25,14 +25,20 @@ def preview(data: SegmentationData, path: str | Path, count: int = 12, columns: 
     """
     from PIL import Image
 
-    from lightning_seg.pictures import overlay
+    from lightning_seg.metrics.instance import arrays, view_of_truth
+    from lightning_seg.pictures import draw_objects, overlay
 
     split = Split(data, data.train_split, train=True)
     cells = []
     for epoch, index in enumerate(np.linspace(0, len(split) - 1, count).astype(int).tolist()):
         batch = data.on_after_batch_transfer(collate([split[epoch, index]]), 0)
         image = batch["image"][0].permute(1, 2, 0).round().byte().numpy()
-        pair = np.hstack([image, overlay(image, batch["mask"][0].numpy(), data.palette)])
+        if data.instances:
+            objects = arrays(batch["targets"][0])
+            shown = draw_objects(image, {**objects, "parts": view_of_truth(objects).parts}, data.class_names)
+        else:
+            shown = overlay(image, batch["mask"][0].numpy(), data.palette)
+        pair = np.hstack([image, shown])
         cells.append(np.pad(pair, ((4, 4), (4, 4), (0, 0)), constant_values=255))
     cells += [np.full_like(cells[0], 255)] * (-count % columns)
     rows = [np.hstack(cells[i : i + columns]) for i in range(0, len(cells), columns)]

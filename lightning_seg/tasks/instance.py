@@ -68,14 +68,10 @@ class InstanceSegmentation(SegmentationTask):
         self.matrix: np.ndarray | None = None
         self.per_image: np.ndarray | None = None
 
-    def setup(self, stage: str) -> None:
-        """Load the pretrained weights, and fit the anchors to the data if they are to be."""
-        super().setup(stage)
-        if (
-            stage == "fit"
-            and self.trainer.ckpt_path is None
-            and isinstance(self.network.anchors, DataAnchors)
-        ):
+    def on_fit_start(self) -> None:
+        """Load the pretrained weights for a fresh training, and fit the anchors to the data if they are to be."""
+        super().on_fit_start()
+        if self.trainer.ckpt_path is None and isinstance(self.network.anchors, DataAnchors):
             self._fit_anchors(self.network.anchors)
 
     def forward(self, images: Tensor) -> list[Objects]:
