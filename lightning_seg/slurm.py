@@ -3,6 +3,8 @@
 import os
 import re
 import subprocess
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -52,39 +54,15 @@ def submit(args: list[str]) -> str:
     """
     from lightning_seg.experiment import SettingsOnly, quiet
 
-    try:
-        import submitit
-    except ImportError:
-        raise UserError(
-            "SLURM jobs need the package submitit: .venv/bin/uv pip install --python .venv/bin/python submitit"
-        ) from None
     settings = SettingsOnly(quiet(args))
     trainer, wanted = settings.config.trainer, settings.config.slurm
-    trainer.devices = devices = _number_of_devices(trainer.devices)
-    on_cpu = trainer.accelerator == "cpu"
+    trainer.devices = devices = number_of_devices(trainer.devices)
     run = new_run(Path(settings.config.runs), settings.config.name)
-    try:
-        executor = submitit.AutoExecutor(run / FOLDER, cluster="slurm", slurm_max_num_timeout=1000)
-        executor.update_parameters(
-            name=settings.config.name,
-            nodes=trainer.num_nodes,
-            tasks_per_node=devices,
-            cpus_per_task=wanted.cpus_per_task,
-            timeout_min=max(1, round(60 * wanted.hours)),
-            slurm_signal_delay_s=wanted.warning_seconds,
-            stderr_to_stdout=True,
-            slurm_setup=wanted.setup or None,
-            slurm_srun_args=["--kill-on-bad-exit=1"],  # a task that dies ends the others
-            slurm_additional_parameters={"requeue": True, **wanted.options},
-            **({} if on_cpu else {"gpus_per_node": devices}),
-            **({"mem_gb": wanted.memory_gb} if wanted.memory_gb else {}),
-            **({"slurm_partition": wanted.partition} if wanted.partition else {}),
-        )
+    gpus = 0 if trainer.accelerator == "cpu" else devices
+    with submission(run / FOLDER, settings.config.name, wanted, trainer.num_nodes, devices, gpus) as executor:
         (run / FOLDER).mkdir(exist_ok=True)
         (run / EXPERIMENT).write_text(settings.text)
         job = executor.submit(Job(run))
-    except (RuntimeError, ValueError, OSError, submitit.core.utils.FailedJobError) as error:
-        raise UserError(f"the job could not be submitted: {str(error).strip()}") from None
     log = run / FOLDER / f"{job.job_id}_0_log.out"
     print(
         f"job {job.job_id}, {trainer.num_nodes} node(s) x {devices} task(s): {run}\n"
@@ -93,6 +71,53 @@ def submit(args: list[str]) -> str:
         f"stop    scancel {job.job_id}   ('lightning-seg resume {run}' continues)"
     )
     return str(job.job_id)
+
+
+@contextmanager
+def submission(
+    folder: Path, name: str, wanted: Slurm, nodes: int, tasks: int, gpus: int, **more: Any
+) -> Iterator[Any]:
+    """Make submitit's executor, and put into words what goes wrong with it.
+
+    Args:
+        folder: Where scripts and logs of the jobs go.
+        name: Of the jobs.
+        wanted: What each job asks for.
+        nodes: Machines of a job.
+        tasks: Processes on each.
+        gpus: GPUs on each.
+        **more: Further parameters of `submitit.AutoExecutor.update_parameters`.
+
+    Raises:
+        UserError: submitit is not installed, or there is no SLURM or it refuses the job.
+    """
+    try:
+        import submitit
+    except ImportError:
+        raise UserError(
+            "SLURM jobs need the package submitit: .venv/bin/uv pip install --python .venv/bin/python submitit"
+        ) from None
+    try:
+        executor = submitit.AutoExecutor(folder, cluster="slurm", slurm_max_num_timeout=1000)
+        executor.update_parameters(
+            name=name,
+            nodes=nodes,
+            tasks_per_node=tasks,
+            cpus_per_task=wanted.cpus_per_task,
+            timeout_min=max(1, round(60 * wanted.hours)),
+            slurm_signal_delay_s=wanted.warning_seconds,
+            stderr_to_stdout=True,
+            slurm_setup=wanted.setup or None,
+            slurm_srun_args=["--kill-on-bad-exit=1"],  # a task that dies ends the others
+            slurm_additional_parameters={"requeue": True, **wanted.options},
+            **({"gpus_per_node": gpus} if gpus else {}),
+            **({"mem_gb": wanted.memory_gb} if wanted.memory_gb else {}),
+            **({"slurm_partition": wanted.partition} if wanted.partition else {}),
+            **more,
+        )
+        yield executor
+    except (RuntimeError, ValueError, OSError, submitit.core.utils.FailedJobError) as error:
+        raise UserError(f"the job could not be submitted: {str(error).strip()}") from None
 
 
 class Job:
@@ -116,7 +141,7 @@ class Job:
             else:
                 train(["-c", str(self.run / EXPERIMENT)], then_test=True, run=self.run)
         except Stopped:
-            if int(os.environ["SLURM_PROCID"]) or not _requeue():
+            if int(os.environ["SLURM_PROCID"]) or not requeue():
                 raise
         except UserError as error:
             raise SystemExit(f"error: {error}") from None
@@ -128,8 +153,8 @@ class Job:
         return DelayedSubmission(self)
 
 
-def _requeue() -> bool:
-    """Put this job back into the queue, unless it was cancelled or its user does not want it."""
+def requeue() -> bool:
+    """Put this job back into the queue and return True, unless it was cancelled or its user does not want it."""
     number = os.environ.get("SLURM_ARRAY_JOB_ID")
     job = f"{number}_{os.environ['SLURM_ARRAY_TASK_ID']}" if number else os.environ["SLURM_JOB_ID"]
     show = subprocess.run(["scontrol", "show", "job", job], capture_output=True, text=True, timeout=60)
@@ -140,8 +165,12 @@ def _requeue() -> bool:
     return True
 
 
-def _number_of_devices(devices: Any) -> int:
-    """Return the devices of one node; one, where it is left to Lightning."""
+def number_of_devices(devices: Any) -> int:
+    """Return the devices of one node; one, where it is left to Lightning.
+
+    Raises:
+        UserError: It is no number.
+    """
     if devices in ("auto", "-1", -1):
         return 1
     try:

@@ -35,7 +35,7 @@ def main(arguments: list[str]) -> None:
     parser.add_argument("--retry", action="store_true", help="try failed runs again")
     parser.add_argument("--variants", metavar="A,B", help="only these variants")
     parser.add_argument("--seeds", metavar="0,1", help="these seeds instead of those of the YAML")
-    parser.add_argument("--launcher", choices=("local", "slurm"), default="local", help="where runs are made")
+    parser.add_argument("--launcher", choices=("here", "slurm"), default="here", help="where runs are made")
     parser.add_argument(
         "--runs", metavar="FOLDER", type=Path, default=Path("runs"), help="folder of all runs"
     )
@@ -66,9 +66,10 @@ def main(arguments: list[str]) -> None:
     if chosen.plan:
         return
     if left and chosen.launcher == "slurm":
-        ids = launch.submit(left, chosen.runs / ablation.name / "slurm", chosen.jobs, ablation.slurm)
+        ids = launch.submit(left, chosen.jobs)
         print(
-            f"submitted as SLURM jobs {ids[0]} to {ids[-1]}; the same command with --plan shows how far they are"
+            f"submitted as SLURM jobs {ids[0]} to {ids[-1]}, {chosen.jobs} at a time. With --plan in place of"
+            " --launcher the command shows how far they are; without either, when all are done, it gives the answer."
         )
         return
     if left:
@@ -140,7 +141,7 @@ def _plan(ablation: Ablation, states: dict[Slot, State], left: Sequence[Slot], j
     table = [["variant", *(f"seed {seed}" for seed in ablation.seeds)]]
     table += [[name, *(grid[name, seed] for seed in ablation.seeds)] for name in ablation.variants]
     widths = [max(map(len, column)) for column in zip(*table, strict=True)]
-    size = f"{len(ablation.variants)} variants x {len(ablation.seeds)} seeds = {len(states)} runs"
+    size = f"{len(ablation.variants)} variants x {len(ablation.seeds)} seed(s) = {len(states)} runs"
     lines = [f"{ablation.name}: {size} of {ablation.experiment}"]
     lines += ["  ".join(c.ljust(w) for c, w in zip(row, widths, strict=True)).rstrip() for row in table]
     for slot, state in states.items():

@@ -138,7 +138,11 @@ class Section:
         images, _, seconds = self._training.T
         if not np.isfinite(seconds).all():
             return ""
-        minutes = f"training time, {_span(seconds / 60)} min"
+        minutes = (
+            f"training time, {_span(seconds)} s"
+            if seconds.max() < 90
+            else f"training time, {_span(seconds / 60)} min"
+        )
         number = f"training images, {_span(images)}"
         if _alike(images, 0.001):
             return (

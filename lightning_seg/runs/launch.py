@@ -11,7 +11,7 @@ import statistics
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import IO, Any
@@ -92,7 +92,7 @@ def run_here(slots: Sequence[Slot], jobs: int, say: Callable[[str], None]) -> No
     waiting = list(enumerate(slots, 1))
     active: dict[Attempt, str] = {}
     free = shares(jobs)
-    with _signals_interrupt():
+    with _handled((signal.SIGTERM, signal.SIGHUP), _interrupt):
         try:
             while waiting or active:
                 while waiting and free:
@@ -117,16 +117,8 @@ def run_here(slots: Sequence[Slot], jobs: int, say: Callable[[str], None]) -> No
             raise UserError("stopped; the same command continues") from None
 
 
-def run_one(slot: Slot) -> str:
-    """Make one run with all of this machine that it finds, unless somebody else does, and say how it ended."""
-    log = slot.lock()
-    if log is None or slot.state() == "done":
-        return "another runner makes it, or made it"
-    return Attempt(slot, log, {}).finish()
-
-
 class Job:
-    """A run as a SLURM job: submitit calls it, and puts it into the queue again when its time is up.
+    """A run as a SLURM job: submitit calls it, in every life that the job has.
 
     Args:
         slot: What to run.
@@ -136,47 +128,59 @@ class Job:
         self.slot = slot
 
     def __call__(self) -> str:
-        """Make the run, or continue it."""
-        return run_one(self.slot)
+        """Make the run or continue it, unless somebody else does, and say how it ended.
+
+        Raises:
+            RuntimeError: It failed, which SLURM should know.
+        """
+        from lightning_seg.slurm import requeue
+
+        log = self.slot.lock()
+        if log is None or self.slot.state() == "done":
+            return f"{self.slot.name}: another runner {'makes' if log is None else 'made'} it"
+        attempt = Attempt(self.slot, log, {})
+        warnings = (signal.SIGTERM, signal.SIGUSR1, signal.SIGUSR2)
+        with _handled(warnings, attempt.process.send_signal):  # the run saves and leaves
+            said = f"{self.slot.name}: {attempt.finish()}"
+        print(said, flush=True)
+        if self.slot.failure:
+            raise RuntimeError(said)
+        if self.slot.state() == "half done":
+            requeue()
+        return said
 
     def checkpoint(self) -> Any:
-        """Say what to do after a timeout or preemption: the same again, which continues the run."""
+        """Tell submitit what to do if the signal comes before the run has begun: the same again."""
         from submitit.helpers import DelayedSubmission
 
         return DelayedSubmission(self)
 
 
-def submit(
-    slots: Sequence[Slot], folder: Path, jobs: int, parameters: Mapping[str, Any], cluster: str = "slurm"
-) -> list[str]:
+def submit(slots: Sequence[Slot], jobs: int) -> list[str]:
     """Submit runs as one array of SLURM jobs.
 
     Args:
         slots: What to run.
-        folder: Where the jobs are described and log; the cluster's machines must see it.
         jobs: How many may run at a time.
-        parameters: Of a job, as `submitit.AutoExecutor.update_parameters` takes them.
-        cluster: ``slurm``; submitit also has ``local``.
 
     Returns:
         The ids of the jobs.
 
     Raises:
-        UserError: submitit is not installed, there is no SLURM, or it refuses the parameters.
+        UserError: submitit is not installed, or there is no SLURM or it refuses the jobs.
     """
-    try:
-        import submitit
-    except ImportError:
-        raise UserError(
-            "SLURM jobs need the package submitit: .venv/bin/uv pip install --python .venv/bin/python submitit"
-        ) from None
-    try:
-        executor = submitit.AutoExecutor(folder, cluster=cluster)
-        array = {"slurm_array_parallelism": jobs} if cluster == "slurm" else {}
-        executor.update_parameters(name=folder.parent.name, **array, **parameters)
-        submitted = executor.map_array(Job.__call__, [Job(slot) for slot in slots])
-    except (NameError, RuntimeError, TypeError, ValueError, submitit.core.utils.FailedJobError) as error:
-        raise UserError(f"the jobs could not be submitted: {error}") from None
+    from lightning_seg.slurm import Slurm, number_of_devices, submission
+
+    folder, config = slots[0].folder, slots[0].config
+    devices = number_of_devices(config["trainer"]["devices"])
+    gpus = 0 if config["trainer"]["accelerator"] == "cpu" else devices
+    wanted = Slurm(**config["slurm"])
+    wanted.cpus_per_task *= devices  # the one task of the job starts a process for each device
+    with submission(
+        folder / "slurm", folder.name, wanted, 1, 1, gpus, slurm_array_parallelism=jobs
+    ) as executor:
+        with executor.batch():
+            submitted = [executor.submit(Job(slot)) for slot in slots]
     return [str(job.job_id) for job in submitted]
 
 
@@ -252,20 +256,19 @@ def _gpus() -> list[str]:
     return visible.split(",")[:count] if visible else [str(i) for i in range(count)]
 
 
+def _interrupt(number: int) -> None:
+    raise KeyboardInterrupt
+
+
 @contextmanager
-def _signals_interrupt() -> Iterator[None]:
-    """Within the block a request to end, or a lost terminal, is what Ctrl-C is."""
-
-    def interrupt(*_: Any) -> None:
-        raise KeyboardInterrupt
-
-    names = (signal.SIGTERM, signal.SIGHUP)
-    before = {name: signal.getsignal(name) for name in names}
+def _handled(signals: Iterable[signal.Signals], handle: Callable[[int], None]) -> Iterator[None]:
+    """Within the block signals are handled by a function of their number, unless they are ignored, as by nohup."""
+    before = {number: signal.getsignal(number) for number in signals}
+    before = {number: handler for number, handler in before.items() if handler is not signal.SIG_IGN}
     try:
-        for name in names:
-            if before[name] is not signal.SIG_IGN:  # as nohup wants it
-                signal.signal(name, interrupt)
+        for number in before:
+            signal.signal(number, lambda number, _: handle(number))
         yield
     finally:
-        for name, handler in before.items():
-            signal.signal(name, handler)
+        for number, handler in before.items():
+            signal.signal(number, handler)

@@ -7,7 +7,8 @@ import json
 import re
 import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
+from functools import cached_property
 from pathlib import Path
 from statistics import median
 from typing import IO, Any, Literal
@@ -22,7 +23,7 @@ from lightning_seg.runs.records import Record, read, settings_of
 ABLATIONS = Path("experiments/ablations")
 State = Literal["done", "running", "half done", "failed", "missing"]
 _SETTLED = ("trainer.precision",)  # a run decides where the experiment leaves it open
-_KEYS = ("experiment", "seeds", "baseline", "block", "settings", "variants", "slurm")
+_KEYS = ("experiment", "seeds", "baseline", "block", "settings", "variants")
 
 
 @dataclass(frozen=True)
@@ -36,7 +37,6 @@ class Ablation:
         seeds: With which each variant is run.
         baseline: The variant that the others are compared with; without one the best.
         block: Neighbouring test images that are resampled together: more than 1 for frames of a video.
-        slurm: Parameters of a SLURM job, as submitit takes them.
     """
 
     name: str
@@ -45,7 +45,6 @@ class Ablation:
     seeds: tuple[int, ...]
     baseline: str | None = None
     block: int = 1
-    slurm: Mapping[str, Any] = field(default_factory=dict)
 
 
 @dataclass(eq=False)
@@ -57,14 +56,19 @@ class Slot:
         variant: Its name.
         seed: Of everything.
         arguments: What makes the run, as the command ``exp`` takes it.
-        settings: All settings that count (see `lightning_seg.runs.records.Record.settings`).
+        config: All settings, as the run's config.yaml will hold them.
     """
 
     folder: Path
     variant: str
     seed: int
     arguments: tuple[str, ...]
-    settings: Mapping[str, Any]
+    config: dict[str, Any]
+
+    @cached_property
+    def settings(self) -> dict[str, Any]:
+        """Those settings that count (see `lightning_seg.runs.records.Record.settings`), as ``a.b.c: value``."""
+        return settings_of(self.config)
 
     @property
     def name(self) -> str:
@@ -204,7 +208,6 @@ def load(name: str) -> Ablation:
         tuple(range(seeds)) if isinstance(seeds, int) else tuple(seeds),
         baseline,
         int(content.get("block", 1)),
-        content.get("slurm") or {},
     )
 
 
@@ -230,9 +233,9 @@ def slots(ablation: Ablation, runs: Path, arguments: Sequence[str] = ()) -> list
             raise UserError(f"variant {variant}: {error}") from None
     folder = runs / ablation.name
     return [
-        Slot(folder, variant, seed, (*common, f"--seed_everything={seed}"), settings)
+        Slot(folder, variant, seed, (*common, f"--seed_everything={seed}"), config)
         for seed in ablation.seeds
-        for variant, (common, settings) in found.items()
+        for variant, (common, config) in found.items()
     ]
 
 
@@ -286,7 +289,7 @@ def _resolved(arguments: Iterable[str]) -> dict[str, Any]:
     """Have the experiment's own parser check settings and fill in all defaults."""
     from lightning_seg.experiment import SettingsOnly, quiet
 
-    return settings_of(yaml.safe_load(SettingsOnly(quiet(list(arguments))).text))
+    return yaml.safe_load(SettingsOnly(quiet(list(arguments))).text)
 
 
 def _groups(keys: Iterable[str]) -> set[str]:

@@ -35,6 +35,7 @@ _INCIDENTAL = (
     "wandb",
     "pictures",
     "saving",
+    "slurm",
     "checkpoint.dirpath",
     "data.init_args.root",
     "data.init_args.seed",

@@ -19,9 +19,9 @@ from lightning_seg.cli import main
 from lightning_seg.errors import UserError
 from lightning_seg.runs import launch
 from lightning_seg.runs.ablation import answer
-from lightning_seg.runs.directory import CONFIG, TEST_SCORES
+from lightning_seg.runs.directory import CONFIG, METRICS, TEST_SCORES
 from lightning_seg.runs.plan import Ablation, Slot, as_long, load
-from lightning_seg.runs.records import read, settings_of
+from lightning_seg.runs.records import read
 
 from .made_runs import make_run, simulate
 
@@ -171,8 +171,8 @@ def test_states(workplace):
     attempt.process.kill()
     assert "stopped after" in attempt.finish()
     assert one.state() == "half done"
-    launch.run_one(one)
-    assert one.state() == "done" and "another runner" in launch.run_one(one)
+    launch.Job(one)()
+    assert one.state() == "done" and "another runner made it" in launch.Job(one)()
     assert slot(lr="0.2").state() == "missing"  # other settings are another run
     assert slot(seed=1).state() == "missing" and slot("b").state() == "missing"
 
@@ -322,8 +322,7 @@ def made_slots(root, shifts, seeds=3, **changes):
             config = {"name": f"study/{variant}"}
             counts = simulate(np.random.default_rng([seed, len(variant)]), shift, seed_noise=0.005)
             run = make_run(root / "study", variant, seed, counts=counts, config=config, **changes)
-            settings = settings_of(read(run).config)
-            found.append(Slot(root / "study", variant, seed, (), settings))
+            found.append(Slot(root / "study", variant, seed, (), read(run).config))
     return found
 
 
@@ -348,7 +347,7 @@ def test_the_answer(tmp_path, capsys):
 def test_an_incomplete_answer_says_so_and_an_older_run_does_not_count(tmp_path, capsys):
     slots = made_slots(tmp_path, {"full": 0.2, "frozen": 0.0})
     make_run(tmp_path / "study", "frozen", 0, shift=0.4, lr=0.5, config={"name": "study/frozen"})
-    missing = Slot(tmp_path / "study", "frozen", 3, (), slots[0].settings)
+    missing = Slot(tmp_path / "study", "frozen", 3, (), slots[0].config)
     answer(replace(ABLATION, baseline="absent"), [*slots, missing])
     out = capsys.readouterr().out
     assert "1 of 7 runs are not done: this is not the last word" in out
@@ -364,32 +363,30 @@ def test_an_answer_across_protocols_is_refused(tmp_path):
         answer(ABLATION, slots)
 
 
-def test_equal_time_gives_the_fast_more_steps(tmp_path):
-    trainer = {"max_steps": -1, "max_epochs": 12, "check_val_every_n_epoch": 4}
-    slots = made_slots(tmp_path, {"full": 0.2, "frozen": 0.0}, seeds=1)
-    for one in slots:
-        file = one.run().path / "metrics.csv"
-        speed = {"full": 10, "frozen": 25}[one.variant]
-        file.write_text(f"step,epoch,train/images_per_second\n9,0,{speed}\n19,1,{speed}\n")
-        one.settings.update({f"trainer.{key}": value for key, value in trainer.items()})
-        config = yaml.safe_load((one.run().path / CONFIG).read_text()) if one.run() else None
-        assert config is None or "trainer" not in config
-    for one in slots:
-        path = next(p.parent for p in (tmp_path / "study" / one.variant).glob("*/config.yaml"))
-        config = yaml.safe_load((path / CONFIG).read_text())
-        (path / CONFIG).write_text(yaml.safe_dump(config | {"trainer": trainer}))
-    ablation = replace(ABLATION, variants={"full": ("--x=1",), "frozen": ()})
+@pytest.mark.parametrize(
+    ("length", "full", "frozen"),
+    [
+        (
+            {"max_steps": -1, "max_epochs": 12, "check_val_every_n_epoch": 4},
+            ("--trainer.max_epochs=12", "--trainer.check_val_every_n_epoch=4"),
+            ("--trainer.max_epochs=30", "--trainer.check_val_every_n_epoch=10"),
+        ),
+        ({"max_steps": 100, "max_epochs": None}, ("--trainer.max_steps=100",), ("--trainer.max_steps=250",)),
+    ],
+)
+def test_equal_time_gives_the_fast_more_steps(tmp_path, length, full, frozen):
+    slots = []
+    for variant, speed in (("full", 10), ("frozen", 25)):
+        config = {"name": f"study/{variant}", "trainer": length}
+        run = make_run(tmp_path / "study", variant, 0, config=config)
+        (run / METRICS).write_text(f"step,epoch,train/images_per_second\n9,0,{speed}\n19,1,{speed}\n")
+        slots.append(Slot(tmp_path / "study", variant, 0, (), read(run).config))
     assert slots[0].run().training == (320, 20, 32)
+    ablation = replace(ABLATION, variants={"full": ("--x=1",), "frozen": ()})
     assert as_long(ablation, slots, ["--y=2"]).variants == {
-        "full": ("--x=1", "--y=2", "--trainer.max_epochs=12", "--trainer.check_val_every_n_epoch=4"),
-        "frozen": ("--y=2", "--trainer.max_epochs=30", "--trainer.check_val_every_n_epoch=10"),
+        "full": ("--x=1", "--y=2", *full),
+        "frozen": ("--y=2", *frozen),
     }
-    for one in slots:
-        one.settings["trainer.max_steps"] = 100
-        path = next(p.parent for p in (tmp_path / "study" / one.variant).glob("*/config.yaml"))
-        config = yaml.safe_load((path / CONFIG).read_text())
-        (path / CONFIG).write_text(yaml.safe_dump(config | {"trainer": trainer | {"max_steps": 100}}))
-    assert as_long(ablation, slots).variants["frozen"] == ("--trainer.max_steps=250",)
     (slots[0].run().path / TEST_SCORES).unlink()
     with pytest.raises(UserError, match="full seed 0 is not done"):
         as_long(ablation, slots)
