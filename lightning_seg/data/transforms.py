@@ -212,8 +212,10 @@ class ColorJitter:
 
     Factors are drawn as torchvision's `ColorJitter` draws them. Applying one matrix on the device costs a
     hundredth of four passes over the image. Brightness, contrast and saturation are torchvision's own
-    formulas. Hue turns the colours about the grey axis: the hue is torchvision's to 0.007 turns, but the mean
-    of red, green and blue is kept where HSV keeps their maximum. Values are clamped once, at the end.
+    formulas, to 0.02 levels of 255. Hue turns the colours about the grey axis: the hue is torchvision's to 0.007
+    turns, but the mean of red, green and blue is kept where HSV keeps their maximum. Values are clamped once, at the
+    end, not after each step. Images of CamVid, all four at once with factors of 0.4 and a hue of 0.1, differ from
+    torchvision's by 1 to 2 levels in the mean, and by up to 55 in strong colours and where it clamps in between.
 
     Args:
         brightness: Factor drawn from 1 ± this.
@@ -275,12 +277,11 @@ def color_matrix(
     )  # a rotation leaves grey alone: R (s I + (1 - s) 1 g')
     offset = (1 - contrast) * brightness * sum(g * m for g, m in zip(GREY, mean, strict=True))
     offset *= saturation + rest * sum(GREY)
-    return torch.tensor(
-        [
-            [*(factor * (saturation * r + rest * g) for r, g in zip(row, GREY, strict=True)), offset]
-            for row in rotate
-        ]
-    )
+    matrix = [
+        [*(factor * (saturation * r + rest * g) for r, g in zip(row, GREY, strict=True)), offset]
+        for row in rotate
+    ]
+    return torch.from_numpy(np.array(matrix, np.float32))  # torch.tensor takes five times as long
 
 
 def apply_color(images: torch.Tensor, matrices: torch.Tensor) -> torch.Tensor:
