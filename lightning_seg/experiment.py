@@ -24,6 +24,7 @@ from lightning.pytorch.loggers import Logger
 from lightning.pytorch.utilities import rank_zero_info, rank_zero_only
 
 from lightning_seg.callbacks.gap import Gap
+from lightning_seg.callbacks.kernels import Kernels
 from lightning_seg.callbacks.nonfinite import NonFinite
 from lightning_seg.callbacks.pictures import Pictures
 from lightning_seg.callbacks.progress import Progress
@@ -183,6 +184,8 @@ class Experiment(LightningCLI):
         loggers += given if isinstance(given, list) else [given] if isinstance(given, Logger) else []
         bar = self.config.trainer.enable_progress_bar is not False and sys.stderr.isatty()
         self.trainer_defaults["callbacks"] = [Record(self.run_directory, text), Progress(), SeededSteps()]
+        if self.config.trainer.benchmark is None and not self.config.trainer.deterministic:
+            self.trainer_defaults["callbacks"].append(Kernels())
         plugins = self.config_init.trainer.plugins or []
         return super().instantiate_trainer(
             logger=loggers,

@@ -5,7 +5,7 @@ from typing import Any, Literal, Self
 
 import lightning as L
 from lightning.pytorch.strategies import DDPStrategy
-from torch.optim import Optimizer
+from torch.optim import Adam, Optimizer
 from torch.optim.lr_scheduler import LRScheduler
 
 from lightning_seg.finetune import Full, scale_learning_rates
@@ -75,7 +75,7 @@ class SegmentationTask(L.LightningModule):
 
     def configure_optimizers(self) -> Any:
         """Make the optimizer over the trainable parameters and a scheduler that knows the number of steps."""
-        optimizer = self.optimizer(self.finetune.parameter_groups(self.network))
+        optimizer = self._make_optimizer()
         scale_learning_rates(optimizer)
         for group in optimizer.param_groups:
             group["lr"] *= self.lr_factor
@@ -88,6 +88,15 @@ class SegmentationTask(L.LightningModule):
             validate_every=self.trainer.check_val_every_n_epoch or 1,
         )
         return {"optimizer": optimizer, "lr_scheduler": scheduler}
+
+    def _make_optimizer(self) -> Optimizer:
+        """Make the optimizer; Adam's whole update in one pass over the memory, unless the settings say otherwise."""
+        groups = self.finetune.parameter_groups(self.network)
+        optimizer = self.optimizer(groups)
+        left_open = optimizer.defaults.get("fused", False) is None and optimizer.defaults["foreach"] is None
+        if not (isinstance(optimizer, Adam) and left_open) or self.trainer.precision == "16-mixed":
+            return optimizer
+        return self.optimizer(groups, fused=True)  # type: ignore[call-arg]
 
     @property
     def lr_factor(self) -> float:

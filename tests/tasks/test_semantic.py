@@ -1,5 +1,6 @@
 """The task: what it makes of its batches."""
 
+import lightning as L
 import pytest
 import torch
 import torch.nn.functional as F
@@ -45,3 +46,19 @@ def test_padding_for_transport_changes_no_score(task):
         }
         task._evaluate(batch)
     assert torch.equal(task.confusion.compute(), alone) and alone.sum() == 30 * 40 + 37 * 33
+
+
+def test_adam_is_fused_unless_the_settings_say_otherwise():
+    from lightning_seg.experiment import DataOnly
+
+    def optimizer(*settings):
+        model = DataOnly(["-c", "experiments/quickstart.yaml", *settings]).model
+        model.trainer = L.Trainer(accelerator="cpu", logger=False)
+        return model._make_optimizer()
+
+    made = optimizer()
+    assert isinstance(made, torch.optim.AdamW) and made.defaults["fused"] is True
+    assert [group["lr_factor"] for group in made.param_groups] == [1.0]
+    assert optimizer("--model.optimizer.init_args.fused=false").defaults["fused"] is False
+    assert optimizer("--model.optimizer.init_args.foreach=true").defaults["fused"] is None
+    assert optimizer("--model.optimizer=torch.optim.SGD").defaults["fused"] is None
