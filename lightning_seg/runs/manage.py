@@ -77,7 +77,7 @@ def _show(chosen: argparse.Namespace) -> None:
     checkpoints = _readable(_size(record.path / "checkpoints"))
     print(f"size        {_readable(_size(record.path))}, {checkpoints} in checkpoints")
     for name, points in record.curves().items():
-        if name in ("train/loss", "val/loss", "val/miou"):
+        if name in ("train/loss", "val/loss", "val/miou", "val/mask_ap"):
             print(f"{name:<11} {points[-1, 2]:.4f} at step {points[-1, 0]:.0f}")
     if record.test:
         fields = record.test["protocol"]
