@@ -58,13 +58,13 @@ class Section:
 
     @cached_property
     def differences(self) -> dict[int, tuple[Estimate, float]]:
-        """For each group but the reference: its difference (1 + C) to it, and the mIoU's corrected p-value."""
+        """For each group but the reference: its difference (1 + C), and the mIoU's corrected p; certain ones first."""
         others = np.array([i for i in range(len(self.groups)) if i != self.reference])
         if not len(others):
             return {}
         p = holm(self._family(others)[:, 0].p())
         found = self.sample.difference(others, np.full(len(others), self.reference))
-        return {int(i): (found[k], float(p[k])) for k, i in enumerate(others)}
+        return {int(others[k]): (found[k], float(p[k])) for k in np.argsort(p[: len(others)], kind="stable")}
 
     @property
     def comparisons(self) -> int:
@@ -106,21 +106,41 @@ class Section:
         corrected = holm(p.ravel()).reshape(p.shape)
         return {int(i): corrected[k] for k, i in enumerate(others)}
 
-    def class_sentence(self, i: int) -> str:
-        """Say in which classes group ``i`` certainly differs from the reference, the most first."""
+    def class_sentence(self, i: int, most: int = 6) -> str:
+        """Say in which classes group ``i`` certainly differs from the reference.
+
+        Args:
+            i: The group.
+            most: How many of them to list, those that differ most.
+        """
         difference, certain = self.differences[i][0][1:], self.class_differences[i] < 0.05
         order = [c for c in np.argsort(-np.abs(np.nan_to_num(difference.value))) if certain[c]]
         if not order:
             return "No class differs with certainty."
         names, value, half = self.protocol["classes"], 100 * difference.value, 100 * difference.half_width()
-        texts = [f"{names[c]} {value[c]:+.1f} ± {half[c]:.1f}" for c in order]
-        rest = f"; the other {len(names) - len(texts)} are not distinguishable" * (len(texts) < len(names))
-        return f"By class: {', '.join(texts)}{rest}."
+        texts = [f"{names[c]} {value[c]:+.1f} ± {half[c]:.1f}" for c in order[:most]]
+        more = f" and {len(order) - most} more" if len(order) > most else ""
+        rest = f"; the other {len(names) - len(order)} are not distinguishable" * (len(order) < len(names))
+        return f"By class: {', '.join(texts)}{more}{rest}."
 
     @property
     def remark(self) -> str:
-        """What was held equal, and what the intervals leave out or take from elsewhere; or nothing."""
-        return " ".join(filter(None, [self._held_equal, self._few_seeds])) if len(self.groups) > 1 else ""
+        """What was held equal, what the intervals leave out or take from elsewhere, how well objects are found."""
+        about_several = [self._held_equal, self._few_seeds] if len(self.groups) > 1 else []
+        return " ".join(filter(None, [*about_several, self._average_precision]))
+
+    @property
+    def _average_precision(self) -> str:
+        means = [
+            [100 * float(np.mean([r.score(name) for r in group.records])) for name in ("mask_ap", "box_ap")]
+            for group in self.groups
+        ]
+        texts = [
+            f"{group.name} {mask:.1f} / {box:.1f}"
+            for group, (mask, box) in zip(self.groups, means, strict=True)
+            if np.isfinite(mask)
+        ]
+        return f"Mask AP / box AP of objects, in % and without interval: {', '.join(texts)}." * bool(texts)
 
     @property
     def _few_seeds(self) -> str:

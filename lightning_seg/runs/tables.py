@@ -9,14 +9,15 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 if TYPE_CHECKING:
-    from lightning_seg.runs.compare import Comparison
+    from lightning_seg.runs.compare import Comparison, Section
 
 EXPLANATION = (
     "mIoU in %: one confusion matrix over all test images, then the mean over classes; mean over runs. Intervals of"
     " 95 % cover other test images and, where there are several runs, other seeds. Experiments share a rank unless"
     " one is distinguishably better (Holm's correction over all pairs). Test images count as independent of each"
-    " other; for frames of a video, which are not, --block N resamples N neighbours together. Classes that differ with"
-    " certainty are named, corrected for all classes and comparisons together. Minutes are those of training alone."
+    " other unless they are resampled in blocks of neighbours (--block N), as frames of a video should be. Classes that"
+    " differ with certainty are named, corrected for all classes and comparisons together. Minutes are those of"
+    " training alone."
 )
 
 
@@ -74,7 +75,7 @@ def markdown(comparison: "Comparison") -> str:
             "|--:|:--|--:|--:|:-:|--:|:-:|:--|--:|--:|",
         ]
         for row in section.rows():
-            name = re.sub(r"([\\|`*_<>\[\]])", r"\\\1", row["experiment"])
+            name = _escaped(row["experiment"])
             cells = (
                 str(row["rank"]),
                 name,
@@ -89,8 +90,27 @@ def markdown(comparison: "Comparison") -> str:
             )
             lines.append(f"| {' | '.join(cells)} |")
         lines += ["", *(f"- {section.sentence(i)}. {section.class_sentence(i)}" for i in section.differences)]
-        blocks.append("\n".join([*lines, *(["", section.remark] if section.remark else [])]))
+        lines += ["", section.remark] if section.remark else []
+        blocks.append("\n".join([*lines, *_classes(section)]))
     return "\n\n".join([*blocks, EXPLANATION]) + "\n"
+
+
+def _classes(section: "Section") -> list[str]:
+    """Lay out how the IoU of each class differs from the reference, as Markdown; certain differences are bold."""
+    others = list(section.differences)
+    if not others:
+        return []
+    names = [_escaped(section.groups[i].name) for i in (section.reference, *others)]
+    lines = ["", f"IoU % of {names[0]} and what the others differ by; bold is certain.", ""]
+    lines += [f"| class | {' | '.join(names)} |", "|:--|" + "--:|" * len(names)]
+    for c, name in enumerate(section.protocol.get("classes", ())):
+        cells = [_percent(100 * section.sample.value[section.reference, 1 + c])]
+        for i in others:
+            value = 100 * section.differences[i][0].value[1 + c]
+            text = "–" if np.isnan(value) else f"{value:+.1f}"
+            cells.append(f"**{text}**" if section.class_differences[i][c] < 0.05 else text)
+        lines.append(f"| {_escaped(name)} | {' | '.join(cells)} |")
+    return lines
 
 
 def latex(comparison: "Comparison") -> str:
@@ -167,6 +187,10 @@ def _plus_minus(row: dict[str, Any]) -> str:
     if np.isnan(row["difference"]):
         return ""
     return f"{row['difference']:+.1f}" + ("" if np.isnan(half) else f" ± {half:.1f}")
+
+
+def _escaped(name: str) -> str:
+    return re.sub(r"([\\|`*_<>\[\]])", r"\\\1", name)
 
 
 def _latex(name: str) -> str:

@@ -395,7 +395,6 @@ def test_equal_time_gives_the_fast_more_steps(tmp_path, length, full, frozen):
 # The whole of it
 
 TINY = {
-    "experiment": "experiments/quickstart.yaml",
     "seeds": 2,
     "baseline": "adam",
     "settings": {
@@ -425,8 +424,8 @@ TINY = {
 @pytest.mark.slow
 def test_killed_and_continued(tmp_path):
     """Slow because each of its four real runs, and each of its two runners, imports torch in a process of its own."""
-    TINY["experiment"] = str(Path("experiments/quickstart.yaml").absolute())
-    (tmp_path / "tiny.yaml").write_text(yaml.safe_dump(TINY))
+    tiny = TINY | {"experiment": str(Path("experiments/quickstart.yaml").absolute())}
+    (tmp_path / "tiny.yaml").write_text(yaml.safe_dump(tiny))
     command = [sys.executable, "-m", "lightning_seg", "ablation", "tiny.yaml", "--jobs=2"]
     environment = os.environ | {"OMP_NUM_THREADS": "1"}
     runner = subprocess.Popen(command, cwd=tmp_path, env=environment, start_new_session=True)
