@@ -29,7 +29,7 @@ def main(args: list[str]) -> None:
         raise UserError(f"the demo compares two runs, not {len(chosen.runs)}.")
     runs = [existing_run(run) for run in chosen.runs]
     page = build([load(run, settings=settings) for run in runs], [_name(run) for run in runs])
-    page.launch(server_name=chosen.host, server_port=chosen.port, share=False)
+    page.launch(server_name=chosen.host, server_port=chosen.port, share=False, show_error=True)
 
 
 def build(models: list[Model], names: list[str]) -> Any:
@@ -63,13 +63,12 @@ def build(models: list[Model], names: list[str]) -> Any:
                 outputs.append(
                     gradio.AnnotatedImage(label="where they differ", color_map={"differs": "#dc143c"})
                 )
-        image.change(
-            lambda picture: segment(models, picture),
-            image,
-            outputs,
-            api_name="segment",
-            show_progress="minimal",
-        )
+
+        def shown(picture: Any) -> Any:
+            found = segment(models, picture)
+            return found if len(found) > 1 else found[0]
+
+        image.change(shown, image, outputs, api_name="segment", show_progress="minimal")
     return page
 
 

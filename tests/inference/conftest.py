@@ -20,7 +20,6 @@ data:
   init_args:
     {batch_size: 4, crop_size: [32, 32], image_size: [48, 40], train_images: 32, val_images: 6, test_images: 5,
      num_workers: 0}
-wandb: {mode: disabled}
 pictures: {count: 0}
 trainer: {max_epochs: 2, accelerator: cpu, devices: 1}
 """
@@ -32,36 +31,26 @@ def call(*arguments):
     return main([str(argument) for argument in arguments])
 
 
+@pytest.fixture(scope="session", autouse=True)
+def one_thread():
+    """Threads cost more than they save on images this small, above all on a busy machine."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
+
+
 @pytest.fixture(scope="session")
-def runs(tmp_path_factory) -> tuple[Path, Path]:
+def runs(tmp_path_factory, one_thread) -> tuple[Path, Path]:
     """A run of a U-Net and one of a LinkNet."""
     folder = tmp_path_factory.mktemp("work")
     file = folder / "tiny.yaml"
     file.write_text(TINY)
     root = folder / "runs"
-    linknet = "--model.network={class_path: lightning_seg.networks.linknet.LinkNet, init_args: {backbone: test_resnet}}"
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    assert call("exp", file, f"--runs={root}", "--name=unet") == 0
-    assert (
-        call(
-            "exp",
-            file,
-            f"--runs={root}",
-            "--name=linknet",
-            linknet,
-            "--model.network.init_args.weights=false",
-        )
-        == 0
-    )
-    torch.set_num_threads(threads)
+    options = "{backbone: test_resnet, weights: false}"
+    linknet = f"--model.network={{class_path: lightning_seg.networks.linknet.LinkNet, init_args: {options}}}"
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("WANDB_MODE", "disabled")
+        assert call("exp", file, f"--runs={root}", "--name=unet") == 0
+        assert call("exp", file, f"--runs={root}", "--name=linknet", linknet) == 0
     return next((root / "unet").iterdir()), next((root / "linknet").iterdir())
-
-
-@pytest.fixture(autouse=True)
-def one_thread():
-    """Threads cost more than they save on images this small."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
