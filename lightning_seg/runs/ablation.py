@@ -9,6 +9,7 @@ from lightning_seg.errors import UserError
 from lightning_seg.runs import launch, tables
 from lightning_seg.runs.arguments import Arguments
 from lightning_seg.runs.compare import Comparison, compare
+from lightning_seg.runs.groups import varied
 from lightning_seg.runs.plan import Ablation, Slot, State, as_long, load, slots
 
 _MARKS: dict[State, str] = {
@@ -92,14 +93,17 @@ def answer(ablation: Ablation, planned: Sequence[Slot], name: str = "answer") ->
     if not done:
         raise UserError("no run is done, so there is nothing to compare")
     baseline = ablation.baseline if any(slot.variant == ablation.baseline for slot in done) else None
-    runs = [run.path for slot in done if (run := slot.run())]
-    comparison = compare(runs, "experiment", baseline, block=ablation.block)
-    missing = len(planned) - len(done)
-    if missing:
-        remark = f"{missing} of {len(planned)} runs are not done: this is not the last word"
-        comparison = Comparison(comparison.sections, comparison.records, [*comparison.remarks, remark])
+    runs = [(slot.variant, run) for slot in done if (run := slot.run())]
+    comparison = compare([run.path for _, run in runs], "experiment", baseline, block=ablation.block)
+    for variant in ablation.variants:
+        differing = varied([run for name, run in runs if name == variant])
+        if differing:  # such as the data or the number of devices, and so the size of a batch
+            comparison.remarks.append(f"the runs of {variant} differ in {', '.join(differing)}")
+    if missing := len(planned) - len(done):
+        comparison.remarks.append(f"{missing} of {len(planned)} runs are not done: this is not the last word")
     print(f"\n{tables.text(comparison)}")
-    print("\n".join(tables.shortened(comparison.remarks)))
+    for remark in tables.shortened(comparison.remarks):
+        print(remark)
     print(f"written to {write(comparison, planned[0].folder / name)}.md, .csv, .tex and .html")
 
 

@@ -19,7 +19,8 @@ from lightning_seg.cli import main
 from lightning_seg.errors import UserError
 from lightning_seg.runs import launch
 from lightning_seg.runs.ablation import answer
-from lightning_seg.runs.directory import CONFIG, METRICS, TEST_SCORES
+from lightning_seg.runs.compare import compare
+from lightning_seg.runs.directory import CONFIG, ENVIRONMENT, METRICS, TEST_SCORES
 from lightning_seg.runs.plan import Ablation, Slot, as_long, load
 from lightning_seg.runs.records import read
 
@@ -347,13 +348,27 @@ def test_the_answer(tmp_path, capsys):
 def test_an_incomplete_answer_says_so_and_an_older_run_does_not_count(tmp_path, capsys):
     slots = made_slots(tmp_path, {"full": 0.2, "frozen": 0.0})
     make_run(tmp_path / "study", "frozen", 0, shift=0.4, lr=0.5, config={"name": "study/frozen"})
+    environment = slots[0].run().path / ENVIRONMENT
+    environment.write_text(
+        environment.read_text().replace('"effective_batch_size": 16', '"effective_batch_size": 8')
+    )
     missing = Slot(tmp_path / "study", "frozen", 3, (), slots[0].config)
     answer(replace(ABLATION, baseline="absent"), [*slots, missing])
     out = capsys.readouterr().out
     assert "1 of 7 runs are not done: this is not the last word" in out
     assert "frozen is 20." in out and "3 seeds" in out
+    assert "the runs of full differ in effective_batch_size\n" in out
     with pytest.raises(UserError, match="no run is done"):
         answer(ABLATION, [missing])
+
+
+def test_variants_of_two_ablations_are_told_apart(tmp_path):
+    for study, shift in (("one", 0.0), ("two", 0.2)):
+        make_run(tmp_path / study, "base", 0, shift=shift, config={"name": f"{study}/base"})
+    (section,) = compare([tmp_path]).sections
+    assert [group.name for group in section.groups] == ["two/base", "one/base"]
+    (section,) = compare([tmp_path / "two"]).sections
+    assert [group.name for group in section.groups] == ["base"]
 
 
 def test_an_answer_across_protocols_is_refused(tmp_path):
