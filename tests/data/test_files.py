@@ -52,7 +52,7 @@ def test_plain_png_takes_the_fast_way_to_the_same_pixels(tmp_path, monkeypatch, 
             with pytest.raises(UserError, match="a.png cannot be read"):
                 read(path)
     path.write_bytes(whole)
-    monkeypatch.setattr(files, "_open", None)  # Pillow is not asked
+    monkeypatch.setattr(Image, "open", None)  # Pillow is not asked
     np.testing.assert_array_equal(read(path), big)
     assert read(path).flags.writeable
 
