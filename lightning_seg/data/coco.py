@@ -149,11 +149,9 @@ class COCO(SegmentationData):
         image, entries = read_image(sample[0]), self._annotations[sample[-1]]
         size = image.shape[:2]
         masks = np.array([paint(entry["segmentation"], size) for entry in entries], bool).reshape(-1, *size)
-        kept = masks.any((1, 2))
-        masks, entries = (
-            masks[kept],
-            [entry for entry, keep in zip(entries, kept.tolist(), strict=True) if keep],
-        )
+        kept: list[bool] = masks.any((1, 2)).tolist()
+        masks = masks[kept]
+        entries = [entry for entry, keep in zip(entries, kept, strict=True) if keep]
         labels = [self.class_of[entry["category_id"]] for entry in entries]
         found = instance_sample(image, masks, labels, [bool(entry["iscrowd"]) for entry in entries])
         boxes = torch.tensor([entry["bbox"] for entry in entries], dtype=torch.float32).view(-1, 4)
