@@ -149,7 +149,7 @@ class COCO(SegmentationData):
         image, entries = read_image(sample[0]), self._annotations[sample[-1]]
         size = image.shape[:2]
         masks = np.array([paint(entry["segmentation"], size) for entry in entries], bool).reshape(-1, *size)
-        kept: list[bool] = masks.any((1, 2)).tolist()
+        kept = [bool(mask.any()) for mask in masks]
         masks = masks[kept]
         entries = [entry for entry, keep in zip(entries, kept, strict=True) if keep]
         labels = [self.class_of[entry["category_id"]] for entry in entries]
