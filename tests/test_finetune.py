@@ -4,6 +4,7 @@ Run as a script, ``test_finetune.py FOLDER``, it trains under every policy and k
 processes as the environment of torchrun says.
 """
 
+import functools
 import hashlib
 import logging
 import os
@@ -28,6 +29,7 @@ from lightning_seg.finetune import (
     LayerwiseDecay,
     LinearProbe,
     batch_norms,
+    scale_learning_rates,
     table,
 )
 from lightning_seg.networks.linear import Linear
@@ -50,6 +52,9 @@ POLICIES = {
     "gradual-frozen": (lambda: GradualUnfreeze([1, 1], 0.1, "frozen"), 5, 3, False, False),
     "decay": (lambda: LayerwiseDecay(0.5), 0, 0, True, True),
 }
+IN_TWO_PROCESSES = ["full", "frozen", "frozen-train", "linear", "stages", "gradual", "decay"]
+SLOW = pytest.mark.slow  # two more processes import torch and train under each policy, twice
+CASES = [(name, 1) for name in POLICIES] + [pytest.param(name, 2, marks=SLOW) for name in IN_TWO_PROCESSES]
 
 
 def make(name):
@@ -113,7 +118,7 @@ def train_all(folder):
     warnings.simplefilter("ignore")
     logging.getLogger("lightning.pytorch").setLevel(logging.ERROR)
     rank = os.environ.get("RANK", "0")
-    for name in POLICIES:
+    for name in POLICIES if "RANK" not in os.environ else IN_TWO_PROCESSES:
         whole = fit(name, folder / f"{name}.ckpt")
         resumed = fit(name, folder / f"{name}.ckpt", resume=True)
         torch.save({"whole": whole, "resumed": resumed}, folder / f"{name}-{rank}.pt")
@@ -137,12 +142,18 @@ def processes(count, folder):
 
 @pytest.fixture(scope="module")
 def trained(tmp_path_factory):
-    """The trainings of every policy, in 1 and in 2 processes, all at the same time."""
-    folders = {count: tmp_path_factory.mktemp(f"of{count}") for count in (1, 2)}
-    running = processes(2, folders[2])
-    train_all(folders[1])
-    assert [process.wait(timeout=300) for process in running] == [0, 0]
-    return folders
+    """Return the folder of the trainings in so many processes, made when they are first asked for."""
+
+    @functools.cache
+    def folder(count):
+        made = tmp_path_factory.mktemp(f"of{count}")
+        if count == 1:
+            train_all(made)
+        else:
+            assert [process.wait(timeout=300) for process in processes(count, made)] == [0] * count
+        return made
+
+    return folder
 
 
 def expected_still(name, epoch):
@@ -169,10 +180,9 @@ def sha(tensors, names):
     return digest.hexdigest()
 
 
-@pytest.mark.parametrize("count", [1, 2])
-@pytest.mark.parametrize("name", POLICIES)
+@pytest.mark.parametrize(("name", "count"), CASES)
 def test_frozen_tensors_are_bit_identical_and_all_others_move(trained, name, count):
-    kept = torch.load(trained[count] / f"{name}-0.pt")
+    kept = torch.load(trained(count) / f"{name}-0.pt")
     whole, resumed = kept["whole"], kept["resumed"]
     assert len(whole) == 3 and len(resumed) == 2
     pairs = {0: [whole[:2]], 1: [whole[1:], resumed]}  # before and after each of the two epochs
@@ -183,18 +193,18 @@ def test_frozen_tensors_are_bit_identical_and_all_others_move(trained, name, cou
             assert {n for n in before if torch.equal(before[n], after[n])} == still
 
 
-@pytest.mark.parametrize("count", [1, 2])
-@pytest.mark.parametrize("name", POLICIES)
+@pytest.mark.parametrize(("name", "count"), CASES)
 def test_resuming_changes_nothing(trained, name, count):
-    kept = torch.load(trained[count] / f"{name}-0.pt")
+    kept = torch.load(trained(count) / f"{name}-0.pt")
     whole, resumed = kept["whole"][-1], kept["resumed"][-1]
     assert sha(whole, whole) == sha(resumed, resumed)
 
 
-@pytest.mark.parametrize("name", POLICIES)
+@SLOW
+@pytest.mark.parametrize("name", IN_TWO_PROCESSES)
 def test_processes_keep_the_same_network(trained, name):
     """They see different images: a gradient that is not averaged would drive them apart."""
-    a, b = (torch.load(trained[2] / f"{name}-{rank}.pt")["whole"][-1] for rank in range(2))
+    a, b = (torch.load(trained(2) / f"{name}-{rank}.pt")["whole"][-1] for rank in range(2))
     parameters = [n for n in a if not n.endswith(("running_mean", "running_var", "num_batches_tracked"))]
     assert sha(a, parameters) == sha(b, parameters)
 
@@ -213,7 +223,8 @@ def rates(policy):
     task = SemanticSegmentation(
         network, lambda g: torch.optim.SGD(g, lr=1.0), ("a", "b", "c"), finetune=policy
     )
-    optimizer = task.configure_optimizers()["optimizer"]
+    optimizer = task.optimizer(policy.parameter_groups(network))
+    scale_learning_rates(optimizer)
     of = {id(p): group["lr"] for group in optimizer.param_groups for p in group["params"]}
     parts = [*(stage for _, stage in network.backbone.stages()), network.decoder, network.head]
     found = [{of.get(id(p)) for p in part.parameters()} for part in parts]

@@ -96,7 +96,10 @@ class SegmentationTask(L.LightningModule):
         left_open = optimizer.defaults.get("fused", False) is None and optimizer.defaults["foreach"] is None
         if not (isinstance(optimizer, Adam) and left_open) or self.trainer.precision == "16-mixed":
             return optimizer
-        return self.optimizer(groups, fused=True)  # type: ignore[call-arg]
+        try:
+            return self.optimizer(groups, fused=True)  # type: ignore[call-arg]
+        except TypeError:  # a function of somebody's own, which takes no more than the groups
+            return optimizer
 
     @property
     def lr_factor(self) -> float:
