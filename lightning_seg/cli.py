@@ -35,6 +35,7 @@ COMMANDS = {
     "compare": "lightning_seg.runs.compare:main",
     "runs": "lightning_seg.runs.manage:main",
     "sync": "lightning_seg.runs.sync:main",
+    "sync": "lightning_seg.runs.sync:main",
 }
 NAMED = ("exp", "folds", "lr", "check", "preview", "batch-size")  # their first argument is the name of an experiment
 
@@ -66,6 +67,7 @@ compare
   ablation NAME [--key=value ...]    make the missing runs of experiments/ablations/NAME.yaml, then answer it
   compare [RUNS...] [--html FILE]    rank runs with intervals, say which differences are real; 'compare --help'
   runs [list|show|tag|disk|...]      look after run directories; 'runs --help'
+  sync [RUNS...]                     upload to W&B what was logged offline, and check that it arrived
   sync [RUNS...]                     upload to W&B what was logged offline, and check that it arrived
 
 look at the network

@@ -48,6 +48,35 @@ def save_palette_png(mask: np.ndarray, palette: Palette, path: Path) -> None:
     picture.save(path)
 
 
+def save_parts(
+    folder: Path,
+    index: int,
+    image: np.ndarray,
+    truth: np.ndarray,
+    prediction: np.ndarray,
+    palette: Palette,
+    width: int = 480,
+) -> None:
+    """Write an image as ``<index>_image.jpg``, its masks as ``<index>_truth.png`` and ``<index>_prediction.png``.
+
+    Args:
+        folder: Where to write; it is made.
+        index: Place of the image in its split.
+        image: (H, W, 3) uint8 RGB.
+        truth: Labels (H, W).
+        prediction: Labels (H, W).
+        palette: Colours of the classes, which the masks carry.
+        width: Pixels; a wider image is made smaller, labels by taking the nearest.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    size = min(width, image.shape[1]), max(1, round(image.shape[0] * min(1, width / image.shape[1])))
+    small = Image.fromarray(image).resize(size, Image.Resampling.BOX)
+    small.save(folder / f"{index:05d}_image.jpg", quality=85)
+    for name, mask in (("truth", truth), ("prediction", prediction)):
+        labels = np.asarray(Image.fromarray(mask.astype(np.uint8)).resize(size, Image.Resampling.NEAREST))
+        save_palette_png(labels, palette, folder / f"{index:05d}_{name}.png")
+
+
 def comparison(
     images: Sequence[np.ndarray],
     truths: Sequence[np.ndarray],

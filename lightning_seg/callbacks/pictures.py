@@ -9,11 +9,11 @@ import torch
 
 from lightning_seg.data.split import Split
 from lightning_seg.metrics.scores import scores
-from lightning_seg.pictures import comparison
+from lightning_seg.pictures import comparison, save_parts
 from lightning_seg.runs.directory import PICTURES
 from lightning_seg.runs.logger import RunLogger
 from lightning_seg.runs.media import log_confusion_matrix, log_per_class, log_pictures
-from lightning_seg.runs.tracking import MirrorLogger
+from lightning_seg.runs.mirror import MirrorLogger
 
 
 class Pictures(L.Callback):
@@ -64,11 +64,16 @@ class Pictures(L.Callback):
         folder = Path(run) / PICTURES
         folder.mkdir(exist_ok=True)
         comparison(images, truths, predictions, data.class_names, data.palette).save(folder / f"{stage}.png")
-        names = data.class_names
+        if stage == "test":  # for the report that lays several runs side by side
+            for parts in zip(shown, images, truths, predictions, strict=True):
+                save_parts(folder / stage, *parts, data.palette)
+        samples = data.samples(split_name)
+        names = [data.name_of(samples[i]) for i in shown]
+        classes = data.class_names
         step = max(0, trainer.global_step - 1)  # the step that Lightning gives the scores of this validation
-        iou = dict(zip(names, scores(module.matrix).iou_per_class, strict=True))
+        iou = dict(zip(classes, scores(module.matrix).iou_per_class, strict=True))
         for logger in trainer.loggers:
             if isinstance(logger, MirrorLogger):
-                log_pictures(logger, f"{stage}/pictures", images, truths, predictions, names, step)
-                log_confusion_matrix(logger, f"{stage}/confusion", module.matrix, names, step)
+                log_pictures(logger, f"{stage}/pictures", images, truths, predictions, classes, step, names)
+                log_confusion_matrix(logger, f"{stage}/confusion", module.matrix, classes, step)
                 log_per_class(logger, f"{stage}/iou_per_class", iou, step)

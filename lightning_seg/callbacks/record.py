@@ -2,7 +2,6 @@
 
 import json
 import platform
-import subprocess
 import sys
 import time
 from importlib.metadata import version
@@ -12,13 +11,13 @@ from typing import Any
 import lightning as L
 import numpy as np
 import torch
-from lightning.pytorch.loggers import WandbLogger
 
 from lightning_seg.labels import IGNORE_INDEX
 from lightning_seg.metrics.scores import scores
 from lightning_seg.runs.directory import CONFIG, ENVIRONMENT, TEST_IMAGES, TEST_SCORES
+from lightning_seg.runs.git import git
 from lightning_seg.runs.logger import RunLogger
-from lightning_seg.runs.tracking import anonymous
+from lightning_seg.runs.mirror import MirrorLogger
 
 PACKAGES = (
     "lightning_seg",
@@ -45,14 +44,18 @@ class Record(L.Callback):
 
     def setup(self, trainer: L.Trainer, pl_module: L.LightningModule, stage: str) -> None:
         """Write config.yaml and environment.json before anything can fail."""
-        if not trainer.is_global_zero or stage not in ("fit", "test") or (self.run / CONFIG).exists():
+        if not trainer.is_global_zero or stage not in ("fit", "test"):
             return
-        described = environment(trainer)
-        (self.run / CONFIG).write_text(self.config)
-        (self.run / ENVIRONMENT).write_text(json.dumps(described, indent=2) + "\n")
-        for logger in trainer.loggers:
-            if isinstance(logger, WandbLogger):
-                logger.experiment.config.update({"environment": anonymous(described)}, allow_val_change=True)
+        if not (self.run / CONFIG).exists():
+            (self.run / CONFIG).write_text(self.config)
+            (self.run / ENVIRONMENT).write_text(json.dumps(environment(trainer, pl_module), indent=2) + "\n")
+        mirror = next((logger for logger in trainer.loggers if isinstance(logger, MirrorLogger)), None)
+        if mirror and stage == "fit":
+            described = json.loads((self.run / ENVIRONMENT).read_text())
+            mirror.log_hyperparams({"environment": described})
+            mirror.samples = lambda: trainer.global_step * described["effective_batch_size"]
+            data: Any = trainer.datamodule  # type: ignore[attr-defined]
+            mirror.use_data(type(data).__name__, data_version(data))
 
     def on_fit_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Say in four lines what is about to be trained."""
@@ -121,21 +124,26 @@ class Record(L.Callback):
         table = {"protocol": protocol, "scores": means | {"iou": per_class["iou"]}, "per_class": per_class}
         (self.run / TEST_SCORES).write_text(json.dumps(table, indent=2) + "\n")
         names_of_images = [data.name_of(sample) for sample in data.samples(data.test_split)]
-        np.savez_compressed(self.run / TEST_IMAGES, counts=module.per_image, names=np.array(names_of_images))
+        np.savez_compressed(
+            self.run / TEST_IMAGES,
+            counts=module.per_image,
+            names=np.array(names_of_images),
+            confusion=module.matrix,
+        )
         print(
             f"\n{score_table(result, names)}\n{protocol['split']} split, {protocol['images']} images; {self.run}"
         )
 
 
-def environment(trainer: L.Trainer) -> dict[str, Any]:
+def environment(trainer: L.Trainer, module: L.LightningModule) -> dict[str, Any]:
     """Describe what a run depends on besides its configuration."""
     data: Any = trainer.datamodule  # type: ignore[attr-defined]
     devices = [torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count())]
     return {
         "command": sys.argv[1:],
         "time": time.strftime("%Y-%m-%dT%H:%M:%S%z"),
-        "commit": _git("rev-parse", "HEAD"),
-        "uncommitted_changes": bool(_git("status", "--porcelain", "--untracked-files=no")),
+        "commit": git("rev-parse", "HEAD"),
+        "uncommitted_changes": bool(git("status", "--porcelain", "--untracked-files=no")),
         "python": platform.python_version(),
         "packages": {name: version(name) for name in PACKAGES},
         "platform": platform.platform(),
@@ -146,6 +154,18 @@ def environment(trainer: L.Trainer) -> dict[str, Any]:
         "world_size": trainer.world_size,
         "effective_batch_size": data.batch_size * trainer.world_size * trainer.accumulate_grad_batches,
         "data_fingerprint": data.fingerprint,
+        "parameters": sum(p.numel() for p in module.parameters()),
+        "trainable_parameters": sum(p.numel() for p in module.parameters() if p.requires_grad),
+    }
+
+
+def data_version(data: Any) -> dict[str, Any]:
+    """Describe the version of a data set that a run sees."""
+    splits = dict.fromkeys((data.train_split, data.val_split, data.test_split))
+    return {
+        "fingerprint": data.fingerprint,
+        "classes": list(data.class_names),
+        "images": {split: len(data.samples(split)) for split in splits},
     }
 
 
@@ -184,11 +204,3 @@ def _describe(data: Any) -> str:
 def _number(value: float) -> float | None:
     """JSON has no NaN: a score that does not exist is null."""
     return None if np.isnan(value) else float(value)
-
-
-def _git(*arguments: str) -> str | None:
-    try:
-        done = subprocess.run(["git", *arguments], capture_output=True, text=True, timeout=10, check=True)
-    except (OSError, subprocess.SubprocessError):
-        return None  # not installed, or not a repository
-    return done.stdout.strip()

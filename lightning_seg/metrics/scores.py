@@ -73,6 +73,28 @@ def scores(matrix: np.ndarray) -> Scores:
     )
 
 
+def merge_classes(counts: np.ndarray, names: list[str], most: int) -> tuple[np.ndarray, list[str]]:
+    """Add up the rows and columns of all but the most confused classes; label order and the total stay.
+
+    Args:
+        counts: Confusion matrix (C, C).
+        names: The classes.
+        most: Classes to keep at most, the last of which is ``other``.
+
+    Returns:
+        The matrix, and the names of its classes.
+    """
+    if len(names) <= most:
+        return counts, names
+    confused = counts.sum(0) + counts.sum(1) - 2 * counts.diagonal()
+    shown = np.sort(np.argsort(-confused, kind="stable")[: most - 1])
+    target = np.full(len(names), most - 1)
+    target[shown] = np.arange(most - 1)
+    merged = np.zeros((most, most), counts.dtype)
+    np.add.at(merged, (target[:, None], target[None, :]), counts)
+    return merged, [*(names[i] for i in shown), "other"]
+
+
 def _ratio(part, whole):
     """Divide; nothing by nothing is NaN, not 0 and not a warning."""
     with np.errstate(divide="ignore", invalid="ignore"):

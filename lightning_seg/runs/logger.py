@@ -1,6 +1,7 @@
 """The logger that needs nothing: metrics.csv in the run directory."""
 
 import csv
+import json
 import math
 from argparse import Namespace
 from pathlib import Path
@@ -9,7 +10,7 @@ from typing import Any
 from lightning.pytorch.loggers import Logger
 from lightning.pytorch.utilities import rank_zero_only
 
-from lightning_seg.runs.directory import METRICS
+from lightning_seg.runs.directory import ENVIRONMENT, METRICS
 
 
 class RunLogger(Logger):
@@ -53,7 +54,10 @@ class RunLogger(Logger):
 
     @rank_zero_only
     def log_hyperparams(self, params: dict[str, Any] | Namespace, *args: Any, **kwargs: Any) -> None:
-        """Do nothing: config.yaml holds them all."""
+        """Add to environment.json what the data decided, such as class weights; config.yaml holds all settings."""
+        file = self.run / ENVIRONMENT
+        known = json.loads(file.read_text()) if file.exists() else {}
+        file.write_text(json.dumps(known | dict(params), indent=2) + "\n")
 
     @rank_zero_only
     def log_metrics(self, metrics: dict[str, float], step: int | None = None) -> None:

@@ -2,12 +2,15 @@
 
 import math
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 import numpy as np
 
 from lightning_seg.labels import IGNORE_INDEX
-from lightning_seg.runs.tracking import MirrorLogger
+from lightning_seg.metrics.scores import merge_classes, scores
+from lightning_seg.runs.mirror import MirrorLogger
 
+Objects = Mapping[str, np.ndarray]
 JPEG_FROM = 256 * 256  # pixels; a PNG of a photograph takes twenty times as long
 
 
@@ -19,10 +22,14 @@ def log_pictures(
     predictions: Sequence[np.ndarray],
     class_names: Sequence[str],
     step: int,
-    captions: Sequence[str] | None = None,
+    names: Sequence[str],
     most: int = 8,
+    objects: Sequence[tuple[Objects, Objects]] | None = None,
 ) -> None:
     """Log images with truth and prediction as masks that can be switched on and off, with class names.
+
+    They are logged as a panel, and as a table ``<key>_table`` of the columns image, picture and mIoU, in which W&B
+    lays the rows of several runs side by side.
 
     Args:
         logger: Where to log.
@@ -33,8 +40,10 @@ def log_pictures(
         predictions: (H, W) uint8 each.
         class_names: The classes in label order.
         step: Optimizer step.
-        captions: A line under each picture.
+        names: What each image is called: its caption, and its row in the table.
         most: Pictures logged at most, the first ones; every one writes the class names into the log twice.
+        objects: The true and the found objects of each image, "boxes" (N, 4) in pixels and "labels" (N,), the found
+            ones with "scores" (N,): drawn as boxes.
 
     Raises:
         ValueError: A mask is not of its image's size, which W&B would show without complaint.
@@ -51,22 +60,48 @@ def log_pictures(
             )
     height = max(image.shape[0] for image, _, _ in chosen)
     width = max(image.shape[1] for image, _, _ in chosen)
-    pictures = [
-        wandb.Image(
-            _pad(image, height, width, 0),
-            masks={
-                "truth": {"mask_data": _pad(truth, height, width, IGNORE_INDEX), "class_labels": labels},
-                "prediction": {
-                    "mask_data": _pad(prediction, height, width, IGNORE_INDEX),
-                    "class_labels": labels,
+
+    def draw() -> list[Any]:
+        return [
+            wandb.Image(
+                _pad(image, height, width, 0),
+                masks={
+                    name: {"mask_data": _pad(mask, height, width, IGNORE_INDEX), "class_labels": labels}
+                    for name, mask in (("truth", truth), ("prediction", prediction))
                 },
-            },
-            caption=captions[i] if captions else None,
-            file_type="jpg" if height * width >= JPEG_FROM else "png",
-        )
-        for i, (image, truth, prediction) in enumerate(chosen)
-    ]
-    logger.log_metrics({key: pictures}, step)
+                classes=[{"id": i, "name": name} for i, name in labels.items()],  # for the table
+                boxes=_boxes(objects[i], labels) if objects else None,
+                caption=name,
+                file_type="jpg" if height * width >= JPEG_FROM else "png",
+            )
+            for i, ((image, truth, prediction), name) in enumerate(zip(chosen, names, strict=False))
+        ]
+
+    def table() -> Any:
+        # Pictures of their own: those of the panel would refer to where they were logged first.
+        scores = [_miou(truth, prediction, len(class_names)) for _, truth, prediction in chosen]
+        rows = [list(row) for row in zip(names, draw(), scores, strict=False)]
+        return wandb.Table(columns=["image", "picture", "mIoU"], data=rows)
+
+    logger.log_metrics({key: draw()}, step)
+    logger.add_table(f"{key}_table", table, step)
+
+
+def _boxes(pair: tuple[Objects, Objects], labels: Mapping[int, str]) -> dict[str, Any]:
+    """Write true and found boxes as W&B wants them, the found ones with their scores, by which it can filter."""
+    written = {}
+    for kind, objects in zip(("truth", "prediction"), pair, strict=True):
+        data = []
+        for i, (box, label) in enumerate(
+            zip(objects["boxes"].tolist(), objects["labels"].tolist(), strict=True)
+        ):
+            position = dict(zip(("minX", "minY", "maxX", "maxY"), box, strict=True))
+            one = {"position": position, "domain": "pixel", "class_id": label, "box_caption": labels[label]}
+            if "scores" in objects:
+                one["scores"] = {"score": float(objects["scores"][i])}
+            data.append(one)
+        written[kind] = {"box_data": data, "class_labels": labels}
+    return written
 
 
 def log_confusion_matrix(
@@ -84,19 +119,22 @@ def log_confusion_matrix(
     """
     import wandb
 
-    counts, names = _merge(np.asarray(counts), list(class_names), most)
+    counts, names = merge_classes(np.asarray(counts), list(class_names), most)
     percent = 100 * counts / np.maximum(counts.sum(1, keepdims=True), 1)
     rows = [
         [names[i], names[j], round(float(percent[i, j]), 3), int(counts[i, j])]
         for i, j in np.ndindex(*counts.shape)
     ]
-    chart = wandb.plot_table(
-        "wandb/confusion_matrix/v1",
-        wandb.Table(columns=["truth", "prediction", "percent", "pixels"], data=rows),
-        fields={"Actual": "truth", "Predicted": "prediction", "nPredictions": "percent"},
-        string_fields={"title": f"{key} (% of the true class)"},
-    )
-    logger.log_metrics({key: chart}, step)
+
+    def chart() -> Any:
+        return wandb.plot_table(
+            "wandb/confusion_matrix/v1",
+            wandb.Table(columns=["truth", "prediction", "percent", "pixels"], data=rows),
+            fields={"Actual": "truth", "Predicted": "prediction", "nPredictions": "percent"},
+            string_fields={"title": f"{key} (% of the true class)"},
+        )
+
+    logger.add_table(key, chart, step)
 
 
 def log_per_class(logger: MirrorLogger, key: str, scores: Mapping[str, float], step: int) -> None:
@@ -111,24 +149,23 @@ def log_per_class(logger: MirrorLogger, key: str, scores: Mapping[str, float], s
     import wandb
 
     rows = [[name, None if math.isnan(score) else float(score)] for name, score in scores.items()]
-    table = wandb.Table(columns=["class", "score"], data=rows)
-    logger.log_metrics({key: wandb.plot.bar(table, "class", "score", title=key)}, step)
+
+    def chart() -> Any:
+        table = wandb.Table(columns=["class", "score"], data=rows)
+        return wandb.plot.bar(table, "class", "score", title=key)
+
+    logger.add_table(key, chart, step)
+
+
+def _miou(truth: np.ndarray, prediction: np.ndarray, num_classes: int) -> float | None:
+    """Score one image (H, W) over the classes it has."""
+    counted = truth != IGNORE_INDEX
+    pairs = truth[counted].astype(np.int64) * num_classes + prediction[counted]
+    miou = scores(np.bincount(pairs, minlength=num_classes**2).reshape(num_classes, num_classes)).miou
+    return None if math.isnan(miou) else miou
 
 
 def _pad(array: np.ndarray, height: int, width: int, value: int) -> np.ndarray:
     """Pad an image (H, W, 3) or mask (H, W) at the bottom and right."""
     missing = [(0, height - array.shape[0]), (0, width - array.shape[1]), (0, 0)]
     return np.pad(array, missing[: array.ndim], constant_values=value)
-
-
-def _merge(counts: np.ndarray, names: list[str], most: int) -> tuple[np.ndarray, list[str]]:
-    """Add up the rows and columns of all but the most confused classes; label order and the total stay."""
-    if len(names) <= most:
-        return counts, names
-    confused = counts.sum(0) + counts.sum(1) - 2 * counts.diagonal()
-    shown = np.sort(np.argsort(-confused, kind="stable")[: most - 1])
-    target = np.full(len(names), most - 1)
-    target[shown] = np.arange(most - 1)
-    merged = np.zeros((most, most), counts.dtype)
-    np.add.at(merged, (target[:, None], target[None, :]), counts)
-    return merged, [*(names[i] for i in shown), "other"]

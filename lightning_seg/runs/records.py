@@ -171,6 +171,17 @@ class Record:
             )
         return names, counts
 
+    @cached_property
+    def confusion(self) -> np.ndarray | None:
+        """Confusion matrix (C, C) of the test: pixels, rows the truth; None if an older version tested the run."""
+        try:
+            with np.load(self.path / TEST_IMAGES) as file:
+                matrix = file["confusion"]
+        except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile):
+            return None
+        classes = len(self.test.get("protocol", {}).get("classes", ()))
+        return matrix if matrix.shape == (classes, classes) else None
+
     def curves(self) -> dict[str, np.ndarray]:
         """Read metrics.csv: for each quantity that is not a class's, points (P, 3) of step, epoch and value."""
         try:

@@ -1,26 +1,29 @@
 """Mirroring a run to Weights & Biases, without ever making it wait, ask or fail.
 
 The run directory is the truth and W&B its mirror, so all that can go wrong here (no account, no network, a
-server that is down or silent) costs one printed line: the run goes on offline, its log complete in the run
-directory, and the line says how to upload it later.
+server that is down or silent) costs a printed line: the run goes on offline, its log complete in the run
+directory, and the last line says how to upload it later.
 """
 
+import json
 import os
-import re
 import shlex
 import shutil
 import sys
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any, Literal
 
-from lightning.pytorch.loggers import WandbLogger
 from lightning.pytorch.utilities import rank_zero_only
 from torch import nn
 
 from lightning_seg.errors import UserError
+from lightning_seg.runs.git import git
+from lightning_seg.runs.mirror import ANSWER_TIMEOUT, SAMPLES, MirrorLogger, anonymous, one_line
+from lightning_seg.runs.records import read
 
 # Modes as WANDB_MODE spells them; "run" and "dryrun" are their names of old.
 MODES = {
@@ -30,6 +33,12 @@ MODES = {
     "dryrun": "offline",
     "disabled": "disabled",
 }
+
+# Which value of a curve speaks for the run.
+BEST = {"val/miou": "max", "val/loss": "min", "train/loss": "min"}
+
+# The logger of this process's run, and what opens that run offline.
+_current: tuple[MirrorLogger, Callable[[], Any]] | None = None
 
 
 @dataclass
@@ -41,11 +50,12 @@ class Tracking:
         entity: W&B user or team; the account's default if not given.
         mode: auto and online log online if there is an account and a server that answers, else offline;
             offline looks for neither; disabled logs nothing to W&B. The environment's WANDB_MODE goes first.
-        group: Name of the runs that belong together, such as the seeds of one setting.
-        job_type: Kind of run within its group, such as train or test.
+        group: Name of the runs that belong together; the experiment's, unless given.
+        job_type: Kind of run within its group.
         tags: Words to filter runs by.
         notes: Free text shown with the run.
         watch: Log histograms of the gradients, the parameters or both (all), every 100 steps.
+        checkpoints: Upload the best and the last checkpoint as artifacts when training has ended.
         init_timeout: Seconds the server has to answer before the run goes offline.
         finish_timeout: Seconds the last uploads may take; what is left by then stays in the run directory.
     """
@@ -54,12 +64,13 @@ class Tracking:
     entity: str | None = None
     mode: Literal["auto", "online", "offline", "disabled"] = "auto"
     group: str | None = None
-    job_type: str | None = None
+    job_type: str = "train"
     tags: list[str] = field(default_factory=list)
     notes: str | None = None
     watch: Literal["gradients", "parameters", "all"] | None = None
+    checkpoints: bool = True
     init_timeout: float = 20
-    finish_timeout: float = 120
+    finish_timeout: float = 300
 
     def start(
         self, run_dir: Path, config: Mapping[str, Any], model: nn.Module | None = None
@@ -88,7 +99,9 @@ class Tracking:
             return None
         run_dir = Path(run_dir).absolute()
         run = self._open(run_dir, anonymous(config), online=MODES[wanted] == "online")
-        logger = MirrorLogger(project=self.project, save_dir=run_dir, id=run_dir.name, experiment=run)
+        logger = MirrorLogger(run_dir, self.project, run, self.checkpoints)
+        if run is not None:
+            _remember(logger, partial(self._init, run_dir, anonymous(config), "offline"))
         if model is not None and self.watch:
             logger.watch(model, log=self.watch, log_graph=False)
         return logger
@@ -96,12 +109,39 @@ class Tracking:
     @rank_zero_only
     def _open(self, run_dir: Path, config: dict[str, Any], online: bool) -> Any:
         """Open the run online if that is wanted and possible, else offline; one printed line says which."""
+        _write_only_into(run_dir)  # before the import, which reads some of it
         import wandb
 
         finish()  # else wandb would go on with an earlier run of this process
-        _write_only_into(run_dir)
-        settings = self._settings()
-        arguments: dict[str, Any] = dict(
+        why = "as asked"
+        if online:
+            earlier = set(run_dir.glob("wandb/run-*"))
+            try:
+                wandb.setup(self._settings())
+                if wandb.login(prompt=False, verify=False):
+                    run = self._init(run_dir, config, "online")
+                    print(f"W&B: {run.url}", flush=True)
+                    return run
+                why = "no account known; `wandb login` adds one"
+            except Exception as error:  # whatever it is that wandb met, the run goes on
+                why = one_line(error)
+                with suppress(Exception):
+                    wandb.teardown(exit_code=1)  # or wandb would hold the id to be in use
+                for started in set(run_dir.glob("wandb/run-*")) - earlier:
+                    shutil.rmtree(started)  # synced later, its failed start would overwrite the run
+        try:
+            run = self._init(run_dir, config, "offline")
+            print(f"W&B: offline ({why})", flush=True)
+            return run
+        except Exception as error:
+            print(f"W&B: off ({one_line(error)}). All is in {run_dir}", flush=True)
+            return wandb.init(mode="disabled")
+
+    def _init(self, run_dir: Path, config: dict[str, Any], mode: Literal["online", "offline"]) -> Any:
+        import wandb
+
+        run = wandb.init(
+            mode=mode,
             dir=run_dir,
             id=run_dir.name,
             name=f"{run_dir.parent.name}/{run_dir.name}",
@@ -113,31 +153,10 @@ class Tracking:
             job_type=self.job_type,
             tags=self.tags,
             notes=self.notes,
-            settings=settings,
+            settings=self._settings(),
         )
-        why = "as asked"
-        if online:
-            earlier = set(run_dir.glob("wandb/run-*"))
-            try:
-                wandb.setup(settings)
-                if wandb.login(prompt=False, verify=False):
-                    run = _define_metrics(wandb.init(mode="online", **arguments))
-                    print(f"W&B: {run.url}", flush=True)
-                    return run
-                why = "no account known; `wandb login` adds one"
-            except Exception as error:  # whatever it is that wandb met, the run goes on
-                why = _one_line(error)
-                with suppress(Exception):
-                    wandb.teardown(exit_code=1)  # or wandb would hold the id to be in use
-                for started in set(run_dir.glob("wandb/run-*")) - earlier:
-                    shutil.rmtree(started)  # synced later, its failed start would overwrite the run
-        try:
-            run = _define_metrics(wandb.init(mode="offline", **arguments))
-            print(f"W&B: offline ({why}). To upload the run: {sync_command(run_dir)}", flush=True)
-            return run
-        except Exception as error:
-            print(f"W&B: off ({_one_line(error)}). All is in {run_dir}", flush=True)
-            return wandb.init(mode="disabled")
+        _define_metrics(run)
+        return run
 
     def _settings(self) -> Any:
         import wandb
@@ -149,29 +168,13 @@ class Tracking:
             silent=True,  # wandb prints a dozen lines at either end, we print one
             symlink=False,  # a copied run directory would hold its log twice
             # Host, program path and command line name people and places; a patch of uncommitted work and the
-            # remote's address are not ours to send. The commit is in the configuration. System metrics stay.
+            # remote's address are not ours to send. The commit and the system metrics are.
             x_disable_meta=True,
             host="",
             disable_git=True,
+            git_commit=git("rev-parse", "HEAD"),
             disable_code=True,
         )
-
-
-class MirrorLogger(WandbLogger):
-    """A WandbLogger that lets training go on if W&B's own process is lost, say killed for its memory."""
-
-    _lost = False
-
-    @rank_zero_only
-    def log_metrics(self, metrics: Mapping[str, Any], step: int | None = None) -> None:
-        """Log values, or media, at a step."""
-        if self._lost:
-            return
-        try:
-            super().log_metrics(metrics, step)
-        except OSError as error:
-            self._lost = True
-            print(f"W&B: lost ({_one_line(error)}); the run goes on without it", flush=True)
 
 
 def finish(error: BaseException | None = None) -> None:
@@ -187,15 +190,64 @@ def finish(error: BaseException | None = None) -> None:
         return
     run = wandb.run
     failed = error is not None and not (isinstance(error, SystemExit) and not error.code)
+    run_dir, log = Path(run.settings.root_dir), Path(run.settings.log_internal)
+    summary: dict[str, Any] = {}
     try:
         if failed:
-            run.summary["error"] = anonymous(_one_line(error))
+            run.summary["error"] = anonymous(one_line(error))
+        run.summary.update(_best(run_dir))
+        known = {name: run.summary.get(name) for name in run.summary.keys()}
+        summary = {name: value for name, value in known.items() if _is_plain(value)}
+        logged = run.step > 0
         run.finish(exit_code=int(failed))
+        missing = None if run.offline else _refused(log)
     except Exception as problem:
-        command = sync_command(Path(run.settings.root_dir), include_online=not run.offline)
-        print(f"W&B: not all is uploaded ({_one_line(problem)}). To upload the rest: {command}", flush=True)
+        logged, missing = True, one_line(problem)
     with suppress(Exception):
         wandb.teardown(exit_code=int(failed))  # the next run of this process writes elsewhere
+    if _current and _current[0].behind:
+        missing = missing or "the server took too long to answer"
+    if missing:
+        _keep_artifacts(summary, failed)
+        command = sync_command(run_dir)
+        print(f"W&B: not all is uploaded ({missing}). To upload the rest: {command}", flush=True)
+    elif run.offline and logged:
+        print(f"W&B: to upload the run: {sync_command(run_dir)}", flush=True)
+    _remember()
+
+
+def _keep_artifacts(summary: dict[str, Any], failed: bool) -> None:
+    """Log the artifacts in another part of the run, offline: what was not uploaded of them, W&B forgets."""
+    if _current is None:
+        return
+    import wandb
+
+    mirror, reopen = _current
+    with suppress(Exception):  # the files themselves are in the run directory
+        run = reopen()
+        mirror.log_again(run)
+        run.summary.update(summary)  # that of the last part counts
+        run.finish(exit_code=int(failed))
+        wandb.teardown(exit_code=int(failed))
+
+
+def _remember(logger: MirrorLogger | None = None, reopen: Callable[[], Any] | None = None) -> None:
+    global _current
+    _current = (logger, reopen) if logger and reopen else None
+
+
+def _refused(log: Path) -> str | None:
+    """Find what the server refused in the log of W&B's process, which counts that as a success.
+
+    Args:
+        log: Its debug-internal.log; what was sent again with success is no error there.
+    """
+    with suppress(OSError, ValueError):
+        for line in log.read_text().splitlines():
+            entry = json.loads(line)
+            if entry["level"].startswith("ERROR"):
+                return f"{entry['msg']} {entry.get('status', '')}".strip()
+    return None
 
 
 @contextmanager
@@ -209,31 +261,27 @@ def finishing() -> Iterator[None]:
     finish()
 
 
-def sync_command(run_dir: Path, include_online: bool = False) -> str:
-    """Return the command that uploads the W&B log of a run, all parts of a resumed one in order.
+def _best(run_dir: Path) -> dict[str, dict[str, float]]:
+    """Find what speaks for all of a run: W&B looks at the part since it was resumed last."""
+    curves = read(run_dir).curves()
+    return {
+        name: {best: float({"max": max, "min": min}[best](curves[name][:, 2]))}
+        for name, best in BEST.items()
+        if name in curves
+    }
 
-    Args:
-        run_dir: The run directory.
-        include_online: Whether to upload parts that were logged online, too.
-    """
-    path = Path(run_dir).absolute() / "wandb"
+
+def _is_plain(value: Any) -> bool:
+    return isinstance(value, str | int | float) or (
+        isinstance(value, Mapping) and set(value) <= {"max", "min"}
+    )
+
+
+def sync_command(run_dir: Path) -> str:
+    """Return the command that uploads the W&B log of a run."""
+    path = Path(run_dir).absolute()
     path = path.relative_to(Path.cwd()) if path.is_relative_to(Path.cwd()) else path
-    wandb = ["wandb"] if shutil.which("wandb") else [sys.executable, "-m", "wandb"]
-    return shlex.join([*wandb, "sync", *["--include-online"] * include_online, str(path)])
-
-
-def anonymous(value: Any) -> Any:
-    """Replace the home folder by ``~`` and the user's name in paths by ``USER``, in all strings of a tree."""
-    if isinstance(value, Mapping):
-        return {key: anonymous(item) for key, item in value.items()}
-    if isinstance(value, list | tuple):
-        return [anonymous(item) for item in value]
-    if not isinstance(value, str):
-        return value
-    home, user = os.path.expanduser("~"), os.environ.get("USER")
-    if len(home) > 1:  # a container's may be /
-        value = re.sub(rf"{re.escape(home)}(?![\w.-])", "~", value)
-    return re.sub(rf"(?<=/){re.escape(user)}(?![\w.-])", "USER", value) if user else value
+    return shlex.join(["lightning-seg", "sync", str(path)])
 
 
 def _write_only_into(run_dir: Path) -> None:
@@ -244,20 +292,16 @@ def _write_only_into(run_dir: Path) -> None:
     # Each waits about ten seconds, at the end and at the start of a run, for a host that does not answer.
     os.environ.setdefault("WANDB_ERROR_REPORTING", "false")
     os.environ.setdefault("WANDB_X_DISABLE_VIEWER", "true")
+    # And every table and artifact 19, while training waits, for an answer that is not needed.
+    os.environ.setdefault("WANDB_HTTP_TIMEOUT", str(ANSWER_TIMEOUT))
 
 
-def _define_metrics(run: Any) -> Any:
+def _define_metrics(run: Any) -> None:
     """Declare the axes, and which value of a curve speaks for the run."""
     step = "trainer/global_step"
-    run.define_metric(step)
-    run.define_metric("epoch")
+    for axis in (step, SAMPLES, "epoch"):
+        run.define_metric(axis)
     run.define_metric("*", step_metric=step, step_sync=True)
     # By name only: a pattern with a summary would also take pictures and tables out of the summary.
-    run.define_metric("val/miou", step_metric=step, step_sync=True, summary="max")
-    run.define_metric("val/loss", step_metric=step, step_sync=True, summary="min")
-    return run
-
-
-def _one_line(error: BaseException | None) -> str:
-    first = str(error).strip().split("\n")[0].rstrip(".")
-    return f"{type(error).__name__}: {first}"
+    for name, best in BEST.items():
+        run.define_metric(name, step_metric=step, step_sync=True, summary=best)

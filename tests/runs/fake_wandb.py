@@ -7,7 +7,7 @@
         server.runs["run id"].summary
 
 It keeps what it is sent and answers just enough for runs, their files and artifacts. An operation it does not
-know is answered with an error and noted in `unknown`.
+know is answered with an error and noted in `unknown`; one in `refused` is answered with an error, too.
 """
 
 import base64
@@ -20,7 +20,9 @@ from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from urllib.parse import quote, unquote, urlsplit
 
-ENTITY = "someone"
+from .fake_wandb_api import ENTITY, PublicApi
+
+KEY = "k" * 40
 
 
 @dataclass
@@ -38,12 +40,16 @@ class FakeRun:
     tags: list[str] = field(default_factory=list)
     notes: str | None = None
     host: str | None = None
+    commit: str | None = None
     display_name: str | None = None
     exit_code: int | None = None
 
     @property
     def history(self) -> list[dict]:
-        return [json.loads(line) for line in self.lines.get("wandb-history.jsonl", [])]
+        rows = [json.loads(line) for line in self.lines.get("wandb-history.jsonl", [])]
+        return list(
+            {row["_step"]: row for row in rows}.values()
+        )  # what is sent again replaces what was there
 
     def bucket(self) -> dict:
         """The run as the API describes it."""
@@ -60,17 +66,27 @@ class FakeRun:
         }
 
 
-class FakeWandb:
+class QuietServer(ThreadingHTTPServer):
+    daemon_threads = True
+
+    def handle_error(self, *_: object) -> None:
+        pass  # the other side is gone, as tests want it to be
+
+
+class FakeWandb(PublicApi):
     """The server; `url` is its address."""
 
     def __init__(self) -> None:
+        super().__init__()
         self.runs: dict[str, FakeRun] = {}
         self.artifacts: dict[str, dict] = {}
         self.unknown: list[str] = []
+        self.refused: set[str] = set()
+        self.status: int | None = 200  # of every answer; None: requests are taken and never answered
         self._lock = threading.RLock()
         self._connections: set[socket.socket] = set()
-        self._http = ThreadingHTTPServer(("127.0.0.1", 0), self._handler())
-        self._http.daemon_threads = True
+        self._gone = threading.Event()
+        self._http = QuietServer(("127.0.0.1", 0), self._handler())
         self.url = f"http://127.0.0.1:{self._http.server_port}"
 
     def __enter__(self) -> "FakeWandb":
@@ -82,6 +98,7 @@ class FakeWandb:
 
     def stop(self) -> None:
         """Go down as a machine that loses its power does: open connections break, too."""
+        self._gone.set()
         self._http.shutdown()
         self._http.server_close()
         for connection in list(self._connections):
@@ -113,10 +130,16 @@ class FakeWandb:
                 body = self.rfile.read(int(self.headers.get("content-length") or 0))
                 if body and self.headers.get("content-encoding") == "gzip":
                     body = gzip.decompress(body)
-                with server._lock:
-                    reply = server._route(unquote(urlsplit(self.path).path), body)
+                status = server.status
+                if status is None:
+                    server._gone.wait()
+                    return
+                reply: dict = {"errors": [{"message": f"told to answer {status}"}]}
+                if status == 200:
+                    with server._lock:
+                        reply = server._route(unquote(urlsplit(self.path).path), body)
                 data = json.dumps(reply).encode()
-                self.send_response(200)
+                self.send_response(status)
                 self.send_header("content-type", "application/json")
                 self.send_header("content-length", str(len(data)))
                 self.end_headers()
@@ -132,11 +155,17 @@ class FakeWandb:
             name = (
                 request.get("operationName") or re.search(r"(?:query|mutation)\s+(\w+)", request["query"])[1]
             )
+            if name in self.refused:
+                return {"data": None, "errors": [{"message": f"{name} is refused"}]}
             operation = getattr(self, f"_{name}", None)
             if operation is None:
                 self.unknown.append(name)
                 return {"data": None, "errors": [{"message": f"unknown operation {name}"}]}
-            return {"data": operation(request.get("variables") or {})}
+            try:
+                return {"data": operation(request.get("variables") or {})}
+            except Exception as error:
+                self.unknown.append(f"{name}: {error!r}")
+                return {"data": None, "errors": [{"message": f"{name} failed"}]}
         if match := re.fullmatch(r"/files/[^/]+/[^/]+/([^/]+)/file_stream", path):
             return self._stream(self.runs[match[1]], json.loads(body))
         if match := re.fullmatch(r"/storage/run/([^/]+)/(.+)", path):
@@ -176,7 +205,7 @@ class FakeWandb:
         new = v["name"] not in self.runs
         run = self.runs.setdefault(v["name"], FakeRun(v["name"], v["project"]))
         names = {"groupName": "group", "jobType": "job_type", "displayName": "display_name"}
-        for key in ("groupName", "jobType", "displayName", "tags", "notes", "host"):
+        for key in ("groupName", "jobType", "displayName", "tags", "notes", "host", "commit"):
             if v.get(key) is not None:
                 setattr(run, names.get(key, key), v[key])
         if v.get("config"):
@@ -212,6 +241,8 @@ class FakeWandb:
     def _CreateArtifact(self, v: dict) -> dict:
         wanted, key = v["input"], f"A{len(self.artifacts)}"
         self.artifacts[key] = {
+            "run": wanted["runName"],
+            "used_by": [],
             "name": wanted["artifactCollectionName"],
             "type": wanted["artifactTypeName"],
             "digest": wanted["digest"],
@@ -246,6 +277,11 @@ class FakeWandb:
             node |= {"uploadMultipartUrls": None, "artifact": {"id": key}}
             nodes.append({"node": node})
         return {"createArtifactFiles": {"files": {"edges": nodes}}}
+
+    def _UseArtifact(self, v: dict) -> dict:
+        used = v.get("input") or v
+        self.artifacts[used["artifactID"]]["used_by"].append(used["runName"])
+        return {"useArtifact": {"artifact": {"id": used["artifactID"]}}}
 
     def _CommitArtifact(self, v: dict) -> dict:
         key = v.get("artifactID") or v["input"]["artifactID"]

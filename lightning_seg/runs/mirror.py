@@ -1,0 +1,175 @@
+"""A W&B run as the trainer's logger: what it sends, when, and what becomes of it if the server does not answer."""
+
+import json
+import os
+import re
+import threading
+import time
+from collections.abc import Callable, Mapping
+from contextlib import suppress
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from lightning.pytorch.loggers import WandbLogger
+from lightning.pytorch.utilities import rank_zero_only
+
+from lightning_seg.runs.directory import BEST_CHECKPOINT, LAST_CHECKPOINT
+
+SAMPLES = "trainer/samples"  # images seen so far
+ANSWER_TIMEOUT = 3  # seconds that W&B's questions about an artifact may take
+
+
+class MirrorLogger(WandbLogger):
+    """A WandbLogger of one run directory for which training never waits, and that W&B's process may leave alone.
+
+    Values and pictures are written to W&B's log on disk at once. Artifacts, and tables are such, are not: online W&B
+    asks the server about each, and forgets those that it could not upload. So the newest are kept here, for
+    `log_again`.
+
+    Args:
+        run_dir: The run directory.
+        project: W&B project.
+        run: The open W&B run; None where another process has it.
+        checkpoints: Whether to upload checkpoints.
+
+    Attributes:
+        samples: Counts the images trained on so far, of all processes; gives the curves an axis of samples.
+        behind: Whether the server did not answer a question in time, so that there is something to log again.
+    """
+
+    def __init__(self, run_dir: Path, project: str, run: Any, checkpoints: bool) -> None:
+        super().__init__(project=project, save_dir=run_dir, id=run_dir.name, experiment=run)
+        self.run_dir = run_dir
+        self.samples: Callable[[], int] | None = None
+        self.behind = False
+        self._lost = False
+        self._checkpoints = [BEST_CHECKPOINT, LAST_CHECKPOINT] if checkpoints else []
+        self._artifacts: dict[str, Callable[[], object]] = {}  # logs the newest of each name
+
+    @rank_zero_only
+    def log_metrics(self, metrics: Mapping[str, Any], step: int | None = None) -> None:
+        """Log values, or pictures, at a step."""
+        if self.samples:
+            metrics = {**metrics, SAMPLES: self.samples()}
+        self._send(lambda: super(MirrorLogger, self).log_metrics(metrics, step))
+
+    @rank_zero_only
+    def log_hyperparams(self, params: Any) -> None:
+        """Add to the run's configuration."""
+        self._send(lambda: super(MirrorLogger, self).log_hyperparams(anonymous(params)))
+
+    @rank_zero_only
+    def add_table(self, name: str, table: Callable[[], Any], step: int) -> None:
+        """Log a table, or a chart made of one.
+
+        Args:
+            name: Of the panel.
+            table: Makes the table; called once more if it is to be logged again.
+            step: Optimizer step.
+        """
+        self._add(name, lambda: super(MirrorLogger, self).log_metrics({name: table()}, step))
+
+    @rank_zero_only
+    def use_data(self, name: str, version: Mapping[str, Any]) -> None:
+        """Declare the version of the data as an input of the run; equal versions are one artifact for all runs.
+
+        Args:
+            name: Name of the data set.
+            version: What tells this version from others, in plain types; the files themselves stay where they are.
+        """
+
+        def use() -> None:
+            import wandb
+
+            artifact = wandb.Artifact(_artifact_name(name), "dataset", metadata=dict(version))
+            with artifact.new_file("version.json") as file:
+                json.dump(version, file, indent=2, sort_keys=True)
+            if (
+                self.experiment.offline
+            ):  # there W&B knows outputs only; `lightning-seg sync` makes it an input
+                self.experiment.log_artifact(artifact)
+            else:  # this waits until the artifact is uploaded
+                threading.Thread(
+                    target=_quietly, args=(self.experiment.use_artifact, artifact), daemon=True
+                ).start()
+
+        self._add("data", use)
+
+    @rank_zero_only
+    def finalize(self, status: str) -> None:
+        """Upload the checkpoints of a training that came to its end."""
+        for name in self._checkpoints if status == "success" else []:
+            if (
+                name not in self._artifacts and (self.run_dir / name).is_file()
+            ):  # the test that follows ends here, too
+                self._add(name, partial(self._upload, self.run_dir / name))
+
+    def log_again(self, run: Any) -> None:
+        """Log the newest artifact of each name once more.
+
+        Args:
+            run: The same run, opened offline.
+        """
+        self._experiment = run
+        for artifact in self._artifacts.values():
+            artifact()
+
+    def _add(self, name: str, artifact: Callable[[], object]) -> None:
+        import wandb
+
+        self._artifacts[name] = artifact
+        if self.behind:
+            return  # training waits for a silent server once
+        start = time.monotonic()
+        try:
+            self._send(artifact)
+        except wandb.Error:  # it could not even ask
+            self.behind = True
+        self.behind |= not self._lost and time.monotonic() - start > ANSWER_TIMEOUT * 0.9
+
+    def _upload(self, checkpoint: Path) -> None:
+        import wandb
+
+        artifact = wandb.Artifact(_artifact_name(f"model-{self.version}"), "model")
+        # Neither copied before the upload nor cached after it: nothing changes it any more.
+        artifact.add_file(str(checkpoint), policy="immutable", skip_cache=True)
+        self.experiment.log_artifact(artifact, aliases=[checkpoint.stem])
+
+    def _send(self, message: Callable[[], object]) -> None:
+        if self._lost:
+            return
+        try:
+            message()
+        except OSError as error:  # say W&B's process was killed for its memory
+            self._lost = True
+            print(f"W&B: lost ({one_line(error)}); the run goes on without it", flush=True)
+
+
+def anonymous(value: Any) -> Any:
+    """Replace the home folder by ``~`` and the user's name in paths by ``USER``, in all strings of a tree."""
+    if isinstance(value, Mapping):
+        return {key: anonymous(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [anonymous(item) for item in value]
+    if not isinstance(value, str):
+        return value
+    home, user = os.path.expanduser("~"), os.environ.get("USER")
+    if len(home) > 1:  # a container's may be /
+        value = re.sub(rf"{re.escape(home)}(?![\w.-])", "~", value)
+    return re.sub(rf"(?<=/){re.escape(user)}(?![\w.-])", "USER", value) if user else value
+
+
+def one_line(error: BaseException | None) -> str:
+    """Return an error's class and the first line of what it says."""
+    first = str(error).strip().split("\n")[0].rstrip(".")
+    return f"{type(error).__name__}: {first}"
+
+
+def _quietly(function: Callable[..., object], *arguments: Any) -> None:
+    with suppress(Exception):
+        function(*arguments)
+
+
+def _artifact_name(name: str) -> str:
+    return re.sub(r"[^\w.-]", "_", name)
