@@ -15,7 +15,7 @@ from torch.nn import functional as F
 from lightning_seg.data.files import read_image
 from lightning_seg.data.split import Split
 from lightning_seg.heat import heat
-from lightning_seg.networks.base import Network
+from lightning_seg.networks.base import BackboneNetwork
 from lightning_seg.runs.directory import PICTURES
 from lightning_seg.runs.logger import RunLogger
 
@@ -69,14 +69,14 @@ class FeatureMaps(L.Callback):
         return Split(trainer.datamodule, trainer.datamodule.val_split)[0]["image"]
 
 
-def draw_file(network: Network, image: Path, output: Path) -> None:
+def draw_file(network: BackboneNetwork, image: Path, output: Path) -> None:
     """Draw the feature maps of an image file into a picture file."""
     pixels = read_image(image)
     maps = feature_maps(network.eval(), torch.from_numpy(pixels).permute(2, 0, 1))
     draw(pixels, maps, network.stride).save(output)
 
 
-def feature_maps(network: Network, image: Tensor) -> dict[str, np.ndarray]:
+def feature_maps(network: BackboneNetwork, image: Tensor) -> dict[str, np.ndarray]:
     """Run a network on an image and keep what the backbone gives and what the decoder makes of it.
 
     Args:
@@ -93,8 +93,14 @@ def feature_maps(network: Network, image: Tensor) -> dict[str, np.ndarray]:
         strides = network.backbone.strides
         kept.extend((f"backbone, stride {s}", m) for s, m in zip(strides, maps, strict=True))
 
-    def keep_decoder(module: Any, args: tuple[Tensor]) -> None:
-        kept.append(("decoder", args[0]))  # what the head is given, however the decoder is called
+    def keep_decoder(module: Any, args: tuple[Any, ...]) -> None:
+        given = args[0]  # however the decoder is called
+        maps = (
+            {f"decoder, level {k}": m for k, m in given.items()}
+            if isinstance(given, dict)
+            else {"decoder": given}
+        )
+        kept.extend(maps.items())
 
     handles = [
         network.backbone.register_forward_hook(keep_backbone),
