@@ -1,6 +1,7 @@
 """Pictures of images, masks and errors, drawn with numpy and Pillow only."""
 
-from collections.abc import Sequence
+import colorsys
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -10,6 +11,8 @@ from lightning_seg.labels import IGNORE_INDEX
 
 Palette = Sequence[tuple[int, int, int]]
 """One RGB colour for each class, in label order."""
+Objects = Mapping[str, np.ndarray]
+"""The objects of an image (see `draw_objects`)."""
 
 WRONG = (220, 20, 60)
 IGNORED = (0, 0, 0)
@@ -37,6 +40,48 @@ def error_map(image: np.ndarray, truth: np.ndarray, prediction: np.ndarray) -> n
     pale[(prediction != truth) & (truth != IGNORE_INDEX)] = WRONG
     pale[truth == IGNORE_INDEX] = IGNORED
     return pale
+
+
+def draw_objects(
+    image: np.ndarray, objects: Objects, class_names: Sequence[str], width: int | None = None
+) -> np.ndarray:
+    """Draw objects in colours of their own, with box, class and score.
+
+    Args:
+        image: (H, W, 3) uint8.
+        objects: "boxes" (N, 4), "labels" (N,), perhaps "scores" (N,) and "iscrowd" (N,); "parts" (H, W) says which of
+            them each pixel shows, from 1 on, 0 for none. What shows nowhere is not drawn.
+        class_names: The classes in label order.
+        width: Width of the picture in pixels; that of the image unless given.
+
+    Returns:
+        (h, width, 3) uint8.
+    """
+    parts = objects["parts"]
+    colours = np.array([object_colour(i) for i in range(len(objects["labels"]))], np.uint8).reshape(-1, 3)
+    mixed = (0.45 * image + 0.55 * np.concatenate([colours[:1], colours])[parts]) if len(colours) else image
+    picture = _fit(np.where(parts[..., None] > 0, mixed, image).astype(np.uint8), width or image.shape[1])
+    zoom = picture.width / image.shape[1]
+    draw, font = ImageDraw.Draw(picture), ImageFont.load_default(11)
+    for i in reversed(np.unique(parts[parts > 0]) - 1):  # the surest on top
+        colour, (x1, y1, x2, y2) = tuple(colours[i].tolist()), (objects["boxes"][i] * zoom).tolist()
+        text = class_names[objects["labels"][i]]
+        if "iscrowd" in objects and objects["iscrowd"][i]:
+            text += " (crowd)"
+        if "scores" in objects:
+            text += f" {objects['scores'][i]:.2f}"
+        draw.rectangle((x1, y1, max(x1, x2 - 1), max(y1, y2 - 1)), outline=colour)
+        left = max(0, min(x1, picture.width - draw.textlength(text, font) - 4))
+        top = y1 - 14 if y1 >= 14 else y1
+        draw.rectangle((left, top, left + draw.textlength(text, font) + 3, top + 13), fill=colour)
+        draw.text((left + 2, top), text, _INK, font)
+    return np.asarray(picture)
+
+
+def object_colour(i: int) -> tuple[int, int, int]:
+    """A bright colour unlike those before: hues in steps of the golden ratio."""
+    red, green, blue = colorsys.hsv_to_rgb(i * 0.618034 % 1, 0.6, 1.0)
+    return round(255 * red), round(255 * green), round(255 * blue)
 
 
 def save_palette_png(mask: np.ndarray, palette: Palette, path: Path) -> None:
@@ -84,6 +129,7 @@ def comparison(
     class_names: Sequence[str],
     palette: Palette,
     width: int = 320,
+    objects: Sequence[tuple[Objects, Objects]] | None = None,
 ) -> Image.Image:
     """Draw one row an image: image, truth, prediction, error; below them the legend.
 
@@ -94,15 +140,21 @@ def comparison(
         class_names: Names for the legend.
         palette: Colours of the classes.
         width: Width of each picture in pixels.
+        objects: The true and the found objects of each image, to be drawn instead of the masks.
     """
     columns = ("image", "truth", "prediction", "error")
     rows = []
-    for image, truth, prediction in zip(images, truths, predictions, strict=True):
-        shown = (image, overlay(image, truth, palette), overlay(image, prediction, palette))
-        rows.append([_fit(picture, width) for picture in (*shown, error_map(image, truth, prediction))])
+    for i, (image, truth, prediction) in enumerate(zip(images, truths, predictions, strict=True)):
+        if objects is None:
+            shown = [overlay(image, mask, palette) for mask in (truth, prediction)]
+        else:
+            shown = [draw_objects(image, of_one, class_names, width) for of_one in objects[i]]
+        parts = (image, *shown, error_map(image, truth, prediction))
+        rows.append([_fit(picture, width) for picture in parts])
     font = ImageFont.load_default(15)
     total = len(columns) * (width + _GAP) + _GAP
-    entries = [*zip(class_names, palette, strict=True), ("wrong", WRONG), ("ignored", IGNORED)]
+    entries = [] if objects else list(zip(class_names, palette, strict=True))
+    entries += [("wrong", WRONG), ("ignored", IGNORED)]
     places, legend_height = _legend_places([name for name, _ in entries], total, font)
     head = 2 * _GAP + 15
     canvas = Image.new(

@@ -4,7 +4,16 @@ import numpy as np
 from PIL import Image
 
 from lightning_seg.labels import IGNORE_INDEX
-from lightning_seg.pictures import WRONG, colour_mask, comparison, error_map, overlay, save_palette_png
+from lightning_seg.pictures import (
+    WRONG,
+    colour_mask,
+    comparison,
+    draw_objects,
+    error_map,
+    object_colour,
+    overlay,
+    save_palette_png,
+)
 
 PALETTE = ((10, 20, 30), (200, 100, 0))
 MASK = np.array([[0, 1], [1, IGNORE_INDEX]], np.uint8)
@@ -43,3 +52,32 @@ def test_comparison_fits_images_of_any_size_and_many_names():
         images, masks, masks, [f"class {i}" for i in range(150)], [(i, i, i) for i in range(150)]
     )
     assert few.width == many.width and many.height > few.height
+
+
+def two_objects(**more):
+    """Two objects in a picture of 40x60; the second lies below the first and shows nowhere."""
+    parts = np.zeros((40, 60), np.int32)
+    parts[20:30, 10:30] = 1
+    boxes = np.array([[10, 20, 30, 30], [12, 22, 20, 28]], np.float32)
+    return {"parts": parts, "boxes": boxes, "labels": np.array([1, 1]), **more}
+
+
+def test_objects_have_colours_of_their_own_and_boxes():
+    image = np.full((40, 60, 3), 100, np.uint8)
+    drawn = draw_objects(image, two_objects(scores=np.array([0.9, 0.2])), ["ground", "a"])
+    colour = np.array(object_colour(0))
+    assert (drawn[29, 10:30] == colour).all() and (drawn[20:30, 10] == colour).all()  # the box
+    assert np.abs(drawn[25, 20] - (0.45 * 100 + 0.55 * colour)).max() <= 1  # inside
+    assert (drawn[35:] == 100).all() and (drawn[:, 45:] == 100).all()
+    assert not (drawn == object_colour(1)).all(2).any()  # what shows nowhere has no box either
+    assert len({object_colour(i) for i in range(100)}) == 100
+
+
+def test_objects_are_drawn_at_any_width_and_none_at_all():
+    image = np.zeros((40, 60, 3), np.uint8)
+    assert draw_objects(image, two_objects(), ["ground", "a"], width=120).shape == (80, 120, 3)
+    nothing = {"parts": np.zeros((40, 60), np.int32), "boxes": np.zeros((0, 4)), "labels": np.zeros(0, int)}
+    assert not draw_objects(image, nothing, ["ground", "a"]).any()
+    masks = [np.zeros((40, 60), np.uint8)]
+    sheet = comparison([image], masks, masks, ["a", "b"], PALETTE, objects=[(two_objects(), nothing)])
+    assert sheet.width == comparison([image], masks, masks, ["a", "b"], PALETTE).width

@@ -8,6 +8,7 @@ import numpy as np
 import torch
 
 from lightning_seg.data.split import Split
+from lightning_seg.metrics.instance import arrays, view_of_found, view_of_truth
 from lightning_seg.metrics.scores import scores
 from lightning_seg.pictures import comparison, save_parts
 from lightning_seg.runs.directory import PICTURES
@@ -52,18 +53,29 @@ class Pictures(L.Callback):
         module: Any = pl_module
         split = Split(data, split_name)
         shown = sorted({int(i) for i in np.linspace(0, len(split) - 1, self.count)})
-        images, truths, predictions = [], [], []
+        images, truths, predictions, objects = [], [], [], []
         with torch.inference_mode():
             for sample in (split[i] for i in shown):
                 batch = sample["image"][None].to(module.device)
                 with trainer.strategy.precision_plugin.forward_context():
-                    labels = module(batch).max(1)[1][0]
-                predictions.append(labels.byte().cpu().numpy())
+                    out = module(batch)
                 images.append(sample["image"].permute(1, 2, 0).contiguous().numpy())
-                truths.append(sample["mask"].numpy())
+                if module.instances:
+                    found, true = arrays(out[0]), arrays(sample["targets"])
+                    views = view_of_truth(true), view_of_found(found, module.score_threshold)
+                    objects.append(({**true, "parts": views[0].parts}, {**found, "parts": views[1].parts}))
+                    truths.append(views[0].labels)
+                    predictions.append(views[1].labels)
+                else:
+                    labels = module.labels(out, batch)[0] if stage == "test" else out.max(1)[1][0]
+                    predictions.append(labels.byte().cpu().numpy())
+                    truths.append(sample["mask"].numpy())
         folder = Path(run) / PICTURES
         folder.mkdir(exist_ok=True)
-        comparison(images, truths, predictions, data.class_names, data.palette).save(folder / f"{stage}.png")
+        sheet = comparison(
+            images, truths, predictions, data.class_names, data.palette, objects=objects or None
+        )
+        sheet.save(folder / f"{stage}.png")
         if stage == "test":  # for the report that lays several runs side by side
             for parts in zip(shown, images, truths, predictions, strict=True):
                 save_parts(folder / stage, *parts, data.palette)
@@ -74,6 +86,9 @@ class Pictures(L.Callback):
         iou = dict(zip(classes, scores(module.matrix).iou_per_class, strict=True))
         for logger in trainer.loggers:
             if isinstance(logger, MirrorLogger):
-                log_pictures(logger, f"{stage}/pictures", images, truths, predictions, classes, step, names)
+                pictures = images, truths, predictions
+                log_pictures(
+                    logger, f"{stage}/pictures", *pictures, classes, step, names, objects=objects or None
+                )
                 log_confusion_matrix(logger, f"{stage}/confusion", module.matrix, classes, step)
                 log_per_class(logger, f"{stage}/iou_per_class", iou, step)

@@ -4,6 +4,8 @@ import json
 import platform
 import sys
 import time
+from collections.abc import Mapping
+from dataclasses import asdict
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -12,9 +14,10 @@ import lightning as L
 import numpy as np
 import torch
 
+from lightning_seg.finetune import table as part_table
 from lightning_seg.labels import IGNORE_INDEX
 from lightning_seg.metrics.scores import scores
-from lightning_seg.runs.directory import CONFIG, ENVIRONMENT, TEST_IMAGES, TEST_SCORES
+from lightning_seg.runs.directory import CONFIG, ENVIRONMENT, TEST_IMAGES, TEST_SCORES, write_whole
 from lightning_seg.runs.git import git
 from lightning_seg.runs.logger import RunLogger
 from lightning_seg.runs.mirror import MirrorLogger
@@ -47,8 +50,9 @@ class Record(L.Callback):
         if not trainer.is_global_zero or stage not in ("fit", "test"):
             return
         if not (self.run / CONFIG).exists():
-            (self.run / CONFIG).write_text(self.config)
-            (self.run / ENVIRONMENT).write_text(json.dumps(environment(trainer, pl_module), indent=2) + "\n")
+            facts = json.dumps(environment(trainer, pl_module), indent=2) + "\n"
+            write_whole(self.run / ENVIRONMENT, facts)
+            write_whole(self.run / CONFIG, self.config)  # last: it makes the folder a run directory
         mirror = next((logger for logger in trainer.loggers if isinstance(logger, MirrorLogger)), None)
         if mirror and stage == "fit":
             described = json.loads((self.run / ENVIRONMENT).read_text())
@@ -58,11 +62,12 @@ class Record(L.Callback):
             mirror.use_data(type(data).__name__, data_version(data))
 
     def on_fit_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        """Say in four lines what is about to be trained."""
+        """Say what is about to be trained: four lines, and one for each part of the network."""
         if not trainer.is_global_zero:
             return
         data: Any = trainer.datamodule  # type: ignore[attr-defined]
-        network: Any = pl_module.network
+        task: Any = pl_module
+        network = task.network
         parameters = sum(p.numel() for p in network.parameters())
         trainable = sum(p.numel() for p in network.parameters() if p.requires_grad)
         effective = data.batch_size * trainer.world_size * trainer.accumulate_grad_batches
@@ -72,7 +77,9 @@ class Record(L.Callback):
             f" {parameters / 1e6:.1f} M parameters, {trainable / 1e6:.1f} M trainable\n"
             f"data     {_describe(data)}\n"
             f"batch    {effective} = {data.batch_size} x {trainer.world_size} device(s)"
-            f" x {trainer.accumulate_grad_batches} accumulated",
+            f" x {trainer.accumulate_grad_batches} accumulated; learning rate x {task.lr_factor:g}"
+            f" (scaling {task.lr_scaling})\n"
+            f"{part_table(task.finetune.parts(network))}",
             flush=True,
         )
         epochs, every = trainer.max_epochs or 0, trainer.check_val_every_n_epoch or 1
@@ -82,8 +89,22 @@ class Record(L.Callback):
                 f" best checkpoint; choose --trainer.max_epochs as a multiple of {every}"
             )
 
+    def _note(self, trainer: L.Trainer, **facts: Any) -> None:
+        """Add to environment.json, and to its mirror, what was not known when it was written."""
+        file = self.run / ENVIRONMENT
+        described = json.loads(file.read_text()) | facts
+        write_whole(file, json.dumps(described, indent=2) + "\n")
+        for logger in trainer.loggers:
+            if isinstance(logger, MirrorLogger):
+                logger.log_hyperparams({"environment": described})
+
     def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        """Take back what a killed run logged after its last checkpoint: it is about to be logged again."""
+        """Say what the training begins with; take back what a killed run is about to log again."""
+        task: Any = pl_module
+        if trainer.is_global_zero:
+            print(f"weights  {task.pretrained}", flush=True)
+            if trainer.ckpt_path is None:
+                self._note(trainer, weights=task.pretrained)
         for logger in trainer.loggers:
             if isinstance(logger, RunLogger) and trainer.is_global_zero:
                 logger.rewind(trainer.global_step)
@@ -92,7 +113,9 @@ class Record(L.Callback):
         """Print the table per class, where validation is all that was asked for."""
         if trainer.is_global_zero and trainer.state.fn == "validate":
             module: Any = pl_module
-            print(f"\n{score_table(scores(module.matrix), module.class_names)}")
+            names = module.class_names
+            objects = f"\n{object_table(module.image_scores, names)}\n" if module.instances else ""
+            print(f"{objects}\n{score_table(scores(module.matrix), names)}")
 
     def on_test_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Write test.json and test_images.npz, and print the table per class."""
@@ -111,18 +134,38 @@ class Record(L.Callback):
             "ignore_index": IGNORE_INDEX,
             "resolution": "original",
             "aggregation": "one confusion matrix over the split, then the mean over classes present",
-            "test_time_augmentation": None,
+            "test_time_augmentation": None if module.inference is None else repr(module.inference),
             "checkpoint": Path(trainer.ckpt_path).name if trainer.ckpt_path else None,
-            "loss": float(trainer.callback_metrics["test/loss"]),
+            "loss": _number(float(trainer.callback_metrics.get("test/loss", np.nan))),
         }
+        if module.instances:
+            protocol["task"] = f"objects, those from score {module.score_threshold:g} on merged by class"
+        if module.postprocess is not None:
+            protocol["postprocessing"] = [repr(step) for step in module.postprocess.steps]
         per_class = {
             name: {n: _number(v) for n, v in zip(names, getattr(result, f"{name}_per_class"), strict=True)}
             for name in ("iou", "dice", "precision", "recall")
         }
         means = {name: _number(value) for name, value in result.means().items()}
+        further = {k: v for k, v in module.image_scores.items() if not isinstance(v, np.ndarray)}
+        means |= {name: _number(value) for name, value in further.items()}
+        per_class |= {
+            name.removesuffix("_per_class"): {n: _number(v) for n, v in zip(names, value, strict=True)}
+            for name, value in module.image_scores.items()
+            if isinstance(value, np.ndarray)
+        }
         # "precision" and "recall" are means here; a class's own stand beside its IoU.
-        table = {"protocol": protocol, "scores": means | {"iou": per_class["iou"]}, "per_class": per_class}
-        (self.run / TEST_SCORES).write_text(json.dumps(table, indent=2) + "\n")
+        table: dict[str, Any] = {
+            "protocol": protocol,
+            "scores": means | {"iou": per_class["iou"]},
+            "per_class": per_class,
+        }
+        if module.instances:
+            table["note"] = (
+                "average precision is COCO's and takes all objects found; no image has a share of its own in it, so "
+                f"{TEST_IMAGES} counts the pixels of the objects merged by class"
+            )
+        write_whole(self.run / TEST_SCORES, json.dumps(table, indent=2) + "\n")
         names_of_images = [data.name_of(sample) for sample in data.samples(data.test_split)]
         np.savez_compressed(
             self.run / TEST_IMAGES,
@@ -130,12 +173,18 @@ class Record(L.Callback):
             names=np.array(names_of_images),
             confusion=module.matrix,
         )
+        lines = [score_table(result, names)]
+        if module.instances:
+            lines = [object_table(module.image_scores, names), "", "merged by class", *lines]
+        else:
+            width = max(map(len, further), default=0)
+            lines += [f"{name:<{width}}  {value:>7.4g}" for name, value in further.items()]
         print(
-            f"\n{score_table(result, names)}\n{protocol['split']} split, {protocol['images']} images; {self.run}"
+            "\n" + "\n".join([*lines, f"{protocol['split']} split, {protocol['images']} images; {self.run}"])
         )
 
 
-def environment(trainer: L.Trainer, module: L.LightningModule) -> dict[str, Any]:
+def environment(trainer: L.Trainer, module: Any) -> dict[str, Any]:
     """Describe what a run depends on besides its configuration."""
     data: Any = trainer.datamodule  # type: ignore[attr-defined]
     devices = [torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count())]
@@ -153,9 +202,11 @@ def environment(trainer: L.Trainer, module: L.LightningModule) -> dict[str, Any]
         "precision": str(trainer.precision),
         "world_size": trainer.world_size,
         "effective_batch_size": data.batch_size * trainer.world_size * trainer.accumulate_grad_batches,
+        "learning_rate_factor": module.lr_factor,
         "data_fingerprint": data.fingerprint,
         "parameters": sum(p.numel() for p in module.parameters()),
         "trainable_parameters": sum(p.numel() for p in module.parameters() if p.requires_grad),
+        "parts": [asdict(part) for part in module.finetune.parts(module.network)],
     }
 
 
@@ -192,6 +243,31 @@ def score_table(result: Any, names: tuple[str, ...]) -> str:
     )
     lines.append(f"{'pixel accuracy':<{width}}  {result.pixel_accuracy:>6.3f}")
     return "\n".join(lines)
+
+
+def object_table(values: Mapping[str, Any], names: tuple[str, ...]) -> str:
+    """Lay out the scores of objects as text, one line a class and one for the mean; what has no score has a dash.
+
+    Args:
+        values: Those of `lightning_seg.metrics.instance.ObjectScores`.
+        names: The classes, the background first.
+    """
+    width = max(map(len, [*names, "small objects"]))
+    kinds = ("mask_ap", "box_ap")
+    lines = [f"{'class':<{width}}  mask AP  box AP     PQ"]
+    for i, name in enumerate(names[1:], start=1):
+        lines.append(_line(name, width, [values[f"{k}_per_class"][i] for k in (*kinds, "pq")]))
+    lines.append(_line("mean", width, [values[k] for k in (*kinds, "pq")]))
+    for suffix, title in (("50", "AP at IoU .50"), ("75", "AP at IoU .75")):
+        lines.append(_line(title, width, [values[k + suffix] for k in kinds]))
+    for size in ("small", "medium", "large"):
+        lines.append(_line(f"{size} objects", width, [values[f"{k}_{size}"] for k in kinds]))
+    return "\n".join(lines)
+
+
+def _line(name: str, width: int, values: list[float]) -> str:
+    cells = ["–" if np.isnan(value) else f"{value:.3f}" for value in values]
+    return f"{name:<{width}}  " + "  ".join(f"{c:>{w}}" for c, w in zip(cells, (7, 6, 5), strict=False))
 
 
 def _describe(data: Any) -> str:
