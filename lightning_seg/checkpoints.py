@@ -2,6 +2,7 @@
 
 import os
 import zipfile
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -44,7 +45,8 @@ class SafeCheckpointIO(TorchCheckpointIO):
             _sync(path.parent)
         except (OSError, RuntimeError) as error:
             reason = _reason(error)
-            unfinished.unlink(missing_ok=True)
+            with suppress(OSError):
+                unfinished.unlink(missing_ok=True)
             run = path.parent.parent
             raise UserError(
                 f"the checkpoint {path} cannot be written: {reason}.\nWhat was saved before is untouched. Make room"

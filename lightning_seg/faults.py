@@ -13,8 +13,9 @@ from typing import Any
 import torch
 
 from lightning_seg.errors import UserError
+from lightning_seg.runs.directory import LAST_CHECKPOINT
 
-_MEMORY = re.compile(r"out of memory|can't allocate memory|Cannot allocate memory", re.IGNORECASE)
+_MEMORY = re.compile(r"out of memory|can('t|not) allocate memory", re.IGNORECASE)
 _WORKER = re.compile(r"DataLoader worker .*(killed|exited unexpectedly)", re.DOTALL)
 _PROCESS = re.compile(
     r"Connection (closed|reset) by peer|Broken pipe|gloo|NCCL|ProcessGroup|TCPStore", re.IGNORECASE
@@ -43,9 +44,14 @@ def explained(experiment: Any) -> Iterator[None]:
         raise UserError(explanation) from error
 
 
+def is_out_of_memory(error: BaseException) -> bool:
+    """Whether an error says that a device or the machine has no memory left."""
+    return isinstance(error, torch.OutOfMemoryError | MemoryError) or bool(_MEMORY.search(str(error)))
+
+
 def _explain(error: BaseException, experiment: Any) -> str | None:
     text = str(error)
-    if isinstance(error, torch.OutOfMemoryError | MemoryError) or _MEMORY.search(text):
+    if is_out_of_memory(error):
         return _out_of_memory(experiment)
     if _WORKER.search(text):
         return (
@@ -56,10 +62,15 @@ def _explain(error: BaseException, experiment: Any) -> str | None:
         )
     if experiment.trainer.world_size > 1 and _PROCESS.search(text):
         return f"another process of this run has ended; its own error is the cause. {_again(experiment)}"
+    if "Error(s) in loading state_dict" in text:
+        return (
+            f"the checkpoint does not fit the network of {experiment.run_directory}/config.yaml, which another version"
+            f" of lightning_seg may have made: {' '.join(text.split())[:300]}"
+        )
     if isinstance(error, OSError) and error.errno in _DISK:
         return (
             f"cannot write{f' {error.filename}' if error.filename else ''}: {error.strerror}."
-            f" The last checkpoint is whole; when that is mended, {_again(experiment)}"
+            f" What was saved before is whole. {_again(experiment)}"
         )
     return None
 
@@ -78,8 +89,8 @@ def _out_of_memory(experiment: Any) -> str:
         )
     height, width = data.crop_size
     batch, accumulate = data.batch_size, trainer.accumulate_grad_batches
-    smaller = "x".join(str(max(32, round(side * 0.7 / 32) * 32)) for side in (height, width))
-    advice = f"smaller crops, --data.init_args.crop_size=[{smaller.replace('x', ',')}]"
+    smaller = ",".join(str(max(32, round(side * 0.7 / 32) * 32)) for side in (height, width))
+    advice = f"smaller crops, --data.init_args.crop_size=[{smaller}]"
     if batch > 1:
         advice = (
             f"--data.init_args.batch_size={batch // 2} --trainer.accumulate_grad_batches={2 * accumulate}"
@@ -97,7 +108,8 @@ def _workers(experiment: Any) -> int:
 
 
 def _again(experiment: Any) -> str:
-    return f"'lightning-seg resume {experiment.run_directory}' continues."
+    saved = (experiment.run_directory / LAST_CHECKPOINT).exists()
+    return f"'lightning-seg resume {experiment.run_directory}' continues." if saved else "Nothing was saved yet."
 
 
 def end_with_first_process() -> None:

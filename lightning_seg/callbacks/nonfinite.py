@@ -26,6 +26,8 @@ class NonFinite(L.Callback):
         every_n_steps: How often to look. On a CPU, where it costs nothing, every step.
     """
 
+    at_once: tuple[str, ...] = ("cpu",)  # kinds of device whose losses can be read without waiting
+
     def __init__(self, action: Literal["stop", "skip"] = "stop", every_n_steps: int = 10) -> None:
         self.action = action
         self.every_n_steps = every_n_steps
@@ -91,7 +93,7 @@ class NonFinite(L.Callback):
         self._seen.append(
             (trainer.global_step, loss, batch.get("index") if isinstance(batch, dict) else None)
         )
-        if loss.device.type == "cpu" or len(self._seen) >= self.every_n_steps:
+        if loss.device.type in self.at_once or len(self._seen) >= self.every_n_steps:
             self._look(trainer)
 
     def on_validation_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:

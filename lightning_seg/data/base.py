@@ -380,7 +380,9 @@ class SegmentationData(L.LightningDataModule, ABC):
         return Loader(
             dataset,
             batch_size=batch_size,
-            sampler=EpochSampler(dataset, train, seed, rank, world_size),
+            sampler=EpochSampler(
+                dataset, train, seed, rank, world_size, keep_step=isinstance(dataset, Split)
+            ),
             drop_last=train,
             num_workers=workers,
             persistent_workers=workers > 0,

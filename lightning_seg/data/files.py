@@ -16,7 +16,10 @@ Color = tuple[int, int, int]
 IMAGE_SUFFIXES = {".bmp", ".gif", ".jpeg", ".jpg", ".png", ".ppm", ".pgm", ".tif", ".tiff", ".webp"}
 GREY, RGB = 0, 2  # PNG's numbers of the kinds of pixels
 PLAIN_CHUNKS = {b"IHDR", b"IDAT", b"IEND", b"bKGD", b"cHRM", b"gAMA", b"pHYs", b"sRGB", b"tIME"}
-MAX_PIXELS = 500_000_000  # beyond this one image alone would fill the memory of a training machine
+MAX_PIXELS = (
+    178_956_970  # Pillow's own limit: half a gigabyte of colours, and a small file can claim any size
+)
+MAX_SIDE = 65_535  # that of a JPEG; much longer strips are damaged headers
 
 
 class Unpaired(UserError):
@@ -48,7 +51,7 @@ def read_image(path: str | Path) -> np.ndarray:
         UserError: If the file is missing, damaged, absurdly large or of a kind that has no 8-bit meaning.
     """
     array = _plain_png(path, "image", RGB)
-    return to_rgb(_open(path, "image"), path) if array is None else array
+    return to_rgb(open_image(path, "image"), path) if array is None else array
 
 
 def read_mask(path: str | Path) -> np.ndarray:
@@ -64,7 +67,7 @@ def read_mask(path: str | Path) -> np.ndarray:
         UserError: If the file is missing or damaged, holds colours, or numbers above 255.
     """
     array = _plain_png(path, "mask", GREY)
-    return to_labels(_open(path, "mask"), path) if array is None else array
+    return to_labels(open_image(path, "mask"), path) if array is None else array
 
 
 def to_rgb(image: Image.Image, name: str | Path) -> np.ndarray:
@@ -149,7 +152,7 @@ class ColorMask:
         """
         colors = _plain_png(path, "mask", RGB)
         if colors is None:
-            colors = np.asarray(_open(path, "mask").convert("RGB"))
+            colors = np.asarray(open_image(path, "mask").convert("RGB"))
         mask = self.table[_pack(colors)]
         if (strange := mask == self.unknown).any():
             raise UserError(
@@ -207,14 +210,14 @@ def _plain_png(path: str | Path, kind: str, pixels: int) -> np.ndarray | None:
     except OSError:
         return None
     width, height, depth, color = struct.unpack_from(">IIBB", data.ljust(26), 16)
-    if (depth, color) != (8, pixels) or width * height > MAX_PIXELS:
+    if (depth, color) != (8, pixels) or _too_large(width, height):
         return None
     if not PLAIN_CHUNKS.issuperset(_chunks(data)):
         return None
     flag = cv2.IMREAD_UNCHANGED if pixels == GREY else cv2.IMREAD_COLOR_RGB
     array = cv2.imdecode(np.frombuffer(data, np.uint8), flag)
     if array is None:
-        _open(path, kind)  # raises with a reason, unless Pillow overlooks the damage
+        open_image(path, kind)  # raises with a reason, unless Pillow overlooks the damage
         raise UserError(
             f"The {kind} {path} cannot be read (a checksum is wrong). Replace it or leave it out."
         )
@@ -230,18 +233,26 @@ def _chunks(data: bytes) -> Iterator[bytes]:
         at += length + 12
 
 
-def _open(path: str | Path, kind: str) -> Image.Image:
+def open_image(path: str | Path, kind: str) -> Image.Image:
     """Open and decode a file; whatever goes wrong becomes an error that names it."""
     try:
         image = Image.open(path)
-        if image.width * image.height <= MAX_PIXELS:
+        if not _too_large(*image.size):
             image.load()
             return image
+        size = "is {}x{} pixels".format(*image.size)
     except FileNotFoundError:
         raise UserError(f"The {kind} {path} does not exist.") from None
     except Image.DecompressionBombError:
-        pass
+        size = "is too large"
     except Exception as error:  # Pillow raises OSError, SyntaxError, ValueError, EOFError and struct.error
         reason = str(error) or type(error).__name__
         raise UserError(f"The {kind} {path} cannot be read ({reason}). Replace it or leave it out.") from None
-    raise UserError(f"The {kind} {path} has more than {MAX_PIXELS / 1e6:.0f} megapixels. Cut it into tiles.")
+    raise UserError(
+        f"The {kind} {path} {size}: more than {MAX_PIXELS / 1e6:.0f} megapixels or {MAX_SIDE} pixels a side. Cut it"
+        " into tiles, or leave it out if it is damaged."
+    )
+
+
+def _too_large(width: int, height: int) -> bool:
+    return width * height > MAX_PIXELS or max(width, height) > MAX_SIDE

@@ -12,10 +12,10 @@ from typing import Any
 
 import numpy as np
 import torch
-from PIL import Image
 from torchvision import tv_tensors
 from torchvision.transforms import v2
 
+from lightning_seg.data.files import open_image
 from lightning_seg.errors import UserError
 
 Sample = dict[str, Any]
@@ -136,11 +136,8 @@ def read_numbers(path: str | Path) -> np.ndarray:
     Raises:
         UserError: The file is missing, damaged or shows colours.
     """
-    try:
-        with Image.open(path) as image:
-            numbers = np.asarray(image)
-    except (OSError, SyntaxError) as error:
-        raise UserError(f"The mask {path} cannot be read: {error}") from error
+    image = open_image(path, "mask")
+    numbers = np.asarray(image)
     if numbers.ndim != 2 or numbers.dtype.kind not in "bui":
         raise UserError(f"{path} should number objects, one number a pixel, but its pixels are {image.mode}.")
     return numbers.astype(np.int32)

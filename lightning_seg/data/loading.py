@@ -7,6 +7,7 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, suppress
+from multiprocessing import active_children
 from typing import Any
 
 import lightning as L
@@ -16,6 +17,9 @@ from torch.utils.data import DataLoader, Dataset, DistributedSampler
 
 from lightning_seg.errors import UserError
 from lightning_seg.labels import IGNORE_INDEX
+
+FILLER = -1  # the index of a sample that does not count; read as the last one
+WAIT = 300.0  # seconds that a batch may take to come from a worker
 
 
 class EpochSampler(DistributedSampler):
@@ -32,14 +36,24 @@ class EpochSampler(DistributedSampler):
         seed: Seed of the order.
         rank: Number of this process.
         world_size: Number of processes.
+        keep_step: In evaluation, let a process that has fewer samples than another take one that does not count:
+            processes that are not at work together may wait for one another for ever.
 
     Yields:
-        Pairs (epoch, index).
+        Pairs (epoch, index); the index is `FILLER` where the sample does not count.
     """
 
-    def __init__(self, dataset: Any, train: bool, seed: int = 0, rank: int = 0, world_size: int = 1) -> None:
+    def __init__(
+        self,
+        dataset: Any,
+        train: bool,
+        seed: int = 0,
+        rank: int = 0,
+        world_size: int = 1,
+        keep_step: bool = False,
+    ) -> None:
         super().__init__(dataset, world_size, rank, shuffle=train, seed=seed, drop_last=train)
-        if not train:
+        if not (train or keep_step):
             self.num_samples = len(range(rank, len(dataset), world_size))
         self.start = 0  # samples of this process to pass over, after a resume in mid-epoch
 
@@ -50,6 +64,7 @@ class EpochSampler(DistributedSampler):
             with seeded(self.seed, self.epoch):
                 order = torch.randperm(total).tolist()
         mine = order[self.rank :: self.num_replicas][: self.num_samples]
+        mine += [FILLER] * (self.num_samples - len(mine))
         return iter([(self.epoch, index) for index in mine[self.start :]])
 
 
@@ -63,6 +78,7 @@ class Loader(DataLoader):
     _done: tuple[int, int] = (0, 0)  # epoch, batches handed out in it
     _resume: tuple[int, int] = (0, 0)
     _waited, _lasted = 0.0, 0.0  # seconds in this epoch
+    _workers: frozenset[Any] | set[Any] = frozenset()
 
     def __iter__(self) -> Iterator[Any]:  # type: ignore[override]
         epoch, batches = getattr(self.sampler, "epoch", 0), 0
@@ -72,8 +88,12 @@ class Loader(DataLoader):
         if isinstance(self.sampler, EpochSampler):
             self.sampler.start = batches * (self.batch_size or 1)
         start, self._waited = time.perf_counter(), 0.0
+        first = batches
         try:
+            self.timeout = WAIT if self.num_workers else 0
+            others = set(active_children())
             iterator = super().__iter__()
+            self._workers = self._workers | (set(active_children()) - others)
             while True:
                 asked = time.perf_counter()
                 batch = next(iterator, None)
@@ -86,6 +106,17 @@ class Loader(DataLoader):
                 yield batch
         except UserError as error:  # from a worker it comes with the worker's traceback as its text
             raise UserError(str(error).rpartition("UserError: ")[2].strip()) from None
+        except RuntimeError as error:
+            if "timed out" not in str(error):
+                raise
+            hangs = "hangs" if all(worker.is_alive() for worker in self._workers) else "was killed"
+            for worker in self._workers:
+                worker.kill()  # a frozen one would keep this process from ending
+            raise UserError(
+                f"no batch came for {WAIT:.0f} s: a data worker {hangs}. Awaited were"
+                f" {self._names(batches - first)}; it may have been some batches ahead. Look at these files, and at the"
+                " disk or network that they are on; --data.init_args.num_workers=0 shows where it stops."
+            ) from None
 
     @property
     def waiting(self) -> float:
@@ -113,6 +144,15 @@ class Loader(DataLoader):
                 " Resume it with the same batch size, devices and data."
             )
         self._done = self._resume = (state["epoch"], state["batches"])
+
+    def _names(self, number: int) -> str:
+        """Name the samples of a batch, counted from where this epoch began or was continued."""
+        size = self.batch_size or 1
+        keys = list(self.sampler)[number * size : (number + 1) * size]
+        dataset: Any = self.dataset
+        if not hasattr(dataset, "samples"):
+            return f"the samples {[index for _, index in keys]}"
+        return ", ".join(dataset.data.name_of(dataset.samples[index]) for _, index in keys)
 
     def _division(self) -> dict[str, int]:
         processes = getattr(self.sampler, "num_replicas", 1)
@@ -162,8 +202,10 @@ def collate(samples: Sequence[dict[str, Any]]) -> dict[str, Any]:
     """Stack samples to a batch, the images in channels_last memory without transposing them.
 
     Images of different size are padded at the bottom and right to the largest, masks with `IGNORE_INDEX`, and
-    the batch then says the true sizes (B, 2) as "size".
+    the batch then says the true sizes (B, 2) as "size". A batch of which nothing counts says so as "filler".
     """
+    filler = all(sample["index"] == FILLER for sample in samples)
+    samples = samples[:1] if filler else [sample for sample in samples if sample["index"] != FILLER]
     columns = {key: [sample[key] for sample in samples] for key in samples[0]}
     images = columns["image"]
     sizes = [tuple(image.shape[-2:]) for image in images]
@@ -182,7 +224,7 @@ def collate(samples: Sequence[dict[str, Any]]) -> dict[str, Any]:
     }
     batch["index"] = torch.tensor(columns["index"])
     batch["image"] = batch["image"].permute(0, 3, 1, 2)
-    return batch
+    return {**batch, "filler": True} if filler else batch
 
 
 def choose_workers(dataset: Dataset, trainer: L.Trainer | None) -> int:

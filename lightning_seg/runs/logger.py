@@ -10,7 +10,7 @@ from typing import Any
 from lightning.pytorch.loggers import Logger
 from lightning.pytorch.utilities import rank_zero_only
 
-from lightning_seg.runs.directory import ENVIRONMENT, METRICS
+from lightning_seg.runs.directory import ENVIRONMENT, METRICS, write_whole
 
 
 class RunLogger(Logger):
@@ -57,7 +57,7 @@ class RunLogger(Logger):
         """Add to environment.json what the data decided, such as class weights; config.yaml holds all settings."""
         file = self.run / ENVIRONMENT
         known = json.loads(file.read_text()) if file.exists() else {}
-        file.write_text(json.dumps(known | dict(params), indent=2) + "\n")
+        write_whole(file, json.dumps(known | dict(params), indent=2) + "\n")
 
     @rank_zero_only
     def log_metrics(self, metrics: dict[str, float], step: int | None = None) -> None:

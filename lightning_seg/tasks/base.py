@@ -73,6 +73,13 @@ class SegmentationTask(L.LightningModule):
         self.finetune.set_mode(self.network)
         return self
 
+    def counts(self, batch: dict[str, Any]) -> bool:
+        """Whether a batch of evaluation counts, or only keeps this process in step with those that have more."""
+        if "filler" not in batch:
+            return True
+        self.network(batch["image"])  # one that is spread over processes needs them all at every step
+        return False
+
     def configure_optimizers(self) -> Any:
         """Make the optimizer over the trainable parameters and a scheduler that knows the number of steps."""
         optimizer = self._make_optimizer()

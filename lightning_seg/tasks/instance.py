@@ -116,6 +116,8 @@ class InstanceSegmentation(SegmentationTask):
         return [arrays(found) for images, _ in _same_size(batch) for found in self(images)]
 
     def _evaluate(self, batch: dict[str, Any]) -> None:
+        if not self.counts(batch):
+            return
         for images, places in _same_size(batch):
             for place, found in zip(places, self(images), strict=True):
                 self._score(int(batch["index"][place]), arrays(found), arrays(batch["targets"][place]))

@@ -195,6 +195,8 @@ class SemanticSegmentation(SegmentationTask):
                 print(f"weights  {', '.join(f'{name} {weight:.3g}' for name, weight in weights.items())}")
 
     def _evaluate(self, batch: dict[str, Any]) -> None:
+        if not self.counts(batch):
+            return
         for images, logits, masks, index in self.evaluated(batch):
             predictions = (
                 predicted_labels(logits) if self.image_counts is None else self.labels(logits, images)

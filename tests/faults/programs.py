@@ -107,7 +107,11 @@ def _main(folder: str, arguments: list[str], environment: dict[str, str], output
         del os.environ[name]
     os.environ.update(environment)
     sys.argv = ["lightning-seg", *arguments]
+    from lightning.pytorch.utilities import rank_zero_only
+
     from lightning_seg.cli import main
+
+    rank_zero_only.rank = int(environment.get("RANK", 0))  # the server has imported it without a rank
 
     sys.exit(main(arguments))
 
@@ -118,6 +122,23 @@ def run(folder: Path, *arguments: str, seconds: float = 60, **environment: str) 
     code = program.wait(seconds)
     assert code == 0, f"exit code {code}\n{program.output}"
     return program.output
+
+
+def here(folder: Path, *arguments: str) -> int:
+    """Run the program in this process and return the exit code."""
+    from lightning_seg.cli import main
+
+    before, mode = Path.cwd(), os.environ.get("WANDB_MODE")
+    os.chdir(folder)
+    os.environ.pop("LIGHTNING_SEG_RUN", None)
+    os.environ["WANDB_MODE"] = "disabled"
+    if str(ROOT) not in sys.path:
+        sys.path.append(str(ROOT))
+    try:
+        return main(list(arguments))
+    finally:
+        os.chdir(before)
+        os.environ.pop("WANDB_MODE") if mode is None else os.environ.update(WANDB_MODE=mode)
 
 
 def only(folder: Path) -> Path:

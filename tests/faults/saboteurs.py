@@ -9,6 +9,7 @@ import lightning as L
 import torch
 
 from lightning_seg.data.shapes import Shapes
+from lightning_seg.errors import UserError
 from lightning_seg.losses import CrossEntropy
 
 
@@ -49,8 +50,10 @@ class Slow:
 class NanLoss(CrossEntropy):
     """Is not a number on the n-th calls in training, all of them or only their gradient."""
 
-    def __init__(self, calls: list[int], gradient_only: bool = False, poison: bool = False) -> None:
+    def __init__(self, calls: list[int], gradient_only: bool = False, rank: int = 0) -> None:
         super().__init__()
+        if int(os.environ.get("RANK", 0)) != rank:
+            calls = []
         self.calls, self.gradient_only = calls, gradient_only
         self.count = 0
 
@@ -95,12 +98,33 @@ class BadShapes(Shapes):
         ):
             if self.deed == "die":
                 os.kill(os.getpid(), signal.SIGKILL)
-            elif self.deed == "freeze":
-                time.sleep(600)
             elif self.deed == "stop":
                 os.kill(os.getpid(), signal.SIGSTOP)
-            elif self.deed == "raise":
-                from lightning_seg.errors import UserError
-
+            elif self.deed == "raise" and Path("begun").exists():  # not yet in the check before training
                 raise UserError("the image bad.png cannot be read")
         return super().read(sample)
+
+
+class Asynchronous(L.Callback):
+    """Make losses look as if they were on a GPU, where they are read together."""
+
+    def setup(self, trainer, pl_module, stage):
+        from lightning_seg.callbacks.nonfinite import NonFinite
+
+        (callback,) = (c for c in trainer.callbacks if isinstance(c, NonFinite))
+        callback.at_once = ()
+
+
+class KeepAll(L.Callback):
+    """Keep the weights and buffers after every step."""
+
+    def on_train_batch_end(self, trainer, pl_module, outputs, batch, batch_idx):
+        state = {k: v.clone() for k, v in pl_module.network.state_dict().items()}
+        torch.save(state, Path(trainer.default_root_dir) / f"step-{trainer.global_step}.pt")
+
+
+class Begun(L.Callback):
+    """Make a file when the first step is done."""
+
+    def on_train_batch_end(self, trainer, pl_module, outputs, batch, batch_idx):
+        Path("begun").touch()

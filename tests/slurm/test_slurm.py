@@ -33,7 +33,7 @@ def folder(tmp_path_factory):
 def lightning_seg(folder, *arguments, **environment):
     """Run a command to its end and return what it said."""
     environment = {k: v for k, v in os.environ.items() if not k.startswith("LIGHTNING_SEG_RUN")} | {
-        "OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT), **environment
+        "OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT), "WANDB_MODE": "disabled", **environment
     }  # fmt: skip
     command = [sys.executable, "-m", "lightning_seg", *arguments]
     done = subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True, timeout=600)

@@ -1,0 +1,134 @@
+"""What a user sees when training meets a loss that is no number, a full memory, a dead data worker."""
+
+import multiprocessing
+import re
+from types import SimpleNamespace
+
+import pytest
+import torch
+
+from lightning_seg.checkpoints import read
+from lightning_seg.data import loading
+from lightning_seg.faults import explained
+
+from .programs import Program, experiment, here, only, run
+from .saboteurs import BadShapes
+
+SABOTEUR = "tests.faults.saboteurs"
+
+
+def nan(calls, gradient_only=False):
+    """A loss that is not a number on these calls."""
+    only = f"gradient_only: {str(gradient_only).lower()}"
+    return f"--model.loss={{class_path: {SABOTEUR}.NanLoss, init_args: {{calls: {calls}, {only}}}}}"
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    return experiment(tmp_path_factory.mktemp("training"))
+
+
+def names_of_step(folder, step):
+    """The images of a training step (from 1), by the data module itself."""
+    data = BadShapes(
+        batch_size=4, crop_size=(32, 32), image_size=(48, 40), train_images=40, val_images=7, num_workers=0
+    )
+    data.setup("fit")
+    batches = [batch["index"].tolist() for batch in data.train_dataloader()]
+    samples = data.samples("train")
+    return ", ".join(data.name_of(samples[i]) for i in batches[step - 1])
+
+
+def test_a_loss_that_is_no_number_stops_and_names_its_images(folder, capsys):
+    assert here(folder, "exp", "tiny.yaml", "--name=nan", nan([6]), "--saving.every_n_steps=4") == 2
+    error = capsys.readouterr().err
+    assert f"step 6: loss nan, images {names_of_step(folder, 6)}" in error
+    assert "step 5: loss" in error and "step 4" not in error and "Traceback" not in error
+    path = only(folder / "runs/nan")
+    good = read(path / "checkpoints/last.ckpt")
+    assert good["global_step"] == 4 and all(torch.isfinite(t).all() for t in good["state_dict"].values())
+    command = re.search(r"'lightning-seg (resume \S+ --nonfinite.action=skip)'", error).group(1)
+    assert here(folder, *command.split()) == 0  # what the message says works
+    assert read(path / "checkpoints/last.ckpt")["global_step"] == 20
+
+
+def test_it_is_noticed_before_anything_is_saved(folder):
+    """Looked at together every ten steps as on a GPU, the bad step is the last before the checkpoint."""
+    options = (
+        "--saving.every_n_steps=5",
+        "--trainer.callbacks=[{class_path: " + SABOTEUR + ".Asynchronous}]",
+    )
+    program = Program(folder, "exp", "tiny.yaml", "--name=late", nan([5]), *options)
+    assert program.wait() == 2 and "step 5: loss nan" in program.output
+    assert not list((folder / "runs/late").rglob("*.ckpt"))
+
+
+@pytest.mark.parametrize("kind", ["loss", "gradient"])
+def test_skipped_steps_change_nothing_and_are_counted(folder, kind):
+    loss = nan([3, 6], gradient_only=kind == "gradient")
+    run(folder, "exp", "tiny.yaml", f"--name=skip-{kind}", loss, "--nonfinite.action=skip", "--saving.every_n_steps=1",
+        "--trainer.callbacks=[{class_path: " + SABOTEUR + ".KeepAll}]")  # fmt: skip
+    path = only(folder / f"runs/skip-{kind}")
+    states = [torch.load(path / f"step-{i}.pt") for i in range(1, 8)]
+    moved = [any(not torch.equal(a[k], b[k]) for k in a) for a, b in zip(states, states[1:], strict=False)]
+    assert moved == [
+        True,
+        False,
+        True,
+        True,
+        False,
+        True,
+    ]  # steps 3 and 6 left no trace, BatchNorm's included
+    last = (path / "metrics.csv").read_text().splitlines()
+    column = last[0].split(",").index("train/skipped_steps")
+    assert max(float(line.split(",")[column] or 0) for line in last[1:]) == 2
+
+
+def test_a_loss_that_is_never_a_number_stops_in_spite_of_skipping(folder, capsys):
+    loss = nan([*range(1, 100)])
+    assert here(folder, "exp", "tiny.yaml", "--name=never", loss, "--nonfinite.action=skip") == 2
+    assert "20 steps one after the other" in capsys.readouterr().err
+
+
+def test_out_of_memory_says_what_to_try(folder, capsys):
+    greedy = f"--model.loss={{class_path: {SABOTEUR}.Greedy, init_args: {{most: 2}}}}"
+    assert here(folder, "exp", "tiny.yaml", "--name=memory", greedy) == 2
+    error = capsys.readouterr().err
+    assert "out of memory in training with 4 crops of 32x32" in error and "Traceback" not in error
+    advice = re.findall(r"--\S+=\d+", error)[:2]
+    assert advice == ["--data.init_args.batch_size=2", "--trainer.accumulate_grad_batches=2"]
+    assert here(folder, "exp", "tiny.yaml", "--name=memory", greedy, *advice) == 0
+
+
+def test_the_largest_batch_that_fits_is_found(folder, capsys):
+    greedy = f"--model.loss={{class_path: {SABOTEUR}.Greedy, init_args: {{most: 11}}}}"
+    before = {p for p in folder.rglob("*") if "runs" in p.parts}
+    assert here(folder, "batch-size", "tiny.yaml", greedy) == 0
+    assert "--data.init_args.batch_size=8" in capsys.readouterr().out  # the power of two below 11
+    assert {p for p in folder.rglob("*") if "runs" in p.parts} == before  # nothing is left behind
+
+
+def data(deed, workers=1):
+    init = "batch_size: 4, crop_size: [32, 32], image_size: [48, 40], train_images: 40, val_images: 7, test_images: 5"
+    return f"--data={{class_path: {SABOTEUR}.BadShapes, init_args: {{{init}, num_workers: {workers}, deed: {deed}}}}}"
+
+
+def test_a_killed_data_worker(folder, capsys):
+    assert here(folder, "exp", "tiny.yaml", "--name=dead", data("die")) == 2
+    error = capsys.readouterr().err
+    assert "error: a data worker was killed" in error and "num_workers=0" in error
+
+
+def test_a_frozen_data_worker(folder, monkeypatch, capsys):
+    """A stopped process does not even react to SIGTERM."""
+    monkeypatch.setattr(loading, "WAIT", 8.0)
+    assert here(folder, "exp", "tiny.yaml", "--name=frozen", data("stop")) == 2
+    error = capsys.readouterr().err
+    assert "no batch came for 8 s: a data worker hangs" in error and "train_0004, train_0005" in error
+    assert not multiprocessing.active_children()
+
+
+def test_other_errors_keep_their_traceback(folder):
+    made = SimpleNamespace(trainer=SimpleNamespace(world_size=1))
+    with pytest.raises(RuntimeError, match="a bug of ours"), explained(made):
+        raise RuntimeError("a bug of ours")
