@@ -48,9 +48,12 @@ def predicted_labels(logits: Tensor) -> Tensor:
         return logits.max(1)[1]
     largest = logits[:, 0].clone()
     labels = torch.zeros(largest.shape, dtype=torch.uint8)
+    larger = torch.empty(largest.shape, dtype=torch.bool)
+    candidate = larger.view(torch.uint8)  # the same memory: 1 where larger, then the channel there
     for channel in range(1, logits.shape[1]):
         values = logits[:, channel]
-        labels.masked_fill_(values > largest, channel)
+        torch.gt(values, largest, out=larger)
+        torch.maximum(labels, candidate.mul_(channel), out=labels)  # channels rise, so the last one wins
         torch.maximum(largest, values, out=largest)
     return labels
 
