@@ -5,7 +5,7 @@ ARGS ?=
 BIN := .venv/bin
 
 .DEFAULT_GOAL := help
-.PHONY: help setup exp resume compare test lint lock clean
+.PHONY: help setup exp resume ablation compare test lint lock clean
 
 help: ## list the targets
 	@grep -hE '^[a-z]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | awk -F'\t' '{printf "  make %-8s %s\n", $$1, $$2}'
@@ -26,6 +26,9 @@ exp: .venv/ready ## train and test experiments/NAME.yaml (default: quickstart); 
 
 resume: .venv/ready ## continue a run: make resume RUN=runs/NAME/ID
 	@$(BIN)/lightning-seg resume $(RUN) $(ARGS)
+
+ablation: .venv/ready ## make the missing runs of experiments/ablations/NAME.yaml, then answer it; ARGS="--plan" shows them
+	@$(BIN)/lightning-seg ablation $(NAME) $(ARGS)
 
 compare: .venv/ready ## rank all runs and write runs/compare.html; ARGS="--group-by lr --baseline NAME" ...
 	@$(BIN)/lightning-seg compare --html runs/compare.html $(ARGS)
