@@ -13,7 +13,8 @@ from lightning_seg.metrics.objects import PanopticQuality, panoptic_counts
 
 Objects = Mapping[str, np.ndarray]
 """The objects of an image: "boxes" (N, 4) as x1, y1, x2, y2 in pixels, "labels" (N,) from 1, "masks" (N, H, W) bool;
-found ones have "scores" (N,), true ones may have "iscrowd" (N,): several objects as one, which need not be found."""
+found ones have "scores" (N,), true ones may have "iscrowd" (N,): several objects as one, which need not be found, and
+"area" (N,): what COCO calls their size, if it is not the number of pixels."""
 
 # What COCO calls them; of its ten thresholds and four ranges of area (in pixels) those that have a name.
 KINDS: dict[str, Literal["segm", "bbox"]] = {"mask_ap": "segm", "box_ap": "bbox"}
@@ -130,9 +131,9 @@ def annotations(objects: Objects) -> list[dict[str, Any]]:
         }
         for i in range(count)
     ]
-    if "scores" in objects:
-        for one, score in zip(written, objects["scores"].tolist(), strict=True):
-            one["score"] = score
+    for ours, theirs in (("scores", "score"), ("area", "area")):
+        for one, value in zip(written, objects[ours].tolist() if ours in objects else [], strict=False):
+            one[theirs] = value
     return written
 
 
@@ -203,7 +204,7 @@ def _crowd(objects: Objects) -> np.ndarray:
 
 
 def _coco(records: Mapping[int, Mapping[str, Any]], which: str, num_classes: int, area: str) -> Any:
-    """Index annotations as COCO's tools want them; their area is that of the mask, or of the box."""
+    """Index annotations as COCO's tools want them; the area is that of the mask, or of the box, if not given."""
     from faster_coco_eval import COCO
     from faster_coco_eval.core import mask as coco_mask
 
@@ -212,7 +213,7 @@ def _coco(records: Mapping[int, Mapping[str, Any]], which: str, num_classes: int
         for one in record[which]:
             width, height = one["bbox"][2:]
             pixels = coco_mask.area(one["segmentation"]) if area == "segm" else width * height
-            listed.append(one | {"id": len(listed) + 1, "image_id": index, "area": float(pixels)})
+            listed.append({"area": float(pixels), **one, "id": len(listed) + 1, "image_id": index})
     sizes: Sequence[tuple[int, Any]] = [(index, record["size"]) for index, record in records.items()]
     coco = COCO()
     coco.dataset = {

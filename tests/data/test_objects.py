@@ -7,16 +7,18 @@ from PIL import Image
 from torchvision.transforms import v2
 
 from lightning_seg.data.camvid import CamVid
+from lightning_seg.data.coco import COCO, THING_IDS
 from lightning_seg.data.folder import Folder
 from lightning_seg.data.instances import CopyPaste, boxes_from_masks
 from lightning_seg.data.loading import collate
 from lightning_seg.data.mixing import MixUp
+from lightning_seg.data.pennfudan import PennFudan
 from lightning_seg.data.shapes import Shapes
 from lightning_seg.data.split import Split
 from lightning_seg.data.transforms import ColorJitter
 from lightning_seg.errors import UserError
 from lightning_seg.labels import IGNORE_INDEX
-from lightning_seg.metrics.instance import view_of_truth
+from lightning_seg.metrics.instance import ObjectScores, annotations, arrays, view_of_found, view_of_truth
 
 SCENES = {
     "batch_size": 4,
@@ -156,3 +158,87 @@ def test_what_does_not_go_with_objects_is_refused(tmp_path):
         shapes(cache="ram")
     with pytest.raises(UserError, match="crop_size"):
         Split(shapes(transforms=[v2.Resize((20, 20))]), "train", train=True)[0]
+
+
+def test_coco_files_are_scored_as_pycocotools_scores_them(tmp_path):
+    """Polygons, crowds as run lengths, boxes in fractions of pixels, areas of the polygons; from the JSON on."""
+    import contextlib
+    import io
+    import json
+
+    coco_tools = pytest.importorskip("pycocotools.coco")
+    from pycocotools.cocoeval import COCOeval
+
+    rng = np.random.default_rng(0)
+    (tmp_path / "val2017").mkdir()
+    (tmp_path / "annotations").mkdir()
+    images, entries = [], []
+    for image in (7, 3, 12):
+        Image.new("RGB", (140, 120)).save(tmp_path / f"val2017/{image}.jpg")
+        images.append({"id": image, "file_name": f"{image}.jpg", "width": 140, "height": 120})
+        for _ in range(rng.integers(1, 6)):
+            angles = np.sort(rng.uniform(0, 2 * np.pi, 9))
+            points = rng.uniform(30, 90, 2) + np.stack([np.cos(angles), np.sin(angles)], 1) * rng.uniform(
+                3, 60
+            )
+            points = points.clip(0, 119).round(2)
+            size = np.ptp(points, axis=0)
+            shift = np.roll(points, -1, 0)
+            area = abs((points[:, 0] * shift[:, 1] - points[:, 1] * shift[:, 0]).sum()) / 2
+            entries.append({
+                "image_id": image, "category_id": int(rng.choice([1, 18, 90])), "iscrowd": 0, "area": float(area),
+                "bbox": [*points.min(0).tolist(), *size.tolist()], "segmentation": [points.ravel().tolist()],
+            })  # fmt: skip
+    crowd = {"size": [120, 140], "counts": [1000, 3000, 120 * 140 - 4000]}
+    entries.append({
+        "image_id": 7, "category_id": 1, "iscrowd": 1, "area": 3000, "bbox": [8, 0, 26, 120], "segmentation": crowd
+    })  # fmt: skip
+    listing = {
+        "info": {},
+        "images": images,
+        "annotations": [{"id": i, **entry} for i, entry in enumerate(entries, start=1)],
+        "categories": [{"id": number} for number in THING_IDS],
+    }
+    file = tmp_path / "annotations/instances_val2017.json"
+    file.write_text(json.dumps(listing))
+    data = COCO(str(tmp_path), instances=True, batch_size=1, crop_size=(8, 8))
+    scores, results = ObjectScores(81), {"segm": [], "bbox": []}
+    for place, (path, number) in enumerate(data.samples("val")):
+        truth = arrays(data.read_instances((path, number)))
+        count = len(truth["labels"])
+        found = {
+            "boxes": truth["boxes"] + rng.normal(0, 1, (count, 4)).astype(np.float32),
+            "masks": np.roll(truth["masks"], rng.integers(0, 3), 2),
+            "labels": truth["labels"],
+            "scores": rng.random(count),
+        }
+        scores.update(place, found, truth, view_of_found(found, 0.5), view_of_truth(truth))
+        for one in annotations(found):
+            named = {
+                "image_id": number,
+                "category_id": THING_IDS[one["category_id"] - 1],
+                "score": one["score"],
+            }
+            results["segm"].append(named | {"segmentation": one["segmentation"]})
+            results["bbox"].append(named | {"bbox": one["bbox"]})
+    ours = scores.compute()
+    for name, kind in (("mask_ap", "segm"), ("box_ap", "bbox")):
+        with contextlib.redirect_stdout(io.StringIO()):
+            official = coco_tools.COCO(str(file))
+            evaluation = COCOeval(official, official.loadRes(results[kind]), kind)
+            evaluation.evaluate()
+            evaluation.accumulate()
+            evaluation.summarize()
+        found = [ours[name + suffix] for suffix in ("", "50", "75", "_small", "_medium", "_large")]
+        expected = [value if value >= 0 else np.nan for value in evaluation.stats[:6]]
+        np.testing.assert_allclose(found, expected, rtol=0, atol=1e-6)  # boxes are of 32 bits here
+        assert 0.1 < found[0] < 0.95 and np.isfinite(found[3:]).sum() >= 2
+
+
+def test_real_pedestrians(real_data):
+    data = PennFudan(str(real_data / "PennFudanPed"), batch_size=1, crop_size=(8, 8), instances=True)
+    for sample, item in zip(data.samples("val")[:5], Split(data, "val"), strict=False):
+        truth = arrays(item["targets"])
+        np.testing.assert_array_equal(view_of_truth(truth).labels, data.read(sample)[1])
+        height, width = (truth["boxes"][:, 2:] - truth["boxes"][:, :2]).T[::-1]
+        assert len(truth["labels"]) and (height > width).all()  # they walk upright
