@@ -5,7 +5,7 @@ const COLOURS = ["#0072b2", "#d55e00", "#009e73", "#cc79a7", "#c48a00", "#56b4e9
 const MOST_CHOSEN = 6;
 const $ = (id) => document.getElementById(id);
 // Chosen groups have a place in COLOURS, which they keep until they are chosen no more; the others are grey.
-const state = { section: 0, chosen: new Map(), sort: {}, cursor: null, allClasses: false };
+const state = { section: 0, chosen: new Map(), sort: {}, cursor: null, all: new Set() };
 let section;
 
 // ---- small helpers ------------------------------------------------------------------------------------------
@@ -68,8 +68,8 @@ function frame(host, height, [x0, x1], [y0, y1], xName, yName, label) {
 }
 
 /* A table whose columns can be sorted. Columns: name, value(row), cell(row) if it is not the value, number. */
-function table(host, columns, rows, rowAttributes = () => ({})) {
-  const sort = state.sort[host.id];
+function table(host, columns, rows, rowAttributes = () => ({}), most = Infinity) {
+  const sort = state.sort[host.id] && columns[state.sort[host.id].column] ? state.sort[host.id] : null;
   if (sort) {
     const value = columns[sort.column].value, sign = sort.down ? -1 : 1;
     rows = [...rows].sort((a, b) => {
@@ -88,10 +88,12 @@ function table(host, columns, rows, rowAttributes = () => ({})) {
     return el("th", { scope: "col", "aria-sort": direction, class: column.number ? "number" : null },
       column.value ? el("button", { type: "button", onclick: press }, column.name) : column.name);
   });
-  const body = rows.map((row) => el("tr", rowAttributes(row), columns.map((column) =>
+  const rest = state.all.has(host.id) ? 0 : Math.max(0, rows.length - most);
+  const body = rows.slice(0, rows.length - rest).map((row) => el("tr", rowAttributes(row), columns.map((column) =>
     el("td", { class: column.className || (column.number ? "number" : null) },
       column.cell ? column.cell(row) : typeof column.value(row) === "number" ? number(column.value(row)) : column.value(row) ?? ""))));
-  host.replaceChildren(el("table", {}, el("thead", {}, el("tr", {}, head)), el("tbody", {}, body)));
+  host.replaceChildren(el("table", {}, el("thead", {}, el("tr", {}, head)), el("tbody", {}, body)),
+    rest ? el("button", { type: "button", onclick: () => { state.all.add(host.id); render(); } }, `show ${rest} more`) : "");
 }
 
 // ---- the parts of the page ----------------------------------------------------------------------------------
@@ -143,11 +145,12 @@ function renderCurves() {
   const runs = D.runs.filter((run) => run.section === state.section && run.curves[name]
     && (state.chosen.has(run.group) || (run.group < 0 && $("untested").checked)));
   if (!runs.length) return host.replaceChildren(el("p", { class: "note" }, "No curve of the experiments chosen above."));
-  const points = (run) => run.curves[name][axis].map((x, i) => [x, run.curves[name][2][i]]).filter(([x]) => x !== null);
+  const place = (run, i) => (axis === 1 ? run.curves[name][1][i] : axis === 2 ? run.batch && (run.curves[name][0][i] + 1) * run.batch : run.curves[name][0][i]);
+  const points = (run) => run.curves[name][2].map((y, i) => [place(run, i), y]).filter(([x]) => x !== null);
   const all = runs.flatMap(points), xs = all.map((p) => p[0]), ys = all.map((p) => p[1]);
-  if (!all.length) return host.replaceChildren(el("p", { class: "note" }, "No epochs were recorded."));
+  if (!all.length) return host.replaceChildren(el("p", { class: "note" }, "The runs did not record that axis."));
   const low = Math.min(...ys), high = Math.max(...ys), room = (high - low || 1) * 0.04;
-  const unit = axis ? "epoch" : "step";
+  const unit = ["step", "epoch", "images seen"][axis];
   const f = frame(host, 340, [Math.min(...xs), Math.max(...xs)], [low - room, high + room], unit, name, `${name} against ${unit}; arrow keys read values`);
   for (const run of runs) {
     const line = points(run);
@@ -196,7 +199,7 @@ function renderClasses() {
   const groups = chosenGroups().filter((g) => view !== "difference" || g !== section.reference);
   if (!groups.length) return host.replaceChildren(el("p", { class: "note" }, "Choose an experiment above, for a difference another than the reference."));
   const bar = 11, gap = 12, left = Math.min(150, host.clientWidth * 0.3), width = Math.max(280, host.clientWidth), right = 50;
-  const order = classOrder(groups), shown = state.allClasses ? order : order.slice(0, 40);
+  const order = classOrder(groups), shown = state.all.has("classes") ? order : order.slice(0, 40);
   const of = (g, c) => {
     const k = section.groups[g].classes, pick = (key) => (k[key] ? percent(k[key][c]) : null);
     return view === "iou" ? [pick("iou"), pick("half")] : view === "difference" ? [pick("difference"), pick("difference_half")] : [pick("missed"), pick("added"), pick("iou")];
@@ -237,7 +240,7 @@ function renderClasses() {
     : names;
   const rest = order.length - shown.length;
   host.replaceChildren(el("div", { class: "readout" }, legend), root,
-    rest ? el("button", { type: "button", onclick: () => { state.allClasses = true; renderClasses(); } }, `show ${rest} more classes`) : "");
+    rest ? el("button", { type: "button", onclick: () => { state.all.add("classes"); renderClasses(); } }, `show ${rest} more classes`) : "");
 }
 
 function renderSpeed() {
@@ -254,36 +257,6 @@ function renderSpeed() {
     f.root.append(svg("circle", { cx: f.x(r.speed), cy: f.y(r.scores.miou), r: 5, fill: colour(r.group), "fill-opacity": state.chosen.has(r.group) ? 1 : 0.35 },
       svg("title", {}, `${groupName(r)}, seed ${r.seed ?? "–"}: mIoU ${number(r.scores.miou)}, ${number(r.speed)} images/s`)));
   host.replaceChildren(f.root, el("p", { class: "note" }, "Dashed: no run is both faster and better. Speeds compare only between runs of the same machine."));
-}
-
-function renderPictures() {
-  const p = section.pictures, host = $("pictures"), view = $("picture-view").value;
-  $("pictures-section").hidden = !p;
-  if (!p) return;
-  $("picture-view").options[2].textContent = `where it differs from ${section.groups[p.reference].name}`;
-  const groups = chosenGroups().filter((g) => p.columns[g]);
-  const missing = chosenGroups().length - groups.length;
-  const level = (k) => mean(groups.map((g) => p.columns[g][k].score)) ?? 0;
-  const order = p.images.map((_, k) => k);
-  if ($("picture-order").value !== "file") order.sort((a, b) => (level(a) - level(b)) * ($("picture-order").value === "worst" ? 1 : -1));
-  const tile = (source, caption, mask, group) => {
-    const stack = () => el("div", { class: `stack${mask === undefined ? "" : " faded"}` }, el("img", { src: source, alt: "", loading: "lazy" }),
-      mask ? el("img", { src: mask, class: "mask", alt: "" }) : null);
-    return el("button", { type: "button", "aria-label": `enlarge: ${caption}`, onclick: () => {
-      const dialog = $("large");
-      dialog.querySelector("p").textContent = caption;
-      dialog.querySelector("div").replaceChildren(stack());
-      dialog.showModal();
-    } }, stack(), el("small", {}, group === undefined ? "" : swatch(group), caption));
-  };
-  host.replaceChildren(...order.map((k) => el("div", { class: "figure" }, el("h3", {}, p.names[k] ?? `image ${k + 1}`),
-    el("div", { class: "tiles" }, tile(p.images[k], "image"), tile(p.truths[k], "truth"), groups.map((g) => {
-      const t = p.columns[g][k], caption = `${section.groups[g].name}${t.score === null ? "" : `: ${number(t.score)} % here`}`;
-      return tile(view === "error" ? t.error : t.prediction, caption, view === "other" && g !== p.reference ? t.other : undefined, g);
-    })))),
-  el("img", { src: p.legend, alt: "colours of the classes", class: "legend" }),
-  missing ? el("p", { class: "note" }, `${missing} of the experiments chosen have no pictures here: the first of the ranking have.`) : "",
-  el("p", { class: "note" }, "The percentage is the IoU within the one image, averaged over its classes. Of several seeds the one with the median score is shown."));
 }
 
 const searchable = (run) => [groupName(run), run.experiment, run.id, run.status, run.tags.join(" "), run.settings.map((v, i) => `${D.settings[i]}=${v}`).join(" ")].join(" ");
@@ -309,8 +282,10 @@ function renderRuns() {
 function renderChosen() {
   renderCurves();
   renderClasses();
+  renderConfusion();
   renderSpeed();
   renderPictures();
+  renderImages();
 }
 
 function render() {
@@ -323,7 +298,7 @@ function chooseSection(index) {
   state.section = index;
   state.sort = {};
   state.cursor = null;
-  state.allClasses = false;
+  state.all = new Set();
   section = D.sections[index];
   state.chosen = new Map([...new Set([section.reference, ...section.groups.keys()])].slice(0, MOST_CHOSEN).map((g, i) => [g, i]));
   const names = [...new Set(D.runs.filter((r) => r.section === index).flatMap((r) => Object.keys(r.curves)))];
@@ -342,7 +317,9 @@ $("protocol").addEventListener("change", (event) => chooseSection(Number(event.t
 $("filter").addEventListener("input", () => { renderRanking(); renderRuns(); renderSpeed(); });
 for (const id of ["quantity", "axis", "untested"]) $(id).addEventListener("change", () => { state.cursor = null; renderCurves(); });
 for (const id of ["class-view", "class-order"]) $(id).addEventListener("change", renderClasses);
-for (const id of ["picture-view", "picture-order"]) $(id).addEventListener("change", renderPictures);
+for (const id of ["picture-view", "picture-order", "other"]) $(id).addEventListener("change", renderPictures);
+$("opacity").addEventListener("input", () => painters.forEach((paint) => paint()));
+$("confusion-of").addEventListener("change", renderConfusion);
 $("theme").addEventListener("click", () => {
   const root = document.documentElement, dark = getComputedStyle(root).colorScheme === "dark" || (root.style.colorScheme === "" && matchMedia("(prefers-color-scheme: dark)").matches);
   root.style.colorScheme = dark ? "light" : "dark";

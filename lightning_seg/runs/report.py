@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 
+from lightning_seg.metrics.scores import merge_classes
 from lightning_seg.runs.compare import Comparison, Section
 from lightning_seg.runs.directory import PICTURES
 from lightning_seg.runs.groups import short, show_setting, varied
@@ -21,7 +22,8 @@ _POINTS = 100  # of each curve
 _SETTINGS = 12  # columns of the table of runs
 _SHOWN = 8  # groups of a section whose pictures go in
 _PICTURE_BYTES = 6_000_000  # of all pictures together
-_GAP = 8  # pixels between the pictures that `lightning_seg.pictures.comparison` lays out
+_MATRIX = 40  # classes in a confusion matrix
+_IMAGES = 2000  # test images in a list of them
 
 
 def write_report(comparison: Comparison, file: Path) -> None:
@@ -36,39 +38,14 @@ def write_report(comparison: Comparison, file: Path) -> None:
         _plain(_content(comparison)), separators=(",", ":"), ensure_ascii=False, allow_nan=False
     )
     # Within a script element only "<" could end it: names of runs, classes and tags are anyone's.
-    parts = {"STYLE": (here / "report.css").read_text(), "SCRIPT": (here / "report.js").read_text()}
+    script = (here / "report.pictures.js").read_text() + (here / "report.js").read_text()
+    parts = {"STYLE": (here / "report.css").read_text(), "SCRIPT": script}
     page = (here / "report.html").read_text()
     for name, text in (*parts.items(), ("DATA", data.replace("<", "\\u003c"))):
         before, after = page.split(f"{{{{{name}}}}}", 1)
         page = before + text + after
     file.parent.mkdir(parents=True, exist_ok=True)
     file.write_text(page, encoding="utf-8")
-
-
-def cut_picture(picture: np.ndarray) -> tuple[list[list[np.ndarray]], np.ndarray]:
-    """Cut a picture of `lightning_seg.pictures.comparison` into images, truths, predictions, errors and legend.
-
-    Args:
-        picture: (H, W, 3) uint8.
-
-    Returns:
-        For each image its four pictures (h, w, 3), none if it is laid out in another way; the legend (h, w, 3).
-    """
-    width = (picture.shape[1] - _GAP) // 4 - _GAP
-    if width < 1:
-        return [], picture
-    lefts = [_GAP + i * (width + _GAP) for i in range(4)]
-    # The map of errors has no white pixel; all around it is white.
-    error = picture[:, lefts[3] : lefts[3] + width]
-    inside = np.concatenate([[False], (error != 255).any(2).all(1), [False]])
-    edges = np.flatnonzero(inside[1:] != inside[:-1])
-    if not len(edges) or edges[-1] == len(picture):  # there is a legend below the last one
-        return [], picture
-    rows = [
-        [picture[top:bottom, left : left + width] for left in lefts]
-        for top, bottom in zip(edges[::2], edges[1::2], strict=True)
-    ]
-    return rows, picture[edges[-1] :]
 
 
 def _content(comparison: Comparison) -> dict[str, Any]:
@@ -109,6 +86,7 @@ def _section(section: Section, budget: list[int]) -> dict[str, Any]:
         }
         del row["iou"], row["iou_difference"]
         row["name"] = row.pop("experiment")
+        row["confusion"] = _confusion(section, i) if i in _shown(section) else None
         groups.append(row)
     return {
         "title": section.title,
@@ -119,6 +97,7 @@ def _section(section: Section, budget: list[int]) -> dict[str, Any]:
         "remark": section.remark,
         "groups": groups,
         "pictures": _pictures(section, budget),
+        "images": _images(section),
     }
 
 
@@ -144,6 +123,7 @@ def _run(
         "commit": str(record.environment.get("commit") or "")[:7],
         "scores": {name: 100 * record.score(name) for name in ("miou", "dice", "pixel_accuracy")},
         "speed": float(np.median(speed[:, 2])) if speed is not None else None,
+        "batch": record.environment.get("effective_batch_size"),
         "settings": [show_setting(record, key) for key in keys],
         "curves": {
             k: _thinned(v) for k, v in curves.items() if k not in ("val/classes_present", "val/recall")
@@ -151,37 +131,54 @@ def _run(
     }
 
 
+def _shown(section: Section) -> list[int]:
+    """List the groups whose pictures and matrices go in: the reference and the first ones."""
+    return list(dict.fromkeys([section.reference, *range(len(section.groups))]))[: _SHOWN + 1]
+
+
+def _confusion(section: Section, g: int) -> dict[str, Any] | None:
+    """Add up the confusion matrices of a group's runs; percent of the true pixels."""
+    matrices = [record.confusion for record in section.groups[g].records]
+    known = [matrix for matrix in matrices if matrix is not None]
+    if not known:
+        return None
+    counts, names = merge_classes(np.sum(known, axis=0), section.protocol.get("classes", []), _MATRIX)
+    true = counts.sum(1, keepdims=True)
+    return {"names": names, "percent": np.where(true > 0, 100 * counts / np.maximum(true, 1), np.nan)}
+
+
+def _images(section: Section) -> dict[str, Any]:
+    """Score every test image; of very many the worst and the best."""
+    shown = _shown(section)
+    scores = [score(np.sum([r.counts for r in section.groups[g].records], axis=0))[:, 0] for g in shown]
+    order = np.argsort(np.nan_to_num(np.mean(scores, axis=0), nan=np.inf), kind="stable")
+    if len(order) > _IMAGES:
+        order = np.concatenate([order[: _IMAGES // 2], order[-_IMAGES // 2 :]])
+    names = section.groups[0].records[0].image_names
+    return {
+        "names": [names[i] for i in order],
+        "scores": {g: np.round(100 * s[order], 1) for g, s in zip(shown, scores, strict=True)},
+    }
+
+
 def _pictures(section: Section, budget: list[int]) -> dict[str, Any] | None:
-    """Embed the pictures of the same test images by the first groups; of several seeds that of the median score."""
+    """Embed the labels of the same test images by the first groups; of several seeds that of the median score."""
     content: dict[str, Any] | None = None
-    for g in dict.fromkeys([section.reference, *range(len(section.groups))][: _SHOWN + 1]):
+    for g in _shown(section):
         records = sorted(section.groups[g].records, key=lambda r: r.score("miou"))
         record = records[len(records) // 2]
-        rows, legend = _read_pictures(record)
-        if not rows or len(rows) > len(record.image_names):
-            continue
+        folder = record.path / PICTURES / "test"
         if content is None:
-            # The images that were drawn are spread over the split: see `lightning_seg.callbacks.pictures.Pictures`.
-            shown = [int(i) for i in np.linspace(0, len(record.image_names) - 1, len(rows))]
-            reference = [row[2] for row in rows]
-            content = {
-                "names": [record.image_names[i] for i in shown],
-                "images": [_jpeg(row[0]) for row in rows],
-                "truths": [_jpeg(row[1]) for row in rows],
-                "legend": _jpeg(legend),
-                "reference": g,
-                "columns": {},
-            }
-        if len(rows) != len(reference):  # drawn with another number of pictures
-            continue
+            content = _truths(folder, record)
+            if content is None:
+                continue
+            content["reference"] = g
         tiles = [
-            {
-                "prediction": _jpeg(prediction),
-                "error": _jpeg(error),
-                "other": _mask(prediction, other) if prediction.shape == other.shape else None,
-                "score": 100 * float(score(record.counts[i])[0]),
-            }
-            for (_, _, prediction, error), other, i in zip(rows, reference, shown, strict=True)
+            None
+            if labels is None or list(labels.shape[::-1]) != size
+            else {"labels": _png(labels), "score": 100 * float(score(record.counts[i])[0])}
+            for i, size in zip(content["indices"], content["sizes"], strict=True)
+            for labels in [_labels(folder / f"{i:05d}_prediction.png")]
         ]
         budget[0] -= len(json.dumps(tiles))
         if budget[0] < 0:
@@ -190,32 +187,47 @@ def _pictures(section: Section, budget: list[int]) -> dict[str, Any] | None:
     return content
 
 
-def _read_pictures(record: Record) -> tuple[list[list[np.ndarray]], np.ndarray]:
+def _truths(folder: Path, record: Record) -> dict[str, Any] | None:
+    """Read the images and truths that a run left; None if it left none."""
+    from PIL import Image
+
+    content: dict[str, Any] = {key: [] for key in ("names", "indices", "sizes", "images", "truths")}
+    palette = None
+    for file in sorted(folder.glob("*_image.jpg")):
+        index = int(file.name.partition("_")[0])
+        truth = _labels(folder / f"{index:05d}_truth.png")
+        if truth is None or index >= len(record.image_names):
+            continue
+        with Image.open(folder / f"{index:05d}_truth.png") as picture:
+            palette = picture.getpalette()
+        content["names"].append(record.image_names[index])
+        content["indices"].append(index)
+        content["sizes"].append([truth.shape[1], truth.shape[0]])
+        content["images"].append("data:image/jpeg;base64," + base64.b64encode(file.read_bytes()).decode())
+        content["truths"].append(_png(truth))
+    if palette is None:
+        return None
+    colours = np.array(palette).reshape(-1, 3)[: len(record.test["protocol"].get("classes", ()))]
+    return content | {"palette": colours, "columns": {}}
+
+
+def _labels(file: Path) -> np.ndarray | None:
+    """Read the labels (H, W) of a mask that a run left; None if there is none, or not whole."""
     from PIL import Image
 
     try:
-        with Image.open(record.path / PICTURES / "test.png") as picture:
-            return cut_picture(np.asarray(picture.convert("RGB")))
-    except (OSError, ValueError, SyntaxError):  # none, or not whole
-        return [], np.empty((0, 0, 3), np.uint8)
+        with Image.open(file) as picture:
+            return np.asarray(picture)
+    except (OSError, ValueError, SyntaxError):
+        return None
 
 
-def _jpeg(pixels: np.ndarray) -> str:
+def _png(labels: np.ndarray) -> str:
+    """Embed labels (H, W) as grey values, which a browser gives back exactly."""
     from PIL import Image
 
     file = io.BytesIO()
-    Image.fromarray(pixels).save(file, "JPEG", quality=85, subsampling=0)
-    return "data:image/jpeg;base64," + base64.b64encode(file.getvalue()).decode()
-
-
-def _mask(a: np.ndarray, b: np.ndarray) -> str:
-    """Draw where two pictures differ, the rest transparent."""
-    from PIL import Image
-
-    picture = Image.fromarray((a != b).any(2).astype(np.uint8))
-    picture.putpalette([0, 0, 0, 255, 0, 200])
-    file = io.BytesIO()
-    picture.save(file, "PNG", transparency=0, optimize=True, bits=1)
+    Image.fromarray(labels).save(file, "PNG", optimize=True)
     return "data:image/png;base64," + base64.b64encode(file.getvalue()).decode()
 
 

@@ -9,7 +9,10 @@ import numpy as np
 import yaml
 
 from lightning_seg.metrics.scores import scores
+from lightning_seg.pictures import save_parts
 from lightning_seg.runs.directory import CONFIG, ENVIRONMENT, METRICS, TEST_IMAGES, TEST_SCORES
+
+PALETTE = ((0, 0, 0), (220, 40, 40), (40, 90, 220))
 
 _numbers = itertools.count()
 
@@ -46,10 +49,16 @@ def make_run(
     counts=None,
     protocol=None,
     config=None,
-    picture=None,
+    parts=(),
+    confusion=None,
     rows=5,
 ) -> Path:
-    """Write a run directory under ``root``; runs made later have later ids."""
+    """Write a run directory under ``root``; runs made later have later ids.
+
+    Args:
+        parts: Index, image, truth and prediction of the test images that are drawn.
+        confusion: The confusion matrix of the test.
+    """
     number = next(_numbers)
     run = root / experiment / f"20260101-{number:06d}-{number:04x}"
     run.mkdir(parents=True)
@@ -71,9 +80,8 @@ def make_run(
             f"{10 * i},,{i},{2 / (i + 1)},{(0.4 + shift) * (1 - 0.9**i)},0.5,{30 + number % 7 + i % 2}"
         )
     (run / METRICS).write_text("\n".join(lines) + "\n")
-    if picture is not None:
-        (run / "pictures").mkdir()
-        picture.save(run / "pictures" / "test.png")
+    for part in parts:
+        save_parts(run / "pictures" / "test", *part, PALETTE)
     if tested:
         if counts is None:
             counts = simulate(np.random.default_rng([zlib.crc32(experiment.encode()), seed]), shift)
@@ -92,7 +100,8 @@ def make_run(
         test = {"protocol": fields | (protocol or {}), "scores": {"miou": _miou(counts), "dice": 0.5}}
         (run / TEST_SCORES).write_text(json.dumps(test))
         names = np.array([f"test_{i:04d}" for i in range(len(counts))])
-        np.savez_compressed(run / TEST_IMAGES, counts=counts, names=names)
+        matrix = {} if confusion is None else {"confusion": confusion}
+        np.savez_compressed(run / TEST_IMAGES, counts=counts, names=names, **matrix)
     return run
 
 
