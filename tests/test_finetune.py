@@ -32,6 +32,7 @@ from lightning_seg.finetune import (
     scale_learning_rates,
     table,
 )
+from lightning_seg.lora import LoRA
 from lightning_seg.networks.linear import Linear
 from lightning_seg.networks.unet import UNet
 from lightning_seg.tasks.semantic import SemanticSegmentation
@@ -51,8 +52,9 @@ POLICIES = {
     "gradual": (lambda: GradualUnfreeze([0, 0.5, 1]), 4, 2, True, True),
     "gradual-frozen": (lambda: GradualUnfreeze([1, 1], 0.1, "frozen"), 5, 3, False, False),
     "decay": (lambda: LayerwiseDecay(0.5), 0, 0, True, True),
+    "lora": (lambda: LoRA(rank=2), 0, 0, False, False),  # on a transformer
 }
-IN_TWO_PROCESSES = ["full", "frozen", "frozen-train", "linear", "stages", "gradual", "decay"]
+IN_TWO_PROCESSES = ["full", "frozen", "frozen-train", "linear", "stages", "gradual", "decay", "lora"]
 SLOW = pytest.mark.slow  # two more processes import torch and train under each policy, twice
 CASES = [(name, 1) for name in POLICIES] + [pytest.param(name, 2, marks=SLOW) for name in IN_TWO_PROCESSES]
 
@@ -62,6 +64,8 @@ def make(name):
     policy = POLICIES[name][0]()
     if isinstance(policy, LinearProbe):
         network = Linear(3, "test_resnet", weights=False, maps=2)
+    elif isinstance(policy, LoRA):
+        network = Linear(3, "test_vit", weights=False)
     else:
         network = UNet(3, "test_resnet", weights=False, decoder_channels=(16, 8, 8, 8, 8))
     for norm in batch_norms(network.backbone):
@@ -161,6 +165,8 @@ def expected_still(name, epoch):
     _, *still, statistics, affine = POLICIES[name]
     network = make(name).network
     names = {id(t): n for n, t in network.state_dict(keep_vars=True).items()}
+    if name == "lora":
+        return {n for n in names.values() if n.startswith("backbone") and not n.endswith((".up", ".down"))}
     stages = [stage for _, stage in network.backbone.stages()]
     assert len(stages) == STAGES
     frozen = {names[id(p)] for stage in stages[: still[epoch]] for p in stage.parameters()}
