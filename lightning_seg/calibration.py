@@ -121,13 +121,13 @@ def main(args: list[str]) -> None:
 
 def draw(found: dict[str, tuple[Reliability, Reliability]], temperature: float) -> Image.Image:
     """Draw reliability diagrams: one row a split, left before and right after scaling."""
-    width, height = 2 * (_SIDE + _GAP) + 24, len(found) * (_SIDE + 96)
+    width, height = 2 * (_SIDE + _GAP) + 24, len(found) * (_SIDE + 112)
     canvas = Image.new("RGB", (width, height), "white")
     pen, font = ImageDraw.Draw(canvas), ImageFont.load_default(13)
     for row, (split, pair) in enumerate(found.items()):
         names = ("as trained", f"divided by {temperature:.2f}")
         for column, (reliability, name) in enumerate(zip(pair, names, strict=True)):
-            corner = column * (_SIDE + _GAP) + _GAP, row * (_SIDE + 96) + 30
+            corner = column * (_SIDE + _GAP) + _GAP, row * (_SIDE + 112) + 30
             title = f"{split}, {name}: ECE {100 * reliability.ece:.2f} %"
             _diagram(pen, font, corner, title, reliability.table)
     return canvas

@@ -34,7 +34,7 @@ def main(args: list[str]) -> None:
         model = load(run, settings=settings)
         for path in large:
             predict_large(model, path, chosen.output, chosen.uncertainty)
-        print(f"{len(large)} images by windows; masks in {chosen.output}/masks")
+        print(f"{len(large)} of {len(paths)} images by windows; masks in {chosen.output}/masks")
     if len(large) == len(paths):
         return
     experiment, options = finished_run(
