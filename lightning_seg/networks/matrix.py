@@ -5,6 +5,7 @@ import inspect
 import pkgutil
 import sys
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch.nn import functional as F
@@ -34,6 +35,7 @@ def architectures() -> list[type[Network]]:
     found: dict[str, type[Network]] = {}
     for module in pkgutil.iter_modules(lightning_seg.networks.__path__):
         content = importlib.import_module(f"lightning_seg.networks.{module.name}")
+        cls: Any
         for name, cls in inspect.getmembers(content, inspect.isclass):
             own = issubclass(cls, Network) and cls.__module__ == content.__name__
             if own and {"backbone", "num_classes"} <= set(inspect.signature(cls).parameters):
