@@ -86,7 +86,13 @@ def _parser() -> Arguments:
         help="tune on N of its images, evenly spaced; each takes 2 bytes a pixel and class on the disk meanwhile",
     )
     add("--split", help="report on this split, else on test; if it is val and tuned on, on its second half")
-    add("--block", type=int, default=1, metavar="N", help="neighbouring frames resampled together")
+    add(
+        "--block",
+        type=int,
+        default=1,
+        metavar="N",
+        help="resample N neighbouring images together, for frames of a video",
+    )
     return parser
 
 

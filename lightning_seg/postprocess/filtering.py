@@ -59,29 +59,16 @@ class Lattice:
     """
 
     def __init__(self, features: Tensor) -> None:
-        points, dimensions = features.shape
-        keys, weights = _enclosing_simplices(features)
-        # A corner is one integer, its coordinates the digits: neighbours then differ by a constant.
-        keys -= keys.amin((0, 1)) - (dimensions + 1)
-        sizes = keys.amax((0, 1)).tolist()
-        radix = [1]
-        for size in sizes[:-1]:
-            radix.append(radix[-1] * (int(size) + dimensions + 2))
-        place = torch.tensor(radix, device=features.device)
-        corners, index = torch.unique((keys * place).sum(-1), return_inverse=True)  # (N, D + 1)
+        keys, steps, weights = _simplices(features)
+        corners, index = torch.unique(keys, return_inverse=True)
         self.corners = len(corners)
-        self.index, self.weights = index, weights
-        order = index.flatten().argsort(stable=True)  # the same spread, sorted by corner
-        self.points = order // (dimensions + 1)
-        self.point_weights = weights.flatten()[order]
-        counts = torch.bincount(index.flatten(), minlength=self.corners)
+        self.index, self.weights = index.T.contiguous(), weights.T.contiguous()  # (N, D + 1)
+        order = self.index.flatten().argsort(stable=True)  # the same spread, sorted by corner
+        self.points = order // self.index.shape[1]
+        self.point_weights = self.weights.flatten()[order]
+        counts = torch.bincount(self.index.flatten(), minlength=self.corners)
         self.offsets = F.pad(counts.cumsum(0), (1, 0))
-        self.neighbours = [
-            self._neighbours(
-                corners, int(place.sum()) - (dimensions + 1) * (radix[axis] if axis < dimensions else 0)
-            )
-            for axis in range(dimensions + 1)
-        ]
+        self.neighbours = [self._neighbours(corners, step) for step in steps]
 
     def _neighbours(self, corners: Tensor, step: int) -> Tensor:
         """Find the corners one step before and after each along an axis, (M, 2); M where there is none."""
@@ -113,10 +100,14 @@ class Lattice:
         self.point_weights = self.point_weights * factors[self.points]
 
 
-def _enclosing_simplices(features: Tensor) -> tuple[Tensor, Tensor]:
-    """Find the simplex around each point: its corners (N, D + 1, D) int64 and their weights (N, D + 1)."""
-    d = features.shape[1]
-    device = features.device
+def _simplices(features: Tensor) -> tuple[Tensor, list[int], Tensor]:
+    """Find the simplex around each point.
+
+    Returns:
+        Its corners (D + 1, N), each as one integer; what the integers of neighbours along each of the D + 1 axes
+        differ by; and the weights of the corners (D + 1, N).
+    """
+    d, device = features.shape[1], features.device
     # Lift to the plane of sum 0 in D + 1 dimensions, scaled so that blurring has the variance of the features.
     scale = [math.sqrt(2 / 3) * (d + 1) / math.sqrt((i + 1) * (i + 2)) for i in range(d)]
     scaled = features.T * torch.tensor(scale, device=device)[:, None]
@@ -140,7 +131,15 @@ def _enclosing_simplices(features: Tensor) -> tuple[Tensor, Tensor]:
     weights.scatter_add_(0, d - rank, rest)
     weights.scatter_add_(0, d + 1 - rank, -rest)
     weights[0] += 1 + weights[d + 1]
-    color = torch.arange(d + 1, device=device)
-    moves = color[:, None] - (d + 1) * (color > d - color[:, None])  # (D + 1, D + 1) by corner and rank
-    keys = nearest[:d].T.long()[:, None] + moves[:, rank[:d].T].transpose(0, 1)
-    return keys, weights[: d + 1].T.contiguous()
+    # A corner as one integer: its first D coordinates are the digits, with room for the neighbours of all corners.
+    lowest = nearest[:d].amin(1) - 2 * (d + 1)
+    place = [1]
+    for size in (nearest[:d].amax(1) + 2 * (d + 1) - lowest).tolist():
+        place.append(place[-1] * (int(size) + 1))
+    place[d] = 0  # the last coordinate follows from the others
+    worth = torch.tensor(place, device=device)[:, None]
+    first = ((nearest[:d] - lowest[:, None]).long() * worth[:d]).sum(0)
+    # From one corner to the next all coordinates grow by 1, but that of the next lower rank falls by D.
+    falling = torch.empty_like(rank).scatter_(0, d - rank, worth.expand_as(rank).contiguous())[:d]
+    keys = torch.cat([first[None], first + (sum(place) - (d + 1) * falling).cumsum(0)])
+    return keys, [sum(place) - (d + 1) * value for value in place], weights[: d + 1]
