@@ -49,12 +49,12 @@ def main(args: list[str]) -> None:
     experiment = DataOnly(quiet(config_arguments(rest)))
     data = experiment.datamodule
     bench = TrainBench(experiment, options.steps, options.processor_time)
-    _silence()
     ways = bench.ways()
     if options.peers:
         from lightning_seg.bench.peers import peers
 
         ways |= peers(bench)
+    _silence()  # the imports of others have set levels of their own
     times = take_turns(ways, options.rounds)
     height, width = data.crop_size
     print(
