@@ -209,10 +209,9 @@ def test_resuming_changes_nothing(trained, name, count):
 @SLOW
 @pytest.mark.parametrize("name", IN_TWO_PROCESSES)
 def test_processes_keep_the_same_network(trained, name):
-    """They see different images: a gradient that is not averaged would drive them apart."""
+    """They see different images: gradients or statistics of their own would drive them apart."""
     a, b = (torch.load(trained(2) / f"{name}-{rank}.pt")["whole"][-1] for rank in range(2))
-    parameters = [n for n in a if not n.endswith(("running_mean", "running_var", "num_batches_tracked"))]
-    assert sha(a, parameters) == sha(b, parameters)
+    assert sha(a, a) == sha(b, b)
 
 
 @pytest.mark.parametrize("name", POLICIES)
