@@ -23,7 +23,7 @@ from lightning_seg.experiment import (
     run_argument,
     trained,
 )
-from lightning_seg.faults import end_with_first_process, explained
+from lightning_seg.faults import end_with_first_process, explained, of_its_version
 from lightning_seg.runs.directory import CONFIG, METRICS, PICTURES
 from lightning_seg.runs.tracking import finish, finishing
 
@@ -162,7 +162,8 @@ def train(args: list[str], then_test: bool, run: Path | None = None) -> Path:
     """Train, perhaps test, and return the run directory."""
     end_with_first_process()
     with finishing(), _nothing_left_of_what_never_began(new=run is None):
-        experiment = Experiment(quiet(args), run=run)
+        with of_its_version(run):
+            experiment = Experiment(quiet(args), run=run)
         trainer, model, data = experiment.trainer, experiment.model, experiment.datamodule
         with explained(experiment), _told_how_to_continue(experiment):
             trainer.fit(model, data, ckpt_path=experiment.config_init.ckpt_path, weights_only=True)

@@ -22,6 +22,7 @@ from lightning.pytorch.callbacks import ModelCheckpoint
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
 from lightning.pytorch.loggers import Logger
 from lightning.pytorch.utilities import rank_zero_info, rank_zero_only
+from lightning.pytorch.utilities.exceptions import MisconfigurationException
 
 from lightning_seg.callbacks.gap import Gap
 from lightning_seg.callbacks.kernels import Kernels
@@ -33,6 +34,7 @@ from lightning_seg.callbacks.saving import Saving, SeededSteps
 from lightning_seg.checkpoints import SafeCheckpointIO, read
 from lightning_seg.data.base import SegmentationData
 from lightning_seg.errors import UserError
+from lightning_seg.faults import does_not_fit, of_its_version
 from lightning_seg.networks.base import Network
 from lightning_seg.parser import Parser
 from lightning_seg.precision import choose_precision
@@ -187,13 +189,16 @@ class Experiment(LightningCLI):
         if self.config.trainer.benchmark is None and not self.config.trainer.deterministic:
             self.trainer_defaults["callbacks"].append(Kernels())
         plugins = self.config_init.trainer.plugins or []
-        return super().instantiate_trainer(
-            logger=loggers,
-            plugins=[SafeCheckpointIO(), *(plugins if isinstance(plugins, list) else [plugins])],
-            default_root_dir=str(self.run_directory),
-            enable_progress_bar=bar,
-            **kwargs,
-        )
+        try:
+            return super().instantiate_trainer(
+                logger=loggers,
+                plugins=[SafeCheckpointIO(), *(plugins if isinstance(plugins, list) else [plugins])],
+                default_root_dir=str(self.run_directory),
+                enable_progress_bar=bar,
+                **kwargs,
+            )
+        except (ValueError, TypeError, MisconfigurationException) as error:
+            raise UserError(f"trainer: {error}") from error
 
     def _choose_precision(self) -> None:
         """Settle what the experiment leaves open, and write it down: a run and its evaluation agree."""
@@ -282,13 +287,17 @@ def trained(run: Path, args: list[str]) -> DataOnly:
     Raises:
         UserError: The run has no checkpoint yet.
     """
-    experiment = DataOnly(quiet(["-c", str(run / CONFIG), *args]))
+    with of_its_version(run):
+        experiment = DataOnly(quiet(["-c", str(run / CONFIG), *args]))
     file = run / BEST_CHECKPOINT
     if not file.is_file():
         raise UserError(f"no checkpoint {file}: 'lightning-seg resume {run}' trains the run to its end.")
     state = read(file)["state_dict"]
     ours = {key: value for key, value in state.items() if key.startswith("network.")}
-    experiment.model.network.load_state_dict({key.removeprefix("network."): ours[key] for key in ours})
+    try:
+        experiment.model.network.load_state_dict({key.removeprefix("network."): ours[key] for key in ours})
+    except RuntimeError as error:
+        raise UserError(does_not_fit(run, error)) from None
     return experiment
 
 
@@ -310,7 +319,8 @@ def finished_run(command: str, args: list[str]) -> tuple[Experiment, dict[str, A
         resume_with = ""
     else:
         run, args = run_argument(command, args)
-        experiment = Experiment(quiet(["-c", str(run / CONFIG), *args]), run=run, tracked=False)
+        with of_its_version(run):
+            experiment = Experiment(quiet(["-c", str(run / CONFIG), *args]), run=run, tracked=False)
         experiment.config_init.ckpt_path = experiment.config_init.ckpt_path or str(run / BEST_CHECKPOINT)
         resume_with = f" 'lightning-seg resume {run}' trains the run to its end."
     path = experiment.config_init.ckpt_path

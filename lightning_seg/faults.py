@@ -1,6 +1,7 @@
 """What goes wrong outside the program, in words that say what to do."""
 
 import errno
+import json
 import os
 import re
 import sys
@@ -8,12 +9,15 @@ import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from importlib import metadata
+from pathlib import Path
 from typing import Any
 
 import torch
 
 from lightning_seg.errors import UserError
-from lightning_seg.runs.directory import LAST_CHECKPOINT
+from lightning_seg.runs.directory import CONFIG, ENVIRONMENT, LAST_CHECKPOINT
+from lightning_seg.runs.git import git
 
 _MEMORY = re.compile(r"out of memory|can('t|not) allocate memory", re.IGNORECASE)
 _WORKER = re.compile(r"DataLoader worker .*(killed|exited unexpectedly)", re.DOTALL)
@@ -44,9 +48,41 @@ def explained(experiment: Any) -> Iterator[None]:
         raise UserError(explanation) from error
 
 
+def does_not_fit(run: Path, error: BaseException) -> str:
+    """Say that a checkpoint has other weights than the network."""
+    what = " ".join(str(error).partition(":\n")[2].split())
+    return f"the checkpoint of {run} does not fit the network of its settings: {what[:300]}{_made_by(run)}"
+
+
 def is_out_of_memory(error: BaseException) -> bool:
     """Whether an error says that a device or the machine has no memory left."""
     return isinstance(error, torch.OutOfMemoryError | MemoryError) or bool(_MEMORY.search(str(error)))
+
+
+@contextmanager
+def of_its_version(run: Path | None) -> Iterator[None]:
+    """Add to a user's error that another version of the program made the run, if it did."""
+    try:
+        yield
+    except UserError as error:
+        if run is None:
+            raise
+        raise UserError(f"{error}{_made_by(run)}") from error
+
+
+def _made_by(run: Path) -> str:
+    try:
+        known = json.loads((run / ENVIRONMENT).read_text())
+        version, commit = known["packages"]["lightning_seg"], known["commit"]
+    except (OSError, ValueError, KeyError, TypeError):
+        version, commit = "an unknown version", None
+    if version == metadata.version("lightning_seg") and commit in (None, git("rev-parse", "HEAD")):
+        return ""
+    commit = f", commit {commit[:10]}" if commit else ""
+    return (
+        f"\n{run} was made by lightning_seg {version}{commit}, and this is another. Use that one, or change what does"
+        f" not fit in {run / CONFIG}."
+    )
 
 
 def _explain(error: BaseException, experiment: Any) -> str | None:
@@ -63,10 +99,7 @@ def _explain(error: BaseException, experiment: Any) -> str | None:
     if experiment.trainer.world_size > 1 and _PROCESS.search(text):
         return f"another process of this run has ended; its own error is the cause. {_again(experiment)}"
     if "Error(s) in loading state_dict" in text:
-        return (
-            f"the checkpoint does not fit the network of {experiment.run_directory}/config.yaml, which another version"
-            f" of lightning_seg may have made: {' '.join(text.split())[:300]}"
-        )
+        return does_not_fit(experiment.run_directory, error)
     if isinstance(error, OSError) and error.errno in _DISK:
         return (
             f"cannot write{f' {error.filename}' if error.filename else ''}: {error.strerror}."
@@ -109,7 +142,9 @@ def _workers(experiment: Any) -> int:
 
 def _again(experiment: Any) -> str:
     saved = (experiment.run_directory / LAST_CHECKPOINT).exists()
-    return f"'lightning-seg resume {experiment.run_directory}' continues." if saved else "Nothing was saved yet."
+    return (
+        f"'lightning-seg resume {experiment.run_directory}' continues." if saved else "Nothing was saved yet."
+    )
 
 
 def end_with_first_process() -> None:

@@ -19,6 +19,7 @@ from lightning_seg.metrics.mean import WeightedMean
 from lightning_seg.metrics.scores import scores
 from lightning_seg.runs.directory import PICTURES
 from lightning_seg.runs.logger import RunLogger
+from lightning_seg.sharding import FullyShard
 from lightning_seg.tasks.semantic import SemanticSegmentation
 
 
@@ -69,6 +70,8 @@ class Gap(L.Callback):
                 logger.experiment.summary["fit"] = verdict
 
     def _watches(self, trainer: L.Trainer, pl_module: L.LightningModule) -> bool:
+        if isinstance(trainer.strategy, FullyShard):
+            return False  # processes with one image more would wait for the others for ever
         return self.share > 0 and trainer.state.fn == "fit" and isinstance(pl_module, SemanticSegmentation)
 
     def _score(self, trainer: L.Trainer, module: SemanticSegmentation) -> tuple[float, np.ndarray]:

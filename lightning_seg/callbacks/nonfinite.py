@@ -63,8 +63,9 @@ class NonFinite(L.Callback):
         """Take the gradients away from a step that is to be skipped: no optimizer moves a weight without one."""
         if self.action == "stop":
             return
-        parameters = [p for p in pl_module.parameters() if p.grad is not None]
-        values = torch.stack([*self._losses, get_total_norm([p.grad for p in parameters])])
+        parameters = list(pl_module.parameters())
+        norm = get_total_norm([p.grad for p in parameters if p.grad is not None])
+        values = torch.stack([*self._losses, norm])
         bad = not bool(torch.isfinite(values).all())
         if trainer.strategy.reduce_boolean_decision(bad, all=False):
             for parameter in parameters:

@@ -15,6 +15,7 @@ from lightning_seg.runs.directory import PICTURES
 from lightning_seg.runs.logger import RunLogger
 from lightning_seg.runs.media import log_confusion_matrix, log_per_class, log_pictures
 from lightning_seg.runs.mirror import MirrorLogger
+from lightning_seg.sharding import FullyShard
 
 
 class Pictures(L.Callback):
@@ -47,7 +48,10 @@ class Pictures(L.Callback):
 
     def _draw(self, trainer: L.Trainer, pl_module: L.LightningModule, stage: str, split_name: str) -> None:
         run = next((logger.run for logger in trainer.loggers if isinstance(logger, RunLogger)), None)
-        if self.count < 1 or run is None or not trainer.is_global_zero:
+        spread = isinstance(
+            trainer.strategy, FullyShard
+        )  # then all processes have to run the network together
+        if self.count < 1 or run is None or not (trainer.is_global_zero or spread):
             return
         data: Any = trainer.datamodule  # type: ignore[attr-defined]
         module: Any = pl_module
@@ -70,6 +74,8 @@ class Pictures(L.Callback):
                     labels = module.labels(out, batch)[0] if stage == "test" else out.max(1)[1][0]
                     predictions.append(labels.byte().cpu().numpy())
                     truths.append(sample["mask"].numpy())
+        if not trainer.is_global_zero:
+            return
         folder = Path(run) / PICTURES
         folder.mkdir(exist_ok=True)
         sheet = comparison(

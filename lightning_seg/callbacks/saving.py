@@ -109,7 +109,7 @@ class Saving(Checkpoint):
             return  # the gradients gathered so far would not be saved
         now, every = time.monotonic(), self.every_n_steps
         self._due |= bool(self.every_n_minutes) and now - self._saved_at > 60 * self.every_n_minutes
-        self._due |= bool(every) and trainer.global_step % every == 0
+        self._due |= every is not None and trainer.global_step % every == 0
         asked = self._due or self.signal is not None
         if not trainer.strategy.reduce_boolean_decision(asked, all=False):
             return

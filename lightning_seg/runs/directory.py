@@ -1,10 +1,13 @@
 """Where a run lives: ``runs/<experiment>/<id>/``, the one place everything about a run is read from."""
 
 import secrets
-from datetime import datetime
+from contextlib import suppress
+from datetime import datetime, timedelta
 from pathlib import Path
 
 from lightning_seg.errors import UserError
+
+_STAMP = "%Y%m%d-%H%M%S"
 
 CONFIG = "config.yaml"
 ENVIRONMENT = "environment.json"
@@ -20,6 +23,8 @@ PREVIOUS_CHECKPOINT = "checkpoints/previous.ckpt"  # the last but one
 def new_run(root: Path, experiment: str) -> Path:
     """Create the directory of a new run; two runs started in the same second get two directories.
 
+    Its name is later than those of all runs before, even if the clock was put back.
+
     Args:
         root: The folder of all runs.
         experiment: Name of the experiment.
@@ -27,8 +32,12 @@ def new_run(root: Path, experiment: str) -> Path:
     Raises:
         UserError: The folder cannot be written.
     """
-    stamp = datetime.now().strftime("%Y%m%d-%H%M%S")
-    run = root / experiment / f"{stamp}-{secrets.token_hex(2)}"
+    folder = root / experiment
+    time = datetime.now()
+    for earlier in folder.glob("*-*-*"):
+        with suppress(ValueError):  # not a run
+            time = max(time, datetime.strptime(earlier.name[:-5], _STAMP) + timedelta(seconds=1))
+    run = folder / f"{time.strftime(_STAMP)}-{secrets.token_hex(2)}"
     try:
         run.mkdir(parents=True)
     except OSError as error:

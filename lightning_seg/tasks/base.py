@@ -11,6 +11,7 @@ from torch.optim.lr_scheduler import LRScheduler
 from lightning_seg.finetune import Full, scale_learning_rates
 from lightning_seg.networks.base import BackboneNetwork
 from lightning_seg.schedules import for_lightning
+from lightning_seg.sharding import FullyShard
 
 
 class SegmentationTask(L.LightningModule):
@@ -54,8 +55,15 @@ class SegmentationTask(L.LightningModule):
 
     def on_fit_start(self) -> None:
         """Load the pretrained weights for a fresh training; a checkpoint, known only by now, brings its own."""
-        if self.trainer.ckpt_path is None:
+        if self.trainer.ckpt_path is None and not isinstance(self.trainer.strategy, FullyShard):
             self.pretrained = self.network.load_weights()
+
+    def configure_model(self) -> None:
+        """Spread the network over the processes, if the strategy does that, its pretrained weights loaded before."""
+        if isinstance(self.trainer.strategy, FullyShard):
+            if self.trainer.state.fn == "fit":
+                self.pretrained = self.network.load_weights()
+            self.trainer.strategy.shard(self.network)
 
     def on_train_start(self) -> None:
         """Begin in the right mode: Lightning trains in the mode that it finds, and never calls `train`."""

@@ -35,7 +35,7 @@ data:
      num_workers: 0}
 trainer: {max_epochs: 2, accelerator: cpu, devices: 1, log_every_n_steps: 1, precision: 32}
 wandb: {mode: disabled}
-pictures: {count: 0}
+pictures: {count: 1}
 """
 
 

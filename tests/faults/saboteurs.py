@@ -128,3 +128,13 @@ class Begun(L.Callback):
 
     def on_train_batch_end(self, trainer, pl_module, outputs, batch, batch_idx):
         Path("begun").touch()
+
+
+class Phase(L.Callback):
+    """Keep a file that says what the program is doing."""
+
+    def on_train_batch_start(self, trainer, pl_module, batch, batch_idx):
+        Path("phase").write_text("training")
+
+    def on_validation_batch_start(self, trainer, pl_module, batch, batch_idx, dataloader_idx=0):
+        Path("phase").write_text("validation")

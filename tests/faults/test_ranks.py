@@ -199,3 +199,33 @@ def test_processes_that_lightning_starts_end_with_the_one_that_is_killed(folder)
     os.kill(int(children[0]), signal.SIGKILL)
     assert process.wait(60) != 0
     assert "error: another process of this run has ended" in (folder / "launched.txt").read_text()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("optimizer", ["SGD", "AdamW"])
+def test_a_network_spread_over_processes_trains_like_a_whole_one(folder, optimizer):
+    """FSDP, with checkpoints in one file that continue a run, and that a single process can test.
+
+    Slow because it trains three times with two processes.
+    """
+    options = [o for o in SAME if "Frozen" not in o and "SGD" not in o] + [
+        f"--model.optimizer={{class_path: torch.optim.{optimizer}, init_args: {{lr: 1e-3}}}}",
+        "--data.init_args.batch_size=2", "--trainer.max_epochs=2",
+    ]  # fmt: skip
+    sharded = [*options, "--trainer.strategy=fully_shard", "--saving.every_n_steps=5"]
+    finish(ranks(folder, 2, "exp", "tiny.yaml", f"--name=ddp-{optimizer}", *options))
+    finish(ranks(folder, 2, "exp", "tiny.yaml", f"--name=fsdp-{optimizer}", *sharded))
+    paths = [only(folder / f"runs/{name}-{optimizer}") for name in ("ddp", "fsdp")]
+    states = [read(path / "checkpoints/last.ckpt")["state_dict"] for path in paths]
+    assert states[0].keys() == states[1].keys()
+    for key in states[0]:
+        if "running" not in key:  # as in DDP, each process has its own
+            torch.testing.assert_close(states[1][key], states[0][key], rtol=1e-3, atol=1e-5)
+    before = json.loads((paths[1] / "test.json").read_text())["scores"]
+    whole = read(paths[1] / "checkpoints/last.ckpt")["state_dict"]
+    (paths[1] / "checkpoints/last.ckpt").write_bytes((paths[1] / "checkpoints/previous.ckpt").read_bytes())
+    finish(ranks(folder, 2, "resume", str(paths[1])))  # from step 15 of 20
+    again = read(paths[1] / "checkpoints/last.ckpt")["state_dict"]
+    assert all(torch.equal(whole[key], again[key]) for key in whole)
+    run(folder, "test", str(paths[1]), "--trainer.devices=1", "--trainer.strategy=auto")
+    assert json.loads((paths[1] / "test.json").read_text())["scores"] == before
