@@ -13,6 +13,7 @@ from lightning_seg.precision import choose_precision
 
 STEPS = 3  # an optimizer makes its state in the first, and the allocator settles after the second
 MOST = {"cuda": 4096, "cpu": 32}  # a CPU's memory ends in swapping, not in an error
+OBJECTS = 30  # as in a crowded image
 DTYPES = {"bf16-mixed": torch.bfloat16, "16-mixed": torch.float16}
 
 
@@ -63,7 +64,7 @@ def largest(experiment: Any, device: torch.device, precision: str) -> int:
     return fits
 
 
-def _step(task: Any, optimizer: Any, batch: dict[str, torch.Tensor], dtype: torch.dtype | None) -> None:
+def _step(task: Any, optimizer: Any, batch: dict[str, Any], dtype: torch.dtype | None) -> None:
     device = batch["image"].device.type
     with torch.autocast(device, dtype) if dtype else nullcontext():
         loss = task.training_step(batch, 0)
@@ -72,8 +73,19 @@ def _step(task: Any, optimizer: Any, batch: dict[str, torch.Tensor], dtype: torc
     optimizer.zero_grad()
 
 
-def _random_batch(data: Any, size: int, device: torch.device) -> dict[str, torch.Tensor]:
-    """Make noise of a batch's shape."""
+def _random_batch(data: Any, size: int, device: torch.device) -> dict[str, Any]:
+    """Make noise of a batch's shape; where objects are sought, each image has as many as crowded ones have."""
     images = torch.randint(256, (size, 3, *data.crop_size), dtype=torch.uint8, device=device)
     masks = torch.randint(data.num_classes, (size, *data.crop_size), dtype=torch.uint8, device=device)
-    return {"image": images.contiguous(memory_format=torch.channels_last), "mask": masks}
+    batch = {"image": images.contiguous(memory_format=torch.channels_last), "mask": masks}
+    if not data.instances:
+        return batch
+    corners = torch.rand(OBJECTS, 2, 2, device=device).sort(1)[0] * torch.tensor(
+        data.crop_size[::-1], device=device
+    )
+    objects = {
+        "boxes": corners.flatten(1) + torch.tensor([0, 0, 1, 1], device=device),  # no box without an area
+        "labels": torch.randint(1, data.num_classes, (OBJECTS,), device=device),
+        "masks": torch.randint(2, (OBJECTS, *data.crop_size), dtype=torch.uint8, device=device),
+    }
+    return {**batch, "targets": [objects] * size}

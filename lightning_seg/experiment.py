@@ -35,7 +35,6 @@ from lightning_seg.checkpoints import SafeCheckpointIO, read
 from lightning_seg.data.base import SegmentationData
 from lightning_seg.errors import UserError
 from lightning_seg.faults import does_not_fit, of_its_version
-from lightning_seg.networks.base import Network
 from lightning_seg.parser import Parser
 from lightning_seg.precision import choose_precision
 from lightning_seg.runs.directory import (
@@ -209,9 +208,7 @@ class Experiment(LightningCLI):
             precision = os.environ[_PRECISION_VARIABLE]
         else:  # where a launcher has started all processes they must agree without trying
             alone = int(os.environ.get("WORLD_SIZE") or os.environ.get("SLURM_NTASKS") or 1) == 1
-            network = self.model.network
-            probe = alone and isinstance(network, Network)  # others give no logits to try with
-            choice = choose_precision(network, device_of(given.accelerator), probe)
+            choice = choose_precision(self.model.network, device_of(given.accelerator), probe=alone)
             precision = os.environ[_PRECISION_VARIABLE] = choice.precision
             rank_zero_info(f"precision {precision}: {choice.reason}; --trainer.precision decides otherwise")
         for config in (self.config, self.config_init):

@@ -13,6 +13,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from lightning_seg.networks.mask_rcnn import Detector
+
 PROBE_SIDE = 96  # pixels: small enough to take no time, large enough that convolutions dominate
 MARGIN = 1.1  # bfloat16 has to be worth its fewer digits
 
@@ -33,7 +35,8 @@ def choose_precision(network: nn.Module, device: torch.device, probe: bool = Tru
     user's cache folder, so that all runs of a comparison have the same one.
 
     Args:
-        network: Maps images (B, 3, H, W) in 0..255 to logits (B, C, H, W), or to several; it is not changed.
+        network: Maps images (B, 3, H, W) in 0..255 to logits (B, C, H, W), or to several, and is not changed; a detector,
+            which does not, is not tried.
         device: Where it will train.
         probe: Whether time may be spent on trying; processes that have to agree without talking may not.
     """
@@ -41,7 +44,7 @@ def choose_precision(network: nn.Module, device: torch.device, probe: bool = Tru
         if torch.cuda.is_bf16_supported(including_emulation=False):
             return Choice("bf16-mixed", "the GPU has it")
         return Choice("32-true", "the GPU has no bfloat16")
-    if device.type != "cpu" or not probe:
+    if device.type != "cpu" or not probe or isinstance(network, Detector):
         return Choice("32-true", "not tried")
     file = _cache_file(network)
     if file.is_file():

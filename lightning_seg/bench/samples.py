@@ -71,6 +71,8 @@ def sample_ways(data: SegmentationData) -> tuple[dict[str, Callable[[], float]],
     Raises:
         UserError: If the experiment does not change colours, or has fewer images than a batch.
     """
+    if data.instances:
+        raise UserError("bench data times masks of classes, and this experiment is about objects.")
     if data.color is None:
         raise UserError(
             "bench compares ways to change colours, too, and this experiment leaves them alone. Add "
