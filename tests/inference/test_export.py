@@ -89,7 +89,7 @@ def test_the_printed_program_runs_without_this_package(runs, tmp_path, capsys):
 
 
 def test_a_file_that_gives_something_else_is_not_kept(runs, tmp_path, capsys, monkeypatch):
-    wrong = [Check((1, 3, 97, 129), 0.5, 2.0, 0.97)]
+    wrong = [Check((1, 3, 97, 129), 0.5, 0.01, 2.0, 0.97)]
     monkeypatch.setattr(export, "check", lambda *args: wrong)
 
     def write(module, path, metadata, kind):
