@@ -35,8 +35,8 @@ def choose_precision(network: nn.Module, device: torch.device, probe: bool = Tru
     user's cache folder, so that all runs of a comparison have the same one.
 
     Args:
-        network: Maps images (B, 3, H, W) in 0..255 to logits (B, C, H, W), or to several, and is not changed; a detector,
-            which does not, is not tried.
+        network: Maps images (B, 3, H, W) in 0..255 to logits (B, C, H, W), or to several, and is not changed; one that
+            finds objects is not tried.
         device: Where it will train.
         probe: Whether time may be spent on trying; processes that have to agree without talking may not.
     """
