@@ -192,7 +192,9 @@ class SemanticSegmentation(SegmentationTask):
             for logger in trainer.loggers:
                 logger.log_hyperparams({f"class_weights/{part.balance}": weights})
             if trainer.is_global_zero:
-                print(f"classes  weigh {', '.join(f'{name} {weight:.3g}' for name, weight in weights.items())}")
+                print(
+                    f"classes  weigh {', '.join(f'{name} {weight:.3g}' for name, weight in weights.items())}"
+                )
 
     def _evaluate(self, batch: dict[str, Any]) -> None:
         if not self.counts(batch):
