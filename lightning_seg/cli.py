@@ -35,7 +35,8 @@ COMMANDS = {
     "compare": "lightning_seg.runs.compare:main",
     "runs": "lightning_seg.runs.manage:main",
     "sync": "lightning_seg.runs.sync:main",
-    "sync": "lightning_seg.runs.sync:main",
+    "dashboard": "lightning_seg.runs.dashboard:main",
+    "search": "lightning_seg.runs.search:main",
 }
 NAMED = ("exp", "folds", "lr", "check", "preview", "batch-size")  # their first argument is the name of an experiment
 
@@ -47,6 +48,7 @@ train
   resume RUN [--key=value ...]       continue a run that was stopped or killed
   folds NAME K [--key=value ...]     cross-validate with K folds: K runs, then mean, spread and pooled score
   fit -c FILE [--key=value ...]      train only
+  search FILE [--trials N]           search for the best settings by a W&B sweep file, with Optuna or with W&B
   lr NAME [--output FILE]            raise the learning rate from step to step, suggest one, draw the curve
 
 look at the data
@@ -68,7 +70,7 @@ compare
   compare [RUNS...] [--html FILE]    rank runs with intervals, say which differences are real; 'compare --help'
   runs [list|show|tag|disk|...]      look after run directories; 'runs --help'
   sync [RUNS...]                     upload to W&B what was logged offline, and check that it arrived
-  sync [RUNS...]                     upload to W&B what was logged offline, and check that it arrived
+  dashboard [RUNS...]                make a W&B workspace and report for runs
 
 look at the network
   bench data|train|eval|start ...    ratios to bare loops and other libraries, measured on this machine

@@ -2,6 +2,8 @@
 
 import json
 
+import yaml
+
 ENTITY = "someone"
 THEN = "2026-01-01T00:00:00Z"
 LAST_PAGE = {"endCursor": None, "hasNextPage": False}
@@ -13,6 +15,8 @@ class PublicApi:
     def __init__(self) -> None:
         self.views: dict[str, dict] = {}
         self.projects: set[str] = set()
+        self.sweeps: dict[str, dict] = {}
+        self.commands: list[dict] = []  # for the agents of a sweep, one a heartbeat
 
     def _GetDefaultEntity(self, _: dict) -> dict:
         return {"viewer": {"id": "VXNlcjox", "entity": ENTITY}}
@@ -143,3 +147,23 @@ class PublicApi:
         node = {"entityName": ENTITY, "createdAt": THEN, "isBenchmark": False, "user": user}
         edges = [{"cursor": name, "node": node | {"id": name, "name": name}} for name in names]
         return {"models": {"edges": edges, "pageInfo": LAST_PAGE}}
+
+    # -- sweeps
+
+    def _UpsertSweep(self, v: dict) -> dict:
+        name = f"sweep{len(self.sweeps)}"
+        self.sweeps[name] = yaml.safe_load(v["config"])
+        project = {"id": "P1", "name": v["projectName"], "entity": {"id": "E1", "name": ENTITY}}
+        return {"upsertSweep": {"sweep": {"name": name, "project": project}, "configValidationWarnings": []}}
+
+    def _SweepWithRuns(self, v: dict) -> dict:
+        sweep = {"id": "S1", "name": v["sweep"], "config": yaml.safe_dump(self.sweeps[v["sweep"]])}
+        return {"project": {"sweep": sweep | {"runs": {"edges": []}, "controller": None, "state": "RUNNING"}}}
+
+    def _CreateAgent(self, _: dict) -> dict:
+        return {"createAgent": {"agent": {"id": "agent"}}}
+
+    def _Heartbeat(self, v: dict) -> dict:
+        running = v["runState"] != "{}"
+        commands = [] if running else [self.commands.pop(0) if self.commands else {"type": "exit"}]
+        return {"agentHeartbeat": {"agent": {"id": "agent"}, "commands": json.dumps(commands)}}
