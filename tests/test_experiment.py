@@ -242,9 +242,9 @@ def test_voc_folder_runs_deeplab_voc_for_two_steps(tmp_path, monkeypatch):
     root = tmp_path / "VOCdevkit/VOC2012"
     for name in ("JPEGImages", "SegmentationClass", "ImageSets/Segmentation"):
         (root / name).mkdir(parents=True)
-    names = [f"2007_{i:06d}" for i in range(4)]
-    for split in ("train", "val", "trainval"):
-        (root / f"ImageSets/Segmentation/{split}.txt").write_text("\n".join(names) + "\n")
+    names = [f"2007_{i:06d}" for i in range(8)]
+    for split, chosen in (("train", names[:4]), ("val", names[4:]), ("trainval", names)):
+        (root / f"ImageSets/Segmentation/{split}.txt").write_text("\n".join(chosen) + "\n")
     for name in names:
         Image.fromarray(rng.integers(0, 255, (60, 80, 3), np.uint8)).save(root / f"JPEGImages/{name}.jpg")
         mask = np.zeros((60, 80), np.uint8)

@@ -219,11 +219,16 @@ class Slow(Dataset):
 
 @pytest.mark.parametrize(("pause", "low", "high"), [(0.0, 0.8, 1.0), (0.15, 0.1, 0.5)])
 def test_the_share_of_time_spent_waiting_is_measured(pause, low, high):
-    loader = Loader(Slow(), batch_size=1, collate_fn=collate)
-    assert loader.waiting == 0
-    for _ in loader:
-        time.sleep(pause)
-    assert low < loader.waiting <= high
+    shares = []
+    for _ in range(5):  # on a busy machine a try may wait for the processor instead
+        loader = Loader(Slow(), batch_size=1, collate_fn=collate)
+        assert loader.waiting == 0
+        for _ in loader:
+            time.sleep(pause)
+        shares.append(loader.waiting)
+        if low < shares[-1] <= high:
+            return
+    raise AssertionError(f"expected a share between {low} and {high}, measured {shares}")
 
 
 def test_a_label_that_is_no_class_names_its_file(tmp_path):

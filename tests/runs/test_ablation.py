@@ -250,7 +250,7 @@ def test_two_runners_share_the_work(workplace):
 
 
 def test_a_request_to_stop_reaches_the_runs(workplace):
-    one, two = slot(sleep=30), slot("b")
+    one, two = slot(sleep=300), slot("b")
     lines = []
 
     def say(line):

@@ -290,7 +290,8 @@ def test_a_detector_is_no_semantic_network(workplace, capsys):
 def test_describe_and_features_say_what_they_can(run, workplace, capsys):
     assert run_in(workplace, "describe", str(run)) == 2
     assert "those that find objects" in capsys.readouterr().err
-    assert run_in(workplace, "features", str(run), "photos/a.png", "--output", "maps.png") == 0
+    Image.fromarray(np.full((40, 50, 3), 90, np.uint8)).save(workplace / "photo.png")
+    assert run_in(workplace, "features", str(run), "photo.png", "--output", "maps.png") == 0
     assert (
         Image.open(workplace / "maps.png").height > 10 * 48
     )  # five maps of the backbone, five of the pyramid
