@@ -18,7 +18,6 @@ from lightning_seg.runs.records import find
 from lightning_seg.runs.wandb_log import has_files, mend, read_log
 
 _BUSY = 600  # seconds without a line after which a run without an end is taken for dead
-_TIMEOUT = 30  # seconds the server has to answer a question
 _PATIENCE = 10  # seconds the server has to show what it was sent
 
 
@@ -145,7 +144,7 @@ def account() -> Any:
     if not wandb.login(prompt=False, verify=False):
         raise UserError("no W&B account known: type 'wandb login' once, or set WANDB_API_KEY")
     try:
-        api = wandb.Api(timeout=_TIMEOUT)
+        api = wandb.Api()
         if not api.default_entity:
             raise UserError("the W&B server does not know this key: type 'wandb login --relogin'")
     except UserError:
@@ -213,4 +212,5 @@ def _path(api: Any, log: Log) -> str:
 
 
 def _success(api: Any, log: Log) -> str:
-    return f"{log.rows} rows, {len(log.files)} files, {len(log.artifacts)} artifacts: {api.run(_path(api, log)).url}"
+    url = api.run(_path(api, log)).url
+    return f"rows {log.rows}, files {len(log.files)}, artifacts {len(log.artifacts)}: all arrived, {url}"

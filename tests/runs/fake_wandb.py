@@ -242,6 +242,7 @@ class FakeWandb(PublicApi):
         wanted, key = v["input"], f"A{len(self.artifacts)}"
         self.artifacts[key] = {
             "run": wanted["runName"],
+            "project": wanted["projectName"],
             "used_by": [],
             "name": wanted["artifactCollectionName"],
             "type": wanted["artifactTypeName"],

@@ -66,7 +66,7 @@ class PublicApi:
         return {"project": {"run": {"artifacts": found}}}
 
     def _artifact(self, key: str, artifact: dict) -> dict:
-        project = {"id": "P1", "internalId": "P1", "name": self.runs[artifact["run"]].project}
+        project = {"id": "P1", "internalId": "P1", "name": artifact["project"]}
         project |= {"entity": {"name": ENTITY}}
         sequence = {"__typename": "ArtifactSequence", "id": "s", "name": artifact["name"], "project": project}
         node = {"__typename": "Artifact", "id": key, "artifactSequence": sequence, "versionIndex": 0}

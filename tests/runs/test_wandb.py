@@ -158,7 +158,7 @@ def test_offline_runs_are_complete_and_anonymous_and_can_be_moved_and_synced(
     for path in media:
         assert received.files[path.relative_to(files).as_posix()] == path.read_bytes()
     _check_artifacts([artifact for artifact in server.artifacts.values() if artifact["run"] == received.name])
-    assert f"{len(rows)} rows, " in out and f"{server.url}/someone/lightning_seg/runs/20260101-ab" in out
+    assert f"rows {len(rows)}, " in out and f"{server.url}/someone/lightning_seg/runs/20260101-ab" in out
 
     received = server.runs["again"]
     assert [(row["trainer/global_step"], row["val/miou"]) for row in received.history] == [
