@@ -2,6 +2,7 @@
 
 import difflib
 import importlib
+import os
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -38,7 +39,8 @@ COMMANDS = {
     "dashboard": "lightning_seg.runs.dashboard:main",
     "search": "lightning_seg.runs.search:main",
 }
-NAMED = ("exp", "folds", "lr", "check", "preview", "batch-size")  # their first argument is the name of an experiment
+# Their first argument is the name of an experiment.
+NAMED = ("exp", "folds", "lr", "check", "preview", "batch-size")
 
 USAGE = """\
 usage: lightning-seg COMMAND ...
@@ -98,6 +100,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     try:
         _dispatch(arguments)
     except UserError as error:
+        if os.environ.get("LIGHTNING_SEG_TRACEBACK"):
+            raise
         print(f"error: {error}", file=sys.stderr)
         return 2
     return 0

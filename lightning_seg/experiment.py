@@ -10,7 +10,6 @@ import os
 import pkgutil
 import sys
 import warnings
-from contextlib import suppress
 from pathlib import Path
 from typing import Any, Literal
 
@@ -35,7 +34,7 @@ from lightning_seg.checkpoints import SafeCheckpointIO, read
 from lightning_seg.data.base import SegmentationData
 from lightning_seg.errors import UserError
 from lightning_seg.faults import does_not_fit, of_its_version
-from lightning_seg.parser import Parser
+from lightning_seg.parser import Parser, read_settings
 from lightning_seg.precision import choose_precision
 from lightning_seg.runs.directory import (
     BEST_CHECKPOINT,
@@ -154,10 +153,16 @@ class Experiment(LightningCLI):
         """Build the objects; a user's error keeps its own words where the parser has wrapped it."""
         try:
             super().instantiate_classes()
-        except ValueError as error:
+            # A wrong argument of the optimizer shows now, not when the data is read and the weights are loaded.
+            self.model.optimizer([torch.nn.Parameter(torch.zeros(2, 2))])
+        except UserError:
+            raise
+        except Exception as error:  # classes of users and libraries refuse their arguments in any way
             if isinstance(error.__cause__, UserError):
                 raise error.__cause__ from None
-            raise
+            reason = f"{type(error).__name__}: {error}"
+            hint = "LIGHTNING_SEG_TRACEBACK=1 shows where"
+            raise UserError(f"these settings cannot be built: {reason}\n{hint}.") from error
         self.model.lr_scaling = self.config.lr_scaling
         network = self.model.network
         network.to(memory_format=torch.channels_last)  # as the images are: convolutions need no conversion
@@ -257,9 +262,8 @@ def _task_class(args: list[str]) -> type[SegmentationTask]:
     given, _ = early.parse_known_args(args)
     names = [given.task]
     for file in reversed(given.config):
-        with suppress(OSError, yaml.YAMLError):  # the real parser reports it
-            settings = yaml.safe_load(Path(file).read_text())
-            names.append(settings.get("task") if isinstance(settings, dict) else None)
+        settings = read_settings(Path(file))
+        names.append(settings.get("task") if isinstance(settings, dict) else None)
     name = next(filter(None, names), None)
     if name is None:
         return SemanticSegmentation

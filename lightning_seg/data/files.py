@@ -1,6 +1,7 @@
 """Reading images and masks of every common kind into plain ``uint8`` arrays."""
 
 import struct
+import zlib
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
@@ -212,7 +213,7 @@ def _plain_png(path: str | Path, kind: str, pixels: int) -> np.ndarray | None:
     width, height, depth, color = struct.unpack_from(">IIBB", data.ljust(26), 16)
     if (depth, color) != (8, pixels) or _too_large(width, height):
         return None
-    if not PLAIN_CHUNKS.issuperset(_chunks(data)):
+    if not PLAIN_CHUNKS.issuperset(name for name, _ in _chunks(data)):
         return None
     flag = cv2.IMREAD_UNCHANGED if pixels == GREY else cv2.IMREAD_COLOR_RGB
     array = cv2.imdecode(np.frombuffer(data, np.uint8), flag)
@@ -224,13 +225,27 @@ def _plain_png(path: str | Path, kind: str, pixels: int) -> np.ndarray | None:
     return array
 
 
-def _chunks(data: bytes) -> Iterator[bytes]:
-    """The names of a PNG's chunks."""
+def _chunks(data: bytes) -> Iterator[tuple[bytes, int]]:
+    """The names of a PNG's chunks, and where each begins."""
     at = 8
     while at + 8 <= len(data):
+        yield data[at + 4 : at + 8], at
         (length,) = struct.unpack_from(">I", data, at)
-        yield data[at + 4 : at + 8]
         at += length + 12
+
+
+def _is_whole(png: bytes) -> bool:
+    """Whether the checksums of all chunks that make the picture are right, up to the one that ends it."""
+    for name, at in _chunks(png):
+        if name[0] & 32:  # text, time and the like
+            continue
+        (length,) = struct.unpack_from(">I", png, at)
+        content, checksum = png[at + 4 : at + 8 + length], png[at + 8 + length : at + 12 + length]
+        if zlib.crc32(content).to_bytes(4, "big") != checksum:
+            return False
+        if name == b"IEND":
+            return True
+    return False
 
 
 def open_image(path: str | Path, kind: str) -> Image.Image:
@@ -239,6 +254,8 @@ def open_image(path: str | Path, kind: str) -> Image.Image:
         image = Image.open(path)
         if not _too_large(*image.size):
             image.load()
+            if image.format == "PNG" and not _is_whole(Path(path).read_bytes()):
+                raise ValueError("a checksum is wrong")  # Pillow reads on where only pixels are damaged
             return image
         size = "is {}x{} pixels".format(*image.size)
     except FileNotFoundError:
