@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from lightning_seg.networks.mask_rcnn import Detector
+from lightning_seg.networks.detector import Detector
 
 PROBE_SIDE = 96  # pixels: small enough to take no time, large enough that convolutions dominate
 MARGIN = 1.1  # bfloat16 has to be worth its fewer digits

@@ -16,7 +16,7 @@ from lightning_seg.metrics.images import Values
 from lightning_seg.metrics.instance import ObjectScores, arrays, view_of_found, view_of_truth
 from lightning_seg.metrics.scores import scores
 from lightning_seg.networks.anchors import DataAnchors
-from lightning_seg.networks.mask_rcnn import Detector, Objects
+from lightning_seg.networks.detector import Detector, Objects
 from lightning_seg.tasks.base import SegmentationTask
 
 

@@ -13,7 +13,8 @@ from torchvision.ops import FrozenBatchNorm2d, box_iou
 from lightning_seg.errors import UserError
 from lightning_seg.finetune import Frozen, FrozenStages, Full
 from lightning_seg.networks.anchors import Anchors, DataAnchors
-from lightning_seg.networks.mask_rcnn import COCO_NUMBERS, MaskRCNN, MaskRCNNC4
+from lightning_seg.networks.mask_rcnn import COCO_NUMBERS, MaskRCNN
+from lightning_seg.networks.mask_rcnn_c4 import MaskRCNNC4
 
 SMALL = {"weights": False, "channels": 16, "hidden": 16, "samples": 32, "proposals": (50, 50)}
 
