@@ -227,7 +227,7 @@ def _png(labels: np.ndarray) -> str:
     from PIL import Image
 
     file = io.BytesIO()
-    Image.fromarray(labels).save(file, "PNG", optimize=True)
+    Image.fromarray(labels).save(file, "PNG")
     return "data:image/png;base64," + base64.b64encode(file.getvalue()).decode()
 
 

@@ -35,7 +35,7 @@ MODES = {
 }
 
 # Which value of a curve speaks for the run.
-BEST = {"val/miou": "max", "val/loss": "min", "train/loss": "min"}
+BEST = {"val/miou": "max", "val/mask_ap": "max", "val/loss": "min", "train/loss": "min"}
 
 # The logger of this process's run, and what opens that run offline.
 _current: tuple[MirrorLogger, Callable[[], Any]] | None = None
@@ -119,6 +119,8 @@ class Tracking:
             try:
                 wandb.setup(self._settings())
                 if wandb.login(prompt=False, verify=False):
+                    import wandb.apis.public  # noqa: F401  (seconds, which the first table would be blamed for)
+
                     run = self._init(run_dir, config, "online")
                     print(f"W&B: {run.url}", flush=True)
                     return run

@@ -41,6 +41,6 @@ def silent_host():
 @pytest.fixture
 def closed_port():
     """An address where nobody listens."""
-    with socket.create_server(("127.0.0.1", 0)) as listener:
-        address = f"http://127.0.0.1:{listener.getsockname()[1]}"
-    return address
+    with socket.socket() as taken:  # so that no other server is given the port
+        taken.bind(("127.0.0.1", 0))
+        yield f"http://127.0.0.1:{taken.getsockname()[1]}"

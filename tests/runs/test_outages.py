@@ -12,8 +12,8 @@ from unittest import mock
 
 import numpy as np
 import pytest
-
 import wandb  # once, for all processes
+
 from lightning_seg.runs.directory import CONFIG
 from lightning_seg.runs.media import log_pictures
 from lightning_seg.runs.tracking import Tracking, finishing
@@ -71,10 +71,10 @@ def outages(tmp_path_factory):
     with (
         mock.patch.dict(os.environ, kept | {"HOME": str(folder)}, clear=True),
         socket.create_server(("127.0.0.1", 0)) as silent,
-        socket.create_server(("127.0.0.1", 0)) as closed,
+        socket.socket() as closed,
     ):
+        closed.bind(("127.0.0.1", 0))  # and nobody listens
         ports = {"silent": silent.getsockname()[1], "closed": closed.getsockname()[1]}
-        closed.close()
         addresses = {kind: f"http://127.0.0.1:{port}" for kind, port in ports.items()}
         with ProcessPoolExecutor(len(KINDS), multiprocessing.get_context("fork")) as pool:
             results = {
