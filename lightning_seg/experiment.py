@@ -179,6 +179,8 @@ class Experiment(LightningCLI):
         self._make_run_directory()
         assert self.run_directory is not None
         self._choose_precision()
+        if self.config.trainer.sync_batchnorm and device_of(self.config.trainer.accelerator).type == "cpu":
+            raise UserError("trainer.sync_batchnorm: PyTorch has it on GPUs only; leave it out on a CPU.")
         text = self.text
         loggers: list[Logger] = [RunLogger(self.run_directory)]
         if self.tracked and not self.config.trainer.fast_dev_run:

@@ -46,6 +46,7 @@ def main() -> int:
     counts: dict[str, int] = {}
     kills = 0
     while True:
+        (folder / "phase").unlink(missing_ok=True)
         program = Program(folder, *command)
         aim = draw.choice(("training", "validation", "writing")) if kills < chosen.kills else "none"
         hit = kills < chosen.kills and program.until(lambda aim=aim: _is(folder, aim), 1200)

@@ -103,6 +103,23 @@ def test_a_run_of_an_older_version_with_another_network(old, capsys):
     assert "was made by lightning_seg 0.0.3" in error
 
 
+def test_a_disk_that_is_full_when_metrics_are_written(old, capsys):
+    folder, run = old
+    (run / "metrics.tmp").symlink_to("/dev/full")
+    assert here(folder, "resume", str(run), "--trainer.max_epochs=2") == 2
+    error = capsys.readouterr().err
+    assert "No space left on device" in error and f"'lightning-seg resume {run}' continues" in error
+    assert "Traceback" not in error
+    (run / "metrics.tmp").unlink()
+
+
+def test_synchronised_batch_norm_on_a_cpu_is_refused(old, capsys):
+    folder, _ = old
+    assert here(folder, "exp", "tiny.yaml", "--trainer.sync_batchnorm=true", "--name=sync") == 2
+    assert "trainer.sync_batchnorm: PyTorch has it on GPUs only" in capsys.readouterr().err
+    assert not list((folder / "runs").glob("sync/*"))
+
+
 def test_a_run_of_an_older_version_that_still_fits_goes_on(old):
     folder, run = old
     assert here(folder, "resume", str(run), "--trainer.max_epochs=2") == 0

@@ -97,6 +97,20 @@ def test_training_is_the_same_on_two_processes(folder):
     )
 
 
+@pytest.mark.gpu
+@pytest.mark.skipif(torch.cuda.device_count() < 2, reason="needs two GPUs")
+def test_synchronised_batch_norm_trains_like_one_process(folder):
+    """With BatchNorm in the network; a CPU has none that synchronises."""
+    options = [o for o in SAME if "Frozen" not in o] + ["--trainer.accelerator=gpu", "--trainer.max_steps=3"]
+    run(folder, "exp", "tiny.yaml", "--name=alone-norm", *options)
+    both = ("--name=both-norm", *options, "--data.init_args.batch_size=2", "--trainer.sync_batchnorm=true")
+    finish(ranks(folder, 2, "exp", "tiny.yaml", *both))
+    names = ("alone-norm", "both-norm")
+    states = [read(only(folder / f"runs/{name}") / "checkpoints/last.ckpt")["state_dict"] for name in names]
+    for key in states[0]:
+        torch.testing.assert_close(states[1][key], states[0][key], rtol=1e-3, atol=1e-5)
+
+
 def test_learning_rate_and_batch_are_counted_and_said(folder):
     options = ("--data.init_args.batch_size=2", "--trainer.accumulate_grad_batches=2", "--lr_scaling=sqrt",
                "--trainer.max_epochs=1")  # fmt: skip

@@ -1,9 +1,12 @@
 """Killed or stopped anywhere, a run that is continued ends with the same weights, scores and curves."""
 
 import signal
+from types import SimpleNamespace
 
 import pytest
+import torch
 
+from lightning_seg.callbacks.saving import SeededSteps
 from lightning_seg.checkpoints import read
 
 from .programs import Program, experiment, only, result, run
@@ -113,6 +116,24 @@ def test_dropout_is_the_same_after_a_resume_and_in_every_step_another(folder):
     program.wait()
     run(folder, "resume", str(path))
     assert result(path) == result(only(folder / "runs/dropout"))
+
+
+def test_random_numbers_follow_from_step_and_process(monkeypatch):
+    def draw(seed, epoch, step, rank):
+        monkeypatch.setenv("PL_GLOBAL_SEED", str(seed))
+        trainer = SimpleNamespace(current_epoch=epoch, global_rank=rank)
+        SeededSteps().on_train_batch_start(trainer, None, None, step)
+        return torch.rand(1).item()
+
+    keys = [
+        (seed, epoch, step, rank)
+        for seed in (0, 1)
+        for epoch in (0, 1)
+        for step in (0, 1, 2)
+        for rank in (0, 1, 2)
+    ]
+    drawn = [draw(*key) for key in keys]
+    assert len(set(drawn)) == len(keys) and drawn == [draw(*key) for key in keys]
 
 
 def test_a_damaged_last_checkpoint_falls_back_to_the_one_before(folder, whole):

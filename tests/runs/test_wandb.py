@@ -16,11 +16,11 @@ import lightning as L
 import numpy as np
 import pytest
 import torch
+import wandb
 from jsonargparse import ArgumentParser
 from lightning.pytorch.utilities import rank_zero_only
 from PIL import Image
 
-import wandb
 from lightning_seg.errors import UserError
 from lightning_seg.runs.directory import CONFIG
 from lightning_seg.runs.media import log_confusion_matrix, log_per_class, log_pictures
