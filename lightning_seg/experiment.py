@@ -179,8 +179,6 @@ class Experiment(LightningCLI):
         self._make_run_directory()
         assert self.run_directory is not None
         self._choose_precision()
-        if self.config.trainer.sync_batchnorm and device_of(self.config.trainer.accelerator).type == "cpu":
-            raise UserError("trainer.sync_batchnorm: PyTorch has it on GPUs only; leave it out on a CPU.")
         text = self.text
         loggers: list[Logger] = [RunLogger(self.run_directory)]
         if self.tracked and not self.config.trainer.fast_dev_run:
@@ -196,7 +194,7 @@ class Experiment(LightningCLI):
             self.trainer_defaults["callbacks"].append(Kernels())
         plugins = self.config_init.trainer.plugins or []
         try:
-            return super().instantiate_trainer(
+            trainer = super().instantiate_trainer(
                 logger=loggers,
                 plugins=[SafeCheckpointIO(), *(plugins if isinstance(plugins, list) else [plugins])],
                 default_root_dir=str(self.run_directory),
@@ -205,6 +203,12 @@ class Experiment(LightningCLI):
             )
         except (ValueError, TypeError, MisconfigurationException) as error:
             raise UserError(f"trainer: {error}") from error
+        on_cpu = trainer.strategy.root_device.type == "cpu"
+        if self.config.trainer.sync_batchnorm and on_cpu and trainer.world_size > 1:
+            raise UserError(
+                "trainer.sync_batchnorm: PyTorch has it on GPUs only; several processes on CPUs need =false."
+            )
+        return trainer
 
     def _choose_precision(self) -> None:
         """Settle what the experiment leaves open, and write it down: a run and its evaluation agree."""

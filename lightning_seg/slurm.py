@@ -2,6 +2,7 @@
 
 import os
 import re
+import signal
 import subprocess
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -68,7 +69,7 @@ def submit(args: list[str]) -> str:
         f"job {job.job_id}, {trainer.num_nodes} node(s) x {devices} task(s): {run}\n"
         f"follow  tail -F {log}\n"
         f"state   squeue --jobs {job.job_id}\n"
-        f"stop    scancel {job.job_id}   ('lightning-seg resume {run}' continues)"
+        f"stop    scancel --signal=INT {job.job_id}   (saves; 'lightning-seg resume {run}' continues)"
     )
     return str(job.job_id)
 
@@ -123,6 +124,9 @@ def submission(
 class Job:
     """What a job's tasks do: begin the run or continue it, and go back into the queue when they have to leave.
 
+    ``scancel --signal=INT`` saves and ends the job. ``scancel`` alone may kill the tasks before they have saved: its
+    SIGTERM reaches srun, too, which answers with SIGKILL for them.
+
     Args:
         run: The run directory.
     """
@@ -140,8 +144,8 @@ class Job:
                 resume([str(self.run)])
             else:
                 train(["-c", str(self.run / EXPERIMENT)], then_test=True, run=self.run)
-        except Stopped:
-            if int(os.environ["SLURM_PROCID"]) or not requeue():
+        except Stopped as stopped:
+            if stopped.signal == signal.SIGINT or int(os.environ["SLURM_PROCID"]) or not requeue():
                 raise
         except UserError as error:
             raise SystemExit(f"error: {error}") from None

@@ -194,7 +194,10 @@ def test_every_experiment_builds(path, tmp_path, monkeypatch):
     from lightning_seg.experiment import Experiment
 
     monkeypatch.delenv("LIGHTNING_SEG_RUN", raising=False)
-    built = Experiment(["-c", str(path), f"--runs={tmp_path}", "--trainer.accelerator=cpu"], tracked=False)
+    built = Experiment(
+        ["-c", str(path), f"--runs={tmp_path}", "--trainer.accelerator=cpu", "--trainer.devices=1"],
+        tracked=False,
+    )
     names = built.datamodule.class_names
     assert built.model.class_names == names and built.config.name == path.stem
     built.model.eval()

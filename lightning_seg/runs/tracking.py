@@ -80,7 +80,8 @@ class Tracking:
         Call it on every rank before the trainer starts, and `finish` at the end; only rank 0 opens a run.
 
         Args:
-            run_dir: The run directory, ``<experiment>/<id>``; its id is the W&B run's, also when resumed.
+            run_dir: The run directory, ``<experiment>/<id>``; its id is the W&B run's. A resumed run keeps the id it
+                has, and one that W&B's agent started for a sweep is given the agent's.
             config: Configuration and environment in plain types; sent without home folder and user name.
             model: What `watch` watches.
 
@@ -145,7 +146,7 @@ class Tracking:
         run = wandb.init(
             mode=mode,
             dir=run_dir,
-            id=run_dir.name,
+            id=_run_id(run_dir),
             name=f"{run_dir.parent.name}/{run_dir.name}",
             resume="allow",
             config=config,
@@ -284,6 +285,12 @@ def sync_command(run_dir: Path) -> str:
     path = Path(run_dir).absolute()
     path = path.relative_to(Path.cwd()) if path.is_relative_to(Path.cwd()) else path
     return shlex.join(["lightning-seg", "sync", str(path)])
+
+
+def _run_id(run_dir: Path) -> str:
+    """Return the id of the W&B run: that of its last part, or the directory's name."""
+    logs = sorted(run_dir.glob("wandb/*run-*/run-*.wandb"), key=lambda log: log.stat().st_mtime)
+    return logs[-1].stem.removeprefix("run-") if logs else run_dir.name
 
 
 def _write_only_into(run_dir: Path) -> None:

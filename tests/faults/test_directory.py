@@ -113,9 +113,10 @@ def test_a_disk_that_is_full_when_metrics_are_written(old, capsys):
     (run / "metrics.tmp").unlink()
 
 
-def test_synchronised_batch_norm_on_a_cpu_is_refused(old, capsys):
+def test_synchronised_batch_norm_on_several_cpus_is_refused(old, capsys):
     folder, _ = old
-    assert here(folder, "exp", "tiny.yaml", "--trainer.sync_batchnorm=true", "--name=sync") == 2
+    options = ("--trainer.sync_batchnorm=true", "--trainer.devices=2", "--name=sync")
+    assert here(folder, "exp", "tiny.yaml", *options) == 2
     assert "trainer.sync_batchnorm: PyTorch has it on GPUs only" in capsys.readouterr().err
     assert not list((folder / "runs").glob("sync/*"))
 

@@ -41,6 +41,7 @@ class FakeRun:
     notes: str | None = None
     host: str | None = None
     commit: str | None = None
+    sweep: str | None = None
     display_name: str | None = None
     exit_code: int | None = None
 
@@ -205,7 +206,7 @@ class FakeWandb(PublicApi):
         new = v["name"] not in self.runs
         run = self.runs.setdefault(v["name"], FakeRun(v["name"], v["project"]))
         names = {"groupName": "group", "jobType": "job_type", "displayName": "display_name"}
-        for key in ("groupName", "jobType", "displayName", "tags", "notes", "host", "commit"):
+        for key in ("groupName", "jobType", "displayName", "tags", "notes", "host", "commit", "sweep"):
             if v.get(key) is not None:
                 setattr(run, names.get(key, key), v[key])
         if v.get("config"):

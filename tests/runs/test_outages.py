@@ -1,18 +1,22 @@
-"""Whatever becomes of the W&B server: nothing waits for it, nothing is lost, and a later sync brings all of it."""
+"""Whatever becomes of the W&B server: nothing waits for it, nothing is lost, and a later sync brings all of it.
+
+``python -m tests.runs.test_outages`` prints how long start, training and end take.
+"""
 
 import multiprocessing
 import os
 import socket
+import tempfile
 import time
 from concurrent.futures import ProcessPoolExecutor
-from contextlib import redirect_stdout
+from contextlib import contextmanager, redirect_stdout
 from io import StringIO
 from pathlib import Path
 from unittest import mock
 
 import numpy as np
 import pytest
-import wandb  # once, for all processes
+import wandb
 
 from lightning_seg.runs.directory import CONFIG
 from lightning_seg.runs.media import log_pictures
@@ -63,10 +67,9 @@ def run_through(outage: str, folder: Path, address: str | None) -> dict:
     return {"start": start, "training": training, "end": end, "said": said.getvalue()}
 
 
-@pytest.fixture(scope="module")
-def outages(tmp_path_factory):
-    """All outages at once, each in a process of its own, and then one sync of all these runs."""
-    folder = tmp_path_factory.mktemp("outages")
+@contextmanager
+def all_outages(folder: Path):
+    """Go through all outages at once, each in a process of its own, and then sync all these runs."""
     kept = {key: value for key, value in os.environ.items() if not key.startswith(("WANDB_", "XDG_"))}
     with (
         mock.patch.dict(os.environ, kept | {"HOME": str(folder)}, clear=True),
@@ -76,7 +79,10 @@ def outages(tmp_path_factory):
         closed.bind(("127.0.0.1", 0))  # and nobody listens
         ports = {"silent": silent.getsockname()[1], "closed": closed.getsockname()[1]}
         addresses = {kind: f"http://127.0.0.1:{port}" for kind, port in ports.items()}
-        with ProcessPoolExecutor(len(KINDS), multiprocessing.get_context("fork")) as pool:
+        # Processes of their own: wandb, once imported, keeps the timeout that was set then.
+        context = multiprocessing.get_context("forkserver")
+        context.set_forkserver_preload(["wandb", "lightning_seg.runs.tracking", "lightning_seg.runs.media"])
+        with ProcessPoolExecutor(len(KINDS), context) as pool:
             results = {
                 kind: pool.submit(run_through, kind, run_dir(folder, kind), addresses.get(kind))
                 for kind in KINDS
@@ -84,6 +90,12 @@ def outages(tmp_path_factory):
         with FakeWandb() as server:
             status, said = sync(server, folder / "runs")
         yield {kind: result.result() for kind, result in results.items()}, server, folder, status, said
+
+
+@pytest.fixture(scope="module")
+def outages(tmp_path_factory):
+    with all_outages(tmp_path_factory.mktemp("outages")) as found:
+        yield found
 
 
 def run_dir(folder: Path, kind: str) -> Path:
@@ -120,3 +132,15 @@ def test_nothing_waits_and_nothing_is_lost(outages, kind):
     assert arrived["model"]["files"]["best.ckpt"] == kind.encode()
     assert arrived["dataset"]["used_by"] == [run.name]
     assert server.unknown == []
+
+
+def main() -> None:
+    with tempfile.TemporaryDirectory() as folder, all_outages(Path(folder)) as (results, _, _, _, said):
+        print("outage           start  training    end   (seconds)")
+        for kind, result in results.items():
+            print(f"{kind:<16} {result['start']:>5.1f}  {result['training']:>8.1f}  {result['end']:>5.1f}")
+        print(said.replace(folder, ""))
+
+
+if __name__ == "__main__":
+    main()

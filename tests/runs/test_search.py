@@ -25,7 +25,7 @@ from .fake_wandb import KEY, FakeWandb
 
 # Stands for the command exp: its score is best at lr=0.01.
 OBJECTIVE = """
-import math, sys, time, yaml
+import math, os, sys, time, yaml
 from pathlib import Path
 given = dict(word.removeprefix("--").split("=", 1) for word in sys.argv[1:])
 lr = float(given["optimizer.lr"])
@@ -40,6 +40,10 @@ for i in range(1, 4):
         file.write("step,epoch,val/miou\\n" * (i == 1))
         file.write(f"{i},{i},{(1 - abs(math.log10(lr) + 2) / 10) * min(i, 2) / 2}\\n")
     time.sleep(float(given.get("wait", 0)))
+if "WANDB_SWEEP_ID" in os.environ:
+    from lightning_seg.runs.tracking import Tracking, finishing
+    with finishing():
+        Tracking().start(run, config).log_metrics({"val/miou": 0.5}, 0)
 """
 
 
@@ -238,6 +242,7 @@ def test_the_same_file_by_wandbs_own_sweep_and_agent(file, home, tmp_path):
         assert done.returncode == 0, done.stderr
     (run,) = find([tmp_path / "runs"])
     assert read(run).config["optimizer"]["lr"] == 0.01 and read(run).config["kind"] == "[1, 2]"
+    assert server.runs["r1"].history[0]["val/miou"] == 0.5 and server.runs["r1"].sweep == "sweep0"
     assert server.unknown == []
 
 

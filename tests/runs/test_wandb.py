@@ -140,7 +140,7 @@ def test_offline_runs_are_complete_and_anonymous_and_can_be_moved_and_synced(
     shutil.copytree(run_dir, moved)
     shutil.rmtree(run_dir)
     _resume(resumed)
-    for folder in (moved, resumed):
+    for folder in (moved, resumed.with_name("renamed")):
         (folder / CONFIG).touch()
     with FakeWandb() as server:
         status, out = sync(server, tmp_path / "runs")
@@ -176,9 +176,11 @@ def _resume(run_dir):
     """Make a run of two parts, the second of which overwrote the last checkpoint."""
     (run_dir / "checkpoints").mkdir(parents=True)
     for part, values in enumerate([[0.1, 0.2], [0.3]]):
+        if part:
+            run_dir = run_dir.rename(run_dir.with_name("renamed"))
         with finishing():
             logger = Tracking(mode="offline").start(run_dir, {} if part else {"kept": 0})
-            assert logger.version == "again"
+            assert logger.experiment.id == "again"
             logger.log_hyperparams({"environment": {"part": part}})
             for step, value in enumerate(values, start=2 * part):
                 logger.log_metrics({"val/miou": value}, step)

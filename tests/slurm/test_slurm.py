@@ -56,7 +56,7 @@ def submit(folder, name, *options):
     job = re.match(r"job (\d+), ", said).group(1)
     path = only(folder / "runs" / name)
     log = path / f"slurm/{job}_0_log.out"
-    assert f"tail -F {log.relative_to(folder)}" in said and f"scancel {job}" in said
+    assert f"tail -F {log.relative_to(folder)}" in said and f"scancel --signal=INT {job}" in said
     print(said)
     return job, log, path
 
@@ -108,13 +108,25 @@ def test_a_job_whose_time_is_up_does_too(cluster, folder, here):
     assert result(path) == here
 
 
-def test_a_cancelled_job_saves_and_does_not_come_back(cluster, folder, here):
+def test_an_interrupted_job_saves_and_does_not_come_back(cluster, folder, here):
+    job, log, path = submit(folder, "interrupted", PAUSE.format(4))
+    wait((folder / "paused").exists, log)
+    slurm("scancel", "--signal=INT", job)
+    (folder / "go").touch()
+    wait(lambda: state(job)[0] not in ("RUNNING", "COMPLETING"), log)
+    assert state(job) == ("FAILED", 0) and "stopped by SIGINT after step 4" in log.read_text()
+    lightning_seg(folder, "resume", str(path))
+    assert result(path) == here
+
+
+def test_a_cancelled_job_does_not_come_back_and_can_be_continued(cluster, folder, here):
+    """With luck it saves; srun kills its tasks as soon as it gets the signal, too."""
     job, log, path = submit(folder, "cancelled", PAUSE.format(4))
     wait((folder / "paused").exists, log)
     slurm("scancel", job)
     (folder / "go").touch()
-    wait(lambda: state(job)[0] == "CANCELLED" and "after step 4" in log.read_text(), log)
-    time.sleep(3)
+    wait(lambda: state(job)[0] == "CANCELLED", log)
+    wait(lambda: job not in slurm("squeue", "--noheader", "--format=%i").split(), log)
     assert state(job) == ("CANCELLED", 0)
     lightning_seg(folder, "resume", str(path))
     assert result(path) == here
