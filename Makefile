@@ -2,10 +2,11 @@
 PYTHON ?= python3
 NAME ?= quickstart
 ARGS ?=
+LAUNCHER ?= here
 BIN := .venv/bin
 
 .DEFAULT_GOAL := help
-.PHONY: help setup exp resume ablation compare test lint lock clean
+.PHONY: help setup exp resume ablation compare test lint audit lock clean
 
 help: ## list the targets
 	@grep -hE '^[a-z]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | awk -F'\t' '{printf "  make %-8s %s\n", $$1, $$2}'
@@ -21,14 +22,14 @@ setup: .venv/ready ## create .venv with the pinned dependencies (exp and test do
 	$(BIN)/uv pip install --quiet --python $(BIN)/python --no-deps --editable .
 	@touch $@
 
-exp: .venv/ready ## train and test experiments/NAME.yaml (default: quickstart); ARGS="--key=value ..." overrides
-	@$(BIN)/lightning-seg exp $(NAME) $(ARGS)
+exp: .venv/ready ## train and test experiments/NAME.yaml (default: quickstart); ARGS="--key=value ..." overrides, LAUNCHER=slurm submits
+	@$(BIN)/lightning-seg exp $(NAME) --launcher $(LAUNCHER) $(ARGS)
 
 resume: .venv/ready ## continue a run: make resume RUN=runs/NAME/ID
 	@$(BIN)/lightning-seg resume $(RUN) $(ARGS)
 
 ablation: .venv/ready ## make the missing runs of experiments/ablations/NAME.yaml, then answer it; ARGS="--plan" shows them
-	@$(BIN)/lightning-seg ablation $(NAME) $(ARGS)
+	@$(BIN)/lightning-seg ablation $(NAME) --launcher $(LAUNCHER) $(ARGS)
 
 compare: .venv/ready ## rank all runs and write runs/compare.html; ARGS="--group-by lr --baseline NAME" ...
 	@$(BIN)/lightning-seg compare --html runs/compare.html $(ARGS)
@@ -36,10 +37,14 @@ compare: .venv/ready ## rank all runs and write runs/compare.html; ARGS="--group
 test: .venv/ready ## run the test suite; ARGS="-k name" selects
 	@$(BIN)/python -m pytest -n 2 --dist worksteal $(ARGS)
 
-lint: .venv/ready ## check style and types
+lint: .venv/ready ## check style, types, and that the dependencies fit together
 	@$(BIN)/ruff check .
 	@$(BIN)/ruff format --check .
 	@$(BIN)/mypy
+	@$(BIN)/uv pip check --quiet --python $(BIN)/python
+
+audit: .venv/ready ## look for known vulnerabilities of the pinned dependencies (needs the network)
+	@$(BIN)/uv tool run pip-audit --no-deps --disable-pip --strict -r requirements.lock
 
 lock: ## pin the newest admitted versions again
 	$(BIN)/uv pip compile --quiet --universal --no-emit-index-url --no-emit-find-links --no-header --no-annotate \

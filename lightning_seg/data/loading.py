@@ -3,6 +3,7 @@
 import ctypes
 import hashlib
 import os
+import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -79,6 +80,8 @@ class Loader(DataLoader):
     _resume: tuple[int, int] = (0, 0)
     _waited, _lasted = 0.0, 0.0  # seconds in this epoch
     _workers: frozenset[Any] | set[Any] = frozenset()
+    _asked: float | None = None  # when the batch was asked for that is being waited for
+    _fault = ""  # what has become of the workers if it did not come
 
     def __iter__(self) -> Iterator[Any]:  # type: ignore[override]
         epoch, batches = getattr(self.sampler, "epoch", 0), 0
@@ -89,14 +92,17 @@ class Loader(DataLoader):
             self.sampler.start = batches * (self.batch_size or 1)
         start, self._waited = time.perf_counter(), 0.0
         first = batches
+        end = threading.Event()
         try:
-            self.timeout = WAIT if self.num_workers else 0
             others = set(active_children())
             iterator = super().__iter__()
             self._workers = self._workers | (set(active_children()) - others)
+            if self.num_workers:
+                threading.Thread(target=self._watch, args=(end,), daemon=True).start()
             while True:
-                asked = time.perf_counter()
+                self._asked = asked = time.perf_counter()
                 batch = next(iterator, None)
+                self._asked = None
                 self._waited += time.perf_counter() - asked
                 self._lasted = time.perf_counter() - start
                 if batch is None:
@@ -106,17 +112,29 @@ class Loader(DataLoader):
                 yield batch
         except UserError as error:  # from a worker it comes with the worker's traceback as its text
             raise UserError(str(error).rpartition("UserError: ")[2].strip()) from None
-        except RuntimeError as error:
-            if "timed out" not in str(error):
+        except (RuntimeError, OSError, EOFError):
+            if not self._fault:
                 raise
-            hangs = "hangs" if all(worker.is_alive() for worker in self._workers) else "was killed"
-            for worker in self._workers:
-                worker.kill()  # a frozen one would keep this process from ending
             raise UserError(
-                f"no batch came for {WAIT:.0f} s: a data worker {hangs}. Awaited were"
+                f"no batch came for {WAIT:.0f} s: a data worker {self._fault}. Awaited were"
                 f" {self._names(batches - first)}; it may have been some batches ahead. Look at these files, and at the"
                 " disk or network that they are on; --data.init_args.num_workers=0 shows where it stops."
             ) from None
+        finally:
+            end.set()
+
+    def _watch(self, end: threading.Event) -> None:
+        """Kill the workers if a batch does not come, so that the wait for it ends with an error.
+
+        `DataLoader`'s own timeout does not cover the wait for a tensor whose message has come, and it leaves frozen
+        workers, which would keep this process from ending.
+        """
+        while not end.wait(WAIT / 10):
+            if self._asked and time.perf_counter() - self._asked > WAIT:
+                self._fault = "hangs" if all(worker.is_alive() for worker in self._workers) else "was killed"
+                for worker in self._workers:
+                    worker.kill()
+                return
 
     @property
     def waiting(self) -> float:

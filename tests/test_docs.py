@@ -1,0 +1,48 @@
+"""What the documents name is there."""
+
+import re
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[1]
+DOCUMENTS = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
+
+
+@pytest.mark.parametrize("document", DOCUMENTS, ids=lambda path: path.name)
+def test_links_lead_to_files(document):
+    links = re.findall(r"\]\((?!https?:)([^)#]+)", document.read_text())
+    missing = [link for link in links if not (document.parent / link).exists()]
+    assert not missing
+
+
+def test_every_fault_has_its_test():
+    named = re.findall(
+        r"`((?:faults|runs|slurm|data)/\w+\.py)(?:::(\w+))?`", (ROOT / "docs/faults.md").read_text()
+    )
+    missing = [
+        (file, test) for file, test in named
+        if f"def {test or ''}" not in (ROOT / "tests" / file).read_text()
+    ]  # fmt: skip
+    assert len(named) > 30 and not missing
+
+
+@pytest.mark.parametrize("document", DOCUMENTS, ids=lambda path: path.name)
+def test_class_paths_are_there(document):
+    """Names such as lightning_seg.losses.CrossEntropy, in text or YAML."""
+    from importlib import import_module
+
+    missing = []
+    for name in set(re.findall(r"\blightning_seg(?:\.[a-z_0-9]+)+\.[A-Z]\w*", document.read_text())):
+        module, _, attribute = name.rpartition(".")
+        if "kitchen" not in name and not hasattr(import_module(module), attribute):
+            missing.append(name)
+    assert not missing
+
+
+@pytest.mark.parametrize("document", DOCUMENTS, ids=lambda path: path.name)
+def test_commands_are_there(document):
+    from lightning_seg.cli import COMMANDS
+
+    commands = set(re.findall(r"\blightning-seg ([a-z][a-z-]*)\b", document.read_text()))
+    assert commands <= set(COMMANDS), commands - set(COMMANDS)
