@@ -6,7 +6,7 @@ LAUNCHER ?= here
 BIN := .venv/bin
 
 .DEFAULT_GOAL := help
-.PHONY: help setup exp resume ablation compare test lint audit lock clean
+.PHONY: help setup exp resume ablation compare test bench lint audit lock clean
 
 help: ## list the targets
 	@grep -hE '^[a-z]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | awk -F'\t' '{printf "  make %-8s %s\n", $$1, $$2}'
@@ -36,6 +36,9 @@ compare: .venv/ready ## rank all runs and write runs/compare.html; ARGS="--group
 
 test: .venv/ready ## run the test suite; ARGS="-k name" selects
 	@$(BIN)/python -m pytest -n 2 --dist worksteal $(ARGS)
+
+bench: .venv/ready ## compare speed with bare loops and other libraries, shortly; fails on a loss
+	@$(BIN)/lightning-seg bench guard
 
 lint: .venv/ready ## check style, types, and that the dependencies fit together
 	@$(BIN)/ruff check .

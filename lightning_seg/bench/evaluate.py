@@ -44,10 +44,10 @@ def main(args: list[str]) -> None:
         f"{bench.batch['image'].shape[0]} images of {height}x{width}, {options.classes} classes, {bench.device_name}"
     )
     images = len(bench.batch["image"])
-    scoring = _scoring(images, (height, width), options.classes, bench)
-    print(table(take_turns(scoring, options.rounds), USUAL_LOGITS, GOALS, unit=images))
+    score = scoring(images, (height, width), options.classes, bench)
+    print(table(take_turns(score, options.rounds), USUAL_LOGITS, GOALS, unit=images))
     print(f"\n{type(experiment.model.network).__name__}, {bench.precision}")
-    print(table(take_turns(_validation(bench, (height, width)), options.rounds), FORWARD, GOALS, unit=images))
+    print(table(take_turns(validation(bench, (height, width)), options.rounds), FORWARD, GOALS, unit=images))
 
 
 def usual(num_classes: int) -> Any:
@@ -61,9 +61,10 @@ def usual(num_classes: int) -> Any:
     )
 
 
-def _scoring(
+def scoring(
     images: int, size: tuple[int, int], num_classes: int, bench: TrainBench
 ) -> dict[str, Callable[[], float]]:
+    """Return the ways to score random predictions, each of which returns seconds."""
     generator = torch.Generator().manual_seed(0)
     logits = torch.randn(images, num_classes, *size, generator=generator).to(bench.device)
     masks = torch.randint(num_classes, (images, *size), generator=generator, dtype=torch.uint8)
@@ -100,7 +101,8 @@ def _scoring(
 
 
 @torch.no_grad()
-def _validation(bench: TrainBench, size: tuple[int, int]) -> dict[str, Callable[[], float]]:
+def validation(bench: TrainBench, size: tuple[int, int]) -> dict[str, Callable[[], float]]:
+    """Return a forward pass and a validation step on the same images, each of which returns seconds."""
     task = bench.experiment.model.to(bench.device).eval()
     generator = torch.Generator().manual_seed(0)
     images = torch.randint(256, (len(bench.batch["image"]), 3, *size), generator=generator, dtype=torch.uint8)

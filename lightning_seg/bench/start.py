@@ -6,6 +6,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable
+from pathlib import Path
 
 from lightning_seg.bench.turns import take_turns
 
@@ -23,18 +24,7 @@ def main(args: list[str]) -> None:
     """Time the start of commands, each in a fresh process, ``[ROUNDS]``."""
     rounds = int(args[0]) if args else 3
     with tempfile.TemporaryDirectory() as folder:
-        ours = [sys.executable, "-m", "lightning_seg"]
-        one_step = ["--trainer.max_steps=1", "--trainer.limit_val_batches=0", "--wandb.mode=disabled"]
-        ways = {
-            HELP: _process([*ours, "--help"]),
-            NAME: _process([*ours, "exp", "quickstrat"]),
-            IMPORT: _process([sys.executable, "-c", "import lightning.pytorch.cli"]),
-            ERROR: _process([*ours, "exp", "quickstart", "--trainer.max_epoch=1"]),
-            STEP: _process(
-                [*ours, "fit", "-c", "experiments/quickstart.yaml", f"--runs={folder}", *one_step]
-            ),
-        }
-        times = take_turns(ways, rounds)
+        times = take_turns(ways(Path(folder)), rounds)
     base = statistics.median(times[IMPORT])
     width = max(map(len, times))
     print(f"{'':{width}}  seconds  of the import  goal")
@@ -45,6 +35,19 @@ def main(args: list[str]) -> None:
         goal = f"<= {most:g} {unit}: {'reached' if value <= most else 'missed'}" if unit else ""
         print(f"{name:{width}}  {middle:7.2f}  {middle / base:12.2f}x  {goal}".rstrip())
     print(f"{rounds} rounds of turns, medians; the last is the whole process, writing a checkpoint included")
+
+
+def ways(folder: Path) -> dict[str, Callable[[], float]]:
+    """Return the starts, each of which returns its seconds; runs are written into a folder."""
+    ours = [sys.executable, "-m", "lightning_seg"]
+    one_step = ["--trainer.max_steps=1", "--trainer.limit_val_batches=0", "--wandb.mode=disabled"]
+    return {
+        HELP: _process([*ours, "--help"]),
+        NAME: _process([*ours, "exp", "quickstrat"]),
+        IMPORT: _process([sys.executable, "-c", "import lightning.pytorch.cli"]),
+        ERROR: _process([*ours, "exp", "quickstart", "--trainer.max_epoch=1"]),
+        STEP: _process([*ours, "fit", "-c", "experiments/quickstart.yaml", f"--runs={folder}", *one_step]),
+    }
 
 
 def _process(command: list[str]) -> Callable[[], float]:

@@ -54,7 +54,7 @@ def main(args: list[str]) -> None:
         from lightning_seg.bench.peers import peers
 
         ways |= peers(bench)
-    _silence()  # the imports of others have set levels of their own
+    silence()  # the imports of others have set levels of their own
     times = take_turns(ways, options.rounds)
     height, width = data.crop_size
     print(
@@ -71,11 +71,11 @@ def add_clock(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--processor-time",
         action="store_true",
-        help="Count the processor's time: what other programs take does not disturb it. For CPUs only.",
+        help="Count one thread's processor time: what other programs take does not disturb it. For CPUs only.",
     )
 
 
-def _silence() -> None:
+def silence() -> None:
     """Keep what trainers say at every start out of the table."""
     warnings.simplefilter("ignore")
     for name in ("lightning", "lightning.pytorch", "pytorch_lightning", "lightning.fabric"):
@@ -88,11 +88,14 @@ class TrainBench:
     Args:
         experiment: The experiment; its data is asked for sizes only.
         steps: Steps that are timed in a turn.
-        processor_time: Whether to count the processor's time instead of that on the wall.
+        processor_time: Whether to count the processor's time instead of that on the wall, and to use one thread:
+            threads that wait for one another count, too.
     """
 
     def __init__(self, experiment: Any, steps: int, processor_time: bool = False) -> None:
         self._now = time.process_time if processor_time else time.perf_counter
+        if processor_time:
+            torch.set_num_threads(1)
         data = experiment.datamodule
         self.experiment, self.steps = experiment, steps
         self.device = device_of(experiment.config.trainer.accelerator)
@@ -132,7 +135,7 @@ class TrainBench:
         """Return the experiment's task under another policy."""
         model = self.experiment.model
         return SemanticSegmentation(
-            copy.deepcopy(model.network),
+            copy.deepcopy(model.network).requires_grad_(True),  # whatever the experiment freezes
             model.optimizer,
             model.class_names,
             loss=model.loss,

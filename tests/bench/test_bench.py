@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from lightning_seg.bench import evaluate
+from lightning_seg.bench import evaluate, guard
 from lightning_seg.bench.train import BARE, FROZEN, OURS, TrainBench, main
 from lightning_seg.bench.turns import Goal, ratio, table, take_turns
 from lightning_seg.errors import UserError
@@ -91,3 +91,16 @@ def test_the_table_is_printed(capsys):
 def test_peers_need_the_network_that_all_have():
     with pytest.raises(UserError, match="DeepLabV3"):
         main(["quickstart", "--peers", *TINY])
+
+
+def test_the_guard_fails_on_a_loss_that_stays_and_not_on_one_that_passes(capsys):
+    floors = (Goal("ours", "bare", 0.8),)
+    seconds = {"ours": 1.0, "bare": 1.0}
+    ways = {name: lambda name=name: seconds[name] for name in seconds}
+    guard.guard(ways, "bare", floors, 3)
+    turns = iter([9.0] * 4)  # the first rounds only: something else kept the machine busy
+    guard.guard({**ways, "ours": lambda: next(turns, 1.0)}, "bare", floors, 3)
+    assert "once more" in capsys.readouterr().out
+    seconds["ours"] = 1.5
+    with pytest.raises(UserError, match=r"slower than before: ours / bare is 0.67x, not 0.8x"):
+        guard.guard(ways, "bare", floors, 3)
