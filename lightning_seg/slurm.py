@@ -2,6 +2,7 @@
 
 import os
 import re
+import shutil
 import signal
 import subprocess
 from collections.abc import Iterator
@@ -60,10 +61,16 @@ def submit(args: list[str]) -> str:
     trainer.devices = devices = number_of_devices(trainer.devices)
     run = new_run(Path(settings.config.runs), settings.config.name)
     gpus = 0 if trainer.accelerator == "cpu" else devices
-    with submission(run / FOLDER, settings.config.name, wanted, trainer.num_nodes, devices, gpus) as executor:
-        (run / FOLDER).mkdir(exist_ok=True)
-        (run / EXPERIMENT).write_text(settings.text)
-        job = executor.submit(Job(run))
+    try:
+        with submission(
+            run / FOLDER, settings.config.name, wanted, trainer.num_nodes, devices, gpus
+        ) as executor:
+            (run / FOLDER).mkdir(exist_ok=True)
+            (run / EXPERIMENT).write_text(settings.text)
+            job = executor.submit(Job(run))
+    except UserError:
+        shutil.rmtree(run)  # of a run that never was
+        raise
     log = run / FOLDER / f"{job.job_id}_0_log.out"
     print(
         f"job {job.job_id}, {trainer.num_nodes} node(s) x {devices} task(s): {run}\n"
@@ -118,7 +125,10 @@ def submission(
         )
         yield executor
     except (RuntimeError, ValueError, OSError, submitit.core.utils.FailedJobError) as error:
-        raise UserError(f"the job could not be submitted: {str(error).strip()}") from None
+        hint = ""
+        if gpus and ("gres" in str(error) or "GPU" in str(error)):
+            hint = f"\nIt asked for {gpus} GPU(s) on each node; without any: --trainer.accelerator=cpu."
+        raise UserError(f"the job could not be submitted: {str(error).strip()}{hint}") from None
 
 
 class Job:

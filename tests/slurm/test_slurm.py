@@ -132,6 +132,12 @@ def test_a_cancelled_job_does_not_come_back_and_can_be_continued(cluster, folder
     assert result(path) == here
 
 
+def test_a_job_that_slurm_refuses_leaves_nothing(cluster, folder, capfd):
+    with pytest.raises(AssertionError, match="without any: --trainer.accelerator=cpu"):
+        lightning_seg(folder, "exp", "tiny.yaml", "--name=refused", *JOB, "--trainer.accelerator=auto")
+    assert not list((folder / "runs").glob("refused/*"))
+
+
 def test_one_task_for_each_device(cluster, folder):
     job, log, path = submit(folder, "two", "--trainer.devices=2", PAUSE.format(2))
     wait((folder / "paused").exists, log)
