@@ -44,6 +44,8 @@ class MirrorLogger(WandbLogger):
         self.samples: Callable[[], int] | None = None
         self.behind = False
         self._lost = False
+        self._use: threading.Thread | None = None
+        self._used = False
         self._checkpoints = [BEST_CHECKPOINT, LAST_CHECKPOINT] if checkpoints else []
         self._artifacts: dict[str, Callable[[], object]] = {}  # logs the newest of each name
 
@@ -90,11 +92,21 @@ class MirrorLogger(WandbLogger):
             ):  # there W&B knows outputs only; `lightning-seg sync` makes it an input
                 self.experiment.log_artifact(artifact)
             else:  # this waits until the artifact is uploaded
-                threading.Thread(
-                    target=_quietly, args=(self.experiment.use_artifact, artifact), daemon=True
-                ).start()
+                self._use = threading.Thread(target=self._use_artifact, args=(artifact,), daemon=True)
+                self._use.start()
 
         self._add("data", use)
+
+    def _use_artifact(self, artifact: Any) -> None:
+        with suppress(Exception):
+            self.experiment.use_artifact(artifact)
+            self._used = True
+
+    def settle(self) -> None:
+        """Wait before the run is ended until its data is declared, which a very short one may be ahead of."""
+        if self._use is not None:
+            self._use.join(3 * ANSWER_TIMEOUT)
+            self.behind |= not self._used
 
     @rank_zero_only
     def finalize(self, status: str) -> None:
@@ -164,11 +176,6 @@ def one_line(error: BaseException | None) -> str:
     """Return an error's class and the first line of what it says."""
     first = str(error).strip().split("\n")[0].rstrip(".")
     return f"{type(error).__name__}: {first}"
-
-
-def _quietly(function: Callable[..., object], *arguments: Any) -> None:
-    with suppress(Exception):
-        function(*arguments)
 
 
 def _artifact_name(name: str) -> str:

@@ -202,6 +202,8 @@ def finish(error: BaseException | None = None) -> None:
         known = {name: run.summary.get(name) for name in run.summary.keys()}
         summary = {name: value for name, value in known.items() if _is_plain(value)}
         logged = run.step > 0
+        if _current:
+            _current[0].settle()
         run.finish(exit_code=int(failed))
         missing = None if run.offline else _refused(log)
     except Exception as problem:

@@ -215,7 +215,9 @@ def test_distributions_are_those_of_wandb():
 def test_the_same_file_by_wandbs_own_sweep_and_agent(file, home, tmp_path):
     """The agent of W&B runs the command with the settings that the server chose."""
     with FakeWandb() as server:
-        os.environ |= {"WANDB_BASE_URL": server.url, "WANDB_API_KEY": KEY}
+        # The agent's ${interpreter} is the python of the PATH, this one if its environment is activated.
+        path = os.pathsep.join([str(Path(sys.executable).parent), os.environ["PATH"]])
+        os.environ |= {"WANDB_BASE_URL": server.url, "WANDB_API_KEY": KEY, "PATH": path}
         command = file().read_text()
         settings = yaml.safe_load(command)
         settings["command"] += [

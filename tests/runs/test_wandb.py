@@ -271,6 +271,46 @@ def test_online_run_that_fails_and_the_next_of_the_same_process(server, tmp_path
     assert capsys.readouterr().out.splitlines() == urls
 
 
+def test_online_run_that_is_resumed_keeps_its_id_and_its_history(server, tmp_path):
+    run_dir = tmp_path / "e" / "id"
+    (run_dir / "checkpoints").mkdir(parents=True)
+    for part in range(2):
+        with finishing():
+            logger = Tracking(watch="parameters" if part else None).start(run_dir, {"part": part}, Tiny())
+            logger.log_metrics({"val/miou": 0.5 - part / 10}, 7 + part)
+            for name in ("best", "last"):
+                (run_dir / "checkpoints" / f"{name}.ckpt").write_text(f"{name} of part {part}")
+            logger.finalize("success")
+            logger.use_data("Shapes", {"fingerprint": "1"})
+        time.sleep(1.1)  # parts are named by the second they start in
+    assert list(server.runs) == ["id"] and server.unknown == []
+    run = server.runs["id"]
+    assert [(row["trainer/global_step"], row["val/miou"]) for row in run.history] == [(7, 0.5), (8, 0.4)]
+    assert run.config["part"]["value"] == 1
+    models = [a for a in server.artifacts.values() if a["type"] == "model" and a["committed"]]
+    for name in ("best", "last"):
+        newest = [a for a in models if name in a["aliases"]][-1]
+        assert (
+            newest["name"] == "model-id" and newest["files"][f"{name}.ckpt"] == f"{name} of part 1".encode()
+        )
+    data = [a for a in server.artifacts.values() if a["type"] == "dataset"]
+    assert data and all(a["committed"] and a["used_by"] == ["id"] for a in data)
+
+
+def test_a_run_that_ends_before_the_server_knows_its_data(server, tmp_path, monkeypatch):
+    def slow(variables):
+        time.sleep(2)
+        return FakeWandb._ArtifactType(server, variables)
+
+    monkeypatch.setattr(server, "_ArtifactType", slow)
+    with finishing():
+        logger = Tracking().start(tmp_path / "e" / "id", {})
+        logger.use_data("Shapes", {"fingerprint": "1"})
+        logger.log_metrics({"val/miou": 0.5}, 7)
+    (data,) = server.artifacts.values()
+    assert data["committed"] and data["used_by"] == ["id"]
+
+
 def test_training_outlives_wandbs_own_process(home, tmp_path, capsys):
     class Killing(Tiny):
         def on_train_epoch_start(self):
