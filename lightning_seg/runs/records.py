@@ -135,8 +135,9 @@ class Record:
         if speed is None or not batch:
             return float("nan"), float("nan"), float("nan")
         ends = speed[:, 0] + 1  # the step that ends each epoch, counted from 0
-        seconds = np.diff(ends, prepend=0) * batch / speed[:, 2]
-        return float(ends[-1] * batch), float(ends[-1]), float(seconds[speed[:, 2] > 0].sum())
+        timed = speed[:, 2] > 0
+        seconds = np.diff(ends, prepend=0)[timed] * batch / speed[timed, 2]
+        return float(ends[-1] * batch), float(ends[-1]), float(seconds.sum())
 
     @cached_property
     def image_names(self) -> tuple[str, ...]:

@@ -33,6 +33,8 @@ const colour = (group) => (state.chosen.has(group) ? COLOURS[state.chosen.get(gr
 const dash = (group) => ["", "6 3", "2 3", "8 3 2 3"][Math.floor((state.chosen.get(group) ?? 0) / COLOURS.length) % 4];
 const swatch = (group) => el("span", { class: "swatch", style: `background:${colour(group)}` });
 const groupName = (run) => (run.group < 0 ? run.experiment : section.groups[run.group].name);
+// Long names break between their words, not within them.
+const breakable = (name) => name.split(/(?<=[/_=,.])/).flatMap((part) => [part, el("wbr")]);
 const chosenGroups = () => [...state.chosen.keys()].sort((a, b) => a - b);
 const matches = (text) => $("filter").value.toLowerCase().split(/\s+/).every((word) => text.toLowerCase().includes(word));
 
@@ -60,7 +62,7 @@ function frame(host, height, [x0, x1], [y0, y1], xName, yName, label) {
   for (const t of ticks(y0, y1, 5))
     root.append(svg("line", { class: "axis", x1: left, x2: width - right, y1: y(t), y2: y(t) }),
       svg("text", { x: left - 6, y: y(t) + 4, "text-anchor": "end" }, compact(t)));
-  for (const t of ticks(x0, x1, Math.max(2, Math.floor(width / 110))))
+  for (const t of ticks(x0, x1, Math.max(3, Math.floor(width / 85))))
     root.append(svg("text", { x: x(t), y: height - bottom + 16, "text-anchor": "middle" }, compact(t)));
   root.append(svg("text", { x: width - right, y: height - 3, "text-anchor": "end" }, xName),
     svg("text", { x: 4, y: 12 }, yName));
@@ -125,7 +127,7 @@ function renderRanking() {
   table($("ranking"), [
     { name: "show", cell: (g) => [choose(g), swatch(g.index)] },
     { name: "rank", value: (g) => g.rank, cell: (g) => String(g.rank), number: true },
-    { name: "experiment", value: (g) => g.name, className: "name" },
+    { name: "experiment", value: (g) => g.name, cell: (g) => breakable(g.name), className: "name" },
     { name: "mIoU %", value: (g) => g.miou, number: true },
     { name: "95 % interval", value: (g) => g.low, cell: interval },
     { name: "to the reference", value: (g) => g.difference, cell: difference, number: true },
@@ -142,13 +144,15 @@ function renderRanking() {
 
 function renderCurves() {
   const host = $("curves"), name = $("quantity").value, axis = Number($("axis").value);
-  const runs = D.runs.filter((run) => run.section === state.section && run.curves[name]
+  const wanted = D.runs.filter((run) => run.section === state.section && run.curves[name]
     && (state.chosen.has(run.group) || (run.group < 0 && $("untested").checked)));
-  if (!runs.length) return host.replaceChildren(el("p", { class: "note" }, "No curve of the experiments chosen above."));
+  if (!wanted.length) return host.replaceChildren(el("p", { class: "note" }, "No curve of the experiments chosen above."));
   const place = (run, i) => (axis === 1 ? run.curves[name][1][i] : axis === 2 ? run.batch && (run.curves[name][0][i] + 1) * run.batch : run.curves[name][0][i]);
   const points = (run) => run.curves[name][2].map((y, i) => [place(run, i), y]).filter(([x]) => x !== null);
+  const runs = wanted.filter((run) => points(run).length);
   const all = runs.flatMap(points), xs = all.map((p) => p[0]), ys = all.map((p) => p[1]);
   if (!all.length) return host.replaceChildren(el("p", { class: "note" }, "The runs did not record that axis."));
+  const left = wanted.length - runs.length;
   const low = Math.min(...ys), high = Math.max(...ys), room = (high - low || 1) * 0.04;
   const unit = ["step", "epoch", "images seen"][axis];
   const f = frame(host, 340, [Math.min(...xs), Math.max(...xs)], [low - room, high + room], unit, name, `${name} against ${unit}; arrow keys read values`);
@@ -184,7 +188,7 @@ function renderCurves() {
     const at = state.cursor === null ? 0 : stops.indexOf(nearest(state.cursor)) + step;
     read(stops[Math.min(stops.length - 1, Math.max(0, at))]);
   });
-  host.replaceChildren(f.root, readout);
+  host.replaceChildren(f.root, readout, left ? el("p", { class: "note" }, `Runs left out, which did not record that axis: ${left}.`) : "");
 }
 
 function classOrder(groups) {
@@ -264,7 +268,7 @@ const searchable = (run) => [groupName(run), run.experiment, run.id, run.status,
 function renderRuns() {
   const score = (name, key) => ({ name, value: (r) => r.scores[key], number: true });
   table($("runs"), [
-    { name: "experiment", value: groupName, cell: (r) => el("span", { title: r.path }, swatch(r.group), groupName(r)), className: "name" },
+    { name: "experiment", value: groupName, cell: (r) => el("span", { title: r.path }, swatch(r.group), breakable(groupName(r))), className: "name" },
     { name: "run", value: (r) => r.id, cell: (r) => el("span", { title: r.problem || r.path }, r.id) },
     { name: "status", value: (r) => r.status, cell: (r) => el("span", { title: r.problem, class: r.status === "broken" ? "worse" : null }, r.status) },
     { name: "seed", value: (r) => r.seed, cell: (r) => (r.seed === null ? "–" : String(r.seed)), number: true },
@@ -304,8 +308,9 @@ function chooseSection(index) {
   const names = [...new Set(D.runs.filter((r) => r.section === index).flatMap((r) => Object.keys(r.curves)))];
   const before = $("quantity").value, first = ["val/miou", "val/loss", "train/loss"].filter((n) => names.includes(n));
   const ordered = [...new Set([...first, ...names])];
+  const aCurve = (name) => D.runs.some((r) => r.section === index && r.curves[name]?.[0].length > 1);
   $("quantity").replaceChildren(...ordered.map((n) => el("option", {}, n)));
-  if (ordered.includes(before)) $("quantity").value = before;
+  $("quantity").value = ordered.includes(before) ? before : ordered.find(aCurve) ?? ordered[0];
   render();
 }
 

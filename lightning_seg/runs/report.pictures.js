@@ -52,7 +52,7 @@ function renderPictures() {
   const p = section.pictures, host = $("pictures");
   $("pictures-section").hidden = !p;
   if (!p) return;
-  const groups = chosenGroups().filter((g) => p.columns[g]), missing = chosenGroups().length - groups.length;
+  const groups = chosenGroups().filter((g) => p.columns[g]?.some((picture) => picture)), missing = chosenGroups().length - groups.length;
   painters = [];
   const view = $("picture-view").value, before = Number($("other").value);
   $("other").replaceChildren(...groups.map((g) => el("option", { value: g }, section.groups[g].name)));
@@ -78,7 +78,7 @@ function renderPictures() {
     el("div", { class: "tiles" }, tile(k, "image", null), tile(k, "truth", p.truths[k]),
       groups.filter((g) => p.columns[g][k]).map((g) => tile(k, section.groups[g].name, p.columns[g][k].labels, g))))),
   el("ul", { class: "legend" }, section.classes.map((name, c) => el("li", {}, el("span", { class: "swatch", style: `background:rgb(${p.palette[c]})` }), name))),
-  missing ? el("p", { class: "note" }, `${missing} of the experiments chosen have no pictures here: the first of the ranking have.`) : "",
+  missing ? el("p", { class: "note" }, `Experiments chosen above whose pictures are not in this file: ${missing}.`) : "",
   el("p", { class: "note" }, "The percentage is the IoU within the one image, averaged over its classes. Of several seeds the one with the median score is shown."));
 }
 

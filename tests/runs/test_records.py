@@ -44,6 +44,13 @@ def test_curves(tmp_path):
     np.testing.assert_allclose(curves["val/loss"][:, 2], [2, 1, 2 / 3])
 
 
+@pytest.mark.filterwarnings("error")
+def test_the_training_is_summed_up_over_epochs_that_were_timed(tmp_path):
+    run = make_run(tmp_path)
+    (run / METRICS).write_text("step,train/images_per_second\n9,32\n19,0\n19,0\n29,64\n")  # batches of 16
+    assert read(run).training == (30 * 16, 30, 10 * 16 / 32 + 10 * 16 / 64)
+
+
 @pytest.mark.parametrize("last", ["30,0.2", "30,0.2,3,,0.", "3", '30,"0.2', "30,0.2,3,,e-", "\x00"])
 def test_a_line_that_was_being_written(tmp_path, last):
     run = make_run(tmp_path, rows=3)

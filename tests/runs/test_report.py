@@ -12,6 +12,7 @@ import pytest
 from PIL import Image
 
 from lightning_seg.runs.compare import compare
+from lightning_seg.runs.directory import ENVIRONMENT
 from lightning_seg.runs.records import read
 from lightning_seg.runs.report import write_report
 from lightning_seg.runs.statistics import score
@@ -191,6 +192,7 @@ addEventListener("load", async () => {
   set("axis", "2");
   document.querySelector("#curves svg").dispatchEvent(new KeyboardEvent("keydown", { key: "ArrowRight" }));
   seen.images = document.querySelector("#curves .readout b").textContent;
+  seen.leftOut = [all("#curves polyline").length, document.querySelector("#curves > .note").textContent];
   set("class-view", "errors"); seen.errorBars = all("#classes rect").length;
   set("class-view", "difference"); seen.differenceBars = all("#classes rect").length;
   seen.confusions = all("#confusion li").map((item) => item.textContent);
@@ -236,7 +238,8 @@ def test_in_a_browser(tmp_path):
         "confusion": np.array([[8, 2, 0], [0, 5, 0], [0, 0, 0]]),
     }
     for seed in range(2):
-        make_run(runs, "unet", seed=seed, parts=parts(1), **common)
+        run = make_run(runs, "unet", seed=seed, parts=parts(1), **common)
+        (run / ENVIRONMENT).write_text("{}")  # knows nothing of its batch size
         make_run(runs, "deeplab", seed=seed, shift=0.1, parts=parts(9), **common)
     file, page, data = report(runs, tmp_path)
     file.write_text(page.replace("</body>", CLICKS))
@@ -266,6 +269,7 @@ def test_in_a_browser(tmp_path):
         "curvesOfOne": 2,
         "epochs": "train/loss against epoch; arrow keys read values",
         "images": "images seen 16",
+        "leftOut": [2, "Runs left out, which did not record that axis: 2."],
         "errorBars": 2 * 3 * 3,
         "differenceBars": 3,
         "confusions": [f"20.0 % of {EVIL} taken for b"],
