@@ -8,7 +8,8 @@ from torch import nn
 from torch.optim import Optimizer
 
 from lightning_seg.errors import UserError
-from lightning_seg.networks.base import BackboneNetwork
+from lightning_seg.networks.base import BackboneNetwork, Network
+from lightning_seg.networks.feature_cache import FeatureCache
 
 BatchNorm = Literal["train", "eval", "frozen"]
 
@@ -67,6 +68,12 @@ class Full:
         if self.batch_norm == "frozen":
             for norm in batch_norms(network.backbone):
                 norm.requires_grad_(False)
+
+    def begin(self, network: BackboneNetwork) -> None:
+        """Prepare for a training. Call it once the weights are there."""
+
+    def end(self, network: BackboneNetwork) -> None:
+        """Clean up after a training."""
 
     def advance(self, network: BackboneNetwork, epoch: int, progress: float) -> bool:
         """Change what trains, if its time has come. Call it before every training step.
@@ -143,10 +150,40 @@ class Frozen(Full):
         batch_norm: With ``train`` no parameter of the backbone trains, but its BatchNorm uses and updates the
             statistics of the batch, which is what "frozen" means where only gradients are switched off. ``eval``
             and ``frozen`` are the same here: nothing moves.
+        cache_gb: Gigabytes of the processor's memory in which the feature maps of images that come again are kept
+            while it trains: those of validation, and those of training where nothing random changes them. A resumed
+            run is then equal up to rounding, not bit by bit.
+
+    Raises:
+        UserError: Features that move are to be kept.
     """
 
-    def __init__(self, batch_norm: BatchNorm = "frozen") -> None:
+    def __init__(self, batch_norm: BatchNorm = "frozen", cache_gb: float = 0) -> None:
         super().__init__(batch_norm=batch_norm)
+        if cache_gb and batch_norm == "train":
+            raise UserError(
+                "cache_gb keeps features, and those of batch_norm: train move; leave one of them out."
+            )
+        self.cache_gb = cache_gb
+
+    def begin(self, network: BackboneNetwork) -> None:
+        """Keep features from now on, if wanted.
+
+        Raises:
+            UserError: The network has no place for them.
+        """
+        if not self.cache_gb:
+            return
+        if not isinstance(network, Network):
+            raise UserError(
+                f"cache_gb is for networks that give one answer to a pixel, not {type(network).__name__}."
+            )
+        network.feature_cache = FeatureCache(self.cache_gb)
+
+    def end(self, network: BackboneNetwork) -> None:
+        """Forget the features."""
+        if isinstance(network, Network):
+            network.feature_cache = None
 
     def frozen_stages(self, stages: int) -> int:
         """Freeze all."""
@@ -175,6 +212,7 @@ class LinearProbe(Frozen):
 
     Args:
         batch_norm: What the backbone's BatchNorm does (see `Frozen`).
+        cache_gb: Gigabytes in which features are kept (see `Frozen`).
     """
 
     def apply(self, network: BackboneNetwork) -> None:

@@ -50,6 +50,7 @@ def under_policies(model: SemanticSegmentation, device: torch.device) -> dict[st
     policies |= {f"{n} of {count} stages frozen": FrozenStages(n) for n in range(1, count)}
     policies |= {
         "backbone frozen": Frozen(),
+        "backbone frozen, its features kept": Frozen(cache_gb=8),
         "backbone frozen, its BatchNorm moves": Frozen(batch_norm="train"),
     }
     tasks = {}
@@ -58,6 +59,7 @@ def under_policies(model: SemanticSegmentation, device: torch.device) -> dict[st
         task = SemanticSegmentation(
             network, model.optimizer, model.class_names, copy.deepcopy(model.loss), finetune=policy
         )
+        policy.begin(network)
         tasks[name] = task.to(device).train()
     return tasks
 

@@ -294,7 +294,7 @@ def _parts(module: nn.Module, taps: list[str], prefix: str = "") -> Iterator[tup
             yield flat, child
 
 
-class _DensePool(nn.MaxPool2d):
+class DensePool(nn.MaxPool2d):
     """A 2x2 max pooling that keeps the resolution: every second value is what the strided one gives."""
 
     def __init__(self, dilation: int) -> None:
@@ -302,6 +302,7 @@ class _DensePool(nn.MaxPool2d):
         self.pad = (0, dilation, 0, dilation)
 
     def forward(self, x: Tensor) -> Tensor:
+        """Pool maps (B, C, H, W) of values that are not negative."""
         return super().forward(F.pad(x, self.pad))  # zeros change nothing after a ReLU
 
 
@@ -320,7 +321,7 @@ def _dilate_pools(net: Any, output_stride: int) -> list[int]:
             if stride < output_stride:
                 stride *= 2
             else:
-                setattr(net, name, _DensePool(dilation))
+                setattr(net, name, DensePool(dilation))
                 dilation *= 2
         elif isinstance(module, nn.Conv2d):
             module.dilation = module.padding = (dilation, dilation)

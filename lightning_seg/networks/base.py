@@ -9,6 +9,7 @@ from torch.nn import functional as F
 
 from lightning_seg.errors import UserError
 from lightning_seg.networks.backbone import Backbone, Encoder
+from lightning_seg.networks.feature_cache import FeatureCache
 from lightning_seg.networks.weights import load_run, names_a_run
 
 
@@ -60,11 +61,15 @@ class Network(BackboneNetwork):
         backbone: A timm model's name, or an encoder.
         weights: Pretrained weights of a backbone given by name (see `Backbone`).
         output_stride: Output stride of a backbone given by name, and the largest that an encoder may have.
+
+    Attributes:
+        feature_cache: Keeps the backbone's maps while a frozen one trains, if its policy says so.
     """
 
     def __init__(self, backbone: str | Encoder, weights: bool | str = False, output_stride: int = 32) -> None:
         super().__init__(backbone, weights, output_stride)
         self.auxiliary: AuxiliaryHead | None = None
+        self.feature_cache: FeatureCache | None = None
 
     def forward(self, images: Tensor) -> Tensor | tuple[Tensor, Tensor]:
         """Return logits (B, C, H, W) for images (B, 3, H, W), uint8 or float, in 0..255.
@@ -73,7 +78,10 @@ class Network(BackboneNetwork):
         """
         height, width = images.shape[-2:]
         x = self._pad(self.backbone.normalize(images))
-        features = self.backbone(x)
+        if self.feature_cache is None:
+            features = self.backbone(x)
+        else:
+            features = self.feature_cache(images, lambda positions: self.backbone(x[positions]))
         logits = _crop(resize(self.head(self.decode(x, features)), x), height, width)
         if self.auxiliary is None or not self.training:
             return logits

@@ -57,6 +57,11 @@ class SegmentationTask(L.LightningModule):
         """Load the pretrained weights for a fresh training; a checkpoint, known only by now, brings its own."""
         if self.trainer.ckpt_path is None and not isinstance(self.trainer.strategy, FullyShard):
             self.pretrained = self.network.load_weights()
+        self.finetune.begin(self.network)
+
+    def on_fit_end(self) -> None:
+        """Let the policy clean up."""
+        self.finetune.end(self.network)
 
     def configure_model(self) -> None:
         """Spread the network over the processes, if the strategy does that, its pretrained weights loaded before."""

@@ -22,11 +22,11 @@ def tasks():
 
 def test_less_and_less_trains(tasks):
     counts = [sum(p.numel() for p in task.parameters() if p.requires_grad) for task in tasks.values()]
-    assert len(counts) == 7 and counts[0] == sum(p.numel() for p in tasks[ALL].parameters())
+    assert len(counts) == 8 and counts[0] == sum(p.numel() for p in tasks[ALL].parameters())
     assert (
         counts[:6] == sorted(counts[:6], reverse=True)
         and len(set(counts[:6])) == 6
-        and counts[5] == counts[6]
+        and counts[5] == counts[6] == counts[7]
     )
 
 

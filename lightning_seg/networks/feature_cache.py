@@ -1,0 +1,67 @@
+"""Feature maps of a frozen backbone, computed once for each image."""
+
+import hashlib
+import warnings
+from collections.abc import Callable
+
+import torch
+from torch import Tensor
+
+
+class FeatureCache:
+    """Keep the feature maps of images by their content, in the processor's memory.
+
+    An image that comes again, pixel by pixel the same, gets the maps that it had. So whatever augmentation changes is
+    computed anew, and whatever stays (validation images; training images that are only mirrored have two forms) is
+    not. The numbers are those of the batch in which an image came first: another batch may round the last bit
+    otherwise.
+
+    Args:
+        gigabytes: How much memory the maps may take; what comes later is not kept.
+    """
+
+    def __init__(self, gigabytes: float) -> None:
+        self.gigabytes = gigabytes
+        self.hits = 0
+        self._left = gigabytes * 1e9
+        self._kept: dict[bytes, list[Tensor]] = {}
+
+    def __call__(self, images: Tensor, compute: Callable[[Tensor], list[Tensor]]) -> list[Tensor]:
+        """Return the feature maps of a batch.
+
+        Args:
+            images: Images (B, 3, H, W) as they come to the network.
+            compute: Returns the maps, each (N, C, h, w), of the images at N positions (N,) of the batch.
+        """
+        keys = [self._key(image) for image in images]
+        new = [i for i, key in enumerate(keys) if key not in self._kept]
+        self.hits += len(keys) - len(new)
+        computed = compute(torch.tensor(new, device=images.device)) if new else []
+        fresh = {i: [maps[position] for maps in computed] for position, i in enumerate(new)}
+        for i, maps in fresh.items():
+            self._keep(keys[i], maps)
+        if len(new) == len(keys):
+            return computed
+        found = [fresh[i] if i in fresh else self._kept[key] for i, key in enumerate(keys)]
+        return [torch.stack([m.to(images.device) for m in maps]) for maps in zip(*found, strict=True)]
+
+    def _keep(self, key: bytes, maps: list[Tensor]) -> None:
+        size = sum(m.nbytes for m in maps)
+        if size > self._left:
+            if not self.hits:
+                warnings.warn(
+                    f"{self.gigabytes:g} GB of features are kept, and no image came twice so far. Where augmentation"
+                    " changes every image, leave cache_gb away; else give it more.",
+                    stacklevel=2,
+                )
+                self.hits = 1  # say it once
+            return
+        self._left -= size
+        with torch.inference_mode(False):  # what validation keeps, training may need
+            self._kept[key] = [m.detach().cpu().clone() for m in maps]
+
+    def _key(self, image: Tensor) -> bytes:
+        """Tell images and arithmetics apart."""
+        kind = f"{tuple(image.shape)} {image.dtype} {torch.is_autocast_enabled(image.device.type)}"
+        rows = image.permute(1, 2, 0).contiguous().cpu().numpy()
+        return hashlib.blake2b(rows.tobytes(), key=kind.encode()[:64], digest_size=16).digest()
