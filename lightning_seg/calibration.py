@@ -72,15 +72,20 @@ def fit_temperature(logits: Tensor, labels: Tensor) -> float:
     return float(power.detach().clamp(-3, 3).exp())
 
 
-def temperature_of(run: Path) -> float:
-    """Return the temperature that `lightning-seg calibrate` found for a run's best checkpoint; 1 without one."""
+def temperature_of(run: Path, checkpoint: Path | None = None) -> float:
+    """Return the temperature that `lightning-seg calibrate` found for a run; 1 without one.
+
+    Args:
+        run: The run directory.
+        checkpoint: Which of its checkpoints is used; the best unless given.
+    """
     try:
         known = json.loads((run / CALIBRATION).read_text())
     except FileNotFoundError:
         return 1.0
-    if known["step"] == _step(run):
+    if known["step"] == _step(checkpoint or run / BEST_CHECKPOINT):
         return known["temperature"]
-    print(f"{run / CALIBRATION} is of an earlier checkpoint and not used; calibrate the run again")
+    print(f"{run / CALIBRATION} is of another checkpoint and not used; calibrate the run again")
     return 1.0
 
 
@@ -106,7 +111,7 @@ def main(args: list[str]) -> None:
     result = {
         "temperature": temperature,
         "fitted_on": data.val_split,
-        "step": _step(run),
+        "step": _step(run / BEST_CHECKPOINT),
         "ece": {split: {"before": pair[0].ece, "after": pair[1].ece} for split, pair in found.items()},
     }
     (run / CALIBRATION).write_text(json.dumps(result, indent=2) + "\n")
@@ -115,7 +120,8 @@ def main(args: list[str]) -> None:
     draw(found, temperature).save(picture)
     print(f"temperature {temperature:.3f}, fitted to {len(sample[0])} pixels of {data.val_split}")
     for split, (before, after) in found.items():
-        print(f"ECE {split}: {before.ece:.4f} before, {after.ece:.4f} after")
+        fitted = ", on the images that the temperature is fitted to" if split == data.val_split else ""
+        print(f"ECE {split}: {before.ece:.4f} before, {after.ece:.4f} after{fitted}")
     print(f"{run / CALIBRATION}, {picture}")
 
 
@@ -188,6 +194,6 @@ def _evaluated(task: Any, loader: Iterable) -> Iterator[tuple[Tensor, Tensor]]:
             yield logits.float(), masks
 
 
-def _step(run: Path) -> int:
-    """Return the step of training that the best checkpoint is of."""
-    return torch.load(run / BEST_CHECKPOINT, map_location="cpu", weights_only=True, mmap=True)["global_step"]
+def _step(checkpoint: Path) -> int:
+    """Return the step of training that a checkpoint is of."""
+    return torch.load(checkpoint, map_location="cpu", weights_only=True, mmap=True)["global_step"]

@@ -11,6 +11,7 @@ from pathlib import Path
 from lightning.pytorch.callbacks import ModelCheckpoint
 from lightning.pytorch.utilities import rank_zero_only
 
+from lightning_seg.calibration import temperature_of
 from lightning_seg.callbacks.saving import Stopped
 from lightning_seg.checkpoints import newest
 from lightning_seg.errors import UserError
@@ -80,6 +81,8 @@ def resume(args: list[str]) -> None:
 def test(args: list[str]) -> None:
     """Test the best checkpoint of a run; the result replaces test.json in its directory."""
     experiment, options = finished_run("test", args)
+    if not experiment.model.instances and experiment.run_directory is not None:
+        experiment.model.temperature = temperature_of(experiment.run_directory, Path(options["ckpt_path"]))
     with explained(experiment):
         experiment.trainer.test(**options, verbose=False)
 

@@ -351,6 +351,7 @@ def quiet(args: list[str]) -> list[str]:
         ".*LeafSpec.*",
         ".*The number of training batches.*",
         ".*Checkpoint directory .* exists and is not empty.*",  # that of the run which is resumed
+        ".*The dirpath has changed.*",  # a run may be moved and copied
         ".*srun.* command is available.*",  # a run on a cluster's login node is no mistake
     ):
         warnings.filterwarnings("ignore", message)

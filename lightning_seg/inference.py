@@ -209,7 +209,8 @@ class Model:
         palette: Their colours.
         inference: How logits are had; of the whole image unless given.
         temperature: What logits are divided by to make probabilities honest (see `lightning_seg.calibration`).
-        postprocess: What makes labels of the logits (C, H, W) and the image (3, H, W); the best class unless given.
+        postprocess: What makes labels of the logits (C, H, W), divided by the temperature, and the image (3, H, W); the
+            best class unless given.
     """
 
     def __init__(
@@ -242,7 +243,8 @@ class Model:
         logits = self.logits(image)
         if self.postprocess is None:
             return logits.max(0)[1].byte().cpu().numpy()
-        return self.postprocess(logits, torch.from_numpy(as_rgb(image)).permute(2, 0, 1)).cpu().numpy()
+        pixels = torch.from_numpy(as_rgb(image)).permute(2, 0, 1)
+        return self.postprocess(logits / self.temperature, pixels).cpu().numpy()
 
     def probabilities(self, image: Any) -> np.ndarray:
         """Return the probability of each class, (C, H, W) float32, calibrated if the run is."""

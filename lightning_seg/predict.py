@@ -43,7 +43,8 @@ def main(args: list[str]) -> None:
     data: Any = experiment.datamodule
     data.predict_folder = [path for path in paths if path not in large]
     if not experiment.model.instances:
-        callback = Predictions(chosen.output, chosen.uncertainty, temperature_of(run))
+        experiment.model.temperature = temperature_of(run, Path(options["ckpt_path"]))
+        callback = Predictions(chosen.output, chosen.uncertainty)
     elif chosen.uncertainty:
         raise UserError(
             "--uncertainty is of pixels; a run that finds objects gives each a score, in objects/*.json."

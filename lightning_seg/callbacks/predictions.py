@@ -22,12 +22,10 @@ class Predictions(L.Callback):
         output: Folder to write to; it is created.
         uncertainty: Also write ``uncertainty/name.png``: how unsure each pixel is, from 0, violet, one class
             alone, to 255, yellow, all classes alike (entropy; the colours are the file's palette).
-        temperature: What logits are divided by first (see `lightning_seg.calibration`).
     """
 
-    def __init__(self, output: Path, uncertainty: bool = False, temperature: float = 1.0) -> None:
+    def __init__(self, output: Path, uncertainty: bool = False) -> None:
         self.output = output
-        self.temperature = temperature
         self.folders = ["masks", "overlays"] + ["uncertainty"] * uncertainty
         self._written = 0
 
@@ -51,7 +49,7 @@ class Predictions(L.Callback):
             save_palette_png(mask, palette, self.output / "masks" / name)
             Image.fromarray(overlay(image, mask, palette)).save(self.output / "overlays" / name)
             if "uncertainty" in self.folders:
-                unsure = as_bytes(entropy(logits[None] / self.temperature)[0])
+                unsure = as_bytes(entropy(logits[None] / pl_module.temperature)[0])  # type: ignore[operator]
                 save_palette_png(unsure, HEAT, self.output / "uncertainty" / name)
             self._written += 1
 

@@ -140,6 +140,8 @@ class Record(L.Callback):
         }
         if module.instances:
             protocol["task"] = f"objects, those from score {module.score_threshold:g} on merged by class"
+        elif module.temperature != 1:
+            protocol["temperature"] = module.temperature
         if module.postprocess is not None:
             protocol["postprocessing"] = [repr(step) for step in module.postprocess.steps]
         per_class = {

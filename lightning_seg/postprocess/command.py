@@ -13,6 +13,7 @@ import yaml
 from rich.console import Console
 from rich.progress import track
 
+from lightning_seg.calibration import temperature_of
 from lightning_seg.data.base import SegmentationData
 from lightning_seg.data.split import Split
 from lightning_seg.errors import UserError
@@ -57,6 +58,7 @@ def main(args: list[str]) -> None:
         "images": len(to_report_on[1]),
         "use_of_splits": _use_of_splits(data, to_tune_on, to_report_on, options),
         "tuning": remarks,
+        "temperature": model.temperature,
         "boundary_f1": f"tolerance {100 * boundary.tolerance:g} % of the diagonal",
         "block": options.block,
     }
@@ -116,6 +118,7 @@ def predictor(run: Path, settings: list[str]) -> tuple[Any, SegmentationData]:
         raise UserError(
             f"{run} gives no class to each pixel: it is a run of {type(experiment.model).__name__}."
         )
+    experiment.model.temperature = temperature_of(run)
     device = "cuda" if torch.cuda.is_available() else "cpu"
     return experiment.model.eval().to(device), experiment.datamodule
 
@@ -166,7 +169,7 @@ def predict(model: Any, data: SegmentationData, part: Part) -> Iterator[Predicti
         sample = split[place]
         with torch.inference_mode():
             logits = model(sample["image"][None].to(model.device))
-        probabilities = logits.float().softmax(1)[0].cpu().numpy()
+        probabilities = (logits.float() / model.temperature).softmax(1)[0].cpu().numpy()
         yield probabilities, sample["image"].permute(1, 2, 0).contiguous().numpy(), sample["mask"].numpy()
 
 
@@ -231,12 +234,14 @@ def _text(protocol: dict[str, Any], rows: list[dict[str, Any]], sentences: list[
         if row["answered"] < 100
     ]
     block = "" if protocol["block"] == 1 else f" in blocks of {protocol['block']}"
+    temperature = protocol["temperature"]
+    calibrated = "" if temperature == 1 else f" Probabilities are calibrated: temperature {temperature:.3g}."
     holm = f"; verdicts are corrected for {len(rows) - 1} comparisons (Holm)" if len(rows) > 2 else ""
     return "\n".join(
         [
             f"# Post-processing of {protocol['run']} by {protocol['chain']}",
             "",
-            f"{protocol['data']}. {protocol['use_of_splits']}",
+            f"{protocol['data']}. {protocol['use_of_splits']}{calibrated}",
             f"Boundary F1: {protocol['boundary_f1']}. Changes with 95 % intervals over other images{block}{holm}.",
             "",
             *lines,

@@ -48,6 +48,8 @@ class SemanticSegmentation(SegmentationTask):
         val_metrics: Compute them in every validation too.
 
     Attributes:
+        temperature: What logits are divided by where probabilities are asked for: in post-processing and in scores
+            of probabilities. Commands set what `lightning-seg calibrate` has found for a run.
         matrix: Confusion matrix (C, C) of the last finished evaluation, over all processes.
         per_image: Counts (N, C, 3) of the last finished test: intersection, predicted, true pixels.
         image_scores: The scores of `metrics` in the last finished evaluation that computed them.
@@ -75,6 +77,7 @@ class SemanticSegmentation(SegmentationTask):
         self.auxiliary_weight = auxiliary_weight
         self.inference = inference
         self.postprocess = Chain(postprocess, class_names) if postprocess else None
+        self.temperature = 1.0
         self.metrics = metrics or []
         self.val_metrics = val_metrics
         self.confusion = ConfusionMatrix(len(class_names))
@@ -213,13 +216,14 @@ class SemanticSegmentation(SegmentationTask):
             if self.image_counts is not None:
                 self.image_counts.update(predictions, masks, index)
             if self.image_tables is not None:
-                self.image_tables.update(predictions, masks, index, logits)
+                self.image_tables.update(predictions, masks, index, logits / self.temperature)
 
     def labels(self, logits: Tensor, images: Tensor) -> Tensor:
         """Return the final labels (B, H, W) of logits (B, C, H, W) and images (B, 3, H, W) uint8."""
         if self.postprocess is None:
             return predicted_labels(logits)
-        return torch.stack([self.postprocess.of_logits(*pair) for pair in zip(logits, images, strict=True)])
+        pairs = zip(logits / self.temperature, images, strict=True)
+        return torch.stack([self.postprocess.of_logits(*pair) for pair in pairs])
 
     def _tables(self, num_images: int) -> ImageTables | None:
         classes = len(self.class_names)

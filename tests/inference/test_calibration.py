@@ -1,6 +1,7 @@
 """Temperature and calibration error."""
 
 import json
+import shutil
 
 import numpy as np
 import pytest
@@ -12,6 +13,7 @@ from torchmetrics.classification import MulticlassCalibrationError
 
 from lightning_seg.calibration import CALIBRATION, Reliability, fit_temperature, temperature_of
 from lightning_seg.inference import load
+from lightning_seg.runs.compare import compare
 from tests.inference.conftest import call
 
 
@@ -83,5 +85,49 @@ def test_a_run_is_calibrated_on_val(runs, capsys):
     assert (model(image) == raw(image)).all()
     result["step"] -= 1
     (run / CALIBRATION).write_text(json.dumps(result))
-    assert temperature_of(run) == 1 and "earlier checkpoint" in capsys.readouterr().out
+    assert temperature_of(run) == 1 and "another checkpoint" in capsys.readouterr().out
     (run / CALIBRATION).unlink()
+
+
+THRESHOLD = "lightning_seg.postprocess.confidence.ConfidenceThreshold"
+
+
+def test_chains_and_scores_get_calibrated_probabilities(runs, tmp_path, capsys):
+    run, image = tmp_path / "run", np.random.default_rng(0).integers(0, 256, (40, 48, 3), np.uint8)
+    shutil.copytree(runs[1], run)
+    checkpoint = torch.load(run / "checkpoints/best.ckpt", weights_only=True)
+    (run / CALIBRATION).write_text(json.dumps({"temperature": 0.2, "step": checkpoint["global_step"]}))
+    raw = load(runs[1]).logits(image)
+    middle = round(float(raw.softmax(0).max(0)[0].median()), 4)  # half of the pixels are doubted
+    step = f"class_path: {THRESHOLD}, init_args: {{threshold: {middle}, to: second}}"
+    chain = f"--model.postprocess=[{{{step}}}]"
+
+    def doubted(temperature):  # what is below the threshold gets its second class
+        probability, order = (raw / temperature).softmax(0).sort(0, descending=True)
+        return torch.where(probability[0] < middle, order[1], order[0]).numpy()
+
+    assert (doubted(0.2) != doubted(1.0)).any()
+    assert (load(run, settings=[chain])(image) == doubted(0.2)).all()
+    Image.fromarray(image).save(tmp_path / "image.png")
+    assert call("predict", run, tmp_path / "image.png", chain, "--output", tmp_path / "out") == 0
+    assert (np.array(Image.open(tmp_path / "out/masks/image.png")) == doubted(0.2)).all()
+
+    mae = "--model.metrics=[lightning_seg.metrics.probability.MeanAbsoluteError]"
+    found = []
+    for one in (runs[1], run):
+        copy = tmp_path / f"test{len(found)}"
+        shutil.copytree(one, copy)
+        assert call("test", copy, chain, mae) == 0
+        found.append(json.loads((copy / "test.json").read_text()))
+    assert "temperature" not in found[0]["protocol"] and found[1]["protocol"]["temperature"] == 0.2
+    assert found[0]["scores"]["mae"] != found[1]["scores"]["mae"]
+    assert found[0]["scores"]["miou"] != found[1]["scores"]["miou"]
+    assert compare(
+        [tmp_path / "test0", tmp_path / "test1"]
+    ).sections  # fitted like weights: no other protocol
+
+    (tmp_path / "chain.yaml").write_text(f"[{{{step}}}]")
+    assert call("postprocess", run, "--chain", tmp_path / "chain.yaml") == 0
+    assert "Probabilities are calibrated: temperature 0.2." in capsys.readouterr().out
+    row = json.loads((run / "postprocess-chain.json").read_text())["rows"][1]
+    assert row["miou"] == pytest.approx(100 * found[1]["scores"]["miou"])

@@ -54,6 +54,33 @@ def test_it_is_tested_again_with_the_same_scores(ensemble):
     assert json.loads((ensemble / "test.json").read_text())["scores"] == before["scores"]
 
 
+def test_it_post_processes_its_mean(ensemble, runs, tmp_path, capsys):
+    chain = (
+        "--model.postprocess=[{class_path: lightning_seg.postprocess.confidence.ConfidenceThreshold, "
+        "init_args: {threshold: 0.6, to: second}}]"
+    )
+    image = np.random.default_rng(0).integers(0, 256, (40, 50, 3), np.uint8)
+    assert call("ensemble", *runs, f"--runs={tmp_path}", chain) == 0
+    (processed,) = (tmp_path / "ensemble").iterdir()
+    mean = torch.from_numpy(load(ensemble).probabilities(image))
+    probability, order = mean.sort(0, descending=True)
+    expected = torch.where(probability[0] < 0.6, order[1], order[0]).numpy()
+    assert (expected != order[0].numpy()).any()
+    assert (load(processed)(image) == expected).all()
+    before, after = (json.loads((run / "test.json").read_text()) for run in (ensemble, processed))
+    assert "to='second'" in after["protocol"]["postprocessing"][0]
+    assert after["scores"]["miou"] != before["scores"]["miou"]
+    file = tmp_path / "chain.yaml"
+    file.write_text(
+        "- class_path: lightning_seg.postprocess.confidence.ConfidenceThreshold\n"
+        "  init_args: {threshold: 0.6, to: second}\n"
+    )
+    assert call("postprocess", ensemble, "--chain", file) == 0  # the command finds what the test does
+    alone, row = json.loads((ensemble / "postprocess-chain.json").read_text())["rows"]
+    assert alone["miou"] == pytest.approx(100 * before["scores"]["miou"])
+    assert row["miou"] == pytest.approx(100 * after["scores"]["miou"])
+
+
 def test_images_that_a_member_trained_on_are_refused(runs, tmp_path, capsys):
     assert call("ensemble", *runs, f"--runs={tmp_path}", "--data.init_args.test_split=train") == 2
     assert "32 of the 32 images of 'train' are among those that" in capsys.readouterr().err
