@@ -29,7 +29,22 @@ def main(args: list[str]) -> None:
         raise UserError(f"the demo compares two runs, not {len(chosen.runs)}.")
     runs = [existing_run(run) for run in chosen.runs]
     page = build([load(run, settings=settings) for run in runs], [_name(run) for run in runs])
-    page.launch(server_name=chosen.host, server_port=chosen.port, share=False, show_error=True)
+    try:
+        _, address, _ = page.launch(
+            server_name=chosen.host,
+            server_port=chosen.port,
+            share=False,
+            show_error=True,
+            quiet=True,
+            prevent_thread_lock=True,
+        )
+    except (OSError, OverflowError) as error:  # the port is taken, or none
+        where = "a free port from 7860 to 7959" if chosen.port is None else f"port {chosen.port}"
+        raise UserError(
+            f"the demo cannot have {where} at {chosen.host}: {error} Say another --port."
+        ) from None
+    print(f"{address} (Ctrl-C ends it)", flush=True)
+    page.block_thread()
 
 
 def build(models: list[Model], names: list[str]) -> Any:

@@ -1,5 +1,7 @@
 """The demo: what a dropped image becomes; the page itself where Gradio is installed."""
 
+import socket
+
 import numpy as np
 import pytest
 from PIL import Image
@@ -55,16 +57,31 @@ def test_the_page_answers(models, image, tmp_path, count):
         page.close()
 
 
-def test_loopback_unless_asked(runs, monkeypatch):
+def test_loopback_unless_asked(runs, monkeypatch, capsys):
     asked = {}
 
     class Page:
         def launch(self, **options):
             asked.update(options)
+            return None, "http://127.0.0.1:7861/", None
+
+        def block_thread(self):
+            pass
 
     monkeypatch.setattr(demo, "build", lambda models, names: Page())
     assert call("demo", *runs) == 0
-    assert asked == {"server_name": "127.0.0.1", "server_port": None, "share": False, "show_error": True}
+    assert asked["server_name"] == "127.0.0.1" and asked["server_port"] is None and not asked["share"]
+    assert capsys.readouterr().out == "http://127.0.0.1:7861/ (Ctrl-C ends it)\n"
+
+
+def test_a_port_that_is_taken(runs, capsys):
+    pytest.importorskip("gradio")
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        taken.listen()
+        port = taken.getsockname()[1]
+        assert call("demo", runs[0], "--port", port) == 2
+    assert f"the demo cannot have port {port} at 127.0.0.1" in capsys.readouterr().err
 
 
 def test_three_runs_are_too_many(runs, capsys):
