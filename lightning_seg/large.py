@@ -20,7 +20,7 @@ from lightning_seg.inference import Model, Predict, SlidingWindow, entropy
 from lightning_seg.pictures import Palette
 
 LARGE = 2**26  # pixels; the logits of 20 classes would take 5 GB
-_BUDGET = 2**27  # bytes for the logits of one strip of windows
+_BUDGET = 2**28  # bytes for the logits of one strip of windows
 _TILE = 256  # pixels a side of what a TIFF file holds in one piece
 
 Read = Callable[[int, int, int, int], np.ndarray]
@@ -77,7 +77,8 @@ def predict_large(model: Model, path: Path, output: Path, uncertainty: bool = Fa
             return torch.from_numpy(read(*box)).permute(2, 0, 1)[None].to(model.device)
 
         strip = _BUDGET // (4 * len(model.class_names) * window.size[0])
-        columns = max(strip // _TILE, 1) * _TILE
+        strip = max(strip, 2 * window.size[1])  # a narrow one would compute most windows twice
+        columns = math.ceil(strip / _TILE) * _TILE
         pieces = window.sweep(predict, images, size, columns)
         total = math.ceil(size[1] / columns) * len(window.starts(size[0], window.size[0]))
         with torch.inference_mode():
