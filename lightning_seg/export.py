@@ -17,10 +17,12 @@ from typing import Any
 import numpy as np
 import torch
 from torch import Tensor, nn
+from torch.nn import functional as F
 
 from lightning_seg.cli import experiment_file
 from lightning_seg.errors import UserError
 from lightning_seg.experiment import DataOnly, quiet, trained
+from lightning_seg.networks.backbone import DensePool
 from lightning_seg.networks.base import Network
 from lightning_seg.pictures import Palette
 from lightning_seg.runs.arguments import Arguments
@@ -96,6 +98,8 @@ def exportable(network: Network, labels: bool = False) -> nn.Module:
         for name, pool in list(parent.named_children()):
             if isinstance(pool, nn.AdaptiveAvgPool2d) and pool.output_size not in (1, (1, 1)):
                 setattr(parent, name, _RegionMeans(pool.output_size))  # type: ignore[arg-type]
+            elif isinstance(pool, DensePool):
+                setattr(parent, name, _ShiftedMaximum(pool.dilation))  # type: ignore[arg-type]
     return _Labels(copied) if labels else copied
 
 
@@ -303,6 +307,18 @@ class _RegionMeans(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         rows, columns = (_regions(n, length, x) for n, length in zip(self.size, x.shape[-2:], strict=True))
         return rows @ x @ columns.T
+
+
+class _ShiftedMaximum(nn.Module):
+    """`DensePool` without padding before a pooling: onnxruntime makes them one, then refuses so wide a padding."""
+
+    def __init__(self, shift: int) -> None:
+        super().__init__()
+        self.shift = shift
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = torch.maximum(x, F.pad(x[..., self.shift :, :], (0, 0, 0, self.shift)))
+        return torch.maximum(x, F.pad(x[..., self.shift :], (0, self.shift)))
 
 
 def _regions(count: int, length: int, like: Tensor) -> Tensor:

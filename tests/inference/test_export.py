@@ -23,6 +23,7 @@ from lightning_seg.export import (
     exportable,
 )
 from lightning_seg.inference import load
+from lightning_seg.networks.backbone import DensePool
 from lightning_seg.networks.unet import UNet
 from tests.inference.conftest import call
 
@@ -36,6 +37,15 @@ def test_region_means_are_adaptive_pooling(rows, columns, height, width):
     maps = torch.randn(2, 3, height, width, generator=torch.Generator().manual_seed(0))
     expected = nn.AdaptiveAvgPool2d((rows, columns))(maps)
     torch.testing.assert_close(_RegionMeans((rows, columns))(maps), expected, rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("dilation", [1, 2])
+def test_pools_of_a_dilated_vgg(dilation, tmp_path):
+    network = nn.Sequential(nn.ReLU(), DensePool(dilation)).eval()
+    run = export_onnx(exportable(network), tmp_path / "model.onnx", {}, torch.float32)
+    for size in ((5, 7), (1, 1)):
+        maps = torch.randn(2, 3, *size, generator=torch.Generator().manual_seed(0))
+        assert (run(maps.numpy()) == network(maps).numpy()).all()
 
 
 @pytest.mark.parametrize("name", ["segnet.SegNet", "pspnet.PSPNet"])
