@@ -101,7 +101,9 @@ function enlarge(k, chosen) {
   };
   const other = String(chosen) === "truth" ? [...sources.keys()].at(2) ?? "image" : "truth";
   dialog.querySelector("p").replaceChildren(p.names[k] ?? "", " – left ", pick(0, String(chosen)), " right ", pick(1, other));
-  dialog.querySelector("div").replaceChildren(stack, slider);
+  const place = dialog.querySelector("div"), [width, height] = p.sizes[k];
+  place.style.maxWidth = `calc(68vh * ${width / height})`; // so that picture and slider are seen at once
+  place.replaceChildren(stack, slider);
   slider.dispatchEvent(new Event("input"));
   dialog.showModal();
   slider.focus();
