@@ -16,6 +16,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from timm.layers import Conv2dSame
 from torch import Tensor, nn
 from torch.nn import functional as F
 
@@ -98,6 +99,8 @@ def exportable(network: Network, labels: bool = False) -> nn.Module:
         for name, pool in list(parent.named_children()):
             if isinstance(pool, nn.AdaptiveAvgPool2d) and pool.output_size not in (1, (1, 1)):
                 setattr(parent, name, _RegionMeans(pool.output_size))  # type: ignore[arg-type]
+            elif isinstance(pool, Conv2dSame):
+                setattr(parent, name, _SameConv(pool))
             elif isinstance(pool, DensePool):
                 setattr(parent, name, _ShiftedMaximum(pool.dilation))  # type: ignore[arg-type]
     return _Labels(copied) if labels else copied
@@ -319,6 +322,27 @@ class _ShiftedMaximum(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         x = torch.maximum(x, F.pad(x[..., self.shift :, :], (0, 0, 0, self.shift)))
         return torch.maximum(x, F.pad(x[..., self.shift :], (0, self.shift)))
+
+
+class _SameConv(nn.Module):
+    """timm's `Conv2dSame` in whole numbers: torch.export writes no `math.ceil` of a size to a file."""
+
+    def __init__(self, conv: nn.Conv2d) -> None:
+        super().__init__()
+        self.conv = conv
+
+    def forward(self, x: Tensor) -> Tensor:
+        conv = self.conv
+        padding: list[Any] = []
+        for axis in (-1, -2):
+            length, stride = x.shape[axis], conv.stride[axis]
+            reach = (conv.kernel_size[axis] - 1) * conv.dilation[axis] + 1
+            steps = (
+                length + stride - 1
+            ) // stride - 1  # ONNX rounds negative quotients up: no -(-length // stride)
+            missing = torch.sym_max(steps * stride + reach - length, 0)
+            padding += [missing // 2, missing - missing // 2]
+        return F.conv2d(F.pad(x, padding), conv.weight, conv.bias, conv.stride, 0, conv.dilation, conv.groups)
 
 
 def _regions(count: int, length: int, like: Tensor) -> Tensor:

@@ -10,6 +10,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
+from timm.layers import Conv2dSame
 from torch import nn
 
 from lightning_seg import export
@@ -46,6 +47,16 @@ def test_pools_of_a_dilated_vgg(dilation, tmp_path):
     for size in ((5, 7), (1, 1)):
         maps = torch.randn(2, 3, *size, generator=torch.Generator().manual_seed(0))
         assert (run(maps.numpy()) == network(maps).numpy()).all()
+
+
+@pytest.mark.parametrize("stride", [1, 2])
+@pytest.mark.parametrize("write", [export_onnx, export_pt2])
+def test_padding_as_in_tensorflow(write, stride, tmp_path):
+    network = nn.Sequential(Conv2dSame(3, 4, (3, 5), stride, bias=False)).eval()
+    run = write(exportable(network), tmp_path / "model", {}, torch.float32)
+    for size in ((5, 8), (6, 7)):
+        maps = torch.randn(2, 3, *size, generator=torch.Generator().manual_seed(0))
+        np.testing.assert_allclose(run(maps.numpy()), network(maps).detach().numpy(), atol=1e-5)
 
 
 @pytest.mark.parametrize("name", ["segnet.SegNet", "pspnet.PSPNet"])
