@@ -11,7 +11,6 @@ from pathlib import Path
 from lightning.pytorch.callbacks import ModelCheckpoint
 from lightning.pytorch.utilities import rank_zero_only
 
-from lightning_seg.calibration import temperature_of
 from lightning_seg.callbacks.saving import Stopped
 from lightning_seg.checkpoints import newest
 from lightning_seg.errors import UserError
@@ -25,6 +24,7 @@ from lightning_seg.experiment import (
     trained,
 )
 from lightning_seg.faults import end_with_first_process, explained, of_its_version
+from lightning_seg.inference.calibration import temperature_of
 from lightning_seg.runs.directory import CONFIG, METRICS, PICTURES
 from lightning_seg.runs.tracking import finish, finishing
 
@@ -130,7 +130,7 @@ def _output(args: list[str]) -> tuple[Path | None, list[str]]:
 
 def describe(args: list[str]) -> None:
     """Measure networks, ``NAME|RUN ... [--all] [--size HxW] [--html FILE] [--key=value ...]``."""
-    from lightning_seg.describe import main as describe_networks
+    from lightning_seg.describe.command import main as describe_networks
 
     describe_networks(quiet(args))
 

@@ -13,7 +13,7 @@ from typing import Any
 import lightning as L
 import numpy as np
 
-from lightning_seg.curves import Panel, draw
+from lightning_seg.drawing.curves import Panel, draw
 from lightning_seg.errors import UserError
 from lightning_seg.experiment import DataOnly, quiet
 from lightning_seg.tasks.base import SegmentationTask

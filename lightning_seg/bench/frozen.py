@@ -10,9 +10,9 @@ import torch
 
 from lightning_seg.bench.turns import ratio, take_turns
 from lightning_seg.cli import config_arguments
+from lightning_seg.describe.measure import Conditions, training_memory
 from lightning_seg.experiment import DataOnly, device_of, quiet
 from lightning_seg.finetune import Frozen, FrozenStages, Full
-from lightning_seg.measure import Conditions, training_memory
 from lightning_seg.tasks.semantic import SemanticSegmentation
 
 ALL = "nothing frozen"

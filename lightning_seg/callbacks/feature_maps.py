@@ -14,7 +14,7 @@ from torch.nn import functional as F
 
 from lightning_seg.data.files import read_image
 from lightning_seg.data.split import Split
-from lightning_seg.heat import heat
+from lightning_seg.drawing.heat import heat
 from lightning_seg.networks.base import BackboneNetwork
 from lightning_seg.runs.directory import PICTURES
 from lightning_seg.runs.logger import RunLogger

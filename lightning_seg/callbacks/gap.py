@@ -10,9 +10,9 @@ import torch
 from lightning.pytorch.loggers import WandbLogger
 from torch.utils.data import DataLoader, Subset
 
-from lightning_seg.curves import Panel, draw
 from lightning_seg.data.loading import collate
 from lightning_seg.data.split import Split
+from lightning_seg.drawing.curves import Panel, draw
 from lightning_seg.labels import IGNORE_INDEX
 from lightning_seg.metrics.confusion import ConfusionMatrix
 from lightning_seg.metrics.mean import WeightedMean

@@ -9,8 +9,8 @@ import numpy as np
 from PIL import Image
 
 from lightning_seg.callbacks.predictions import Predictions, images_of
+from lightning_seg.drawing.pictures import draw_objects, object_colour, save_palette_png
 from lightning_seg.metrics.instance import annotations, view_of_found
-from lightning_seg.pictures import draw_objects, object_colour, save_palette_png
 
 
 class ObjectPredictions(Predictions):

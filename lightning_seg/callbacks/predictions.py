@@ -9,10 +9,10 @@ import torch
 from PIL import Image
 from torch import Tensor
 
+from lightning_seg.drawing.heat import heat
+from lightning_seg.drawing.pictures import overlay, save_palette_png
 from lightning_seg.errors import UserError
-from lightning_seg.heat import heat
-from lightning_seg.inference import entropy
-from lightning_seg.pictures import overlay, save_palette_png
+from lightning_seg.inference.logits import entropy
 
 
 class Predictions(L.Callback):

@@ -25,8 +25,8 @@ def preview(data: SegmentationData, path: str | Path, count: int = 12, columns: 
     """
     from PIL import Image
 
+    from lightning_seg.drawing.pictures import draw_objects, overlay
     from lightning_seg.metrics.instance import arrays, view_of_truth
-    from lightning_seg.pictures import draw_objects, overlay
 
     split = Split(data, data.train_split, train=True)
     cells = []

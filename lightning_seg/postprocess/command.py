@@ -13,11 +13,11 @@ import yaml
 from rich.console import Console
 from rich.progress import track
 
-from lightning_seg.calibration import temperature_of
 from lightning_seg.data.base import SegmentationData
 from lightning_seg.data.split import Split
 from lightning_seg.errors import UserError
 from lightning_seg.experiment import run_argument, trained
+from lightning_seg.inference.calibration import temperature_of
 from lightning_seg.metrics.boundary import BoundaryF1
 from lightning_seg.metrics.images import counted, overlap
 from lightning_seg.postprocess.effect import ALONE, Prediction, compare, measure

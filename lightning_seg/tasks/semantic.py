@@ -13,7 +13,7 @@ from torch.optim.lr_scheduler import LRScheduler
 from lightning_seg.data.frequency import class_frequencies
 from lightning_seg.errors import UserError
 from lightning_seg.finetune import Full
-from lightning_seg.inference import Inference
+from lightning_seg.inference.logits import Inference
 from lightning_seg.labels import IGNORE_INDEX
 from lightning_seg.losses import CrossEntropy, PixelLoss, balanced_losses, check_class_weights
 from lightning_seg.metrics.confusion import ConfusionMatrix, ImageCounts, predicted_labels

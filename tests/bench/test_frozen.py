@@ -4,8 +4,8 @@ import pytest
 import torch
 
 from lightning_seg.bench.frozen import ALL, bytes_of_training, steps, table, under_policies
+from lightning_seg.describe.measure import Conditions
 from lightning_seg.finetune import FrozenStages
-from lightning_seg.measure import Conditions
 from lightning_seg.networks.unet import UNet
 from lightning_seg.tasks.semantic import SemanticSegmentation
 

@@ -12,7 +12,7 @@ from PIL import Image
 from lightning_seg.callbacks.feature_maps import CELL, FeatureMaps, draw, feature_maps
 from lightning_seg.cli import main
 from lightning_seg.data.shapes import Shapes
-from lightning_seg.heat import heat
+from lightning_seg.drawing.heat import heat
 from lightning_seg.networks.base import resize
 from lightning_seg.networks.fcn import FCN8s
 from lightning_seg.networks.unet import UNet

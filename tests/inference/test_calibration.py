@@ -11,8 +11,8 @@ from scipy.optimize import minimize_scalar
 from torch.nn import functional as F
 from torchmetrics.classification import MulticlassCalibrationError
 
-from lightning_seg.calibration import CALIBRATION, Reliability, fit_temperature, temperature_of
 from lightning_seg.inference import load
+from lightning_seg.inference.calibration import CALIBRATION, Reliability, fit_temperature, temperature_of
 from lightning_seg.runs.compare import compare
 from tests.inference.conftest import call
 

@@ -6,8 +6,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from lightning_seg import demo
-from lightning_seg.inference import load
+from lightning_seg.inference import demo, load
 from tests.inference.conftest import call
 
 

@@ -13,8 +13,8 @@ from PIL import Image
 from timm.layers import Conv2dSame
 from torch import nn
 
-from lightning_seg import export
-from lightning_seg.export import (
+from lightning_seg.inference import export, load
+from lightning_seg.inference.export import (
     ARCHITECTURES,
     Check,
     _RegionMeans,
@@ -23,7 +23,6 @@ from lightning_seg.export import (
     export_pt2,
     exportable,
 )
-from lightning_seg.inference import load
 from lightning_seg.networks.backbone import DensePool
 from lightning_seg.networks.unet import UNet
 from tests.inference.conftest import call

@@ -10,7 +10,7 @@ from PIL import Image
 
 from lightning_seg.errors import UserError
 from lightning_seg.inference import Model, MultiScale, SlidingWindow
-from lightning_seg.large import is_large, predict_large
+from lightning_seg.inference.large import is_large, predict_large
 from lightning_seg.networks.unet import UNet2015
 
 NAMES, PALETTE = ("a", "b", "c"), ((0, 0, 0), (255, 0, 0), (0, 128, 255))
@@ -41,7 +41,7 @@ def output(tmp_path):
 @pytest.fixture
 def narrow_strips(monkeypatch):
     """Strips of 256 columns, so that the test image has two."""
-    monkeypatch.setattr("lightning_seg.large._BUDGET", 1)
+    monkeypatch.setattr("lightning_seg.inference.large._BUDGET", 1)
 
 
 def test_array_from_and_to_disk(model, picture, output, narrow_strips, tmp_path):
@@ -113,7 +113,7 @@ def test_what_cannot_be_read_by_windows(model, output, tmp_path):
 
 
 def test_only_large_images_are_read_by_windows(monkeypatch, tmp_path):
-    monkeypatch.setattr("lightning_seg.large.LARGE", 1000)
+    monkeypatch.setattr("lightning_seg.inference.large.LARGE", 1000)
     for name, size in (("large", (40, 30)), ("small", (10, 10))):
         Image.new("RGB", size).save(tmp_path / f"{name}.png")
     (tmp_path / "text.png").write_text("no image")

@@ -8,8 +8,8 @@ import pytest
 import torch
 from PIL import Image
 
+from lightning_seg.drawing.heat import heat
 from lightning_seg.errors import UserError
-from lightning_seg.heat import heat
 from lightning_seg.inference import MultiScale, SlidingWindow, load
 from lightning_seg.runs.compare import compare
 from tests.inference.conftest import call
@@ -93,7 +93,7 @@ def test_predict_draws_how_unsure_it_is(runs, image, tmp_path):
 
 def test_a_folder_may_hold_large_images_too(runs, image, tmp_path, monkeypatch):
     pytest.importorskip("rasterio")
-    monkeypatch.setattr("lightning_seg.large.LARGE", 45 * 52)
+    monkeypatch.setattr("lightning_seg.inference.large.LARGE", 45 * 52)
     (tmp_path / "photos").mkdir()
     Image.fromarray(image).save(tmp_path / "photos/small.png")
     Image.fromarray(np.vstack([image, image])).save(tmp_path / "photos/large.png")

@@ -8,8 +8,8 @@ from pathlib import Path
 import numpy as np
 import yaml
 
+from lightning_seg.drawing.pictures import save_parts
 from lightning_seg.metrics.scores import scores
-from lightning_seg.pictures import save_parts
 from lightning_seg.runs.directory import CONFIG, ENVIRONMENT, METRICS, TEST_IMAGES, TEST_SCORES
 
 PALETTE = ((0, 0, 0), (220, 40, 40), (40, 90, 220))

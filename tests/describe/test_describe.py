@@ -10,16 +10,16 @@ import torch
 from PIL import Image
 from torch import nn
 
-from lightning_seg.chart import Chart, Point
 from lightning_seg.cli import main
-from lightning_seg.finetune import Frozen
-from lightning_seg.measure import (
+from lightning_seg.describe.measure import (
     Conditions,
     field_side,
     images_per_second,
     measure,
     receptive_field,
 )
+from lightning_seg.drawing.chart import Chart, Point
+from lightning_seg.finetune import Frozen
 from lightning_seg.networks.base import Network
 from lightning_seg.networks.deeplab import DeepLabV3
 from lightning_seg.networks.plain import PlainEncoder
@@ -47,7 +47,7 @@ def task(network, optimizer=torch.optim.SGD, **arguments):
 
 @pytest.fixture
 def quick(monkeypatch):
-    monkeypatch.setattr("lightning_seg.measure.images_per_second", lambda *args: (12.5, True))
+    monkeypatch.setattr("lightning_seg.describe.measure.images_per_second", lambda *args: (12.5, True))
 
 
 def test_figures_by_hand(quick):

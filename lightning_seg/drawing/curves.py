@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
-from lightning_seg.chart import log_ticks, ticks
+from lightning_seg.drawing.chart import log_ticks, ticks
 
 WIDTH, HEIGHT = 900, 560  # of a panel in pixels
 _LEFT, _RIGHT, _TOP, _BOTTOM = 100, 30, 100, 80

@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 
 from lightning_seg.errors import UserError
-from lightning_seg.inference import Model, as_rgb, load
+from lightning_seg.inference.model import Model, as_rgb, load
 from lightning_seg.runs.arguments import Arguments
 from lightning_seg.runs.directory import existing_run
 

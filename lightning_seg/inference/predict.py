@@ -3,15 +3,15 @@
 from pathlib import Path
 from typing import Any
 
-from lightning_seg.calibration import temperature_of
 from lightning_seg.callbacks.objects import ObjectPredictions
 from lightning_seg.callbacks.predictions import Predictions, make_folders
 from lightning_seg.data.files import list_images
 from lightning_seg.errors import UserError
 from lightning_seg.experiment import finished_run, run_argument
 from lightning_seg.faults import explained
-from lightning_seg.inference import load
-from lightning_seg.large import is_large, predict_large
+from lightning_seg.inference.calibration import temperature_of
+from lightning_seg.inference.large import is_large, predict_large
+from lightning_seg.inference.model import load
 from lightning_seg.runs.arguments import Arguments
 
 

@@ -21,11 +21,11 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from lightning_seg.cli import experiment_file
+from lightning_seg.drawing.pictures import Palette
 from lightning_seg.errors import UserError
 from lightning_seg.experiment import DataOnly, quiet, trained
 from lightning_seg.networks.backbone import DensePool
 from lightning_seg.networks.base import Network
-from lightning_seg.pictures import Palette
 from lightning_seg.runs.arguments import Arguments
 from lightning_seg.runs.directory import existing_run
 

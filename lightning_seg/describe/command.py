@@ -12,12 +12,12 @@ import numpy as np
 import torch
 from PIL import Image, ImageDraw, ImageFont
 
-from lightning_seg.chart import Chart, Point
 from lightning_seg.cli import experiment_file, experiment_names
+from lightning_seg.describe.measure import Conditions, Description, field_side, measure
+from lightning_seg.drawing.chart import Chart, Point
+from lightning_seg.drawing.heat import heat
 from lightning_seg.errors import UserError
 from lightning_seg.experiment import DataOnly, trained
-from lightning_seg.heat import heat
-from lightning_seg.measure import Conditions, Description, field_side, measure
 from lightning_seg.runs.directory import TEST_SCORES, existing_run
 
 COLUMNS = ("parameters", "multiply-adds", "stride", "memory an image", "field 50 %", "field 95 %", "images/s")

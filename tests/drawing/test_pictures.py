@@ -3,8 +3,7 @@
 import numpy as np
 from PIL import Image
 
-from lightning_seg.labels import IGNORE_INDEX
-from lightning_seg.pictures import (
+from lightning_seg.drawing.pictures import (
     WRONG,
     colour_mask,
     comparison,
@@ -14,6 +13,7 @@ from lightning_seg.pictures import (
     overlay,
     save_palette_png,
 )
+from lightning_seg.labels import IGNORE_INDEX
 
 PALETTE = ((10, 20, 30), (200, 100, 0))
 MASK = np.array([[0, 1], [1, IGNORE_INDEX]], np.uint8)
