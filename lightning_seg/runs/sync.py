@@ -85,11 +85,16 @@ def upload(api: Any, waiting: Mapping[Path, list[Path]]) -> dict[Path, str]:
         run: [name for part in parts for name in mend(part, run.absolute())] for run, parts in waiting.items()
     }
     command = [sys.executable, "-m", "wandb", "sync", "--include-online", "--include-synced", "--yes"]
-    with tempfile.TemporaryDirectory() as cache:  # where it would keep a copy of every checkpoint
+    with tempfile.TemporaryDirectory() as cache:  # for its logs and a copy of every checkpoint
         done = subprocess.run(
             [*command, *(str(part) for parts in waiting.values() for part in parts)],
             env=os.environ
-            | {"WANDB_CACHE_DIR": cache, "WANDB_ERROR_REPORTING": "false", "WANDB_SILENT": "false"},
+            | {
+                "WANDB_DIR": cache,
+                "WANDB_CACHE_DIR": cache,
+                "WANDB_ERROR_REPORTING": "false",
+                "WANDB_SILENT": "false",
+            },
             stdin=subprocess.DEVNULL,
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,

@@ -78,8 +78,9 @@ def test_mending_changes_the_paths_of_files_and_nothing_else(home, tmp_path):
     ]
 
 
-def test_what_is_refused_is_said_and_sent_again(home, tmp_path):
+def test_what_is_refused_is_said_and_sent_again(home, tmp_path, monkeypatch):
     make(tmp_path / "e" / "id")
+    monkeypatch.chdir(tmp_path)
     with FakeWandb() as server:
         server.refused = {"CommitArtifact"}
         status, said = sync(server, tmp_path)
@@ -89,6 +90,7 @@ def test_what_is_refused_is_said_and_sent_again(home, tmp_path):
         assert status == 0 and "rows 50, " in said and "artifacts 1: all arrived" in said
         assert len(server.runs["id"].history) == 50
         assert sync(server, tmp_path) == (0, "nothing to upload\n")
+    assert [path.name for path in tmp_path.iterdir() if path.name != "home"] == ["e"]  # no logs beside it
 
 
 def test_what_is_not_to_be_uploaded(server, tmp_path, capsys):
