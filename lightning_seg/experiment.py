@@ -180,7 +180,7 @@ class Experiment(LightningCLI):
         assert self.run_directory is not None
         self._choose_precision()
         text = self.text
-        loggers: list[Logger] = [RunLogger(self.run_directory)]
+        loggers: list[Logger] = [RunLogger(self.run_directory, curves=self.tracked)]
         if self.tracked and not self.config.trainer.fast_dev_run:
             tracking = self.config_init.wandb
             tracking.group = tracking.group or self.config.name

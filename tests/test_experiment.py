@@ -114,13 +114,16 @@ def test_checkpoints_hold_plain_types(run, name):
 
 
 def test_testing_again_gives_the_same_scores(run, workplace):
-    before = json.loads((run / "test.json").read_text())
+    before, curves = json.loads((run / "test.json").read_text()), (run / "metrics.csv").read_bytes()
     assert run_in(workplace, "test", "runs/tiny") == 0
     assert json.loads((run / "test.json").read_text())["scores"] == before["scores"]
+    assert (run / "metrics.csv").read_bytes() == curves
 
 
 def test_validation_score_equals_the_checkpoint_monitor(run, workplace, capsys):
+    curves = (run / "metrics.csv").read_bytes()
     assert run_in(workplace, "validate", "runs/tiny") == 0
+    assert (run / "metrics.csv").read_bytes() == curves  # a second point at step 0 would be no curve
     checkpoint = torch.load(run / "checkpoints/best.ckpt", weights_only=True)
     (state,) = (s for key, s in checkpoint["callbacks"].items() if key.startswith("ModelCheckpoint"))
     out = capsys.readouterr().out

@@ -21,11 +21,13 @@ class RunLogger(Logger):
 
     Args:
         run: The run directory, ``<root>/<experiment>/<id>``.
+        curves: Write curves; scores of a finished run are no part of them.
     """
 
-    def __init__(self, run: Path) -> None:
+    def __init__(self, run: Path, curves: bool = True) -> None:
         super().__init__()
         self.run = run
+        self.curves = curves
         self.file = run / METRICS
         self._columns: list[str] = []
         if self.file.exists():
@@ -62,6 +64,8 @@ class RunLogger(Logger):
     @rank_zero_only
     def log_metrics(self, metrics: dict[str, float], step: int | None = None) -> None:
         """Append one row."""
+        if not self.curves:
+            return
         row: dict[str, Any] = {"step": step, **metrics}
         new = [key for key in row if key not in self._columns]
         if new:
