@@ -1,6 +1,7 @@
 """The largest batch that fits into a device's memory."""
 
 import gc
+import warnings
 from contextlib import nullcontext
 from typing import Any
 
@@ -20,6 +21,9 @@ DTYPES = {"bf16-mixed": torch.bfloat16, "16-mixed": torch.float16}
 def main(args: list[str]) -> None:
     """Try batches of 1, 2, 4, ... random crops of an experiment, ``NAME [--key=value ...]``, and name the largest."""
     experiment = DataOnly(quiet(args))
+    warnings.filterwarnings(
+        "ignore", ".*`self.trainer` reference is not registered.*"
+    )  # steps without a trainer
     given, data = experiment.config.trainer, experiment.datamodule
     device = device_of(given.accelerator)
     precision = given.precision or choose_precision(experiment.model.network, device).precision

@@ -173,6 +173,8 @@ def train(args: list[str], then_test: bool, run: Path | None = None) -> Path:
             if then_test:
                 callback = trainer.checkpoint_callback
                 best = callback.best_model_path if isinstance(callback, ModelCheckpoint) else ""
+                if not best and trainer.is_global_zero:
+                    print("no validation has chosen a checkpoint: the last weights are tested")
                 trainer.test(model, data, ckpt_path=best or None, verbose=False, weights_only=True)
     assert experiment.run_directory is not None
     return experiment.run_directory

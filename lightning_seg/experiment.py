@@ -51,6 +51,8 @@ from lightning_seg.tasks.semantic import SemanticSegmentation
 # Processes that Lightning starts for further devices find the run directory of the first process here.
 RUN_VARIABLE = "LIGHTNING_SEG_RUN"
 _PRECISION_VARIABLE = "LIGHTNING_SEG_PRECISION"  # and what it has chosen
+# A finished run is scored on all images of a split, however few its training looked at.
+WHOLE = ("--trainer.limit_val_batches=1.0", "--trainer.limit_test_batches=1.0")
 
 
 class Experiment(LightningCLI):
@@ -327,7 +329,7 @@ def finished_run(command: str, args: list[str]) -> tuple[Experiment, dict[str, A
     else:
         run, args = run_argument(command, args)
         with of_its_version(run):
-            experiment = Experiment(quiet(["-c", str(run / CONFIG), *args]), run=run, tracked=False)
+            experiment = Experiment(quiet(["-c", str(run / CONFIG), *WHOLE, *args]), run=run, tracked=False)
         experiment.config_init.ckpt_path = experiment.config_init.ckpt_path or str(run / BEST_CHECKPOINT)
         resume_with = f" 'lightning-seg resume {run}' trains the run to its end."
     path = experiment.config_init.ckpt_path

@@ -46,3 +46,21 @@ def test_commands_are_there(document):
 
     commands = set(re.findall(r"\blightning-seg ([a-z][a-z-]*)\b", document.read_text()))
     assert commands <= set(COMMANDS), commands - set(COMMANDS)
+
+
+def test_examples_of_the_readme_run_as_they_are_written(tmp_path):
+    import numpy as np
+    import torch
+    from PIL import Image
+
+    made = {}
+    for block in re.findall(r"```python\n(.*?)```", DOCUMENTS[0].read_text(), re.S):
+        exec(block, made)
+    (tmp_path / "train").mkdir()
+    Image.fromarray(np.zeros((5, 4, 3), np.uint8)).save(tmp_path / "train/a.jpg")
+    Image.fromarray(np.ones((5, 4), np.uint8)).save(tmp_path / "train/a.png")
+    kitchen = made["Kitchen"](str(tmp_path), batch_size=1, crop_size=(4, 4))
+    image, mask = kitchen.read(kitchen.samples("train")[0])
+    assert image.shape == (5, 4, 3) and (mask == 1).all()
+    network = made["Shallow"](3, "test_resnet", weights=False)
+    assert network(torch.zeros(2, 3, 33, 40)).shape == (2, 3, 33, 40)

@@ -130,6 +130,22 @@ def test_validation_score_equals_the_checkpoint_monitor(run, workplace, capsys):
     assert f"{float(state['best_model_score']):.3f}" in out
 
 
+def test_a_finished_run_is_scored_on_all_images_however_few_its_training_looked_at(workplace, capsys):
+    options = (
+        "--name=few",
+        "--trainer.max_steps=2",
+        "--trainer.limit_val_batches=1",
+        "--trainer.limit_test_batches=1",
+    )
+    assert run_in(workplace, "exp", "tiny.yaml", *options) == 0
+    assert "no validation has chosen a checkpoint: the last weights are tested" in capsys.readouterr().out
+    (few,) = (workplace / "runs/few").iterdir()
+    counted = np.load(few / "test_images.npz")["counts"][..., 2].sum(1) > 0
+    assert counted.sum() == 1
+    assert run_in(workplace, "test", "runs/few", f"--ckpt_path={few / 'checkpoints/last.ckpt'}") == 0
+    assert (np.load(few / "test_images.npz")["counts"][..., 2].sum(1) > 0).all()
+
+
 def write_images(folder):
     rng = np.random.default_rng(0)
     folder.mkdir()

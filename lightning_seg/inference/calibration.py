@@ -1,6 +1,7 @@
 """Are the probabilities true? Temperature scaling, reliability diagram and ECE (Guo et al., arXiv:1706.04599)."""
 
 import json
+import math
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
@@ -17,6 +18,7 @@ from lightning_seg.labels import IGNORE_INDEX
 from lightning_seg.runs.directory import BEST_CHECKPOINT, PICTURES
 
 CALIBRATION = "calibration.json"
+LARGEST = 20.0  # temperature; the smallest is its inverse
 _PIXELS = 200_000  # whose logits the temperature is fitted to
 _SIDE, _GAP = 300, 56
 
@@ -54,22 +56,25 @@ class Reliability:
 def fit_temperature(logits: Tensor, labels: Tensor) -> float:
     """Find the temperature for which softmax(logits / temperature) is the likeliest to have given the labels.
 
+    It is at most `LARGEST`, and at least its inverse.
+
     Args:
         logits: (N, C).
         labels: (N,).
     """
     logits, labels = logits.double(), labels.long()
+    limit = math.log(LARGEST)
     power = torch.zeros((), dtype=torch.float64, requires_grad=True)  # logarithm: temperatures are above 0
     optimizer = torch.optim.LBFGS([power], max_iter=50, line_search_fn="strong_wolfe")
 
     def loss() -> Tensor:
         optimizer.zero_grad()
-        value = F.cross_entropy(logits / power.clamp(-3, 3).exp(), labels)  # 1/20 to 20
+        value = F.cross_entropy(logits / power.clamp(-limit, limit).exp(), labels)
         value.backward()
         return value
 
     optimizer.step(loss)
-    return float(power.detach().clamp(-3, 3).exp())
+    return float(power.detach().clamp(-limit, limit).exp())
 
 
 def temperature_of(run: Path, checkpoint: Path | None = None) -> float:
@@ -118,6 +123,11 @@ def main(args: list[str]) -> None:
     (run / PICTURES).mkdir(exist_ok=True)
     picture = run / PICTURES / "reliability.png"
     draw(found, temperature).save(picture)
+    if not 1 / LARGEST * 1.001 < temperature < LARGEST / 1.001:
+        print(
+            "The temperature is at its limit: no single one makes this network's probabilities honest."
+            " It may have learnt too little to be calibrated."
+        )
     print(f"temperature {temperature:.3f}, fitted to {len(sample[0])} pixels of {data.val_split}")
     for split, (before, after) in found.items():
         fitted = ", on the images that the temperature is fitted to" if split == data.val_split else ""

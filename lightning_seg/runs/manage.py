@@ -10,7 +10,7 @@ from pathlib import Path
 
 from lightning_seg.errors import UserError
 from lightning_seg.runs.arguments import Arguments
-from lightning_seg.runs.directory import BEST_CHECKPOINT, CONFIG, METRICS
+from lightning_seg.runs.directory import BEST_CHECKPOINT, CONFIG, METRICS, existing_run
 from lightning_seg.runs.records import RUN_ID, TAGS, Record, find, read
 
 _BUSY = 600  # seconds since its last line for which an untested run may still be running
@@ -63,7 +63,7 @@ def _list(chosen: argparse.Namespace) -> None:
 
 
 def _show(chosen: argparse.Namespace) -> None:
-    record = _run(chosen.run)
+    record = read(existing_run(chosen.run))
     environment = record.environment
     status = "running?" if _busy(record) else record.status
     print(f"run         {record.path}")

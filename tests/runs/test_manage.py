@@ -46,6 +46,8 @@ def test_list(run, capsys):
 def test_show(run, capsys):
     assert cli.main(["runs", "show", str(run)]) == 0
     out = capsys.readouterr().out
+    assert cli.main(["runs", "show", str(run.parent)]) == 0  # an experiment stands for its latest run
+    assert f"run         {run}" in capsys.readouterr().out
     assert "Shapes test, 20 images" in out and "dice               0.5000" in out and "val/loss" in out
 
 
