@@ -16,7 +16,7 @@ import torch
 
 from lightning_seg.finetune import table as part_table
 from lightning_seg.labels import IGNORE_INDEX
-from lightning_seg.metrics.scores import scores
+from lightning_seg.metrics.scores import Scores, scores
 from lightning_seg.runs.directory import CONFIG, ENVIRONMENT, TEST_IMAGES, TEST_SCORES, write_whole
 from lightning_seg.runs.git import git
 from lightning_seg.runs.logger import RunLogger
@@ -112,10 +112,10 @@ class Record(L.Callback):
     def on_validation_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Print the table per class, where validation is all that was asked for."""
         if trainer.is_global_zero and trainer.state.fn == "validate":
+            data: Any = trainer.datamodule  # type: ignore[attr-defined]
             module: Any = pl_module
-            names = module.class_names
-            objects = f"\n{object_table(module.image_scores, names)}\n" if module.instances else ""
-            print(f"{objects}\n{score_table(scores(module.matrix), names)}")
+            images = len(data.samples(data.val_split))
+            self._print(module, scores(module.matrix), f"{data.val_split} split, {images} images")
 
     def on_test_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Write test.json and test_images.npz, and print the table per class."""
@@ -175,15 +175,18 @@ class Record(L.Callback):
             names=np.array(names_of_images),
             confusion=module.matrix,
         )
-        lines = [score_table(result, names)]
+        self._print(module, result, f"{protocol['split']} split, {protocol['images']} images")
+
+    def _print(self, module: Any, result: Scores, of_what: str) -> None:
+        """Print all scores of an evaluation."""
+        lines = [score_table(result, module.class_names)]
+        further = {k: v for k, v in module.image_scores.items() if not isinstance(v, np.ndarray)}
         if module.instances:
-            lines = [object_table(module.image_scores, names), "", "merged by class", *lines]
+            lines = [object_table(module.image_scores, module.class_names), "", "merged by class", *lines]
         else:
             width = max(map(len, further), default=0)
             lines += [f"{name:<{width}}  {value:>7.4g}" for name, value in further.items()]
-        print(
-            "\n" + "\n".join([*lines, f"{protocol['split']} split, {protocol['images']} images; {self.run}"])
-        )
+        print("\n" + "\n".join([*lines, f"{of_what}; {self.run}"]))
 
 
 def environment(trainer: L.Trainer, module: Any) -> dict[str, Any]:
