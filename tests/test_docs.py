@@ -48,6 +48,12 @@ def test_commands_are_there(document):
     assert commands <= set(COMMANDS), commands - set(COMMANDS)
 
 
+def test_every_experiment_is_named():
+    text = "".join(document.read_text() for document in DOCUMENTS)
+    missing = [path.stem for path in (ROOT / "experiments").rglob("*.yaml") if f"{path.stem}" not in text]
+    assert not missing
+
+
 def test_examples_of_the_readme_run_as_they_are_written(tmp_path):
     import numpy as np
     import torch

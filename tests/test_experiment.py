@@ -142,8 +142,10 @@ def test_a_finished_run_is_scored_on_all_images_however_few_its_training_looked_
     (few,) = (workplace / "runs/few").iterdir()
     counted = np.load(few / "test_images.npz")["counts"][..., 2].sum(1) > 0
     assert counted.sum() == 1
+    assert json.loads((few / "test.json").read_text())["protocol"]["images"] == 1
     assert run_in(workplace, "test", "runs/few", f"--ckpt_path={few / 'checkpoints/last.ckpt'}") == 0
     assert (np.load(few / "test_images.npz")["counts"][..., 2].sum(1) > 0).all()
+    assert json.loads((few / "test.json").read_text())["protocol"]["images"] == 5
 
 
 def write_images(folder):

@@ -114,7 +114,7 @@ class Record(L.Callback):
         if trainer.is_global_zero and trainer.state.fn == "validate":
             data: Any = trainer.datamodule  # type: ignore[attr-defined]
             module: Any = pl_module
-            images = len(data.samples(data.val_split))
+            images = _images(trainer, trainer.val_dataloaders, trainer.num_val_batches)
             self._print(module, scores(module.matrix), f"{data.val_split} split, {images} images")
 
     def on_test_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
@@ -127,7 +127,7 @@ class Record(L.Callback):
         names = module.class_names
         protocol = {
             "split": data.test_split,
-            "images": len(module.per_image),
+            "images": _images(trainer, trainer.test_dataloaders, trainer.num_test_batches),
             "data": type(data).__name__,
             "fingerprint": data.fingerprint,
             "classes": list(names),
@@ -280,6 +280,11 @@ def _describe(data: Any) -> str:
     counts = ", ".join(f"{len(data.samples(split))} {use} ({split})" for use, split in splits.items())
     height, width = data.crop_size
     return f"{type(data).__name__}, {data.num_classes} classes; images: {counts}; crops {height}x{width}"
+
+
+def _images(trainer: L.Trainer, loader: Any, batches: list) -> int:
+    """Return how many images were scored: all of the loader's, unless the number of batches is limited."""
+    return min(len(loader.dataset), int(batches[0]) * loader.batch_size * trainer.world_size)
 
 
 def _number(value: float) -> float | None:

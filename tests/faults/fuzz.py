@@ -108,6 +108,12 @@ def limited(seconds: int = SECONDS) -> Iterator[None]:
 # Experiment files
 
 
+def described(error: BaseException) -> str:
+    """Say what an error is and where it was raised."""
+    last = traceback.extract_tb(error.__traceback__)[-1]
+    return f"{type(error).__name__} at {Path(last.filename).name}:{last.lineno}: {str(error)[:200]}"
+
+
 def paths(tree: Any, prefix: tuple = ()) -> Iterator[tuple]:
     """Yield the place of every part of a tree of mappings and lists."""
     items = tree.items() if isinstance(tree, dict) else enumerate(tree) if isinstance(tree, list) else ()
@@ -206,9 +212,7 @@ def try_experiment(file: Path) -> str:
     except Finding:
         raise
     except BaseException as error:
-        last = traceback.extract_tb(error.__traceback__)[-1]
-        where = f"{Path(last.filename).name}:{last.lineno}"
-        raise Finding(f"{type(error).__name__} at {where}: {str(error)[:200]}") from error
+        raise Finding(described(error)) from error
     if Path("pwned").exists():
         raise Finding("code was run")
     stated = yaml.safe_load(file.read_text())
@@ -366,9 +370,7 @@ def try_file(path: Path, kind: str, good: bytes) -> str:
         except Finding:
             raise
         except BaseException as error:
-            last = traceback.extract_tb(error.__traceback__)[-1]
-            where = f"{Path(last.filename).name}:{last.lineno}"
-            raise Finding(f"{name}: {type(error).__name__} at {where}: {str(error)[:200]}") from error
+            raise Finding(f"{name}: {described(error)}") from error
         if array.dtype != np.uint8 or array.ndim != (3 if name == "image" else 2) or array.size == 0:
             raise Finding(f"{name}: an array of {array.dtype} {array.shape}")
         with contextlib.suppress(UserError):

@@ -17,12 +17,11 @@ from lightning_seg.inference import export, load
 from lightning_seg.inference.export import (
     ARCHITECTURES,
     Check,
-    _RegionMeans,
     check,
     export_onnx,
     export_pt2,
-    exportable,
 )
+from lightning_seg.inference.exportable import _RegionMeans, exportable
 from lightning_seg.networks.backbone import DensePool
 from lightning_seg.networks.unet import UNet
 from tests.inference.conftest import call
