@@ -9,9 +9,9 @@ from torch import Tensor
 
 from lightning_seg.bench.train import TrainBench, add_clock
 from lightning_seg.bench.turns import Goal, table, take_turns
-from lightning_seg.cli import config_arguments
-from lightning_seg.experiment import DataOnly, quiet
-from lightning_seg.labels import IGNORE_INDEX
+from lightning_seg.cli.main import config_arguments
+from lightning_seg.constants import IGNORE_INDEX
+from lightning_seg.experiment.experiment import DataOnly, quiet
 from lightning_seg.metrics.confusion import ConfusionMatrix, predicted_labels
 
 LOGITS, LABELS, DETERMINISTIC = (

@@ -8,12 +8,12 @@ from collections.abc import Callable
 
 import torch
 
+from lightning_seg.bench.network_profile import Conditions, training_memory
 from lightning_seg.bench.turns import ratio, take_turns
-from lightning_seg.cli import config_arguments
-from lightning_seg.describe.measure import Conditions, training_memory
-from lightning_seg.experiment import DataOnly, device_of, quiet
-from lightning_seg.finetune import Frozen, FrozenStages, Full
+from lightning_seg.cli.main import config_arguments
+from lightning_seg.experiment.experiment import DataOnly, device_of, quiet
 from lightning_seg.tasks.semantic import SemanticSegmentation
+from lightning_seg.training.finetune.policies import Frozen, FrozenStages, Full
 
 ALL = "nothing frozen"
 

@@ -10,12 +10,12 @@ from PIL import Image
 
 from lightning_seg.bench import evaluate, samples, start, train
 from lightning_seg.bench.turns import Goal, ratio, table, take_turns
-from lightning_seg.cli import config_arguments
-from lightning_seg.data.folder import Folder
-from lightning_seg.data.shapes import Shapes
-from lightning_seg.data.transforms import ColorJitter
+from lightning_seg.cli.main import config_arguments
+from lightning_seg.data.datasets.folder import Folder
+from lightning_seg.data.datasets.shapes import Shapes
+from lightning_seg.data.transforms.geometry import ColorJitter
 from lightning_seg.errors import UserError
-from lightning_seg.experiment import DataOnly, quiet
+from lightning_seg.experiment.experiment import DataOnly, quiet
 
 # A quarter or more below what a quiet machine of two cores measures: noise passes, a real loss does not.
 TRAIN = (Goal(train.OURS, train.BARE, 0.8), Goal(train.FROZEN, train.OURS, 1.3))

@@ -12,15 +12,15 @@ from torchvision import tv_tensors
 from torchvision.transforms import v2
 
 from lightning_seg.bench.turns import Goal, table, take_turns
-from lightning_seg.cli import config_arguments
+from lightning_seg.cli.main import config_arguments
+from lightning_seg.constants import IGNORE_INDEX
 from lightning_seg.data.base import SegmentationData
+from lightning_seg.data.dataset import Split
 from lightning_seg.data.loading import collate, keep_memory
-from lightning_seg.data.split import Split
-from lightning_seg.data.transforms import FILL, apply_color
+from lightning_seg.data.transforms.geometry import FILL, apply_color
 from lightning_seg.errors import UserError
-from lightning_seg.experiment import DataOnly, quiet
-from lightning_seg.labels import IGNORE_INDEX
-from lightning_seg.networks.backbone import Encoder
+from lightning_seg.experiment.experiment import DataOnly, quiet
+from lightning_seg.networks.backbones.timm_backbone import Encoder
 
 MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 BATCH = 8

@@ -39,7 +39,7 @@ def main(args: list[str]) -> None:
 
 def ways(folder: Path) -> dict[str, Callable[[], float]]:
     """Return the starts, each of which returns its seconds; runs are written into a folder."""
-    ours = [sys.executable, "-m", "lightning_seg"]
+    ours = [sys.executable, "-m", "lightning_seg.cli"]
     one_step = ["--trainer.max_steps=1", "--trainer.limit_val_batches=0", "--wandb.mode=disabled"]
     return {
         HELP: _process([*ours, "--help"]),

@@ -18,12 +18,12 @@ from torch.utils.data import DataLoader
 
 from lightning_seg.bench.turns import Goal, table, take_turns
 from lightning_seg.callbacks.progress import Progress
-from lightning_seg.cli import config_arguments
-from lightning_seg.experiment import DataOnly, device_of, quiet
-from lightning_seg.finetune import Frozen, Full
-from lightning_seg.precision import choose_precision
-from lightning_seg.runs.logger import RunLogger
+from lightning_seg.cli.main import config_arguments
+from lightning_seg.experiment.experiment import DataOnly, device_of, quiet
+from lightning_seg.runs.csv_logger import RunLogger
 from lightning_seg.tasks.semantic import SemanticSegmentation
+from lightning_seg.training.finetune.policies import Frozen, Full
+from lightning_seg.training.precision import choose_precision
 
 OURS, BARE, PLAIN, FROZEN = "ours", "bare loop", "bare loop, 32 bits, contiguous", "ours, frozen backbone"
 TORCHGEO, AUTOTIMM, NOTEBOOK = "torchgeo", "AutoTimm", "smp + Lightning + torchmetrics"

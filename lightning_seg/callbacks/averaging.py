@@ -13,9 +13,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from lightning_seg.data.dataset import Split
 from lightning_seg.data.loading import collate
-from lightning_seg.data.split import Split
-from lightning_seg.finetune import batch_norms
+from lightning_seg.training.finetune.policies import batch_norms
 
 _PREFIX = "network."
 

@@ -12,12 +12,12 @@ from PIL import Image, ImageDraw, ImageFont
 from torch import Tensor
 from torch.nn import functional as F
 
-from lightning_seg.data.files import read_image
-from lightning_seg.data.split import Split
-from lightning_seg.drawing.heat import heat
+from lightning_seg.data.dataset import Split
+from lightning_seg.data.io import read_image
 from lightning_seg.networks.base import BackboneNetwork
+from lightning_seg.plotting.heat import heat
+from lightning_seg.runs.csv_logger import RunLogger
 from lightning_seg.runs.directory import PICTURES
-from lightning_seg.runs.logger import RunLogger
 
 CELL = 160  # width of each picture in pixels
 _GAP, _CAPTION = 6, 16

@@ -7,15 +7,15 @@ import lightning as L
 import numpy as np
 import torch
 
-from lightning_seg.data.split import Split
-from lightning_seg.drawing.pictures import comparison, save_parts
+from lightning_seg.data.dataset import Split
 from lightning_seg.metrics.instance import arrays, view_of_found, view_of_truth
 from lightning_seg.metrics.scores import scores
+from lightning_seg.plotting.pictures import comparison, save_parts
+from lightning_seg.runs.csv_logger import RunLogger
 from lightning_seg.runs.directory import PICTURES
-from lightning_seg.runs.logger import RunLogger
-from lightning_seg.runs.media import log_confusion_matrix, log_per_class, log_pictures
-from lightning_seg.runs.mirror import MirrorLogger
-from lightning_seg.sharding import FullyShard
+from lightning_seg.tracking.media import log_confusion_matrix, log_per_class, log_pictures
+from lightning_seg.tracking.wandb_logger import MirrorLogger
+from lightning_seg.training.fsdp import FullyShard
 
 
 class Pictures(L.Callback):

@@ -16,14 +16,19 @@ from torch.utils.data import Dataset
 from torchvision.transforms import v2
 
 from lightning_seg.data.cache import cache_key, in_memory, on_disk
-from lightning_seg.data.check import check_quickly
-from lightning_seg.data.files import read_image, read_mask
+from lightning_seg.data.checks.check import check_quickly
+from lightning_seg.data.dataset import Images, Split, read_pair
+from lightning_seg.data.folds import block_folds, presence, readable, stratified_folds
 from lightning_seg.data.instances import CopyPaste, Sample, mix_objects
+from lightning_seg.data.io import read_image, read_mask
 from lightning_seg.data.loading import EpochSampler, Loader, choose_workers, collate, keep_memory, seeded
-from lightning_seg.data.mixing import Mix
-from lightning_seg.data.split import Images, Split, read_pair
-from lightning_seg.data.splitting import block_folds, presence, readable, stratified_folds
-from lightning_seg.data.transforms import ColorJitter, RandomHorizontalFlip, RandomScaleCrop, apply_color
+from lightning_seg.data.transforms.geometry import (
+    ColorJitter,
+    RandomHorizontalFlip,
+    RandomScaleCrop,
+    apply_color,
+)
+from lightning_seg.data.transforms.mixing import Mix
 from lightning_seg.errors import UserError
 
 
@@ -49,8 +54,8 @@ class SegmentationData(L.LightningDataModule, ABC):
         color: Random brightness, contrast, saturation and hue. None leaves the colours alone.
         transforms: Further torchvision v2 transforms, applied to the cut image and mask together. Whatever
             they fill in is not counted in the mask.
-        mix: Mixes the samples of a batch: MixUp, CutMix or ClassMix of `lightning_seg.data.mixing`; with `instances`
-            CopyPaste of `lightning_seg.data.instances`.
+        mix: Mixes the samples of a batch: MixUp, CutMix or ClassMix of `lightning_seg.data.transforms.mixing`; with
+            `instances` CopyPaste of `lightning_seg.data.instances`.
         train_split: Split to train on; several are joined by a plus, as in `train+val`.
         val_split: Split that is scored after every epoch and chooses the best checkpoint.
         test_split: Split of the final score.

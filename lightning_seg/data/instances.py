@@ -15,7 +15,7 @@ import torch
 from torchvision import tv_tensors
 from torchvision.transforms import v2
 
-from lightning_seg.data.files import open_image
+from lightning_seg.data.io import open_image
 from lightning_seg.errors import UserError
 
 Sample = dict[str, Any]

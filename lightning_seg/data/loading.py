@@ -16,8 +16,8 @@ import torch
 from torch.nn.functional import pad
 from torch.utils.data import DataLoader, Dataset, DistributedSampler
 
+from lightning_seg.constants import IGNORE_INDEX
 from lightning_seg.errors import UserError
-from lightning_seg.labels import IGNORE_INDEX
 
 FILLER = -1  # the index of a sample that does not count; read as the last one
 WAIT = 300.0  # seconds that a batch may take to come from a worker

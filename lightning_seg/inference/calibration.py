@@ -12,9 +12,9 @@ from PIL import Image, ImageDraw, ImageFont
 from torch import Tensor
 from torch.nn import functional as F
 
+from lightning_seg.constants import IGNORE_INDEX
 from lightning_seg.errors import UserError
-from lightning_seg.experiment import run_argument, trained
-from lightning_seg.labels import IGNORE_INDEX
+from lightning_seg.experiment.experiment import run_argument, trained
 from lightning_seg.runs.directory import BEST_CHECKPOINT, PICTURES
 
 CALIBRATION = "calibration.json"

@@ -5,9 +5,9 @@ from typing import Any
 
 import numpy as np
 
+from lightning_seg.cli.arguments import Arguments
 from lightning_seg.errors import UserError
-from lightning_seg.inference.model import Model, as_rgb, load
-from lightning_seg.runs.arguments import Arguments
+from lightning_seg.inference.predictor import Model, as_rgb, load
 from lightning_seg.runs.directory import existing_run
 
 Annotated = tuple[np.ndarray, list[tuple[np.ndarray, str]]]

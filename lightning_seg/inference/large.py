@@ -14,11 +14,11 @@ import torch
 from PIL import Image
 from rich.progress import track
 
-from lightning_seg.callbacks.predictions import HEAT, as_bytes
-from lightning_seg.drawing.pictures import Palette
+from lightning_seg.callbacks.prediction_writer import HEAT, as_bytes
 from lightning_seg.errors import UserError
-from lightning_seg.inference.logits import Predict, SlidingWindow, entropy
-from lightning_seg.inference.model import Model
+from lightning_seg.inference.inferers import Predict, SlidingWindow, entropy
+from lightning_seg.inference.predictor import Model
+from lightning_seg.plotting.pictures import Palette
 
 LARGE = 2**26  # pixels; the logits of 20 classes would take 5 GB
 _BUDGET = 2**28  # bytes for the logits of one strip of windows

@@ -12,8 +12,8 @@ import cv2
 import numpy as np
 from torch import Tensor
 
+from lightning_seg.constants import IGNORE_INDEX
 from lightning_seg.errors import UserError
-from lightning_seg.labels import IGNORE_INDEX
 from lightning_seg.metrics.images import ImageMetric, Values, class_mean, counted, overlap, present, ratio
 
 _CROSS = cv2.getStructuringElement(cv2.MORPH_CROSS, (3, 3))

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 from torchmetrics import Metric
 
-from lightning_seg.labels import IGNORE_INDEX
+from lightning_seg.constants import IGNORE_INDEX
 
 Values = dict[str, float | np.ndarray]
 """Scores by name: one number, or one for each class, (C,); NaN where there is no score."""

@@ -8,9 +8,9 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from lightning_seg.errors import UserError
-from lightning_seg.networks.backbone import Backbone, Encoder
-from lightning_seg.networks.feature_cache import FeatureCache
-from lightning_seg.networks.weights import load_run, names_a_run
+from lightning_seg.networks.backbones.feature_cache import FeatureCache
+from lightning_seg.networks.backbones.timm_backbone import Backbone, Encoder
+from lightning_seg.networks.backbones.weights import load_run, names_a_run
 
 
 class BackboneNetwork(nn.Module):

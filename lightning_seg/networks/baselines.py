@@ -5,9 +5,9 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from lightning_seg.errors import UserError
-from lightning_seg.networks.backbone import Backbone, Encoder
+from lightning_seg.networks.backbones.plain import PlainEncoder, convolutions
+from lightning_seg.networks.backbones.timm_backbone import Backbone, Encoder
 from lightning_seg.networks.base import Network
-from lightning_seg.networks.plain import PlainEncoder, convolutions
 
 
 class FullResolution(Network):

@@ -5,7 +5,7 @@ from typing import Literal
 from torch import Tensor, nn
 
 from lightning_seg.errors import UserError
-from lightning_seg.networks.backbone import Encoder
+from lightning_seg.networks.backbones.timm_backbone import Encoder
 from lightning_seg.networks.base import AuxiliaryHead, Network, train_on_one_image
 
 

@@ -3,7 +3,7 @@
 from torch import Tensor
 
 from lightning_seg.errors import UserError
-from lightning_seg.networks.backbone import Encoder
+from lightning_seg.networks.backbones.timm_backbone import Encoder
 from lightning_seg.networks.base import Network
 
 

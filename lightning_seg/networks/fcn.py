@@ -5,7 +5,7 @@ from collections.abc import Callable
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from lightning_seg.networks.backbone import Backbone, Encoder
+from lightning_seg.networks.backbones.timm_backbone import Backbone, Encoder
 from lightning_seg.networks.base import AuxiliaryHead, Network
 from lightning_seg.networks.upsampling import Bilinear, Upsampling
 

@@ -1,6 +1,6 @@
 """LinkNet."""
 
-from lightning_seg.networks.backbone import Encoder
+from lightning_seg.networks.backbones.timm_backbone import Encoder
 from lightning_seg.networks.base import PyramidNetwork
 
 

@@ -3,7 +3,7 @@
 import torch
 from torch import Tensor, nn
 
-from lightning_seg.networks.backbone import Encoder
+from lightning_seg.networks.backbones.timm_backbone import Encoder
 from lightning_seg.networks.base import AuxiliaryHead, Network, resize, train_on_one_image
 
 

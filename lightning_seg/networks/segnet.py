@@ -5,9 +5,9 @@ from collections.abc import Callable
 from torch import Tensor, nn
 
 from lightning_seg.errors import UserError
-from lightning_seg.networks.backbone import Encoder
+from lightning_seg.networks.backbones.plain import PlainEncoder, convolutions
+from lightning_seg.networks.backbones.timm_backbone import Encoder
 from lightning_seg.networks.base import Network
-from lightning_seg.networks.plain import PlainEncoder, convolutions
 from lightning_seg.networks.upsampling import MaxUnpooling, Upsampling
 
 

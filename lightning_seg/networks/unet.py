@@ -5,9 +5,9 @@ from collections.abc import Callable
 import torch
 from torch import Tensor, nn
 
-from lightning_seg.networks.backbone import Encoder
+from lightning_seg.networks.backbones.plain import PlainEncoder, convolutions
+from lightning_seg.networks.backbones.timm_backbone import Encoder
 from lightning_seg.networks.base import Network, PyramidNetwork
-from lightning_seg.networks.plain import PlainEncoder, convolutions
 from lightning_seg.networks.upsampling import TransposedConvolution, Upsampling
 
 

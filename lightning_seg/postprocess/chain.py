@@ -12,8 +12,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from lightning_seg.constants import IGNORE_INDEX
 from lightning_seg.errors import UserError
-from lightning_seg.labels import IGNORE_INDEX
 
 
 class Step:

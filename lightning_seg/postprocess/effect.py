@@ -8,11 +8,11 @@ from typing import Any
 
 import numpy as np
 
-from lightning_seg.labels import IGNORE_INDEX
+from lightning_seg.constants import IGNORE_INDEX
 from lightning_seg.metrics.boundary import BoundaryF1, f1
 from lightning_seg.metrics.images import counted, overlap
 from lightning_seg.postprocess.chain import Chain
-from lightning_seg.runs.statistics import Estimate, Sample, holm, sentence
+from lightning_seg.statistics.paired import Estimate, Sample, holm, sentence
 
 Prediction = tuple[np.ndarray, np.ndarray, np.ndarray]
 """Of one image: probabilities (C, H, W) float32, the image (H, W, 3) uint8, the truth (H, W) uint8."""

@@ -20,7 +20,7 @@ from typing import Any
 import yaml
 
 from lightning_seg.errors import UserError
-from lightning_seg.parser import Parser
+from lightning_seg.experiment.parser import Parser
 from lightning_seg.postprocess.chain import Chain, Step
 
 

@@ -8,8 +8,8 @@ import time
 from collections.abc import Sequence
 from pathlib import Path
 
+from lightning_seg.cli.arguments import Arguments
 from lightning_seg.errors import UserError
-from lightning_seg.runs.arguments import Arguments
 from lightning_seg.runs.directory import BEST_CHECKPOINT, CONFIG, METRICS, existing_run
 from lightning_seg.runs.records import RUN_ID, TAGS, Record, find, read
 

@@ -16,7 +16,7 @@ import yaml
 
 from lightning_seg.errors import UserError
 from lightning_seg.runs.directory import CONFIG, ENVIRONMENT, METRICS, TEST_IMAGES, TEST_SCORES
-from lightning_seg.runs.statistics import score
+from lightning_seg.statistics.paired import score
 
 TAGS = "tags.json"
 

@@ -8,10 +8,10 @@ from lightning.pytorch.strategies import DDPStrategy
 from torch.optim import Adam, Optimizer
 from torch.optim.lr_scheduler import LRScheduler
 
-from lightning_seg.finetune import Full, scale_learning_rates
 from lightning_seg.networks.base import BackboneNetwork
-from lightning_seg.schedules import for_lightning
-from lightning_seg.sharding import FullyShard
+from lightning_seg.training.finetune.policies import Full, scale_learning_rates
+from lightning_seg.training.fsdp import FullyShard
+from lightning_seg.training.schedules import for_lightning
 
 
 class SegmentationTask(L.LightningModule):
@@ -22,7 +22,7 @@ class SegmentationTask(L.LightningModule):
         optimizer: Makes the optimizer from the trainable parameters.
         class_names: The classes in label order; comes from the data module.
         lr_scheduler: Makes the scheduler from the optimizer and the total number of optimizer steps, as those of
-            `lightning_seg.schedules` are made. Without one the learning rate is constant.
+            `lightning_seg.training.schedules` are made. Without one the learning rate is constant.
         finetune: Which parts of the backbone train, and how; all of it unless given.
 
     Attributes:

@@ -9,15 +9,15 @@ from torch import Tensor
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler
 
-from lightning_seg.data.split import Split
-from lightning_seg.finetune import Full
+from lightning_seg.data.dataset import Split
 from lightning_seg.metrics.confusion import ConfusionMatrix, ImageCounts
 from lightning_seg.metrics.images import Values
 from lightning_seg.metrics.instance import ObjectScores, arrays, view_of_found, view_of_truth
 from lightning_seg.metrics.scores import scores
-from lightning_seg.networks.anchors import DataAnchors
-from lightning_seg.networks.detector import Detector, Objects
+from lightning_seg.networks.detection.anchors import DataAnchors
+from lightning_seg.networks.detection.detector import Detector, Objects
 from lightning_seg.tasks.base import SegmentationTask
+from lightning_seg.training.finetune.policies import Full
 
 
 class InstanceSegmentation(SegmentationTask):

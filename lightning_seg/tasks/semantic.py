@@ -10,12 +10,10 @@ from torch import Tensor, distributed, nn
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler
 
-from lightning_seg.data.frequency import class_frequencies
+from lightning_seg.constants import IGNORE_INDEX
+from lightning_seg.data.class_frequencies import class_frequencies
 from lightning_seg.errors import UserError
-from lightning_seg.finetune import Full
-from lightning_seg.inference.logits import Inference
-from lightning_seg.labels import IGNORE_INDEX
-from lightning_seg.losses import CrossEntropy, PixelLoss, balanced_losses, check_class_weights
+from lightning_seg.inference.inferers import Inference
 from lightning_seg.metrics.confusion import ConfusionMatrix, ImageCounts, predicted_labels
 from lightning_seg.metrics.images import ImageMetric, ImageTables, Values
 from lightning_seg.metrics.mean import WeightedMean
@@ -23,6 +21,8 @@ from lightning_seg.metrics.scores import scores
 from lightning_seg.networks.base import Network
 from lightning_seg.postprocess.chain import Chain, Step
 from lightning_seg.tasks.base import SegmentationTask
+from lightning_seg.training.finetune.policies import Full
+from lightning_seg.training.losses import CrossEntropy, PixelLoss, balanced_losses, check_class_weights
 
 
 class SemanticSegmentation(SegmentationTask):

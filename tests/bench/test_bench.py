@@ -7,7 +7,7 @@ from lightning_seg.bench import evaluate, guard
 from lightning_seg.bench.train import BARE, FROZEN, OURS, TrainBench, main
 from lightning_seg.bench.turns import Goal, ratio, table, take_turns
 from lightning_seg.errors import UserError
-from lightning_seg.experiment import DataOnly
+from lightning_seg.experiment.experiment import DataOnly
 from lightning_seg.metrics.confusion import ConfusionMatrix
 
 TINY = [

@@ -4,10 +4,10 @@ import pytest
 import torch
 
 from lightning_seg.bench.frozen import ALL, bytes_of_training, steps, table, under_policies
-from lightning_seg.describe.measure import Conditions
-from lightning_seg.finetune import FrozenStages
+from lightning_seg.bench.network_profile import Conditions
 from lightning_seg.networks.unet import UNet
 from lightning_seg.tasks.semantic import SemanticSegmentation
+from lightning_seg.training.finetune.policies import FrozenStages
 
 CONDITIONS = Conditions(size=(64, 64), batch_size=2)
 

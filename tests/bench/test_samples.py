@@ -2,8 +2,8 @@ import pytest
 
 from lightning_seg.bench.samples import CACHED, DECODE, FILES, GOALS, TORCHVISION, WORKER, sample_ways
 from lightning_seg.bench.turns import table, take_turns
-from lightning_seg.data.shapes import Shapes
-from lightning_seg.data.transforms import ColorJitter
+from lightning_seg.data.datasets.shapes import Shapes
+from lightning_seg.data.transforms.geometry import ColorJitter
 from lightning_seg.errors import UserError
 
 

@@ -10,12 +10,12 @@ from torch.optim.swa_utils import update_bn
 
 from lightning_seg.callbacks.averaging import EMA, SWA
 from lightning_seg.callbacks.l1 import L1
+from lightning_seg.data.dataset import Split
+from lightning_seg.data.datasets.shapes import Shapes
 from lightning_seg.data.loading import collate
-from lightning_seg.data.shapes import Shapes
-from lightning_seg.data.split import Split
-from lightning_seg.finetune import Frozen, FrozenStages, batch_norms
 from lightning_seg.networks.linear import Linear
 from lightning_seg.tasks.semantic import SemanticSegmentation
+from lightning_seg.training.finetune.policies import Frozen, FrozenStages, batch_norms
 
 EPOCHS, STEPS = 4, 3
 

@@ -10,13 +10,13 @@ from lightning.pytorch.loggers import WandbLogger
 from PIL import Image
 
 from lightning_seg.callbacks.feature_maps import CELL, FeatureMaps, draw, feature_maps
-from lightning_seg.cli import main
-from lightning_seg.data.shapes import Shapes
-from lightning_seg.drawing.heat import heat
+from lightning_seg.cli.main import main
+from lightning_seg.data.datasets.shapes import Shapes
 from lightning_seg.networks.base import resize
 from lightning_seg.networks.fcn import FCN8s
 from lightning_seg.networks.unet import UNet
-from lightning_seg.runs.logger import RunLogger
+from lightning_seg.plotting.heat import heat
+from lightning_seg.runs.csv_logger import RunLogger
 
 DARK, BRIGHT = heat(np.array([[0.0, 1.0]]))[0].tolist()
 
@@ -108,7 +108,7 @@ model:
     init_args: {backbone: test_resnet, weights: false, decoder_channels: [16, 16, 8, 8, 8]}
   optimizer: {class_path: torch.optim.SGD, init_args: {lr: 0.1}}
 data:
-  class_path: lightning_seg.data.shapes.Shapes
+  class_path: lightning_seg.data.datasets.shapes.Shapes
   init_args: {batch_size: 1, crop_size: [32, 32]}
 """
 

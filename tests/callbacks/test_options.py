@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from lightning_seg.cli import main
+from lightning_seg.cli.main import main
 
 YAML = """
 seed_everything: 0
@@ -16,12 +16,12 @@ model:
   network:
     class_path: lightning_seg.networks.unet.UNet
     init_args: {backbone: test_resnet, weights: false, decoder_channels: [16, 8, 8, 8, 8]}
-  finetune: {class_path: lightning_seg.finetune.GradualUnfreeze, init_args: {schedule: [0.1, 2], backbone_lr: 0.1}}
+  finetune: {class_path: lightning_seg.training.finetune.policies.GradualUnfreeze, init_args: {schedule: [0.1, 2], backbone_lr: 0.1}}
   optimizer: {class_path: torch.optim.RMSprop, init_args: {lr: 1e-3, weight_decay: 1e-4}}
-  lr_scheduler: {class_path: lightning_seg.schedules.Plateau, init_args: {patience: 1}}
-  loss: {class_path: lightning_seg.losses.CrossEntropy, init_args: {label_smoothing: 0.1}}
+  lr_scheduler: {class_path: lightning_seg.training.schedules.Plateau, init_args: {patience: 1}}
+  loss: {class_path: lightning_seg.training.losses.CrossEntropy, init_args: {label_smoothing: 0.1}}
 data:
-  class_path: lightning_seg.data.shapes.Shapes
+  class_path: lightning_seg.data.datasets.shapes.Shapes
   init_args:
     {batch_size: 4, crop_size: [32, 32], image_size: [32, 32], train_images: 8, val_images: 4, test_images: 3,
      num_workers: 0}
@@ -34,7 +34,7 @@ trainer:
   callbacks:
     - {class_path: lightning_seg.callbacks.averaging.EMA, init_args: {decay: 0.9}}
     - {class_path: lightning_seg.callbacks.l1.L1, init_args: {strength: 1e-5}}
-    - {class_path: lightning_seg.callbacks.stopping.EarlyStopping, init_args: {patience: 4, min_delta: 1.0}}
+    - {class_path: lightning_seg.callbacks.early_stopping.EarlyStopping, init_args: {patience: 4, min_delta: 1.0}}
 """
 
 
@@ -108,7 +108,7 @@ def test_resumed_run_that_had_stopped_trains_no_further(run, capsys):
 
 def test_more_patience_lets_it_go_on(run, capsys):
     ema = "{class_path: lightning_seg.callbacks.averaging.EMA, init_args: {decay: 0.9}}"
-    stop = "{class_path: lightning_seg.callbacks.stopping.EarlyStopping, init_args: {patience: 6, min_delta: 1.0}}"
+    stop = "{class_path: lightning_seg.callbacks.early_stopping.EarlyStopping, init_args: {patience: 6, min_delta: 1.0}}"
     assert main(["resume", str(run), f"--trainer.callbacks=[{ema}, {stop}]"]) == 0
     assert "epoch 6/30" in capsys.readouterr().out
     assert validations(run) == [1, 3, 5, 7, 9, 11, 13]

@@ -9,11 +9,11 @@ from PIL import Image
 from torchvision.transforms import v2
 
 from lightning_seg.data.base import SegmentationData
-from lightning_seg.data.camvid import CamVid
-from lightning_seg.data.folder import Folder
-from lightning_seg.data.shapes import Shapes
-from lightning_seg.data.split import Split
-from lightning_seg.data.transforms import ColorJitter
+from lightning_seg.data.dataset import Split
+from lightning_seg.data.datasets.camvid import CamVid
+from lightning_seg.data.datasets.folder import Folder
+from lightning_seg.data.datasets.shapes import Shapes
+from lightning_seg.data.transforms.geometry import ColorJitter
 from lightning_seg.errors import UserError
 
 
@@ -47,7 +47,7 @@ def test_arguments_are_read_from_yaml():
     config = parser.parse_object(
         {
             "data": {
-                "class_path": "lightning_seg.data.camvid.CamVid",
+                "class_path": "lightning_seg.data.datasets.camvid.CamVid",
                 "init_args": {
                     "batch_size": 4,
                     "crop_size": [64, 96],

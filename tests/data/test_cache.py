@@ -11,10 +11,10 @@ from PIL import Image
 
 from lightning_seg.data import cache as module
 from lightning_seg.data.cache import cache_key, cache_root
-from lightning_seg.data.camvid import CamVid
-from lightning_seg.data.folder import Folder
-from lightning_seg.data.split import Split
-from lightning_seg.data.voc import VOC
+from lightning_seg.data.dataset import Split
+from lightning_seg.data.datasets.camvid import CamVid
+from lightning_seg.data.datasets.folder import Folder
+from lightning_seg.data.datasets.voc import VOC
 from lightning_seg.errors import UserError
 
 
@@ -97,7 +97,7 @@ def test_changed_files_are_read_again(camvid):
 
 def test_two_processes_build_one_cache(camvid, elsewhere):
     code = (
-        "import sys; from lightning_seg.data.camvid import CamVid\n"
+        "import sys; from lightning_seg.data.datasets.camvid import CamVid\n"
         "data = CamVid(sys.argv[1], batch_size=1, crop_size=(8, 8), cache='disk')\n"
         "print(sum(int(image.sum()) + int(mask.sum()) for image, mask in data.cached('train')))"
     )

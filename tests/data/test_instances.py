@@ -4,7 +4,8 @@ import torch
 from torchvision import tv_tensors
 from torchvision.ops import masks_to_boxes
 
-from lightning_seg.data.coco import COCO
+from lightning_seg.data.datasets.coco import COCO
+from lightning_seg.data.datasets.shapes import Shapes
 from lightning_seg.data.instances import (
     CopyPaste,
     augment,
@@ -13,8 +14,7 @@ from lightning_seg.data.instances import (
     masks_of_numbers,
     sanitise,
 )
-from lightning_seg.data.shapes import Shapes
-from lightning_seg.data.transforms import RandomHorizontalFlip, RandomScaleCrop
+from lightning_seg.data.transforms.geometry import RandomHorizontalFlip, RandomScaleCrop
 from lightning_seg.errors import UserError
 
 

@@ -8,11 +8,11 @@ import torch
 from torch import nn
 from torch.utils.data import Dataset
 
-from lightning_seg.data.camvid import CamVid
+from lightning_seg.data.dataset import Split
+from lightning_seg.data.datasets.camvid import CamVid
+from lightning_seg.data.datasets.shapes import Shapes
 from lightning_seg.data.loading import EpochSampler, Loader, collate, seeded
-from lightning_seg.data.shapes import Shapes
-from lightning_seg.data.split import Split
-from lightning_seg.data.transforms import ColorJitter
+from lightning_seg.data.transforms.geometry import ColorJitter
 from lightning_seg.errors import UserError
 
 

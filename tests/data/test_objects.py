@@ -6,18 +6,18 @@ import torch
 from PIL import Image
 from torchvision.transforms import v2
 
-from lightning_seg.data.camvid import CamVid
-from lightning_seg.data.coco import COCO, THING_IDS
-from lightning_seg.data.folder import Folder
+from lightning_seg.constants import IGNORE_INDEX
+from lightning_seg.data.dataset import Split
+from lightning_seg.data.datasets.camvid import CamVid
+from lightning_seg.data.datasets.coco import COCO, THING_IDS
+from lightning_seg.data.datasets.folder import Folder
+from lightning_seg.data.datasets.pennfudan import PennFudan
+from lightning_seg.data.datasets.shapes import Shapes
 from lightning_seg.data.instances import CopyPaste, boxes_from_masks
 from lightning_seg.data.loading import collate
-from lightning_seg.data.mixing import MixUp
-from lightning_seg.data.pennfudan import PennFudan
-from lightning_seg.data.shapes import Shapes
-from lightning_seg.data.split import Split
-from lightning_seg.data.transforms import ColorJitter
+from lightning_seg.data.transforms.geometry import ColorJitter
+from lightning_seg.data.transforms.mixing import MixUp
 from lightning_seg.errors import UserError
-from lightning_seg.labels import IGNORE_INDEX
 from lightning_seg.metrics.instance import ObjectScores, annotations, arrays, view_of_found, view_of_truth
 
 SCENES = {

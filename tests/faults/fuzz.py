@@ -49,13 +49,13 @@ model:
     class_path: torch.optim.lr_scheduler.PolynomialLR
     init_args: {power: 0.9}
   loss:
-    class_path: lightning_seg.losses.CrossEntropy
+    class_path: lightning_seg.training.losses.CrossEntropy
     init_args: {label_smoothing: 0.1}
   finetune:
-    class_path: lightning_seg.finetune.Full
+    class_path: lightning_seg.training.finetune.policies.Full
     init_args: {backbone_lr: 0.1}
 data:
-  class_path: lightning_seg.data.shapes.Shapes
+  class_path: lightning_seg.data.datasets.shapes.Shapes
   init_args:
     batch_size: 4
     crop_size: [32, 48]
@@ -66,7 +66,7 @@ data:
     num_workers: 0
     cache: none
     transforms:
-      - {class_path: lightning_seg.data.augment.Cutout, init_args: {holes: 2, size: 0.2}}
+      - {class_path: lightning_seg.data.transforms.randaugment.Cutout, init_args: {holes: 2, size: 0.2}}
 trainer: {max_epochs: 2, accelerator: cpu, devices: 1, precision: 32-true, log_every_n_steps: 1, gradient_clip_val: 1.0}
 checkpoint: {mode: max}
 wandb: {project: fuzz, tags: [a, b]}
@@ -193,7 +193,7 @@ def try_experiment(file: Path) -> str:
     import torch
 
     from lightning_seg.errors import UserError
-    from lightning_seg.experiment import Experiment
+    from lightning_seg.experiment.experiment import Experiment
 
     run = file.parent / "run"
     run.mkdir(exist_ok=True)
@@ -351,7 +351,7 @@ def try_file(path: Path, kind: str, good: bytes) -> str:
     Raises:
         Finding: It went wrong.
     """
-    from lightning_seg.data.files import ColorMask, read_image, read_mask
+    from lightning_seg.data.io import ColorMask, read_image, read_mask
     from lightning_seg.errors import UserError
 
     colors = ColorMask([(0, 0, 0), (255, 255, 255)])

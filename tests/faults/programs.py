@@ -17,7 +17,12 @@ from pathlib import Path
 ROOT = Path(__file__).parents[2]
 CONTEXT = multiprocessing.get_context("forkserver")
 CONTEXT.set_forkserver_preload(
-    ["lightning_seg.commands", "lightning_seg.networks.unet", "lightning_seg.data.shapes", "wandb"]
+    [
+        "lightning_seg.cli.commands",
+        "lightning_seg.networks.unet",
+        "lightning_seg.data.datasets.shapes",
+        "wandb",
+    ]
 )
 
 TINY = """
@@ -29,7 +34,7 @@ model:
   optimizer: {class_path: torch.optim.AdamW, init_args: {lr: 3e-3}}
   lr_scheduler: {class_path: torch.optim.lr_scheduler.PolynomialLR, init_args: {power: 0.9}}
 data:
-  class_path: lightning_seg.data.shapes.Shapes
+  class_path: lightning_seg.data.datasets.shapes.Shapes
   init_args:
     {batch_size: 4, crop_size: [32, 32], image_size: [48, 40], train_images: 40, val_images: 7, test_images: 5,
      num_workers: 0}
@@ -109,7 +114,7 @@ def _main(folder: str, arguments: list[str], environment: dict[str, str], output
     sys.argv = ["lightning-seg", *arguments]
     from lightning.pytorch.utilities import rank_zero_only
 
-    from lightning_seg.cli import main
+    from lightning_seg.cli.main import main
 
     rank_zero_only.rank = int(environment.get("RANK", 0))  # the server has imported it without a rank
 
@@ -126,7 +131,7 @@ def run(folder: Path, *arguments: str, seconds: float = 60, **environment: str) 
 
 def here(folder: Path, *arguments: str) -> int:
     """Run the program in this process and return the exit code."""
-    from lightning_seg.cli import main
+    from lightning_seg.cli.main import main
 
     before, mode = Path.cwd(), os.environ.get("WANDB_MODE")
     os.chdir(folder)
@@ -149,7 +154,7 @@ def only(folder: Path) -> Path:
 
 def result(path: Path) -> dict:
     """What a finished run is judged by: hash of the last weights and optimizer, scores, and all curves."""
-    from lightning_seg.checkpoints import read
+    from lightning_seg.training.checkpoint_io import read
 
     state = read(path / "checkpoints/last.ckpt")
     digest = hashlib.sha256()

@@ -8,9 +8,9 @@ from pathlib import Path
 import lightning as L
 import torch
 
-from lightning_seg.data.shapes import Shapes
+from lightning_seg.data.datasets.shapes import Shapes
 from lightning_seg.errors import UserError
-from lightning_seg.losses import CrossEntropy
+from lightning_seg.training.losses import CrossEntropy
 
 
 class Pause(L.Callback):

@@ -8,8 +8,8 @@ from pathlib import Path
 import pytest
 import torch
 
-from lightning_seg.checkpoints import SafeCheckpointIO, newest, read
 from lightning_seg.errors import UserError
+from lightning_seg.training.checkpoint_io import SafeCheckpointIO, newest, read
 
 STATE = {"state_dict": {"weight": torch.arange(3000.0)}, "global_step": 3}
 

@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 import torch
 
-from lightning_seg.checkpoints import read
+from lightning_seg.training.checkpoint_io import read
 
 from .programs import ROOT, Program, experiment, only, run
 
@@ -75,8 +75,8 @@ def test_scores_are_equal_to_the_last_integer_on_any_number_of_processes(folder,
 SAME = (
     "--model.network=lightning_seg.networks.linear.Linear",
     "--model.network.init_args={backbone: test_resnet, weights: false, output_stride: 8}",
-    "--model.finetune=lightning_seg.finetune.Frozen",
-    "--data.init_args.transforms=[{class_path: lightning_seg.data.augment.Cutout, init_args: {size: 0.9}}]",
+    "--model.finetune=lightning_seg.training.finetune.policies.Frozen",
+    "--data.init_args.transforms=[{class_path: lightning_seg.data.transforms.randaugment.Cutout, init_args: {size: 0.9}}]",
     "--model.optimizer={class_path: torch.optim.SGD, init_args: {lr: 0.5}}",
     "--trainer.max_epochs=1",
 )
@@ -180,7 +180,7 @@ def test_torchrun_on_two_nodes(folder, trained):
     options = ["exp", "tiny.yaml", "--name=nodes", "--trainer.devices=1", "--trainer.num_nodes=2", *SAME]
     torchrun = [sys.executable, "-m", "torch.distributed.run", "--nnodes=2", "--nproc_per_node=1",
                 "--master_addr=127.0.0.1", f"--master_port={port}"]  # fmt: skip
-    command = ["-m", "lightning_seg", *options, "--data.init_args.batch_size=2"]
+    command = ["-m", "lightning_seg.cli", *options, "--data.init_args.batch_size=2"]
     nodes = [
         subprocess.Popen([*torchrun, f"--node_rank={i}", *command], cwd=folder, env=environment)
         for i in range(2)
@@ -201,7 +201,7 @@ def test_processes_that_lightning_starts_end_with_the_one_that_is_killed(folder)
         "OMP_NUM_THREADS": "1", "WANDB_MODE": "disabled", "PYTHONPATH": str(ROOT)
     }  # fmt: skip
     options = ["exp", "tiny.yaml", "--name=launched", "--trainer.devices=2", "--trainer.max_epochs=100"]
-    command = [sys.executable, "-m", "lightning_seg", *options]
+    command = [sys.executable, "-m", "lightning_seg.cli", *options]
     with (folder / "launched.txt").open("w") as output:
         process = subprocess.Popen(command, cwd=folder, env=environment, stdout=output, stderr=output)
     deadline = time.monotonic() + 300

@@ -6,8 +6,8 @@ from types import SimpleNamespace
 import pytest
 import torch
 
-from lightning_seg.callbacks.saving import SeededSteps
-from lightning_seg.checkpoints import read
+from lightning_seg.callbacks.checkpointing import SeededSteps
+from lightning_seg.training.checkpoint_io import read
 
 from .programs import Program, experiment, only, result, run
 

@@ -11,7 +11,7 @@ import pytest
 from PIL import Image
 
 from lightning_seg.data.download import unpack
-from lightning_seg.data.files import read_image, read_mask
+from lightning_seg.data.io import read_image, read_mask
 from lightning_seg.errors import UserError
 
 from .programs import experiment, here

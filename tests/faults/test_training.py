@@ -7,9 +7,9 @@ from types import SimpleNamespace
 import pytest
 import torch
 
-from lightning_seg.checkpoints import read
 from lightning_seg.data import loading
-from lightning_seg.faults import explained
+from lightning_seg.experiment.failures import explained
+from lightning_seg.training.checkpoint_io import read
 
 from .programs import Program, experiment, here, only, run
 from .saboteurs import BadShapes

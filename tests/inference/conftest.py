@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from lightning_seg.cli import main
+from lightning_seg.cli.main import main
 
 TINY = """
 seed_everything: 0
@@ -16,7 +16,7 @@ model:
     init_args: {backbone: test_resnet, weights: false, decoder_channels: [32, 16, 16, 8, 8]}
   optimizer: {class_path: torch.optim.AdamW, init_args: {lr: 3e-3}}
 data:
-  class_path: lightning_seg.data.shapes.Shapes
+  class_path: lightning_seg.data.datasets.shapes.Shapes
   init_args:
     {batch_size: 4, crop_size: [32, 32], image_size: [48, 40], train_images: 32, val_images: 6, test_images: 5,
      num_workers: 0}

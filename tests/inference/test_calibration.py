@@ -11,6 +11,7 @@ from scipy.optimize import minimize_scalar
 from torch.nn import functional as F
 from torchmetrics.classification import MulticlassCalibrationError
 
+from lightning_seg.analysis.compare import compare
 from lightning_seg.inference import load
 from lightning_seg.inference.calibration import (
     CALIBRATION,
@@ -19,7 +20,6 @@ from lightning_seg.inference.calibration import (
     fit_temperature,
     temperature_of,
 )
-from lightning_seg.runs.compare import compare
 from tests.inference.conftest import call
 
 

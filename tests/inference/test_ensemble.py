@@ -7,11 +7,11 @@ import pytest
 import torch
 import yaml
 
+from lightning_seg.analysis.compare import compare
 from lightning_seg.inference import load
 from lightning_seg.networks.ensemble import Ensemble
 from lightning_seg.networks.fcn import FCN
 from lightning_seg.networks.unet import UNet
-from lightning_seg.runs.compare import compare
 from tests.inference.conftest import call
 
 

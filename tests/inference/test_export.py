@@ -13,16 +13,17 @@ from PIL import Image
 from timm.layers import Conv2dSame
 from torch import nn
 
-from lightning_seg.inference import export, load
-from lightning_seg.inference.export import (
+from lightning_seg.inference import load
+from lightning_seg.inference.export import onnx as export
+from lightning_seg.inference.export.exportable import _RegionMeans, exportable
+from lightning_seg.inference.export.onnx import (
     ARCHITECTURES,
     Check,
     check,
     export_onnx,
     export_pt2,
 )
-from lightning_seg.inference.exportable import _RegionMeans, exportable
-from lightning_seg.networks.backbone import DensePool
+from lightning_seg.networks.backbones.timm_backbone import DensePool
 from lightning_seg.networks.unet import UNet
 from tests.inference.conftest import call
 

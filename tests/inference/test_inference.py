@@ -9,8 +9,8 @@ from scipy.stats import entropy as scipy_entropy
 from torch.nn import functional as F
 
 from lightning_seg.errors import UserError
-from lightning_seg.inference.logits import MultiScale, SlidingWindow, entropy
-from lightning_seg.inference.model import as_rgb
+from lightning_seg.inference.inferers import MultiScale, SlidingWindow, entropy
+from lightning_seg.inference.predictor import as_rgb
 from lightning_seg.networks.fcn import FCN
 from lightning_seg.networks.unet import UNet2015
 

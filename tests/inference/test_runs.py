@@ -8,10 +8,10 @@ import pytest
 import torch
 from PIL import Image
 
-from lightning_seg.drawing.heat import heat
+from lightning_seg.analysis.compare import compare
 from lightning_seg.errors import UserError
 from lightning_seg.inference import MultiScale, SlidingWindow, load
-from lightning_seg.runs.compare import compare
+from lightning_seg.plotting.heat import heat
 from tests.inference.conftest import call
 
 WINDOWS = "--model.inference={class_path: lightning_seg.inference.SlidingWindow, init_args: {size: [32, 32]}}"

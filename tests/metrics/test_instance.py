@@ -13,7 +13,7 @@ from pycocotools import mask as coco_mask
 from pycocotools.coco import COCO
 from pycocotools.cocoeval import COCOeval
 
-from lightning_seg.labels import IGNORE_INDEX
+from lightning_seg.constants import IGNORE_INDEX
 from lightning_seg.metrics.instance import ObjectScores, view_of_found, view_of_truth
 
 CLASSES = 4  # the background and three kinds of objects

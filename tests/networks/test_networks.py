@@ -5,6 +5,7 @@ import torch
 from torch import nn
 
 from lightning_seg.errors import UserError
+from lightning_seg.networks.backbones.mix_transformer import MixTransformer
 from lightning_seg.networks.base import train_on_one_image
 from lightning_seg.networks.baselines import FullResolution, PatchClassifier
 from lightning_seg.networks.deeplab import DeepLabLargeFOV, DeepLabV3, DeepLabV3Plus
@@ -13,7 +14,6 @@ from lightning_seg.networks.fcn import FCN, FCN8s, FCN16s, FCN32s
 from lightning_seg.networks.fpn import FPN
 from lightning_seg.networks.linknet import LinkNet
 from lightning_seg.networks.manet import MAnet
-from lightning_seg.networks.mix_transformer import MixTransformer
 from lightning_seg.networks.pan import PAN
 from lightning_seg.networks.pspnet import PSPNet
 from lightning_seg.networks.segformer import SegFormer

@@ -9,10 +9,10 @@ import pytest
 import torch
 import yaml
 
-from lightning_seg.cli import main
+from lightning_seg.cli.main import main
+from lightning_seg.constants import IGNORE_INDEX
 from lightning_seg.errors import UserError
-from lightning_seg.experiment import DataOnly
-from lightning_seg.labels import IGNORE_INDEX
+from lightning_seg.experiment.experiment import DataOnly
 from lightning_seg.metrics.boundary import BoundaryF1
 from lightning_seg.metrics.scores import scores
 from lightning_seg.postprocess.chain import Chain
@@ -35,7 +35,7 @@ model:
     init_args: {backbone: test_resnet, weights: false, decoder_channels: [32, 16, 16, 8, 8]}
   optimizer: {class_path: torch.optim.AdamW, init_args: {lr: 3e-3}}
 data:
-  class_path: lightning_seg.data.shapes.Shapes
+  class_path: lightning_seg.data.datasets.shapes.Shapes
   init_args:
     {batch_size: 4, crop_size: [32, 32], image_size: [32, 40], train_images: 4, val_images: 6, test_images: 5,
      num_workers: 0}

@@ -8,8 +8,8 @@ from pathlib import Path
 import numpy as np
 import yaml
 
-from lightning_seg.drawing.pictures import save_parts
 from lightning_seg.metrics.scores import scores
+from lightning_seg.plotting.pictures import save_parts
 from lightning_seg.runs.directory import CONFIG, ENVIRONMENT, METRICS, TEST_IMAGES, TEST_SCORES
 
 PALETTE = ((0, 0, 0), (220, 40, 40), (40, 90, 220))
@@ -66,7 +66,10 @@ def make_run(
         "seed_everything": seed,
         "name": experiment,
         "model": {"optimizer": {"class_path": "torch.optim.SGD", "init_args": {"lr": lr}}},
-        "data": {"class_path": "lightning_seg.data.shapes.Shapes", "init_args": {"root": f"/data/{number}"}},
+        "data": {
+            "class_path": "lightning_seg.data.datasets.shapes.Shapes",
+            "init_args": {"root": f"/data/{number}"},
+        },
         "wandb": {"tags": ["first"]},
         "runs": str(root),
     }

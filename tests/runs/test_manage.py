@@ -6,10 +6,9 @@ import time
 
 import pytest
 
-from lightning_seg import cli
+from lightning_seg.cli import main as cli
 from lightning_seg.runs.records import read
-
-from .made_runs import make_run
+from tests.runs.made_runs import make_run
 
 
 @pytest.fixture

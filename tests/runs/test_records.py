@@ -10,8 +10,7 @@ import yaml
 from lightning_seg.errors import UserError
 from lightning_seg.runs.directory import CONFIG, METRICS, TEST_IMAGES, TEST_SCORES
 from lightning_seg.runs.records import find, read
-
-from .made_runs import make_run, simulate
+from tests.runs.made_runs import make_run, simulate
 
 
 def test_a_tested_run(tmp_path):

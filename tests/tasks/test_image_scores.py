@@ -10,9 +10,9 @@ import pytest
 import yaml
 from PIL import Image
 
-from lightning_seg.cli import main
-from lightning_seg.data.shapes import Shapes
-from lightning_seg.data.split import Split
+from lightning_seg.cli.main import main
+from lightning_seg.data.dataset import Split
+from lightning_seg.data.datasets.shapes import Shapes
 from lightning_seg.inference import load
 
 TINY = """
@@ -33,7 +33,7 @@ model:
   - {class_path: lightning_seg.metrics.objects.PanopticQuality, init_args: {stuff: [0]}}
   - lightning_seg.metrics.probability.MeanAbsoluteError
 data:
-  class_path: lightning_seg.data.shapes.Shapes
+  class_path: lightning_seg.data.datasets.shapes.Shapes
   init_args:
     {batch_size: 4, crop_size: [32, 32], image_size: [48, 40], train_images: 8, val_images: 3, test_images: 5,
      eval_batch_size: 2, num_workers: 0}

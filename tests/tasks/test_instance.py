@@ -12,11 +12,11 @@ import torch
 import yaml
 from PIL import Image
 
-from lightning_seg.cli import main
+from lightning_seg.cli.main import main
+from lightning_seg.data.dataset import Split
+from lightning_seg.data.datasets.shapes import Shapes
 from lightning_seg.data.loading import collate
-from lightning_seg.data.shapes import Shapes
-from lightning_seg.data.split import Split
-from lightning_seg.networks.mask_rcnn import MaskRCNN
+from lightning_seg.networks.detection.mask_rcnn import MaskRCNN
 from lightning_seg.tasks.instance import InstanceSegmentation
 
 NAMES = Shapes.class_names
@@ -26,19 +26,19 @@ TINY = {
     "seed_everything": 0,
     "model": {
         "network": {
-            "class_path": "lightning_seg.networks.mask_rcnn.MaskRCNN",
+            "class_path": "lightning_seg.networks.detection.mask_rcnn.MaskRCNN",
             "init_args": {
                 **SMALL,
                 "proposals": [30, 20],
                 "detections": 10,
-                "anchors": {"class_path": "lightning_seg.networks.anchors.DataAnchors"},
+                "anchors": {"class_path": "lightning_seg.networks.detection.anchors.DataAnchors"},
             },
         },
         "optimizer": {"class_path": "torch.optim.AdamW", "init_args": {"lr": 3e-3}},
         "score_threshold": 0.1,
     },
     "data": {
-        "class_path": "lightning_seg.data.shapes.Shapes",
+        "class_path": "lightning_seg.data.datasets.shapes.Shapes",
         "init_args": {
             "batch_size": 4, "crop_size": [48, 48], "image_size": [48, 40], "train_images": 8, "val_images": 4,
             "test_images": 3, "num_workers": 0, "mix": {"class_path": "lightning_seg.data.instances.CopyPaste"},
@@ -265,8 +265,8 @@ def test_both_tasks_are_compared_on_the_same_pixels(run, workplace, capsys):
     ("arguments", "expected"),
     [
         (["--model.network=lightning_seg.networks.unet.UNet"], "Detector"),
-        (["--data=lightning_seg.data.camvid.CamVid"], "CamVid knows classes, not single objects"),
-        (["--data.init_args.mix=lightning_seg.data.mixing.MixUp"], "CopyPaste"),
+        (["--data=lightning_seg.data.datasets.camvid.CamVid"], "CamVid knows classes, not single objects"),
+        (["--data.init_args.mix=lightning_seg.data.transforms.mixing.MixUp"], "CopyPaste"),
         (["--model.network.init_args.backbone=test_vit"], "stride 4"),
     ],
 )

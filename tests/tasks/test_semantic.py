@@ -49,7 +49,7 @@ def test_padding_for_transport_changes_no_score(task):
 
 
 def test_adam_is_fused_unless_the_settings_say_otherwise():
-    from lightning_seg.experiment import DataOnly
+    from lightning_seg.experiment.experiment import DataOnly
 
     def optimizer(*settings):
         model = DataOnly(["-c", "experiments/quickstart.yaml", *settings]).model

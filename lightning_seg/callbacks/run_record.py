@@ -1,0 +1,292 @@
+"""Writes what a run is and what it scored into its directory."""
+
+import json
+import platform
+import sys
+import time
+from collections.abc import Mapping
+from dataclasses import asdict
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import lightning as L
+import numpy as np
+import torch
+
+from lightning_seg.constants import IGNORE_INDEX
+from lightning_seg.metrics.scores import Scores, scores
+from lightning_seg.runs.csv_logger import RunLogger
+from lightning_seg.runs.directory import CONFIG, ENVIRONMENT, TEST_IMAGES, TEST_SCORES, write_whole
+from lightning_seg.runs.provenance import git
+from lightning_seg.tracking.wandb_logger import MirrorLogger
+from lightning_seg.training.finetune.policies import table as part_table
+
+PACKAGES = (
+    "lightning_seg",
+    "torch",
+    "torchvision",
+    "lightning",
+    "timm",
+    "segmentation_models_pytorch",
+    "wandb",
+)
+
+
+class Record(L.Callback):
+    """Keep the configuration, the environment and the test scores of a run.
+
+    Args:
+        run: The run directory.
+        config: The resolved configuration as YAML.
+    """
+
+    def __init__(self, run: Path, config: str) -> None:
+        self.run = run
+        self.config = config
+
+    def setup(self, trainer: L.Trainer, pl_module: L.LightningModule, stage: str) -> None:
+        """Write config.yaml and environment.json before anything can fail."""
+        if not trainer.is_global_zero or stage not in ("fit", "test"):
+            return
+        if not (self.run / CONFIG).exists():
+            facts = json.dumps(environment(trainer, pl_module), indent=2) + "\n"
+            write_whole(self.run / ENVIRONMENT, facts)
+            write_whole(self.run / CONFIG, self.config)  # last: it makes the folder a run directory
+        mirror = next((logger for logger in trainer.loggers if isinstance(logger, MirrorLogger)), None)
+        if mirror and stage == "fit":
+            described = json.loads((self.run / ENVIRONMENT).read_text())
+            mirror.log_hyperparams({"environment": described})
+            mirror.samples = lambda: trainer.global_step * described["effective_batch_size"]
+            data: Any = trainer.datamodule  # type: ignore[attr-defined]
+            mirror.use_data(type(data).__name__, data_version(data))
+
+    def on_fit_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        """Say what is about to be trained: four lines, and one for each part of the network."""
+        if not trainer.is_global_zero:
+            return
+        data: Any = trainer.datamodule  # type: ignore[attr-defined]
+        task: Any = pl_module
+        network = task.network
+        parameters = sum(p.numel() for p in network.parameters())
+        trainable = sum(p.numel() for p in network.parameters() if p.requires_grad)
+        effective = data.batch_size * trainer.world_size * trainer.accumulate_grad_batches
+        print(
+            f"run      {self.run}\n"
+            f"network  {type(network).__name__},"
+            f" {parameters / 1e6:.1f} M parameters, {trainable / 1e6:.1f} M trainable\n"
+            f"data     {_describe(data)}\n"
+            f"batch    {effective} = {data.batch_size} x {trainer.world_size} device(s)"
+            f" x {trainer.accumulate_grad_batches} accumulated; learning rate x {task.lr_factor:g}"
+            f" (scaling {task.lr_scaling})\n"
+            f"{part_table(task.finetune.parts(network))}",
+            flush=True,
+        )
+        epochs, every = trainer.max_epochs or 0, trainer.check_val_every_n_epoch or 1
+        if epochs > 0 and epochs % every:
+            print(
+                f"note     the last {epochs % every} of {epochs} epochs will not be validated and cannot become the"
+                f" best checkpoint; choose --trainer.max_epochs as a multiple of {every}"
+            )
+
+    def _note(self, trainer: L.Trainer, **facts: Any) -> None:
+        """Add to environment.json, and to its mirror, what was not known when it was written."""
+        file = self.run / ENVIRONMENT
+        described = json.loads(file.read_text()) | facts
+        write_whole(file, json.dumps(described, indent=2) + "\n")
+        for logger in trainer.loggers:
+            if isinstance(logger, MirrorLogger):
+                logger.log_hyperparams({"environment": described})
+
+    def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        """Say what the training begins with; take back what a killed run is about to log again."""
+        task: Any = pl_module
+        if trainer.is_global_zero:
+            print(f"weights  {task.pretrained}", flush=True)
+            if trainer.ckpt_path is None:
+                self._note(trainer, weights=task.pretrained)
+        for logger in trainer.loggers:
+            if isinstance(logger, RunLogger) and trainer.is_global_zero:
+                logger.rewind(trainer.global_step)
+
+    def on_validation_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        """Print the table per class, where validation is all that was asked for."""
+        if trainer.is_global_zero and trainer.state.fn == "validate":
+            data: Any = trainer.datamodule  # type: ignore[attr-defined]
+            module: Any = pl_module
+            images = _images(trainer, trainer.val_dataloaders, trainer.num_val_batches)
+            self._print(module, scores(module.matrix), f"{data.val_split} split, {images} images")
+
+    def on_test_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        """Write test.json and test_images.npz, and print the table per class."""
+        if not trainer.is_global_zero:
+            return
+        module: Any = pl_module
+        data: Any = trainer.datamodule  # type: ignore[attr-defined]
+        result = scores(module.matrix)
+        names = module.class_names
+        protocol = {
+            "split": data.test_split,
+            "images": _images(trainer, trainer.test_dataloaders, trainer.num_test_batches),
+            "data": type(data).__name__,
+            "fingerprint": data.fingerprint,
+            "classes": list(names),
+            "ignore_index": IGNORE_INDEX,
+            "resolution": "original",
+            "aggregation": "one confusion matrix over the split, then the mean over classes present",
+            "test_time_augmentation": None if module.inference is None else repr(module.inference),
+            "checkpoint": Path(trainer.ckpt_path).name if trainer.ckpt_path else None,
+            "loss": _number(float(trainer.callback_metrics.get("test/loss", np.nan))),
+        }
+        if module.instances:
+            protocol["task"] = f"objects, those from score {module.score_threshold:g} on merged by class"
+        elif module.temperature != 1:
+            protocol["temperature"] = module.temperature
+        if module.postprocess is not None:
+            protocol["postprocessing"] = [repr(step) for step in module.postprocess.steps]
+        per_class = {
+            name: {n: _number(v) for n, v in zip(names, getattr(result, f"{name}_per_class"), strict=True)}
+            for name in ("iou", "dice", "precision", "recall")
+        }
+        means = {name: _number(value) for name, value in result.means().items()}
+        further = {k: v for k, v in module.image_scores.items() if not isinstance(v, np.ndarray)}
+        means |= {name: _number(value) for name, value in further.items()}
+        per_class |= {
+            name.removesuffix("_per_class"): {n: _number(v) for n, v in zip(names, value, strict=True)}
+            for name, value in module.image_scores.items()
+            if isinstance(value, np.ndarray)
+        }
+        # "precision" and "recall" are means here; a class's own stand beside its IoU.
+        table: dict[str, Any] = {
+            "protocol": protocol,
+            "scores": means | {"iou": per_class["iou"]},
+            "per_class": per_class,
+        }
+        if module.instances:
+            table["note"] = (
+                "average precision is COCO's and takes all objects found; no image has a share of its own in it, so "
+                f"{TEST_IMAGES} counts the pixels of the objects merged by class"
+            )
+        write_whole(self.run / TEST_SCORES, json.dumps(table, indent=2) + "\n")
+        names_of_images = [data.name_of(sample) for sample in data.samples(data.test_split)]
+        np.savez_compressed(
+            self.run / TEST_IMAGES,
+            counts=module.per_image,
+            names=np.array(names_of_images),
+            confusion=module.matrix,
+        )
+        self._print(module, result, f"{protocol['split']} split, {protocol['images']} images")
+
+    def _print(self, module: Any, result: Scores, of_what: str) -> None:
+        """Print all scores of an evaluation."""
+        lines = [score_table(result, module.class_names)]
+        further = {k: v for k, v in module.image_scores.items() if not isinstance(v, np.ndarray)}
+        if module.instances:
+            lines = [object_table(module.image_scores, module.class_names), "", "merged by class", *lines]
+        else:
+            width = max(map(len, further), default=0)
+            lines += [f"{name:<{width}}  {value:>7.4g}" for name, value in further.items()]
+        print("\n" + "\n".join([*lines, f"{of_what}; {self.run}"]))
+
+
+def environment(trainer: L.Trainer, module: Any) -> dict[str, Any]:
+    """Describe what a run depends on besides its configuration."""
+    data: Any = trainer.datamodule  # type: ignore[attr-defined]
+    devices = [torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count())]
+    return {
+        "command": sys.argv[1:],
+        "time": time.strftime("%Y-%m-%dT%H:%M:%S%z"),
+        "commit": git("rev-parse", "HEAD"),
+        "uncommitted_changes": bool(git("status", "--porcelain", "--untracked-files=no")),
+        "python": platform.python_version(),
+        "packages": {name: version(name) for name in PACKAGES},
+        "platform": platform.platform(),
+        "accelerator": type(trainer.accelerator).__name__,
+        "devices": devices or [platform.processor() or platform.machine()],
+        "threads": torch.get_num_threads(),
+        "precision": str(trainer.precision),
+        "world_size": trainer.world_size,
+        "effective_batch_size": data.batch_size * trainer.world_size * trainer.accumulate_grad_batches,
+        "learning_rate_factor": module.lr_factor,
+        "data_fingerprint": data.fingerprint,
+        "parameters": sum(p.numel() for p in module.parameters()),
+        "trainable_parameters": sum(p.numel() for p in module.parameters() if p.requires_grad),
+        "parts": [asdict(part) for part in module.finetune.parts(module.network)],
+    }
+
+
+def data_version(data: Any) -> dict[str, Any]:
+    """Describe the version of a data set that a run sees."""
+    splits = dict.fromkeys((data.train_split, data.val_split, data.test_split))
+    return {
+        "fingerprint": data.fingerprint,
+        "classes": list(data.class_names),
+        "images": {split: len(data.samples(split)) for split in splits},
+    }
+
+
+def score_table(result: Any, names: tuple[str, ...]) -> str:
+    """Lay out scores as text, one line a class; a class without a score has a dash.
+
+    Args:
+        result: A `lightning_seg.metrics.scores.Scores`.
+        names: The classes.
+    """
+    width = max(len("pixel accuracy"), *map(len, names))
+    lines = [f"{'class':<{width}}     IoU    Dice  precision  recall"]
+    columns = (
+        result.iou_per_class,
+        result.dice_per_class,
+        result.precision_per_class,
+        result.recall_per_class,
+    )
+    for i, name in enumerate(names):
+        cells = ["–" if np.isnan(column[i]) else f"{column[i]:.3f}" for column in columns]
+        lines.append(f"{name:<{width}}  {cells[0]:>6}  {cells[1]:>6}  {cells[2]:>9}  {cells[3]:>6}")
+    lines.append(
+        f"{'mean':<{width}}  {result.miou:>6.3f}  {result.dice:>6.3f}  {result.precision:>9.3f}  {result.recall:>6.3f}"
+    )
+    lines.append(f"{'pixel accuracy':<{width}}  {result.pixel_accuracy:>6.3f}")
+    return "\n".join(lines)
+
+
+def object_table(values: Mapping[str, Any], names: tuple[str, ...]) -> str:
+    """Lay out the scores of objects as text, one line a class and one for the mean; what has no score has a dash.
+
+    Args:
+        values: Those of `lightning_seg.metrics.instance.ObjectScores`.
+        names: The classes, the background first.
+    """
+    width = max(map(len, [*names, "small objects"]))
+    kinds = ("mask_ap", "box_ap")
+    lines = [f"{'class':<{width}}  mask AP  box AP     PQ"]
+    for i, name in enumerate(names[1:], start=1):
+        lines.append(_line(name, width, [values[f"{k}_per_class"][i] for k in (*kinds, "pq")]))
+    lines.append(_line("mean", width, [values[k] for k in (*kinds, "pq")]))
+    for suffix, title in (("50", "AP at IoU .50"), ("75", "AP at IoU .75")):
+        lines.append(_line(title, width, [values[k + suffix] for k in kinds]))
+    for size in ("small", "medium", "large"):
+        lines.append(_line(f"{size} objects", width, [values[f"{k}_{size}"] for k in kinds]))
+    return "\n".join(lines)
+
+
+def _line(name: str, width: int, values: list[float]) -> str:
+    cells = ["–" if np.isnan(value) else f"{value:.3f}" for value in values]
+    return f"{name:<{width}}  " + "  ".join(f"{c:>{w}}" for c, w in zip(cells, (7, 6, 5), strict=False))
+
+
+def _describe(data: Any) -> str:
+    splits = {"train": data.train_split, "val": data.val_split, "test": data.test_split}
+    counts = ", ".join(f"{len(data.samples(split))} {use} ({split})" for use, split in splits.items())
+    height, width = data.crop_size
+    return f"{type(data).__name__}, {data.num_classes} classes; images: {counts}; crops {height}x{width}"
+
+
+def _images(trainer: L.Trainer, loader: Any, batches: list) -> int:
+    """Return how many images were scored: all of the loader's, unless the number of batches is limited."""
+    return min(len(loader.dataset), int(batches[0]) * loader.batch_size * trainer.world_size)
+
+
+def _number(value: float) -> float | None:
+    """JSON has no NaN: a score that does not exist is null."""
+    return None if np.isnan(value) else float(value)

@@ -1,0 +1,210 @@
+"""The commands that train, evaluate and look at an experiment; each takes its arguments as the shell gives them."""
+
+import argparse
+import os
+import shutil
+import signal
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from lightning.pytorch.callbacks import ModelCheckpoint
+from lightning.pytorch.utilities import rank_zero_only
+
+from lightning_seg.callbacks.checkpointing import Stopped
+from lightning_seg.errors import UserError
+from lightning_seg.experiment.experiment import (
+    RUN_VARIABLE,
+    DataOnly,
+    Experiment,
+    finished_run,
+    quiet,
+    run_argument,
+    trained,
+)
+from lightning_seg.experiment.failures import end_with_first_process, explained, of_its_version
+from lightning_seg.inference.calibration import temperature_of
+from lightning_seg.runs.directory import CONFIG, METRICS, PICTURES
+from lightning_seg.tracking.wandb_run import finish, finishing
+from lightning_seg.training.checkpoint_io import newest
+
+
+def exp(args: list[str]) -> None:
+    """Train, then test the best checkpoint; with ``--launcher slurm`` as a job."""
+    launcher, args = _launcher(args)
+    if launcher == "slurm":
+        from lightning_seg.studies.slurm import submit
+
+        submit(args)
+    else:
+        train(args, then_test=True)
+
+
+def fit(args: list[str]) -> None:
+    """Train only."""
+    train(args, then_test=False)
+
+
+def folds(args: list[str]) -> None:
+    """Cross-validate, ``NAME K [--key=value ...]``: one run for each fold, then the answer over all."""
+    from lightning_seg.studies.cross_validation import summarise
+
+    config, (count, *rest) = args[:2], args[2:] or [""]
+    if not count.isdigit() or int(count) < 2:
+        raise UserError(f"how many folds? Type 'lightning-seg folds NAME 5'; got {count!r}.")
+    runs = []
+    for fold in range(int(count)):
+        print(f"fold {fold} of {count}")
+        # No checkpoint is chosen by the fold that scores it: the last one counts.
+        chosen = [
+            f"--data.init_args.folds={count}",
+            f"--data.init_args.fold={fold}",
+            "--checkpoint.monitor=null",
+        ]
+        runs.append(train([*config, *chosen, *rest], then_test=True))
+    summary = summarise(runs)
+    file = runs[-1].parent / f"{runs[0].name}-{count}-folds.txt"
+    file.write_text("\n".join([summary, *map(str, runs)]) + "\n")
+    print(f"\n{summary}\n{file}")
+
+
+def resume(args: list[str]) -> None:
+    """Continue a run from its newest whole checkpoint, in its own directory and W&B run, then test."""
+    run, args = run_argument("resume", args)
+    if checkpoint := newest(run):
+        args = ["--ckpt_path", str(checkpoint), *args]
+    elif not rank_zero_only.rank:  # type: ignore[attr-defined]
+        print(f"{run} has no checkpoint yet: it starts from the beginning.")
+    train(["-c", str(run / CONFIG), *args], then_test=True, run=run)
+
+
+def test(args: list[str]) -> None:
+    """Test the best checkpoint of a run; the result replaces test.json in its directory."""
+    experiment, options = finished_run("test", args)
+    if not experiment.model.instances and experiment.run_directory is not None:
+        experiment.model.temperature = temperature_of(experiment.run_directory, Path(options["ckpt_path"]))
+    with explained(experiment):
+        experiment.trainer.test(**options, verbose=False)
+
+
+def validate(args: list[str]) -> None:
+    """Score the best checkpoint of a run on the validation split."""
+    experiment, options = finished_run("validate", args)
+    with explained(experiment):
+        experiment.trainer.validate(**options, verbose=False)
+
+
+def check(args: list[str]) -> None:
+    """Look at every file of a data set, ``NAME [--output FILE] [--key=value ...]``, and report what is wrong."""
+    from lightning_seg.data.checks.check import check as check_data
+    from lightning_seg.data.checks.examples import draw_examples
+
+    output, args = _output(args)
+    data = DataOnly(quiet(args)).datamodule
+    report = check_data(data, progress=True)
+    print(report.text(files=None))
+    if output is not None and data.train_split in report.pixels:
+        draw_examples(data, report, output)
+        print(f"pictures of every class: {output}")
+    if not report.ok:
+        raise SystemExit(1)
+
+
+def preview(args: list[str]) -> None:
+    """Draw augmented training samples, ``NAME [--output FILE] [--key=value ...]``."""
+    from lightning_seg.data.checks.preview import preview as preview_data
+
+    output, args = _output(args)
+    output = output or Path("preview.png")
+    preview_data(DataOnly(quiet(args)).datamodule, output)
+    print(f"augmented training samples: {output}")
+
+
+def _output(args: list[str]) -> tuple[Path | None, list[str]]:
+    """Split off ``--output FILE``."""
+    if "--output" not in args[:-1]:
+        return None, args
+    at = args.index("--output")
+    return Path(args[at + 1]), args[:at] + args[at + 2 :]
+
+
+def describe(args: list[str]) -> None:
+    """Measure networks, ``NAME|RUN ... [--all] [--size HxW] [--html FILE] [--key=value ...]``."""
+    from lightning_seg.cli.profile import main as describe_networks
+
+    describe_networks(quiet(args))
+
+
+def features(args: list[str]) -> None:
+    """Draw the feature maps of an image, ``RUN IMAGE [--output FILE] [--key=value ...]``."""
+    from lightning_seg.callbacks.feature_maps import draw_file
+
+    run, args = run_argument("features", args)
+    if not args or args[0].startswith("-"):
+        raise UserError("which image? Type 'lightning-seg features RUN IMAGE [--output FILE]'.")
+    image, args = Path(args[0]), args[1:]
+    output = run / PICTURES / f"features_{image.stem}.png"
+    if args[:1] == ["--output"] and len(args) > 1:
+        output, args = Path(args[1]), args[2:]
+    output.parent.mkdir(parents=True, exist_ok=True)
+    draw_file(trained(run, args).model.network, image, output)
+    print(f"feature maps: {output}")
+
+
+def _launcher(args: list[str]) -> tuple[str, list[str]]:
+    """Split off ``--launcher here`` or ``--launcher slurm``."""
+    options = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
+    options.add_argument("--launcher", default="here")
+    given, rest = options.parse_known_args(args)
+    if given.launcher not in ("here", "slurm"):
+        raise UserError(f"--launcher must be here or slurm, got {given.launcher!r}.")
+    return given.launcher, rest
+
+
+def train(args: list[str], then_test: bool, run: Path | None = None) -> Path:
+    """Train, perhaps test, and return the run directory."""
+    end_with_first_process()
+    with finishing(), _nothing_left_of_what_never_began(new=run is None):
+        with of_its_version(run):
+            experiment = Experiment(quiet(args), run=run)
+        trainer, model, data = experiment.trainer, experiment.model, experiment.datamodule
+        with explained(experiment), _told_how_to_continue(experiment):
+            trainer.fit(model, data, ckpt_path=experiment.config_init.ckpt_path, weights_only=True)
+            if then_test:
+                callback = trainer.checkpoint_callback
+                best = callback.best_model_path if isinstance(callback, ModelCheckpoint) else ""
+                if not best and trainer.is_global_zero:
+                    print("no validation has chosen a checkpoint: the last weights are tested")
+                trainer.test(model, data, ckpt_path=best or None, verbose=False, weights_only=True)
+    assert experiment.run_directory is not None
+    return experiment.run_directory
+
+
+@contextmanager
+def _told_how_to_continue(experiment: Experiment) -> Iterator[None]:
+    """Say how to continue a run that a signal ends."""
+    try:
+        yield
+    except SystemExit as stop:
+        if experiment.trainer.is_global_zero:
+            print(
+                f"\n{stop if isinstance(stop, Stopped) else 'stopped'} after step {experiment.trainer.global_step};"
+                f" 'lightning-seg resume {experiment.run_directory}' continues",
+                flush=True,
+            )
+        if stop.code is None:  # Lightning's, between two batches of the test
+            raise Stopped(signal.SIGTERM, experiment.trainer.is_global_zero) from None
+        raise
+
+
+@contextmanager
+def _nothing_left_of_what_never_began(new: bool) -> Iterator[None]:
+    """Remove the directory of a new run that ended in a user's error before it logged anything."""
+    try:
+        yield
+    except UserError as error:
+        made = os.environ.pop(RUN_VARIABLE, None)
+        if new and made and not Path(made, METRICS).exists() and not rank_zero_only.rank:  # type: ignore[attr-defined]
+            finish(error)
+            shutil.rmtree(made, ignore_errors=True)
+        raise

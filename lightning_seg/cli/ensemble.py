@@ -1,0 +1,93 @@
+"""The `ensemble` command: the mean probability of finished runs, tested as a run of its own."""
+
+import tempfile
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from lightning_seg.errors import UserError
+from lightning_seg.experiment.experiment import DataOnly, Experiment, quiet, trained
+from lightning_seg.runs.directory import BEST_CHECKPOINT, CONFIG, existing_run
+
+
+def main(args: list[str]) -> None:
+    """Test an ensemble, ``RUN RUN ... [--key=value ...]``.
+
+    Data and settings are those of the first run. The result is a run directory like any other, checkpoint included:
+    `compare`, `predict`, `calibrate`, `export` and `ensemble` take it.
+    """
+    names = [arg for arg in args if not arg.startswith("-")]
+    if len(names) < 2 or args[: len(names)] != names:
+        raise UserError(
+            "which runs? Type 'lightning-seg ensemble RUN RUN ... [--name=NAME] [--key=value ...]'."
+        )
+    runs, args = [existing_run(name) for name in names], args[len(names) :]
+    members = {run: trained(run, []) for run in runs}
+    if len(members) < len(names):
+        raise UserError("an ensemble of a run and itself is the run: name each run once.")
+    for run, member in members.items():
+        classes, first = member.datamodule.class_names, members[runs[0]].datamodule.class_names
+        if classes != first:
+            raise UserError(
+                f"{run} has the classes {', '.join(classes)}, but {runs[0]} has {', '.join(first)}."
+            )
+    with tempfile.TemporaryDirectory() as folder:
+        file = Path(folder, "ensemble.yaml")
+        file.write_text(yaml.safe_dump(_configuration(members)))
+        experiment = _Ensemble(quiet(["-c", str(file), *args]), members)
+    assert experiment.run_directory is not None
+    model, trainer = experiment.model, experiment.trainer
+    for network, member in zip(model.network.backbone.members, members.values(), strict=True):
+        network.load_state_dict(member.model.network.state_dict())
+    checkpoint = experiment.run_directory / BEST_CHECKPOINT
+    trainer.strategy.connect(model)
+    trainer.save_checkpoint(checkpoint, weights_only=True)
+    trainer.test(model, experiment.datamodule, ckpt_path=checkpoint, verbose=False, weights_only=True)
+
+
+class _Ensemble(Experiment):
+    """An experiment that refuses to test on what its members have trained on."""
+
+    def __init__(self, args: list[str], members: dict[Path, DataOnly]) -> None:
+        self.members = members
+        super().__init__(args, tracked=False)
+
+    def instantiate_trainer(self, **kwargs: Any) -> Any:
+        """Look before anything is written."""
+        split = self.datamodule.test_split
+        tested = {repr(sample) for sample in self.datamodule.samples(split)}
+        for run, member in self.members.items():
+            data = member.datamodule
+            if seen := sum(repr(sample) in tested for sample in data.samples(data.train_split)):
+                raise UserError(
+                    f"{seen} of the {len(tested)} images of {split!r} are among those that {run} trained on: the score "
+                    "would mean nothing. Choose images that no member has seen, --data.init_args.test_split=NAME."
+                )
+        return super().instantiate_trainer(**kwargs)
+
+
+def _configuration(members: dict[Path, DataOnly]) -> dict[str, Any]:
+    """Take the first run's settings, its network replaced by all of them."""
+    configs = [yaml.safe_load((run / CONFIG).read_text()) for run in members]
+    networks = [config["model"]["network"] for config in configs]
+    classes = next(iter(members.values())).datamodule.num_classes
+    for network in networks:
+        network.setdefault("init_args", {})["num_classes"] = classes
+    merged = configs[0] | {
+        "name": "ensemble",
+        "ckpt_path": None,
+        "compile": False,
+        "gradient_checkpointing": False,
+    }
+    merged["model"] |= {
+        "finetune": None,  # of a backbone that this network has not
+        "network": {
+            "class_path": "lightning_seg.networks.ensemble.Ensemble",
+            "init_args": {"networks": networks, "sources": [str(run) for run in members]},
+        },
+    }
+    folds = {config["data"].get("init_args", {}).get("fold") for config in configs}
+    if len(folds) > 1:  # what one has held out the others have seen
+        merged["data"]["init_args"]["fold"] = None
+    return merged

@@ -1,0 +1,156 @@
+"""Samples of one split, augmented where they are for training."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Sequence
+from pathlib import Path
+from random import Random
+from typing import TYPE_CHECKING, Any
+
+import cv2
+import numpy as np
+import torch
+from torch.utils.data import Dataset
+from torchvision import tv_tensors
+
+from lightning_seg.data.instances import as_batch_item, augment
+from lightning_seg.data.io import list_images, read_image
+from lightning_seg.data.loading import seed_of, seeded
+from lightning_seg.data.transforms.geometry import random_by_torch
+from lightning_seg.errors import UserError
+
+if TYPE_CHECKING:
+    from lightning_seg.data.base import SegmentationData
+
+
+def read_pair(data: SegmentationData, sample: Any) -> tuple[np.ndarray, np.ndarray]:
+    """Read a sample: image (H, W, 3) and mask (H, W).
+
+    Raises:
+        UserError: If they differ in size.
+    """
+    pixels, labels = data.read(sample)
+    if pixels.shape[:2] != labels.shape:
+        raise UserError(f"Image and mask differ in size, {pixels.shape[:2]} and {labels.shape}: {sample}")
+    return pixels, labels
+
+
+class Split(Dataset):
+    """One split of a data set as a torch `Dataset`.
+
+    Args:
+        data: The data set.
+        split: Name of the split.
+        train: Augment.
+
+    Raises:
+        UserError: If the split does not exist or is empty.
+    """
+
+    def __init__(self, data: SegmentationData, split: str, train: bool = False) -> None:
+        self.data = copy.copy(data)
+        self.data._caches = {}
+        self.data.trainer = None  # workers that are not forked get a copy of all this
+        self.samples = data.samples(split)
+        self.cache = data.cached(split)
+        self.train = train
+        self.seed = data.run_seed
+        if len(self.samples) == 0:
+            raise UserError(f"The split {split!r} of {type(data).__name__} is empty ({data.root}).")
+
+    def __len__(self) -> int:
+        return len(self.samples)
+
+    def __getitem__(self, key: int | tuple[int, int]) -> dict[str, Any]:
+        """Read and, in training, augment a sample.
+
+        Args:
+            key: (epoch, index), or the index alone for epoch 0.
+        """
+        epoch, index = key if isinstance(key, tuple) else (0, key)
+        sample = self.samples[index]
+        try:
+            if self.data.instances:
+                return self._objects(sample, epoch, index)
+            pixels, labels = read_pair(self.data, sample) if self.cache is None else self.cache[index]
+            random = Random(seed_of(self.seed, epoch, index))
+            if self.train:
+                for cut in self.data.geometry:
+                    pixels, labels = cut.arrays(pixels, labels, random)
+            if (labels + 1).max() > self.data.num_classes:  # 255, which is not counted, wraps to 0
+                raise UserError(
+                    f"{type(self.data).__name__} has the classes 0 to {self.data.num_classes - 1}, but the mask of "
+                    f"{sample} has label {labels[labels < 255].max()}. 'lightning-seg check' lists all such files."
+                )
+            out = {"image": torch.from_numpy(pixels).permute(2, 0, 1), "mask": torch.from_numpy(labels)}
+            if self.train and self.data.transforms:
+                with seeded(self.seed, epoch, index):
+                    out = self._transform(**out)
+            if self.train and self.data.color is not None:
+                out["color"] = self._draw_color(out["image"], random)
+            return {**out, "index": index}
+        except Exception as error:
+            error.add_note(f"while preparing the sample {sample}")
+            raise
+
+    def _objects(self, sample: Any, epoch: int, index: int) -> dict[str, Any]:
+        """Read and, in training, augment a sample with objects."""
+        found = self.data.read_instances(sample)
+        if len(found["labels"]) and int(found["labels"].max()) >= self.data.num_classes:
+            raise UserError(
+                f"{type(self.data).__name__} has the classes 0 to {self.data.num_classes - 1}, but an object of "
+                f"{sample} has class {int(found['labels'].max())}."
+            )
+        if not self.train:
+            return as_batch_item(found, index)
+        with seeded(self.seed, epoch, index):
+            found.pop("area", None)  # as it was before
+            found = augment(found, [*self.data.geometry, *self.data.transforms])
+            self._check_kept("image", found["image"])
+            item = as_batch_item(found, index)
+            if self.data.color is not None:
+                item["color"] = self._draw_color(item["image"], random_by_torch())
+        return item
+
+    def _draw_color(self, image: torch.Tensor, random: Random) -> torch.Tensor:
+        assert self.data.color is not None
+        return self.data.color.draw(cv2.mean(image.permute(1, 2, 0).numpy())[:3], random)
+
+    def _transform(self, image: torch.Tensor, mask: torch.Tensor) -> dict[str, torch.Tensor]:
+        """Apply the user's transforms; what they fill in with 0 becomes `IGNORE_INDEX`."""
+        image, mask = tv_tensors.Image(image), tv_tensors.Mask(255 - mask)
+        for transform in self.data.transforms:
+            image, mask = transform(image, mask)
+        out = {"image": image.as_subclass(torch.Tensor), "mask": 255 - mask.as_subclass(torch.Tensor)}
+        for name, tensor in out.items():
+            self._check_kept(name, tensor)
+        return out
+
+    def _check_kept(self, name: str, tensor: torch.Tensor) -> None:
+        if tensor.dtype != torch.uint8 or tuple(tensor.shape[-2:]) != self.data.crop_size:
+            raise UserError(
+                f"data.init_args.transforms must keep {name}s uint8 at crop_size {self.data.crop_size}; "
+                f"they made {tensor.dtype} of size {tuple(tensor.shape[-2:])}. "
+                "The network normalises by itself."
+            )
+
+
+class Images(Dataset):
+    """Images without masks, for prediction.
+
+    Args:
+        folder: Folder of images, one image, or a list of files.
+    """
+
+    def __init__(self, folder: str | Sequence[Path]) -> None:
+        self.paths = list_images(folder) if isinstance(folder, str) else list(folder)
+
+    def __len__(self) -> int:
+        return len(self.paths)
+
+    def __getitem__(self, key: int | tuple[int, int]) -> dict[str, Any]:
+        """Read the image at an index."""
+        index = key[1] if isinstance(key, tuple) else key
+        image = torch.from_numpy(read_image(self.paths[index])).permute(2, 0, 1)
+        return {"image": image, "path": str(self.paths[index]), "index": index}

@@ -1,0 +1,67 @@
+"""Cityscapes: streets of 50 cities, 1024x2048 pixels, 19 classes."""
+
+from pathlib import Path
+from typing import Any
+
+from lightning_seg.constants import IGNORE_INDEX
+from lightning_seg.data.base import SegmentationData
+from lightning_seg.data.download import unpack
+from lightning_seg.data.io import label_table
+
+ARCHIVES = {"leftImg8bit": "leftImg8bit_trainvaltest.zip", "gtFine": "gtFine_trainvaltest.zip"}
+IDS = (7, 8, 11, 12, 13, 17, 19, 20, 21, 22, 23, 24, 25, 26, 27, 28, 31, 32, 33)
+
+
+class Cityscapes(SegmentationData):
+    """Fine annotations, 2975 / 500 images for train / val.
+
+    Cordts et al., "The Cityscapes dataset for semantic urban scene understanding", CVPR 2016. Read from the
+    `labelIds` files, so that no preparation is needed; ids that are not evaluated are not counted. The test
+    labels are not public: its test is on val.
+
+    Args:
+        root: Folder with `leftImg8bit/` and `gtFine/`, or with the two zip files, which are then unpacked.
+        test_split: Split of the final score.
+        **kwargs: As for every data set.
+    """
+
+    class_names = (
+        "road", "sidewalk", "building", "wall", "fence", "pole", "traffic light", "traffic sign",
+        "vegetation", "terrain", "sky", "person", "rider", "car", "truck", "bus", "train",
+        "motorcycle", "bicycle",
+    )  # fmt: skip
+    palette = (
+        (128, 64, 128), (244, 35, 232), (70, 70, 70), (102, 102, 156), (190, 153, 153), (153, 153, 153),
+        (250, 170, 30), (220, 220, 0), (107, 142, 35), (152, 251, 152), (70, 130, 180), (220, 20, 60),
+        (255, 0, 0), (0, 0, 142), (0, 0, 70), (0, 60, 100), (0, 80, 100), (0, 0, 230), (119, 11, 32),
+    )  # fmt: skip
+    table = label_table({number: label for label, number in enumerate(IDS)}, others=IGNORE_INDEX)
+    download = True  # only unpacks: the owner asks for a login
+    how_to_get = (
+        "Register at https://www.cityscapes-dataset.com/login/, get leftImg8bit_trainvaltest.zip (11 GB)\n"
+        "and gtFine_trainvaltest.zip (241 MB), and put both into one folder; they are unpacked by themselves."
+    )
+
+    def __init__(self, root: str = "data/cityscapes", test_split: str = "val", **kwargs: Any) -> None:
+        super().__init__(root, test_split=test_split, **kwargs)
+
+    def fetch(self) -> None:
+        """Unpack the zip files if that was not done."""
+        for folder, name in ARCHIVES.items():
+            archive, unfinished = self.root / name, self.root / f"{name}.unpacking"
+            if archive.is_file() and (unfinished.exists() or not (self.root / folder).is_dir()):
+                unfinished.touch()
+                unpack(archive, self.root)
+                unfinished.unlink()
+
+    def list_samples(self, split: str) -> list[tuple[Path, Path]]:
+        """List (image, mask) of `train` or `val`."""
+        folder = self.root / "leftImg8bit" / split
+        if not folder.is_dir():
+            raise self.missing(folder)
+        masks = self.root / "gtFine" / split
+        pairs = []
+        for image in sorted(folder.glob("*/*_leftImg8bit.png")):
+            frame = image.name.removesuffix("_leftImg8bit.png")
+            pairs.append((image, masks / image.parent.name / f"{frame}_gtFine_labelIds.png"))
+        return pairs

@@ -1,0 +1,319 @@
+"""Augmentation: geometry on the CPU as torchvision v2 transforms, colour as one matrix for the device.
+
+Images stay ``uint8`` with the memory layout (H, W, 3) from the decoder to the batch: nothing is transposed. Random
+numbers are Python's: after decoding, with cold caches, a call into torch costs as much as cutting a mask.
+"""
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass, fields
+from random import Random
+from typing import Any, NamedTuple
+
+import cv2
+import numpy as np
+import torch
+from torchvision import tv_tensors
+from torchvision.transforms import v2
+
+from lightning_seg.constants import IGNORE_INDEX
+from lightning_seg.errors import UserError
+
+FILL = (124, 116, 104)  # the mean colour of ImageNet: after normalisation, padding is close to zero
+
+
+def random_by_torch() -> Random:
+    """Make a source of random numbers that follows from torch's generator, as the draws of all transforms do."""
+    return Random(int(torch.randint(1 << 62, ())))
+
+
+class Window(NamedTuple):
+    """A rectangle to cut out, and where the part of it that lies inside the image goes in the result.
+
+    Args:
+        source: Rows and columns of the input.
+        target: Rows and columns of the result.
+        size: Height and width of the result, in pixels.
+    """
+
+    source: tuple[slice, slice]
+    target: tuple[slice, slice]
+    size: tuple[int, int]
+
+    def cut(self, array: np.ndarray, fill: Sequence[int], nearest: bool) -> np.ndarray:
+        """Cut, resize and pad an array (H, W) or (H, W, 3)."""
+        kept, (rows, columns) = array[self.source], self.target
+        height, width = rows.stop - rows.start, columns.stop - columns.start
+        if nearest:  # "exact" takes the pixel whose centre is nearest, so that the mask stays on the image
+            how = cv2.INTER_NEAREST_EXACT
+        else:  # bilinear looks at two pixels along each axis, and would miss most of what is shrunk further
+            how = cv2.INTER_AREA if kept.shape[0] > 2.5 * height else cv2.INTER_LINEAR
+        kept = cv2.resize(kept, (width, height), interpolation=how)
+        if (height, width) == self.size:
+            return kept
+        room = (rows.start, self.size[0] - rows.stop, columns.start, self.size[1] - columns.stop)
+        return cv2.copyMakeBorder(kept, *room, cv2.BORDER_CONSTANT, value=fill)
+
+    def move(self, boxes: torch.Tensor) -> torch.Tensor:
+        """Move boxes (N, 4) and cut them at the edge of what is kept of the image."""
+        source, target = (
+            torch.tensor([[part.start, part.stop] for part in reversed(parts)], dtype=torch.float32)
+            for parts in (self.source, self.target)
+        )  # (2, 2): of x and y, the first and the end
+        scale = (target[:, 1] - target[:, 0]) / (source[:, 1] - source[:, 0])
+        corners = boxes.reshape(-1, 2, 2).float()
+        inside = corners.maximum(source[:, 0]).minimum(source[:, 1])
+        return ((inside - source[:, 0]) * scale + target[:, 0]).reshape(-1, 4)
+
+
+class RandomScaleCrop(v2.Transform):
+    """Cut a window of random size and position and resize it to `size`.
+
+    The same as resizing the image by a random scale and cropping it, but only the pixels that are kept are
+    resized. Where the window reaches over the image, the image is filled with a constant and the mask with
+    `IGNORE_INDEX`.
+
+    Args:
+        size: Height and width of the result, in pixels.
+        scale: Smallest and largest magnification; drawn uniformly. (1, 1) only crops.
+        fill: Colour of padding, RGB in 0..255.
+        class_crops: Probability that the window is placed around a pixel of a class drawn evenly from those in
+            the mask, or of an instance.
+        fit: A magnification of 1 is not that of the image itself, but that which makes it just fit into `size`. With
+            a `scale` of (0.1, 2) this is the large-scale jitter of Ghiasi et al., "Simple copy-paste", CVPR 2021.
+    """
+
+    def __init__(
+        self,
+        size: tuple[int, int],
+        scale: tuple[float, float] = (0.5, 2.0),
+        fill: tuple[int, int, int] = FILL,
+        class_crops: float = 0.0,
+        fit: bool = False,
+    ) -> None:
+        super().__init__()
+        self.class_crops = class_crops
+        self.size = (size[0], size[1])
+        self.scale = scale
+        self.fill = fill
+        self.fit = fit
+
+    def arrays(self, image: np.ndarray, mask: np.ndarray, random: Random) -> tuple[np.ndarray, np.ndarray]:
+        """Cut an image (H, W, 3) and its mask (H, W); the same as for tensors, in half the time."""
+        window = self.draw(mask.shape, random, mask)
+        return window.cut(image, self.fill, nearest=False), window.cut(mask, (IGNORE_INDEX,), nearest=True)
+
+    def make_params(self, flat_inputs: list[Any]) -> dict[str, Any]:
+        """Draw the window."""
+        mask = next((part.numpy() for part in flat_inputs if isinstance(part, tv_tensors.Mask)), None)
+        return {"window": self.draw(v2.query_size(flat_inputs), random_by_torch(), mask)}
+
+    def transform(self, inpt: Any, params: dict[str, Any]) -> Any:
+        """Cut an image (3, H, W), a mask (H, W), masks of instances (N, H, W) or boxes (N, 4)."""
+        window: Window = params["window"]
+        if isinstance(inpt, tv_tensors.BoundingBoxes):
+            boxes = window.move(v2.functional.convert_bounding_box_format(inpt, new_format="XYXY"))
+            return tv_tensors.BoundingBoxes(boxes, format="XYXY", canvas_size=window.size)
+        if not isinstance(inpt, tv_tensors.Mask):
+            return _from_numpy(window.cut(_to_numpy(inpt), self.fill, nearest=False), inpt)
+        if inpt.ndim == 2:
+            return _from_numpy(window.cut(inpt.numpy(), (IGNORE_INDEX,), nearest=True), inpt)
+        out = np.zeros((len(inpt), *window.size), np.uint8)
+        for mask, target in zip(inpt.numpy(), out, strict=True):
+            target[:] = window.cut(mask, (0,), nearest=True)
+        return tv_tensors.wrap(torch.from_numpy(out), like=inpt)
+
+    def draw(self, old: Sequence[int], random: Random, mask: np.ndarray | None = None) -> Window:
+        """Draw the window.
+
+        Args:
+            old: Height and width of the image, in pixels.
+            random: Source of random numbers.
+            mask: Its mask (H, W), or masks of instances (N, H, W), for `class_crops`.
+        """
+        low, high = self.scale
+        scale, *starts = low + random.random() * (high - low), random.random(), random.random()
+        if self.fit:
+            scale *= min(self.size[0] / old[0], self.size[1] / old[1])
+        row, column = self._pixel_to_hold(mask, random)
+        top, bottom, y0, y1 = _span(old[0], self.size[0], scale, starts[0], row)
+        left, right, x0, x1 = _span(old[1], self.size[1], scale, starts[1], column)
+        return Window((slice(top, bottom), slice(left, right)), (slice(y0, y1), slice(x0, x1)), self.size)
+
+    def _pixel_to_hold(self, mask: np.ndarray | None, random: Random) -> tuple[int, int] | tuple[None, None]:
+        """Row and column of a pixel of a random class or instance, if the window must hold one."""
+        if mask is None or not self.class_crops or random.random() >= self.class_crops:
+            return None, None
+        which, where = random.random(), random.random()
+        if mask.ndim == 3:
+            inside = mask[int(which * len(mask))] if len(mask) else np.zeros(0)
+        else:
+            classes = np.flatnonzero(np.bincount(mask.ravel(), minlength=256)[:IGNORE_INDEX])
+            inside = mask == classes[int(which * classes.size)] if classes.size else np.zeros(0)
+        pixels = np.flatnonzero(inside)
+        if not pixels.size:
+            return None, None
+        row, column = divmod(int(pixels[int(where * pixels.size)]), mask.shape[-1])
+        return row, column
+
+
+def _span(total: int, size: int, scale: float, start: float, pixel: int | None) -> tuple[int, int, int, int]:
+    """Place a window along one axis.
+
+    Args:
+        total: Length of the image, in pixels.
+        size: Length of the result, in pixels.
+        scale: Magnification.
+        start: Where the window begins, as a fraction of the places it may begin.
+        pixel: A pixel that must be in the window, if any; `start` is then its place in the window.
+
+    Returns:
+        First and last+1 pixel of the image inside the window, and where they land in the result.
+    """
+    window = max(1, round(size / scale))
+    room = total - window  # negative: the window is longer than the image, which then lies anywhere in it
+    begin = math.floor(start * (abs(room) + 1)) * (1 if room >= 0 else -1)
+    if pixel is not None and room > 0:
+        begin = min(max(pixel - math.floor(start * window), 0), room)
+    first, last = max(begin, 0), min(begin + window, total)
+    end = max(1, round((last - begin) * size / window))
+    return first, last, min(end - 1, round((first - begin) * size / window)), end
+
+
+class RandomHorizontalFlip(v2.Transform):
+    """Mirror left and right.
+
+    Args:
+        p: Probability.
+    """
+
+    def __init__(self, p: float = 0.5) -> None:
+        super().__init__()
+        self.p = p
+
+    def arrays(self, image: np.ndarray, mask: np.ndarray, random: Random) -> tuple[np.ndarray, np.ndarray]:
+        """Flip an image (H, W, 3) and its mask (H, W), or neither."""
+        if random.random() >= self.p:
+            return image, mask
+        return cv2.flip(image, 1), cv2.flip(mask, 1)
+
+    def make_params(self, flat_inputs: list[Any]) -> dict[str, Any]:
+        """Draw whether to flip."""
+        return {"flip": torch.rand(()).item() < self.p}
+
+    def transform(self, inpt: Any, params: dict[str, Any]) -> Any:
+        """Flip an image (3, H, W), masks or boxes if so drawn."""
+        return v2.functional.horizontal_flip(inpt) if params["flip"] else inpt
+
+
+@dataclass(frozen=True)
+class ColorJitter:
+    """Random brightness, contrast, saturation and hue, folded into one affine colour matrix per sample.
+
+    Factors are drawn as torchvision's `ColorJitter` draws them. Applying one matrix on the device costs a
+    hundredth of four passes over the image. Brightness, contrast and saturation are torchvision's own
+    formulas, to 0.02 levels of 255. Hue turns the colours about the grey axis: the hue is torchvision's to 0.007
+    turns, but the mean of red, green and blue is kept where HSV keeps their maximum. Values are clamped once, at the
+    end, not after each step. Images of CamVid, all four at once with factors of 0.4 and a hue of 0.1, differ from
+    torchvision's by 1 to 2 levels in the mean, and by up to 55 in strong colours and where it clamps in between.
+
+    Args:
+        brightness: Factor drawn from 1 ± this.
+        contrast: Factor drawn from 1 ± this.
+        saturation: Factor drawn from 1 ± this.
+        hue: Shift drawn from ± this, in turns of the colour circle, at most 0.5.
+    """
+
+    brightness: float = 0.0
+    contrast: float = 0.0
+    saturation: float = 0.0
+    hue: float = 0.0
+
+    def __post_init__(self) -> None:
+        for field in fields(self):
+            value, most = getattr(self, field.name), 0.5 if field.name == "hue" else 1.0
+            if not 0 <= value <= most:
+                raise UserError(f"color.{field.name} must be between 0 and {most:g}, got {value}.")
+
+    def draw(self, mean: Sequence[float], random: Random) -> torch.Tensor:
+        """Draw one colour matrix.
+
+        Args:
+            mean: Mean red, green and blue of the image, in 0..255: contrast turns about the mean grey.
+            random: Source of random numbers.
+
+        Returns:
+            Matrix (3, 4): new = matrix[:, :3] @ old + matrix[:, 3].
+        """
+        limits = self.brightness, self.contrast, self.saturation, self.hue
+        drawn = [limit * random.uniform(-1, 1) for limit in limits]
+        return color_matrix(mean, 1 + drawn[0], 1 + drawn[1], 1 + drawn[2], drawn[3])
+
+
+GREY = (0.2989, 0.587, 0.114)  # ITU-R 601, to the digits torchvision uses
+
+
+def color_matrix(
+    mean: Sequence[float], brightness: float = 1, contrast: float = 1, saturation: float = 1, hue: float = 0
+) -> torch.Tensor:
+    """Fold brightness, contrast, saturation and hue (in this order) into one matrix.
+
+    Args:
+        mean: Mean red, green and blue of the image, in 0..255.
+        brightness: Factor.
+        contrast: Factor.
+        saturation: Factor.
+        hue: Shift in turns of the colour circle.
+
+    Returns:
+        Matrix (3, 4), ``float32``.
+    """
+    cos, sin = math.cos(2 * math.pi * hue), math.sin(2 * math.pi * hue) / math.sqrt(3)
+    same, one, two = (1 + 2 * cos) / 3, (1 - cos) / 3 - sin, (1 - cos) / 3 + sin
+    rotate = (same, one, two), (two, same, one), (one, two, same)
+    factor, rest = (
+        brightness * contrast,
+        1 - saturation,
+    )  # a rotation leaves grey alone: R (s I + (1 - s) 1 g')
+    offset = (1 - contrast) * brightness * sum(g * m for g, m in zip(GREY, mean, strict=True))
+    offset *= saturation + rest * sum(GREY)
+    matrix = [
+        [*(factor * (saturation * r + rest * g) for r, g in zip(row, GREY, strict=True)), offset]
+        for row in rotate
+    ]
+    return torch.from_numpy(np.array(matrix, np.float32))  # torch.tensor takes five times as long
+
+
+def apply_color(images: torch.Tensor, matrices: torch.Tensor) -> torch.Tensor:
+    """Apply one colour matrix per image, on whatever device they are.
+
+    Args:
+        images: Images (B, 3, H, W) in 0..255, any dtype.
+        matrices: Matrices (B, 3, 4).
+
+    Returns:
+        Images (B, 3, H, W), ``float32``, clamped to 0..255, in channels_last memory.
+    """
+    batch, _, height, width = images.shape
+    pixels = images.permute(0, 2, 3, 1)
+    if images.device.type == "cpu":  # ten times faster there than a batched product of 3x3 matrices
+        out = torch.empty(pixels.shape)
+        for image, matrix, target in zip(pixels, matrices, out, strict=True):  # each fits into the cache
+            cv2.transform(image.float().contiguous().numpy(), matrix.numpy(), dst=target.numpy())
+            target.clamp_(0, 255)
+    else:
+        flat = pixels.reshape(batch, height * width, 3).float()
+        out = torch.baddbmm(matrices[:, None, :, 3], flat, matrices[:, :, :3].mT).clamp_(0, 255)
+        out = out.view(batch, height, width, 3)
+    return out.permute(0, 3, 1, 2)
+
+
+def _to_numpy(tensor: torch.Tensor) -> np.ndarray:
+    """See an image (3, H, W) as (H, W, 3), a mask (H, W) as it is, without a copy."""
+    array = tensor.numpy()
+    return array if array.ndim == 2 else array.transpose(1, 2, 0)
+
+
+def _from_numpy(array: np.ndarray, like: torch.Tensor) -> torch.Tensor:
+    tensor = torch.from_numpy(array)
+    return tv_tensors.wrap(tensor if tensor.ndim == 2 else tensor.permute(2, 0, 1), like=like)

@@ -1,0 +1,167 @@
+"""What goes wrong outside the program, in words that say what to do."""
+
+import errno
+import json
+import os
+import re
+import sys
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from lightning_seg.errors import UserError
+from lightning_seg.runs.directory import CONFIG, ENVIRONMENT, LAST_CHECKPOINT
+from lightning_seg.runs.provenance import git
+
+_MEMORY = re.compile(r"out of memory|can('t|not) allocate memory", re.IGNORECASE)
+_WORKER = re.compile(r"DataLoader worker .*(killed|exited unexpectedly)", re.DOTALL)
+_PROCESS = re.compile(
+    r"Connection (closed|reset) by peer|Broken pipe|gloo|NCCL|ProcessGroup|TCPStore", re.IGNORECASE
+)
+_DISK = {errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EFBIG, errno.EACCES, errno.EPERM, errno.EIO}
+
+
+@contextmanager
+def explained(experiment: Any) -> Iterator[None]:
+    """Turn what the machine does to a run into errors that say what to do.
+
+    Args:
+        experiment: The `lightning_seg.experiment.experiment.Experiment` that the block trains or tests.
+
+    Raises:
+        UserError: Out of memory, a data worker or another process that died, a disk that cannot be written.
+    """
+    try:
+        yield
+    except UserError:
+        raise
+    except (RuntimeError, MemoryError, OSError) as error:
+        explanation = _explain(error, experiment)
+        if explanation is None:
+            raise
+        raise UserError(explanation) from error
+
+
+def does_not_fit(run: Path, error: BaseException) -> str:
+    """Say that a checkpoint has other weights than the network."""
+    what = " ".join(str(error).partition(":\n")[2].split())
+    return f"the checkpoint of {run} does not fit the network of its settings: {what[:300]}{_made_by(run)}"
+
+
+def is_out_of_memory(error: BaseException) -> bool:
+    """Whether an error says that a device or the machine has no memory left."""
+    return isinstance(error, torch.OutOfMemoryError | MemoryError) or bool(_MEMORY.search(str(error)))
+
+
+@contextmanager
+def of_its_version(run: Path | None) -> Iterator[None]:
+    """Add to a user's error that another version of the program made the run, if it did."""
+    try:
+        yield
+    except UserError as error:
+        if run is None:
+            raise
+        raise UserError(f"{error}{_made_by(run)}") from error
+
+
+def _made_by(run: Path) -> str:
+    try:
+        known = json.loads((run / ENVIRONMENT).read_text())
+        version, commit = known["packages"]["lightning_seg"], known["commit"]
+    except (OSError, ValueError, KeyError, TypeError):
+        version, commit = "an unknown version", None
+    if version == metadata.version("lightning_seg") and commit in (None, git("rev-parse", "HEAD")):
+        return ""
+    commit = f", commit {commit[:10]}" if commit else ""
+    return (
+        f"\n{run} was made by lightning_seg {version}{commit}, and this is another. Use that one, or change what does"
+        f" not fit in {run / CONFIG}."
+    )
+
+
+def _explain(error: BaseException, experiment: Any) -> str | None:
+    text = str(error)
+    if is_out_of_memory(error):
+        return _out_of_memory(experiment)
+    if _WORKER.search(text):
+        return (
+            "a data worker was killed, most often because the machine's memory was full.\n"
+            f"Try --data.init_args.num_workers={max(0, _workers(experiment) // 2)}"
+            " or a smaller --data.init_args.batch_size, and look at the system's log (dmesg)."
+            f"\n{_again(experiment)}"
+        )
+    if experiment.trainer.world_size > 1 and _PROCESS.search(text):
+        return f"another process of this run has ended; its own error is the cause. {_again(experiment)}"
+    if "Error(s) in loading state_dict" in text:
+        return does_not_fit(experiment.run_directory, error)
+    if isinstance(error, OSError) and error.errno in _DISK:
+        return (
+            f"cannot write{f' {error.filename}' if error.filename else ''}: {error.strerror}."
+            f" What was saved before is whole. {_again(experiment)}"
+        )
+    return None
+
+
+def _out_of_memory(experiment: Any) -> str:
+    data, trainer = experiment.datamodule, experiment.trainer
+    what = "the device is out of memory"
+    if trainer.strategy.root_device.type == "cuda":
+        free, total = torch.cuda.mem_get_info(trainer.strategy.root_device)
+        what += f" ({torch.cuda.get_device_name()}, {total / 1e9:.0f} GB, {free / 1e9:.1f} GB free now)"
+    if trainer.testing or trainer.validating or trainer.state.fn != "fit":
+        return (
+            f"{what} in evaluation, which sees images at their original size,"
+            f" {data.eval_batch_size} at a time.\nTry --data.init_args.eval_batch_size=1, or"
+            " --trainer.precision=bf16-mixed."
+        )
+    height, width = data.crop_size
+    batch, accumulate = data.batch_size, trainer.accumulate_grad_batches
+    smaller = ",".join(str(max(32, round(side * 0.7 / 32) * 32)) for side in (height, width))
+    advice = f"smaller crops, --data.init_args.crop_size=[{smaller}]"
+    if batch > 1:
+        advice = (
+            f"--data.init_args.batch_size={batch // 2} --trainer.accumulate_grad_batches={2 * accumulate}"
+            f" (as many images a step), or {advice}"
+        )
+    return (
+        f"{what} in training with {batch} crops of {height}x{width} on each device.\nTry {advice}, or"
+        " --trainer.precision=bf16-mixed; 'lightning-seg batch-size NAME' finds the largest batch that fits."
+    )
+
+
+def _workers(experiment: Any) -> int:
+    loader = experiment.trainer.train_dataloader
+    return getattr(loader, "num_workers", 0)
+
+
+def _again(experiment: Any) -> str:
+    saved = (experiment.run_directory / LAST_CHECKPOINT).exists()
+    return (
+        f"'lightning-seg resume {experiment.run_directory}' continues." if saved else "Nothing was saved yet."
+    )
+
+
+def end_with_first_process() -> None:
+    """End this process when the one that started it is gone, if it is one of several of a run on this machine.
+
+    Killed outright, the first process cannot tell the others, which might wait for it for half an hour.
+    """
+    if int(os.environ.get("LOCAL_RANK", 0)) == 0:
+        return
+    parent = os.getppid()
+
+    def watch() -> None:
+        while os.getppid() == parent:
+            time.sleep(2)
+        print(
+            "error: the process that started this one is gone, so it ends, too", file=sys.stderr, flush=True
+        )
+        os._exit(1)
+
+    threading.Thread(target=watch, daemon=True, name="parent-watch").start()

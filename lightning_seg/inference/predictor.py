@@ -1,0 +1,137 @@
+"""A trained network for images as they come.
+
+from lightning_seg.inference import load
+
+model = load("runs/unet_camvid/20261121-075311-3f2a")
+labels = model("street.jpg")  # (H, W) uint8; an array (H, W, 3) or a PIL image will do as well
+"""
+
+from collections.abc import Callable, Sequence
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from PIL import Image
+from torch import Tensor
+
+from lightning_seg.data.io import read_image, to_rgb
+from lightning_seg.errors import UserError
+from lightning_seg.inference.inferers import Inference
+
+
+class Model:
+    """A trained network that takes an image as it comes and gives back an array.
+
+    Args:
+        network: The network; it is put into evaluation mode.
+        class_names: The classes in label order.
+        palette: Their colours.
+        inference: How logits are had; of the whole image unless given.
+        temperature: What logits are divided by to make probabilities honest, as `lightning-seg calibrate` finds it.
+        postprocess: What makes labels of the logits (C, H, W), divided by the temperature, and the image (3, H, W); the
+            best class unless given.
+    """
+
+    def __init__(
+        self,
+        network: torch.nn.Module,
+        class_names: tuple[str, ...],
+        palette: tuple[tuple[int, int, int], ...],
+        inference: Inference | None = None,
+        temperature: float = 1.0,
+        postprocess: Callable[[Tensor, Tensor], Tensor] | None = None,
+    ) -> None:
+        self.network = network.eval()
+        self.class_names = class_names
+        self.palette = palette
+        self.inference = inference
+        self.temperature = temperature
+        self.postprocess = postprocess
+
+    @property
+    def device(self) -> torch.device:
+        """Where the network is."""
+        return next(self.network.parameters()).device
+
+    def __call__(self, image: Any) -> np.ndarray:
+        """Return the label of each pixel, (H, W) uint8.
+
+        Args:
+            image: A file, a PIL image, or an array (H, W) or (H, W, 3) of uint8.
+        """
+        logits = self.logits(image)
+        if self.postprocess is None:
+            return logits.max(0)[1].byte().cpu().numpy()
+        pixels = torch.from_numpy(as_rgb(image)).permute(2, 0, 1)
+        return self.postprocess(logits / self.temperature, pixels).cpu().numpy()
+
+    def probabilities(self, image: Any) -> np.ndarray:
+        """Return the probability of each class, (C, H, W) float32, calibrated if the run is."""
+        return (self.logits(image) / self.temperature).softmax(0).cpu().numpy()
+
+    def logits(self, image: Any) -> Tensor:
+        """Return the logits (C, H, W) float32 on the network's device, not calibrated."""
+        images = torch.from_numpy(as_rgb(image)).permute(2, 0, 1)[None].to(self.device)
+        with torch.inference_mode():
+            predict = self.network if self.inference is None else partial(self.inference, self.network)
+            return predict(images)[0].float()
+
+
+def load(
+    run: str | Path,
+    device: str | torch.device | None = None,
+    inference: Inference | None = None,
+    settings: Sequence[str] = (),
+) -> Model:
+    """Load the best checkpoint of a run.
+
+    Args:
+        run: ``runs/<experiment>/<id>``, or ``runs/<experiment>`` for the latest.
+        device: Where to put the network; a GPU if there is one unless given.
+        inference: How logits are had; that of the run's configuration unless given.
+        settings: Settings to change, as on the command line: ``--key=value``.
+
+    Raises:
+        UserError: It is no run, or has no checkpoint yet.
+    """
+    from lightning_seg.experiment.experiment import trained
+    from lightning_seg.inference.calibration import temperature_of
+    from lightning_seg.runs.directory import existing_run
+    from lightning_seg.tasks.semantic import SemanticSegmentation
+
+    run = existing_run(run)
+    with torch.random.fork_rng(devices=[]):  # the caller's random numbers are their own
+        experiment = trained(run, ["--seed_everything=false", "--compile=false", *settings])
+    task, data = experiment.model, experiment.datamodule
+    if not isinstance(task, SemanticSegmentation):
+        raise UserError(f"{run} gives no class to each pixel: it is a run of {type(task).__name__}.")
+    return Model(
+        task.network.to(device or ("cuda" if torch.cuda.is_available() else "cpu")),
+        data.class_names,
+        data.palette,
+        inference or task.inference,
+        temperature_of(run),
+        None if task.postprocess is None else task.postprocess.of_logits,
+    )
+
+
+def as_rgb(image: Any) -> np.ndarray:
+    """Turn an image file, a PIL image or an array into RGB (H, W, 3) uint8.
+
+    Raises:
+        UserError: It is none of these.
+    """
+    if isinstance(image, str | Path):
+        return read_image(image)
+    if isinstance(image, np.ndarray):
+        if image.dtype != np.uint8 or image.ndim not in (2, 3) or image.shape[2:] not in ((), (3,), (4,)):
+            raise UserError(
+                "expected an image as an array (H, W), (H, W, 3) or (H, W, 4) of uint8, got shape "
+                f"{image.shape} of {image.dtype}. Scale it to 0..255 and put the channels last."
+            )
+        image = Image.fromarray(image)
+    if not isinstance(image, Image.Image):
+        raise UserError(f"expected a file, a PIL image or an array, got {type(image).__name__}.")
+    return to_rgb(image, "the image")

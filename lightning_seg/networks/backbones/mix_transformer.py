@@ -1,0 +1,83 @@
+"""MiT, the encoder of SegFormer, which timm does not have."""
+
+from pathlib import Path
+
+from torch import Tensor, nn
+
+from lightning_seg.errors import UserError
+from lightning_seg.networks.backbones.timm_backbone import Encoder
+from lightning_seg.networks.backbones.weights import read_file, unreachable
+
+
+class MixTransformer(Encoder):
+    """A Mix Transformer of segmentation-models-pytorch: maps of strides 4, 8, 16 and 32 (arXiv:2105.15203).
+
+    In a YAML it stands for the backbone's name:
+    ``backbone: {class_path: lightning_seg.networks.backbones.mix_transformer.MixTransformer, init_args: {name: mit_b2}}``.
+
+    Args:
+        name: ``mit_b0`` to ``mit_b5``.
+        weights: True for ImageNet weights from the hub, False for random ones, or the path of a file.
+
+    Raises:
+        UserError: There is no such encoder.
+    """
+
+    def __init__(self, name: str = "mit_b0", weights: bool | str = True) -> None:
+        from segmentation_models_pytorch.encoders import get_encoder
+        from segmentation_models_pytorch.encoders.mix_transformer import mix_transformer_encoders
+
+        if name not in mix_transformer_encoders:
+            raise UserError(f"expected one of {', '.join(mix_transformer_encoders)}, got {name!r}.")
+        net = get_encoder(name, weights=None)
+        super().__init__(net.out_channels[-4:], (4, 8, 16, 32))
+        self.name, self.weights, self.net = name, weights, net
+
+    def forward(self, x: Tensor) -> list[Tensor]:
+        """Return the feature maps (B, channels[i], H / strides[i], W / strides[i]) of normalised images."""
+        return self.net(x)[-4:]
+
+    def stages(self) -> list[tuple[str, nn.ModuleList]]:
+        """Return the parts that make each feature map from the one before (see `Encoder.stages`)."""
+        parts = ("patch_embed", "block", "norm")
+        return [
+            (f"stage{i}", nn.ModuleList(getattr(self.net, f"{part}{i + 1}") for part in parts))
+            for i in range(4)
+        ]
+
+    def load_weights(self) -> str:
+        """Load the pretrained weights named in the constructor, and say in words what was loaded.
+
+        Raises:
+            UserError: If they cannot be found, or are not this encoder's.
+        """
+        if self.weights is False:
+            return super().load_weights()
+        if self.weights is True:
+            state = _from_hub(self.name)
+        else:
+            state = read_file(Path(self.weights).expanduser())
+        try:
+            self.net.load_state_dict(state)
+        except RuntimeError as error:
+            raise UserError(f"The weights in {self.weights} are not those of {self.name}: {error}") from error
+        source = f"ImageNet, {self.name}" if self.weights is True else self.weights
+        return f"backbone {len(state)} tensors of {source}"
+
+
+def _from_hub(name: str) -> dict[str, Tensor]:
+    import huggingface_hub as hub
+    from segmentation_models_pytorch.encoders import get_encoder
+    from segmentation_models_pytorch.encoders.mix_transformer import mix_transformer_encoders
+
+    source = mix_transformer_encoders[name]["pretrained_settings"]["imagenet"]
+    repo, revision = source["repo_id"], source["revision"]
+    cached = hub.try_to_load_from_cache(repo, "model.safetensors", revision=revision)
+    # The hub client retries for about half a minute without a network, so ask first whether it answers.
+    reason = "" if isinstance(cached, str) else unreachable(hub.constants.ENDPOINT)
+    if not reason:
+        return get_encoder(name, weights="imagenet").state_dict()
+    raise UserError(
+        f"the pretrained weights of {name} ({repo}) cannot be downloaded: {reason}. "
+        "Give weights the path of a file, or false to start from random ones."
+    )

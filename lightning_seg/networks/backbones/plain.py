@@ -1,0 +1,48 @@
+"""Encoders of our own: stages of convolutions with a pooling between them."""
+
+from collections.abc import Callable, Sequence
+
+from torch import Tensor, nn
+
+from lightning_seg.networks.backbones.timm_backbone import Encoder
+
+
+class PlainEncoder(Encoder):
+    """Convolutional stages, each at half the resolution of the one before.
+
+    Args:
+        blocks: The stages, finest first.
+        channels: Channels of each stage's output.
+        pooling: Makes the pooling between two stages from its kernel size, 2: ``torch.nn.MaxPool2d``,
+            ``torch.nn.AvgPool2d``, or the latter with ``divisor_override: 1`` for sum pooling.
+    """
+
+    def __init__(
+        self, blocks: Sequence[nn.Module], channels: Sequence[int], pooling: Callable[[int], nn.Module]
+    ) -> None:
+        super().__init__(channels, [2**i for i in range(len(blocks))])
+        self.blocks = nn.ModuleList(blocks)
+        self.pool = pooling(2)
+
+    def forward(self, x: Tensor) -> list[Tensor]:
+        """Return the maps (B, channels[i], H / 2**i, W / 2**i) of normalised images."""
+        maps: list[Tensor] = []
+        for block in self.blocks:
+            maps.append(block(self.pool(maps[-1]) if maps else x))
+        return maps
+
+    def stages(self) -> list[tuple[str, nn.ModuleList]]:
+        """Return the convolutional stages (see `Encoder.stages`)."""
+        return [(f"stage{i}", nn.ModuleList([block])) for i, block in enumerate(self.blocks)]
+
+
+def convolutions(
+    channels: Sequence[int], kernel: int = 3, norm: bool = True, relu: bool = True
+) -> nn.Sequential:
+    """Chain convolutions from one number of channels to the next, each with BatchNorm and ReLU if wanted."""
+    layers: list[nn.Module] = []
+    for wide, narrow in zip(channels[:-1], channels[1:], strict=True):
+        conv = nn.Conv2d(wide, narrow, kernel, padding=kernel // 2, bias=not norm)
+        nn.init.kaiming_normal_(conv.weight, nonlinearity="relu" if relu else "linear")
+        layers += [conv] + [nn.BatchNorm2d(narrow)] * norm + [nn.ReLU(inplace=True)] * relu
+    return nn.Sequential(*layers)

@@ -1,0 +1,330 @@
+"""Backbones: any timm model as a list of feature maps, and what every backbone must offer."""
+
+import logging
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from lightning_seg.errors import UserError
+from lightning_seg.networks.backbones.weights import read_weights
+
+
+class Encoder(nn.Module):
+    """What a network asks of its backbone: feature maps, finest first, from normalised images.
+
+    Args:
+        channels: Channels of each feature map.
+        strides: Stride of each feature map in pixels, never decreasing.
+        mean: Mean of each input channel, for images in 0..1.
+        std: Standard deviation of each input channel, for images in 0..1.
+    """
+
+    scale: Tensor
+    shift: Tensor
+
+    def __init__(
+        self,
+        channels: Sequence[int],
+        strides: Sequence[int],
+        mean: Sequence[float] = (0.485, 0.456, 0.406),
+        std: Sequence[float] = (0.229, 0.224, 0.225),
+    ) -> None:
+        super().__init__()
+        self.channels, self.strides = list(channels), list(strides)
+        self.mean, self.std = tuple(mean), tuple(std)
+        # Not in the state dict: they belong to the backbone's name, not to what was learned.
+        scale = 1 / (255 * torch.tensor(self.std).view(1, -1, 1, 1))
+        shift = -255 * scale * torch.tensor(self.mean).view(1, -1, 1, 1)
+        self.register_buffer("scale", scale, persistent=False)
+        self.register_buffer("shift", shift, persistent=False)
+
+    def normalize(self, images: Tensor) -> Tensor:
+        """Turn images (B, 3, H, W) in 0..255 into what the backbone was trained on, in its own dtype."""
+        images, scale, shift = images.to(self.scale.dtype), self.scale, self.shift
+        if images.device.type == "cpu" and images.is_contiguous(memory_format=torch.channels_last):
+            # PyTorch would take the 3 channels as its inner loop; along a whole row it is three times as fast.
+            row = -1, -1, -1, images.shape[-1]
+            scale, shift = (
+                x.expand(row).contiguous(memory_format=torch.channels_last) for x in (scale, shift)
+            )
+        return torch.addcmul(shift, images, scale)
+
+    def at_stride(self, stride: int) -> int:
+        """Return the position of the deepest feature map with this stride.
+
+        Raises:
+            UserError: If there is none.
+        """
+        if stride not in self.strides:
+            raise UserError(
+                f"Expected a backbone with a feature map of stride {stride}, but this one has strides "
+                f"{self.strides}. Choose a backbone with a pyramid of maps, such as resnet50."
+            )
+        return len(self.strides) - 1 - self.strides[::-1].index(stride)
+
+    def stages(self) -> list[tuple[str, nn.ModuleList]]:
+        """Return the parts that make each feature map from the one before, from the image to the deepest.
+
+        Every parameter is in exactly one stage. The lists are made anew: use them to freeze parts or to give
+        them learning rates, not to run them.
+        """
+        return [(name, nn.ModuleList([child])) for name, child in self.named_children()]
+
+    def load_weights(self) -> str:
+        """Load pretrained weights, where there are any, and say in words what was loaded."""
+        return "random"
+
+    def checkpoint_gradients(self) -> None:
+        """Keep fewer activations for the backward pass and compute them again.
+
+        Raises:
+            UserError: This encoder cannot.
+        """
+        raise UserError(
+            f"{type(self).__name__} cannot checkpoint gradients: set gradient_checkpointing=false."
+        )
+
+
+class Backbone(Encoder):
+    """A timm model as a feature extractor.
+
+    A plain vision transformer, whose blocks all have one resolution, gives the maps of four, evenly spaced.
+
+    The constructor neither reads weights nor touches the network; `load_weights` does, so that a checkpoint
+    can be evaluated where no hub can be reached.
+
+    Args:
+        name: A timm model with `features_only`, such as ``resnet50`` or ``resnet50.a1_in1k``.
+        weights: True for timm's pretrained weights, False for random ones, the path of a ``.safetensors``,
+            ``.pth`` or ``.ckpt`` file, ``package:NAME`` for a Python package that carries a ``.pth``, ``run:RUN``
+            for the network of another run, or ``backbone-of:RUN`` for its backbone.
+        output_stride: Stride in pixels of the deepest feature map, reached by dilation: 8, 16 or 32.
+
+    Raises:
+        UserError: If timm does not know the name, or cannot build it with this output stride.
+    """
+
+    def __init__(self, name: str, weights: bool | str = True, output_stride: int = 32) -> None:
+        config = _pretrained_config(name)
+        net = _create(name, 32 if name.startswith("vgg") else output_stride)
+        strides = net.feature_info.reduction()
+        if name.startswith("vgg"):  # timm raises
+            strides = _dilate_pools(net, output_stride)
+        if len(strides) > 1 and len(set(strides)) == 1:
+            blocks = _count_blocks(name)
+            net = _create(name, out_indices=[blocks * i // 4 - 1 for i in range(1, 5)])
+            strides = net.feature_info.reduction()
+        if max(strides) > output_stride:
+            raise UserError(
+                f"{name} cannot have an output stride of {output_stride}: its strides are {strides}. Choose "
+                "another backbone, such as resnet50, or a larger output_stride."
+            )
+        super().__init__(net.feature_info.channels(), strides, config.mean, config.std)
+        self.name, self.weights = name, weights
+        self.net: Any = net
+        # Some transformers give (B, H, W, C).
+        self._nhwc = str(getattr(net, "output_fmt", None)).endswith("NHWC")
+
+    def forward(self, x: Tensor) -> list[Tensor]:
+        """Return the feature maps (B, channels[i], H / strides[i], W / strides[i]) of normalised images."""
+        features = list(self.net(x))
+        return [f.permute(0, 3, 1, 2).contiguous() for f in features] if self._nhwc else features
+
+    def stages(self) -> list[tuple[str, nn.ModuleList]]:
+        """Return the parts that make each feature map from the one before (see `Encoder.stages`)."""
+        taps = [_flat(name) for name in self.net.feature_info.module_name()]
+        stages: list[tuple[str, nn.ModuleList]] = []
+        stage = nn.ModuleList()
+        for name, part in _parts(self.net, taps):
+            stage.append(part)
+            if name in taps:
+                stages.append((f"stage{len(stages)}", stage))
+                stage = nn.ModuleList()
+        stages[-1][1].extend(stage)  # what follows the last tap, if anything, such as a final norm
+        return [(name, stage) for name, stage in stages if any(True for _ in stage.parameters())]
+
+    def checkpoint_gradients(self) -> None:
+        """Keep fewer activations for the backward pass and compute them again (see `Encoder`).
+
+        BatchNorm inside the backbone then sees every batch twice, and its running statistics move twice as far.
+        """
+        try:
+            getattr(self.net, "model", self.net).set_grad_checkpointing(True)  # transformers are wrapped
+        except (AttributeError, AssertionError):
+            super().checkpoint_gradients()
+
+    def load_weights(self) -> str:
+        """Load the pretrained weights named in the constructor; those of a run are the network's to load.
+
+        Returns:
+            What was loaded, in words.
+
+        Raises:
+            UserError: If they cannot be found, or are not this backbone's.
+        """
+        if self.weights is False:
+            return super().load_weights()
+        self.set_weights(read_weights(self.name, self.weights))
+        config = _pretrained_config(self.name)
+        source = (config.hf_hub_id or config.url) if self.weights is True else self.weights
+        return f"backbone {len(self.state_dict())} tensors of {source}"
+
+    def set_weights(self, state: dict[str, Tensor]) -> None:
+        """Load a state dict with the names of timm, of the weights' publisher, or of one of our checkpoints.
+
+        Raises:
+            UserError: If tensors are missing or have other shapes.
+        """
+        inner = {key.split("backbone.", 1)[1]: value for key, value in state.items() if "backbone." in key}
+        try:
+            if self.state_dict().keys() <= inner.keys():
+                self.load_state_dict(inner)
+            else:
+                self._convert_weights(inner or state)  # other libraries prefix the names with "backbone." too
+        except (RuntimeError, KeyError) as error:
+            raise UserError(f"The weights in {self.weights} are not those of {self.name}: {error}") from error
+
+    def _convert_weights(self, state: dict[str, Tensor]) -> None:
+        # timm knows the names that each publisher uses and converts them, but says nothing when tensors are
+        # missing: compare with a twin made from the same random numbers.
+        with torch.random.fork_rng(devices=[]), _quiet("timm"):
+            seed = torch.seed()
+            twin = _create(self.name).state_dict()
+            torch.manual_seed(seed)
+            source = {"state_dict": state}
+            loaded = _create(self.name, pretrained=True, pretrained_cfg_overlay=source).state_dict()
+        missing = [key for key, value in loaded.items() if value.ndim > 1 and torch.equal(value, twin[key])]
+        if missing:
+            raise KeyError(
+                f"{len(missing)} of its tensors are missing, the first being {missing[0]}; found are "
+                f"{', '.join(list(state)[:3]) or 'none'}, ..."
+            )
+        self.net.load_state_dict(loaded)
+
+
+@contextmanager
+def _quiet(name: str) -> Iterator[None]:
+    """Hold back a logger's warnings; timm has one for every classifier that is left unused."""
+    logger = logging.getLogger(name)
+    level = logger.level
+    logger.setLevel(logging.ERROR)
+    try:
+        yield
+    finally:
+        logger.setLevel(level)
+
+
+def _pretrained_config(name: str) -> Any:
+    """Return timm's description of a model, or say which names come close."""
+    import difflib
+
+    import timm
+
+    from lightning_seg.networks.backbones import alexnet  # noqa: F401  (makes it known to timm)
+
+    if not timm.is_model(name):
+        known = timm.list_models()
+        close = difflib.get_close_matches(name.split(".")[0], known, n=5, cutoff=0.5)
+        raise UserError(
+            f"Expected the name of a timm model, got {name!r}. "
+            + (f"Did you mean {', '.join(close)}? " if close else "")
+            + f"All names: python -c \"import timm; print(timm.list_models('*{name[:5]}*'))\""
+        )
+    architecture, _, tag = name.partition(".")
+    tags = [n.partition(".")[2] for n in timm.list_models(architecture, pretrained=True, include_tags=True)]
+    if tag and tag not in tags:
+        raise UserError(f"{architecture} has no pretrained tag {tag!r}. It has: {', '.join(tags) or 'none'}.")
+    return timm.get_pretrained_cfg(name)
+
+
+def _create(name: str, output_stride: int = 32, **kwargs) -> Any:
+    """Create timm's feature extractor, for images of any size."""
+    import timm
+
+    # Which of these arguments a model has depends on its family; one that it has not is a TypeError.
+    options: list[dict[str, Any]] = [{}]
+    if _pretrained_config(name).fixed_input_size:
+        options = [{"dynamic_img_size": True}, {"strict_img_size": False}]
+    if output_stride != 32:
+        options = [{**option, "output_stride": output_stride} for option in options] + options
+    for option in options:
+        try:
+            return timm.create_model(name, features_only=True, **{"pretrained": False, **kwargs, **option})
+        except TypeError as error:
+            failure: Exception = error
+        except (AssertionError, AttributeError, NotImplementedError, RuntimeError) as error:
+            if "pretrained" in kwargs:  # the fault is in the weights
+                raise
+            failure = error
+            break
+    raise UserError(
+        f"timm cannot make {name} a feature extractor for any image size with output stride {output_stride}: "
+        f"{failure or type(failure).__name__}. Choose another backbone, such as resnet50."
+    ) from failure
+
+
+def _count_blocks(name: str) -> int:
+    import timm
+
+    with torch.device("meta"):
+        model: Any = timm.create_model(name, pretrained=False)
+    return len(model.feature_info)
+
+
+def _flat(name: str) -> str:
+    """Name a module as timm's feature extractors do: ``layers.0`` flattened to ``layers_0``, or wrapped."""
+    return name.removeprefix("model.").removeprefix("body.").replace(".", "_")
+
+
+def _parts(module: nn.Module, taps: list[str], prefix: str = "") -> Iterator[tuple[str, nn.Module]]:
+    """List the modules in order of use, opening only those that have a tap inside."""
+    own = list(module.parameters(recurse=False))
+    if own:  # class tokens and position embeddings belong to no child
+        yield prefix, nn.ParameterList(own)
+    for key, child in module.named_children():
+        name = f"{prefix}.{key}" if prefix else key
+        flat = _flat(name)
+        if flat not in taps and any(name in ("model", "body") or tap.startswith(f"{flat}_") for tap in taps):
+            yield from _parts(child, taps, name)
+        else:
+            yield flat, child
+
+
+class DensePool(nn.MaxPool2d):
+    """A 2x2 max pooling that keeps the resolution: every second value is what the strided one gives."""
+
+    def __init__(self, dilation: int) -> None:
+        super().__init__(2, stride=1, dilation=dilation)
+        self.pad = (0, dilation, 0, dilation)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Pool maps (B, C, H, W) of values that are not negative."""
+        return super().forward(F.pad(x, self.pad))  # zeros change nothing after a ReLU
+
+
+def _dilate_pools(net: Any, output_stride: int) -> list[int]:
+    """Give a VGG a smaller output stride: its last pools lose their stride, and what follows is dilated.
+
+    The feature maps then hold those of the strided network at every second (or fourth) position (the "hole
+    algorithm" of DeepLab, arXiv:1412.7062), so pretrained weights keep their meaning.
+
+    Returns:
+        The stride of each feature map.
+    """
+    stride, dilation, strides = 1, 1, []
+    for name, module in net.named_children():
+        if isinstance(module, nn.MaxPool2d):
+            if stride < output_stride:
+                stride *= 2
+            else:
+                setattr(net, name, DensePool(dilation))
+                dilation *= 2
+        elif isinstance(module, nn.Conv2d):
+            module.dilation = module.padding = (dilation, dilation)
+        if _flat(name) in [_flat(tap) for tap in net.feature_info.module_name()]:
+            strides.append(stride)
+    return strides

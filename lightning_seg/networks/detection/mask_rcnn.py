@@ -1,0 +1,161 @@
+"""Mask R-CNN: objects, each with a box, a class and a mask."""
+
+from collections.abc import Mapping
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+from torchvision.models.detection.faster_rcnn import FastRCNNConvFCHead, TwoMLPHead
+from torchvision.models.detection.mask_rcnn import MaskRCNNHeads
+from torchvision.models.detection.roi_heads import RoIHeads
+from torchvision.ops import FeaturePyramidNetwork
+from torchvision.ops.feature_pyramid_network import LastLevelMaxPool
+
+from lightning_seg.errors import UserError
+from lightning_seg.networks.backbones.timm_backbone import Encoder
+from lightning_seg.networks.backbones.weights import read_file
+from lightning_seg.networks.detection.anchors import Anchors
+from lightning_seg.networks.detection.detector import (
+    BoxPredictor,
+    DetectionHead,
+    Detector,
+    MaskPredictor,
+    RoIAlign,
+    roi_options,
+    rpn,
+)
+
+STRIDES = (4, 8, 16, 32)
+# COCO numbers its 80 classes up to 90; torchvision's networks have an output for every number.
+COCO_NUMBERS = [n for n in range(91) if n not in (12, 26, 29, 30, 45, 66, 68, 69, 71, 83)]
+
+
+class MaskRCNN(Detector):
+    """Mask R-CNN (He et al., ICCV 2017) on a feature pyramid (Lin et al., CVPR 2017), of torchvision's parts.
+
+    With ``resnet50`` and the defaults it computes what torchvision's ``maskrcnn_resnet50_fpn`` does, with
+    `v2_heads` what ``maskrcnn_resnet50_fpn_v2`` does.
+
+    Args:
+        num_classes: Number of classes; class 0 is the background.
+        backbone: A timm model's name with feature maps of strides 4, 8, 16 and 32, or an encoder.
+        weights: Pretrained weights of the backbone (see `Backbone`).
+        detector_weights: File of weights of torchvision's Mask R-CNN on the same backbone, for all parts. Its last
+            layers are taken over if its classes are ours, or if it has COCO's 91 and we have its 80 and background.
+        channels: Channels of the pyramid and of the mask branch.
+        hidden: Width of the fully connected layers of the box branch.
+        v2_heads: Four convolutions before the box branch, two before the proposals, and BatchNorm in pyramid, box
+            and mask branch (Li et al., arXiv:2111.11429).
+        anchors: Where to begin to look for objects; `DataAnchors` take their sizes from the training data.
+        min_size: In evaluation, images are resized so that their shorter side has so many pixels; training images
+            come as the data module cuts them. None leaves the size alone.
+        max_size: Limit of the longer side after that, in pixels.
+        proposals: Proposals that are kept of each image in training, and in evaluation.
+        samples: Proposals of each image that the box and mask branch train on.
+        detections: Objects that are kept of each image.
+
+    Raises:
+        UserError: The backbone lacks a feature map.
+    """
+
+    def __init__(
+        self,
+        num_classes: int,
+        backbone: str | Encoder = "resnet50",
+        weights: bool | str = True,
+        detector_weights: str | None = None,
+        channels: int = 256,
+        hidden: int = 1024,
+        v2_heads: bool = False,
+        anchors: Anchors | None = None,
+        min_size: int | None = None,
+        max_size: int = 1333,
+        proposals: tuple[int, int] = (2000, 1000),
+        samples: int = 512,
+        detections: int = 100,
+    ) -> None:
+        super().__init__(backbone, weights, min_size, max_size)
+        self.detector_weights = detector_weights
+        self.taps = [self.backbone.at_stride(stride) for stride in STRIDES]
+        norm = nn.BatchNorm2d if v2_heads else None
+        self.decoder = FeaturePyramidNetwork(
+            [self.backbone.channels[tap] for tap in self.taps], channels, LastLevelMaxPool(), norm
+        )
+        box_head: nn.Module = TwoMLPHead(channels * 7 * 7, hidden)
+        if v2_heads:
+            box_head = FastRCNNConvFCHead((channels, 7, 7), [channels] * 4, [hidden], norm)
+        names = [str(level) for level in range(len(STRIDES))]
+        self.head = DetectionHead(
+            rpn(channels, anchors or Anchors(), proposals, depth=2 if v2_heads else 1),
+            RoIHeads(
+                RoIAlign(names, 7, STRIDES[0]),
+                box_head,
+                BoxPredictor(hidden, num_classes),
+                **roi_options(samples, detections),
+                mask_roi_pool=RoIAlign(names, 14, STRIDES[0]),
+                mask_head=MaskRCNNHeads(channels, [channels] * 4, 1, norm),
+                mask_predictor=MaskPredictor(channels, channels, num_classes),
+            ),
+        )
+
+    def decode(self, features: list[Tensor]) -> dict[str, Tensor]:
+        """Make the pyramid, finest level first."""
+        return self.decoder({str(level): features[tap] for level, tap in enumerate(self.taps)})
+
+    def load_weights(self) -> str:
+        """Load the pretrained weights: those of the whole detector if given, else what `weights` names.
+
+        Returns:
+            What was loaded, in words.
+        """
+        if self.detector_weights is None:
+            return super().load_weights()
+        return self.set_detector_weights(read_file(Path(self.detector_weights).expanduser()))
+
+    def set_detector_weights(self, state: Mapping[str, Tensor]) -> str:
+        """Load the state dict of torchvision's Mask R-CNN on the same backbone.
+
+        Returns:
+            What was loaded, in words.
+
+        Raises:
+            UserError: Tensors are missing, left over or of another shape.
+        """
+        own, theirs = self.state_dict(), _from_torchvision(state)
+        box, mask = "head.roi_heads.box_predictor", "head.roi_heads.mask_predictor"
+        last = [f"{layer}.{kind}" for layer in (f"{box}.cls_score", f"{box}.bbox_pred", f"{mask}.mask_fcn_logits")
+                for kind in ("weight", "bias")]  # fmt: skip
+        loaded = f"detector of {self.detector_weights}"
+        try:
+            classes, wanted = (len(tensors[last[1]]) for tensors in (theirs, own))
+            if (classes, wanted) == (91, len(COCO_NUMBERS)):
+                rows = {key: theirs[key].unflatten(0, (91, -1))[COCO_NUMBERS] for key in last}
+                theirs |= {key: value.flatten(0, 1) for key, value in rows.items()}
+            elif classes != wanted:
+                loaded += f", without its last layers: they are for {classes} classes instead of {wanted}"
+                theirs |= {key: own[key] for key in last}
+            self.load_state_dict(theirs | {key: own[key] for key in own if "anchor_generator" in key})
+        except (KeyError, RuntimeError) as error:
+            raise UserError(
+                f"The weights in {self.detector_weights} are not those of torchvision's Mask R-CNN on this backbone "
+                f"and with these heads (v2_heads, channels, hidden): {error}"
+            ) from error
+        return loaded
+
+
+def _from_torchvision(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Give the tensors of torchvision's Mask R-CNN our names."""
+    parts = {"backbone.body.": "backbone.net.", "backbone.fpn.": "decoder.", "rpn.": "head.rpn."}
+    parts["roi_heads."] = "head.roi_heads."
+    renamed = {}
+    for key, value in state.items():
+        part = next((part for part in parts if key.startswith(part)), "")
+        renamed[parts.get(part, "") + key.removeprefix(part)] = value
+    for key in [key for key in renamed if key.startswith("backbone.") and key.endswith(".running_var")]:
+        norm = key.removesuffix("running_var")
+        if norm + "num_batches_tracked" not in renamed:
+            # Trained with torchvision's FrozenBatchNorm2d, which added nothing to the variance: make up for it.
+            variance = renamed[key]
+            renamed[norm + "weight"] = renamed[norm + "weight"] * ((variance + 1e-5) / variance).sqrt()
+            renamed[norm + "num_batches_tracked"] = torch.tensor(0)
+    return renamed

@@ -1,0 +1,350 @@
+"""``lightning-seg search``: the search for settings that a W&B sweep file describes, without a server.
+
+The file is a W&B sweep configuration, so that ``wandb sweep FILE`` and ``wandb agent`` run the same search with a
+server. Here Optuna chooses the settings and keeps its study in an SQLite file: stopped searches go on, and the
+command may be started several times, also at once. Every trial is an ordinary run.
+"""
+
+import fcntl
+import json
+import re
+import shlex
+import signal
+import subprocess
+import sys
+import warnings
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from lightning_seg.cli.arguments import Arguments
+from lightning_seg.errors import UserError
+from lightning_seg.runs.directory import CONFIG
+from lightning_seg.runs.records import Record, read
+
+SEARCHES = Path("experiments/searches")
+_FAILURES = 3  # trials in a row after which the search gives up
+_WATCH = 2.0  # seconds between two looks at a trial's curve
+_HEARTBEAT = 30  # seconds; a trial whose process is gone for three of them is tried again
+
+
+@dataclass(frozen=True)
+class Search:
+    """A search as its file describes it.
+
+    Attributes:
+        name: Of the search: the file's, and that of the folder of its runs.
+        command: What runs a trial; ``${args}`` stands for its settings.
+        parameters: For each setting its values or its distribution, as W&B names them.
+        metric: The curve whose best value counts.
+        maximize: Whether more is better.
+        method: ``bayes``, ``random`` or ``grid``.
+        trials: How many trials there shall be in the end; None for all of a grid.
+        min_iter: Validations before a trial may be stopped early; None lets all run to their end.
+    """
+
+    name: str
+    command: tuple[str, ...]
+    parameters: Mapping[str, Mapping[str, Any]]
+    metric: str
+    maximize: bool
+    method: str
+    trials: int | None
+    min_iter: int | None
+
+
+def main(arguments: list[str]) -> None:
+    """Run the command ``search``."""
+    parser = Arguments(
+        prog="lightning-seg search",
+        description="Search for the best settings with Optuna. FILE is a W&B sweep configuration: a name in"
+        f" {SEARCHES}/ or a path. Start it again to go on; start it several times at once to share the work.",
+        epilog="Further --key=value are settings for all trials.",
+    )
+    parser.add_argument("file", metavar="FILE")
+    parser.add_argument("--trials", type=int, help="trials in the end; the file's run_cap unless given")
+    parser.add_argument("--runs", type=Path, default=Path("runs"), help="folder of all runs")
+    chosen, settings = parser.parse_known_args(arguments)
+    wrong = [word for word in settings if not re.match(r"--[\w.]+\+?=", word)]
+    if wrong:
+        raise UserError(f"expected settings as --key=value, got {' '.join(wrong)}")
+    search = load(_file(chosen.file))
+    trials = chosen.trials or search.trials
+    if trials is None and search.method != "grid":
+        raise UserError("how many trials? Say --trials=20, or run_cap: 20 in the file")
+    study = open_study(search, chosen.runs / search.name)
+    run(search, study, chosen.runs, trials, settings)
+    _print_best(search, study, settings)
+
+
+def load(file: Path) -> Search:
+    """Read a sweep configuration.
+
+    Raises:
+        UserError: It is none, or has what only W&B's server can do.
+    """
+    try:
+        content = yaml.safe_load(file.read_text())
+        metric, parameters, command = content["metric"], content["parameters"], content["command"]
+        stop = content.get("early_terminate")
+        search = Search(
+            name=file.stem,
+            command=tuple(map(str, command)),
+            parameters=parameters,
+            metric=metric["name"],
+            maximize=metric.get("goal", "minimize") == "maximize",
+            method=content["method"],
+            trials=content.get("run_cap"),
+            min_iter=int(stop["min_iter"]) if stop else None,
+        )
+    except (OSError, yaml.YAMLError, KeyError, TypeError, AttributeError) as error:
+        raise UserError(
+            f"{file} is no search: expected a W&B sweep configuration with method, metric, parameters and command"
+            f" ({type(error).__name__}: {error})"
+        ) from None
+    if search.method not in ("bayes", "random", "grid"):
+        raise UserError(f"{file}: method must be bayes, random or grid, not {search.method!r}")
+    if "${args}" not in search.command:
+        raise UserError(f"{file}: the command must have ${{args}}, where a trial's settings go")
+    for name, parameter in search.parameters.items():
+        _check(file, name, parameter, search.method)
+    return search
+
+
+def suggest(trial: Any, parameters: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:
+    """Let Optuna choose a value for each parameter.
+
+    Args:
+        trial: An ``optuna.Trial``.
+        parameters: Of a `Search`.
+    """
+    chosen: dict[str, Any] = {}
+    for name, p in parameters.items():
+        kind = _distribution(p)
+        if kind == "constant":
+            chosen[name] = p["value"]
+        elif kind == "categorical":
+            chosen[name] = trial.suggest_categorical(name, _choices(p))
+        elif kind == "int_uniform":
+            chosen[name] = trial.suggest_int(name, p["min"], p["max"])
+        else:
+            step = p.get("q", 1.0) if kind == "q_uniform" else None
+            log = kind == "log_uniform_values"
+            chosen[name] = trial.suggest_float(name, float(p["min"]), float(p["max"]), step=step, log=log)
+    return chosen
+
+
+def open_study(search: Search, folder: Path) -> Any:
+    """Open the study of a search, or begin it.
+
+    Args:
+        search: The search.
+        folder: Where its runs and ``search.db`` are; it is made.
+
+    Raises:
+        UserError: Optuna is missing.
+    """
+    try:
+        import optuna
+    except ModuleNotFoundError:
+        raise UserError("searches need Optuna: pip install 'optuna>=5,<6'") from None
+    optuna.logging.set_verbosity(optuna.logging.WARNING)
+    folder.mkdir(parents=True, exist_ok=True)
+    grid = {name: _choices(p) for name, p in search.parameters.items() if "values" in p}
+    samplers: dict[str, Any] = {
+        "bayes": optuna.samplers.TPESampler,
+        "random": optuna.samplers.RandomSampler,
+        "grid": lambda: optuna.samplers.GridSampler(grid),
+    }
+    with (folder / "search.lock").open("w") as lock, warnings.catch_warnings():
+        warnings.simplefilter(
+            "ignore", optuna.exceptions.ExperimentalWarning
+        )  # heartbeats, for five years now
+        fcntl.flock(lock, fcntl.LOCK_EX)  # two workers must not both make the tables
+        return optuna.create_study(
+            study_name=search.name,
+            storage=optuna.storages.RDBStorage(
+                f"sqlite:///{folder.absolute()}/search.db",
+                engine_kwargs={"connect_args": {"timeout": 60}},
+                heartbeat_interval=_HEARTBEAT,
+                heartbeat_stale_trial_callback=optuna.storages.RetryHeartbeatStaleTrialCallback(),
+            ),
+            sampler=samplers[search.method](),
+            pruner=optuna.pruners.HyperbandPruner(search.min_iter)
+            if search.min_iter
+            else optuna.pruners.NopPruner(),
+            direction="maximize" if search.maximize else "minimize",
+            load_if_exists=True,
+        )
+
+
+def run(search: Search, study: Any, runs: Path, trials: int | None, settings: Sequence[str] = ()) -> None:
+    """Run trials until there are enough, those of other workers and earlier days counted.
+
+    Args:
+        search: The search.
+        study: Its Optuna study.
+        runs: The folder of all runs.
+        trials: How many there shall be; None for all of a grid.
+        settings: Further settings for all trials, ``--key=value``.
+
+    Raises:
+        UserError: Several trials in a row failed.
+    """
+    from optuna.trial import TrialState
+
+    failures = 0
+    while (
+        trials is None or _count(study, TrialState.COMPLETE, TrialState.PRUNED, TrialState.RUNNING) < trials
+    ):
+        if search.method == "grid" and study.sampler.is_exhausted(study):
+            return
+        before = _count(study, TrialState.FAIL)
+        study.optimize(lambda trial: _try(search, trial, runs, settings), n_trials=1, catch=_FailedTrial)
+        failures = failures + 1 if _count(study, TrialState.FAIL) > before else 0
+        if failures == _FAILURES:
+            raise UserError(f"{failures} trials in a row failed; see {runs / search.name}/trial-*.log")
+
+
+class _FailedTrial(Exception):
+    """A trial whose command failed or that has no score."""
+
+
+def _try(search: Search, trial: Any, runs: Path, settings: Sequence[str]) -> float:
+    """Run one trial and return the best value of its curve."""
+    import optuna
+
+    chosen = suggest(trial, search.parameters)
+    folder, tag = runs / search.name, f"{search.name}-trial-{trial.number}"
+    place = [
+        f"--name={search.name}",
+        f"--runs={runs}",
+        f"--wandb.group={search.name}",
+        f"--wandb.tags+={tag}",
+    ]
+    log = folder / f"trial-{trial.number:03d}.log"
+    with log.open("w") as out:
+        command = _command(search, [*_arguments(chosen), *settings, *place])
+        process = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=out, stderr=subprocess.STDOUT)
+        record, reported = None, 0
+        try:
+            while process.poll() is None:
+                try:
+                    process.wait(_WATCH)
+                except subprocess.TimeoutExpired:
+                    record = record or _find(folder, tag)
+                for value in _curve(search, record)[reported:] if search.min_iter and record else []:
+                    reported += 1
+                    trial.report(value, reported)
+                    if trial.should_prune():
+                        process.send_signal(signal.SIGINT)  # the run ends as if its user had stopped it
+                        print(f"trial {trial.number}: stopped after {reported} validations", flush=True)
+                        raise optuna.TrialPruned
+        finally:
+            try:
+                process.wait(60)  # after Ctrl-C it has its own to do
+            except subprocess.TimeoutExpired:
+                process.kill()
+    record = _find(folder, tag)
+    values = _curve(search, record) if record else []
+    if process.returncode or record is None or not values:
+        print(f"trial {trial.number}: failed, see {log}", flush=True)
+        raise _FailedTrial
+    best = max(values) if search.maximize else min(values)
+    trial.set_user_attr("run", str(record.path))
+    shown = " ".join(f"{name.rsplit('.', 1)[-1]}={_text(value)}" for name, value in chosen.items())
+    print(f"trial {trial.number}: {search.metric} {best:.4f}  {shown}  {record.path}", flush=True)
+    return best
+
+
+def _find(folder: Path, tag: str) -> Record | None:
+    """Find the run of a trial by the tag it was given."""
+    for config in sorted(folder.glob(f"*/{CONFIG}"), reverse=True):
+        record = read(config.parent)
+        if tag in ((record.config.get("wandb") or {}).get("tags") or []):
+            return record
+    return None
+
+
+def _curve(search: Search, record: Record) -> list[float]:
+    points = record.curves().get(search.metric)
+    return [] if points is None else points[:, 2].tolist()
+
+
+def _command(search: Search, arguments: Sequence[str]) -> list[str]:
+    """Expand the command as W&B's agent does; this package's command runs in this interpreter."""
+    words: dict[str, list[str]] = {
+        "${args}": list(arguments),
+        "${env}": ["/usr/bin/env"],
+        "${interpreter}": [sys.executable],
+        "lightning-seg": [sys.executable, "-m", "lightning_seg.cli"],
+    }
+    return [part for word in search.command for part in words.get(word, [word])]
+
+
+def _arguments(chosen: Mapping[str, Any]) -> list[str]:
+    return [f"--{name}={_text(value)}" for name, value in chosen.items()]
+
+
+def _text(value: Any) -> str:
+    return value if isinstance(value, str) else json.dumps(value)
+
+
+def _choices(parameter: Mapping[str, Any]) -> list[Any]:
+    """Return the values of a parameter; lists and mappings as text, for a study takes plain values only."""
+    return [json.dumps(v) if isinstance(v, list | dict) else v for v in parameter["values"]]
+
+
+def _distribution(parameter: Mapping[str, Any]) -> str:
+    if "distribution" in parameter:
+        return parameter["distribution"]
+    if "value" in parameter or "values" in parameter:
+        return "constant" if "value" in parameter else "categorical"
+    return "int_uniform" if all(isinstance(parameter.get(k), int) for k in ("min", "max")) else "uniform"
+
+
+def _check(file: Path, name: str, parameter: Any, method: str) -> None:
+    needed = {
+        "constant": ("value",),
+        "categorical": ("values",),
+        **dict.fromkeys(("int_uniform", "uniform", "q_uniform", "log_uniform_values"), ("min", "max")),
+    }
+    kind = _distribution(parameter) if isinstance(parameter, Mapping) else None
+    if kind not in needed:
+        raise UserError(f"{file}: {name} has the distribution {kind}; expected one of {', '.join(needed)}")
+    if missing := [key for key in needed[kind] if key not in parameter]:
+        raise UserError(f"{file}: {name} ({kind}) needs {' and '.join(missing)}")
+    if method == "grid" and kind not in ("constant", "categorical"):
+        raise UserError(f"{file}: {name} has no list of values, which the method grid needs")
+
+
+def _count(study: Any, *states: Any) -> int:
+    return len(study.get_trials(deepcopy=False, states=states))
+
+
+def _print_best(search: Search, study: Any, settings: Sequence[str]) -> None:
+    import optuna
+
+    done = study.get_trials(deepcopy=False, states=(optuna.trial.TrialState.COMPLETE,))
+    if not done:
+        return
+    best = study.best_trial
+    constants = {name: p["value"] for name, p in search.parameters.items() if "value" in p}
+    command = [word for word in search.command if word != "${env}"]
+    at = command.index("${args}")
+    command[at : at + 1] = [*_arguments({**best.params, **constants}), *settings]
+    print(
+        f"best of {len(done)}: trial {best.number}, {search.metric} {best.value:.4f}, {best.user_attrs.get('run')}"
+    )
+    print(f"again: {shlex.join(command)}")
+
+
+def _file(name: str) -> Path:
+    path = Path(name) if name.endswith((".yaml", ".yml")) else SEARCHES / f"{name}.yaml"
+    if path.is_file():
+        return path
+    known = ", ".join(sorted(file.stem for file in SEARCHES.glob("*.yaml"))) or "none"
+    raise UserError(f"no search {name!r} ({path} does not exist). In {SEARCHES}/ there are: {known}")

@@ -1,0 +1,318 @@
+"""Mirroring a run to Weights & Biases, without ever making it wait, ask or fail.
+
+The run directory is the truth and W&B its mirror, so all that can go wrong here (no account, no network, a
+server that is down or silent) costs a printed line: the run goes on offline, its log complete in the run
+directory, and the last line says how to upload it later.
+"""
+
+import json
+import os
+import shlex
+import shutil
+import sys
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass, field
+from functools import partial
+from pathlib import Path
+from typing import Any, Literal
+
+from lightning.pytorch.utilities import rank_zero_only
+from torch import nn
+
+from lightning_seg.errors import UserError
+from lightning_seg.runs.provenance import git
+from lightning_seg.runs.records import read
+from lightning_seg.tracking.wandb_logger import ANSWER_TIMEOUT, SAMPLES, MirrorLogger, anonymous, one_line
+
+# Modes as WANDB_MODE spells them; "run" and "dryrun" are their names of old.
+MODES = {
+    "online": "online",
+    "run": "online",
+    "offline": "offline",
+    "dryrun": "offline",
+    "disabled": "disabled",
+}
+
+# Which value of a curve speaks for the run.
+BEST = {"val/miou": "max", "val/mask_ap": "max", "val/loss": "min", "train/loss": "min"}
+
+# The logger of this process's run, and what opens that run offline.
+_current: tuple[MirrorLogger, Callable[[], Any]] | None = None
+
+
+@dataclass
+class Tracking:
+    """Whether and where a run is mirrored to Weights & Biases.
+
+    Args:
+        project: W&B project.
+        entity: W&B user or team; the account's default if not given.
+        mode: auto and online log online if there is an account and a server that answers, else offline;
+            offline looks for neither; disabled logs nothing to W&B. The environment's WANDB_MODE goes first.
+        group: Name of the runs that belong together; the experiment's, unless given.
+        job_type: Kind of run within its group.
+        tags: Words to filter runs by.
+        notes: Free text shown with the run.
+        watch: Log histograms of the gradients, the parameters or both (all), every 100 steps.
+        checkpoints: Upload the best and the last checkpoint as artifacts when training has ended.
+        init_timeout: Seconds the server has to answer before the run goes offline.
+        finish_timeout: Seconds the last uploads may take; what is left by then stays in the run directory.
+    """
+
+    project: str = "lightning_seg"
+    entity: str | None = None
+    mode: Literal["auto", "online", "offline", "disabled"] = "auto"
+    group: str | None = None
+    job_type: str = "train"
+    tags: list[str] = field(default_factory=list)
+    notes: str | None = None
+    watch: Literal["gradients", "parameters", "all"] | None = None
+    checkpoints: bool = True
+    init_timeout: float = 20
+    finish_timeout: float = 300
+
+    def start(
+        self, run_dir: Path, config: Mapping[str, Any], model: nn.Module | None = None
+    ) -> "MirrorLogger | None":
+        """Open the W&B run of a run directory, or continue it, and return its logger for the trainer.
+
+        Call it on every rank before the trainer starts, and `finish` at the end; only rank 0 opens a run.
+
+        Args:
+            run_dir: The run directory, ``<experiment>/<id>``; its id is the W&B run's. A resumed run keeps the id it
+                has, and one that W&B's agent started for a sweep is given the agent's.
+            config: Configuration and environment in plain types; sent without home folder and user name.
+            model: What `watch` watches.
+
+        Returns:
+            The logger, or None if tracking is disabled.
+
+        Raises:
+            UserError: WANDB_MODE holds no mode.
+        """
+        wanted = os.environ.get("WANDB_MODE") or self.mode.replace("auto", "online")
+        if wanted not in MODES:
+            raise UserError(
+                f"WANDB_MODE must be one of {', '.join(MODES)}, not {wanted!r}; correct or unset it"
+            )
+        if MODES[wanted] == "disabled":
+            return None
+        run_dir = Path(run_dir).absolute()
+        run = self._open(run_dir, anonymous(config), online=MODES[wanted] == "online")
+        logger = MirrorLogger(run_dir, self.project, run, self.checkpoints)
+        if run is not None:
+            _remember(logger, partial(self._init, run_dir, anonymous(config), "offline"))
+        if model is not None and self.watch:
+            logger.watch(model, log=self.watch, log_graph=False)
+        return logger
+
+    @rank_zero_only
+    def _open(self, run_dir: Path, config: dict[str, Any], online: bool) -> Any:
+        """Open the run online if that is wanted and possible, else offline; one printed line says which."""
+        _write_only_into(run_dir)  # before the import, which reads some of it
+        import wandb
+
+        finish()  # else wandb would go on with an earlier run of this process
+        why = "as asked"
+        if online:
+            earlier = set(run_dir.glob("wandb/run-*"))
+            try:
+                wandb.setup(self._settings())
+                if wandb.login(prompt=False, verify=False):
+                    import wandb.apis.public  # noqa: F401  (seconds, which the first table would be blamed for)
+
+                    run = self._init(run_dir, config, "online")
+                    print(f"W&B: {run.url}", flush=True)
+                    return run
+                why = "no account known; `wandb login` adds one"
+            except Exception as error:  # whatever it is that wandb met, the run goes on
+                why = one_line(error)
+                with suppress(Exception):
+                    wandb.teardown(exit_code=1)  # or wandb would hold the id to be in use
+                for started in set(run_dir.glob("wandb/run-*")) - earlier:
+                    shutil.rmtree(started)  # synced later, its failed start would overwrite the run
+        try:
+            run = self._init(run_dir, config, "offline")
+            print(f"W&B: offline ({why})", flush=True)
+            return run
+        except Exception as error:
+            print(f"W&B: off ({one_line(error)}). All is in {run_dir}", flush=True)
+            return wandb.init(mode="disabled")
+
+    def _init(self, run_dir: Path, config: dict[str, Any], mode: Literal["online", "offline"]) -> Any:
+        import wandb
+
+        run = wandb.init(
+            mode=mode,
+            dir=run_dir,
+            id=_run_id(run_dir),
+            name=f"{run_dir.parent.name}/{run_dir.name}",
+            resume="allow",
+            config=config,
+            project=self.project,
+            entity=self.entity,
+            group=self.group,
+            job_type=self.job_type,
+            tags=self.tags,
+            notes=self.notes,
+            settings=self._settings(),
+        )
+        _define_metrics(run)
+        return run
+
+    def _settings(self) -> Any:
+        import wandb
+
+        return wandb.Settings(
+            init_timeout=self.init_timeout,
+            finish_timeout=self.finish_timeout,
+            finish_timeout_raises=True,  # `finish` catches it to say what to do
+            silent=True,  # wandb prints a dozen lines at either end, we print one
+            symlink=False,  # a copied run directory would hold its log twice
+            # Host, program path and command line name people and places; a patch of uncommitted work and the
+            # remote's address are not ours to send. The commit and the system metrics are.
+            x_disable_meta=True,
+            host="",
+            disable_git=True,
+            git_commit=git("rev-parse", "HEAD"),
+            disable_code=True,
+        )
+
+
+def finish(error: BaseException | None = None) -> None:
+    """End this process's W&B run, if it has one, as finished or as failed with its error.
+
+    Waits for uploads no longer than `Tracking.finish_timeout`, and never raises.
+
+    Args:
+        error: What ended the run early.
+    """
+    wandb = sys.modules.get("wandb")  # if nothing imported it, there is no run
+    if wandb is None or wandb.run is None:
+        return
+    run = wandb.run
+    failed = error is not None and not (isinstance(error, SystemExit) and not error.code)
+    run_dir, log = Path(run.settings.root_dir), Path(run.settings.log_internal)
+    summary: dict[str, Any] = {}
+    try:
+        if failed:
+            run.summary["error"] = anonymous(one_line(error))
+        run.summary.update(_best(run_dir))
+        known = {name: run.summary.get(name) for name in run.summary.keys()}
+        summary = {name: value for name, value in known.items() if _is_plain(value)}
+        logged = run.step > 0
+        if _current:
+            _current[0].settle()
+        run.finish(exit_code=int(failed))
+        missing = None if run.offline else _refused(log)
+    except Exception as problem:
+        logged, missing = True, one_line(problem)
+    with suppress(Exception):
+        wandb.teardown(exit_code=int(failed))  # the next run of this process writes elsewhere
+    if _current and _current[0].behind:
+        missing = missing or "the server took too long to answer"
+    if missing:
+        _keep_artifacts(summary, failed)
+        command = sync_command(run_dir)
+        print(f"W&B: not all is uploaded ({missing}). To upload the rest: {command}", flush=True)
+    elif run.offline and logged:
+        print(f"W&B: to upload the run: {sync_command(run_dir)}", flush=True)
+    _remember()
+
+
+def _keep_artifacts(summary: dict[str, Any], failed: bool) -> None:
+    """Log the artifacts in another part of the run, offline: what was not uploaded of them, W&B forgets."""
+    if _current is None:
+        return
+    import wandb
+
+    mirror, reopen = _current
+    with suppress(Exception):  # the files themselves are in the run directory
+        run = reopen()
+        mirror.log_again(run)
+        run.summary.update(summary)  # that of the last part counts
+        run.finish(exit_code=int(failed))
+        wandb.teardown(exit_code=int(failed))
+
+
+def _remember(logger: MirrorLogger | None = None, reopen: Callable[[], Any] | None = None) -> None:
+    global _current
+    _current = (logger, reopen) if logger and reopen else None
+
+
+def _refused(log: Path) -> str | None:
+    """Find what the server refused in the log of W&B's process, which counts that as a success.
+
+    Args:
+        log: Its debug-internal.log; what was sent again with success is no error there.
+    """
+    with suppress(OSError, ValueError):
+        for line in log.read_text().splitlines():
+            entry = json.loads(line)
+            if entry["level"].startswith("ERROR"):
+                return f"{entry['msg']} {entry.get('status', '')}".strip()
+    return None
+
+
+@contextmanager
+def finishing() -> Iterator[None]:
+    """End the W&B run that the block started, however the block is left."""
+    try:
+        yield
+    except BaseException as error:
+        finish(error)
+        raise
+    finish()
+
+
+def _best(run_dir: Path) -> dict[str, dict[str, float]]:
+    """Find what speaks for all of a run: W&B looks at the part since it was resumed last."""
+    curves = read(run_dir).curves()
+    return {
+        name: {best: float({"max": max, "min": min}[best](curves[name][:, 2]))}
+        for name, best in BEST.items()
+        if name in curves
+    }
+
+
+def _is_plain(value: Any) -> bool:
+    return isinstance(value, str | int | float) or (
+        isinstance(value, Mapping) and set(value) <= {"max", "min"}
+    )
+
+
+def sync_command(run_dir: Path) -> str:
+    """Return the command that uploads the W&B log of a run."""
+    path = Path(run_dir).absolute()
+    path = path.relative_to(Path.cwd()) if path.is_relative_to(Path.cwd()) else path
+    return shlex.join(["lightning-seg", "sync", str(path)])
+
+
+def _run_id(run_dir: Path) -> str:
+    """Return the id of the W&B run: that of its last part, or the directory's name."""
+    logs = sorted(run_dir.glob("wandb/*run-*/run-*.wandb"), key=lambda log: log.stat().st_mtime)
+    return logs[-1].stem.removeprefix("run-") if logs else run_dir.name
+
+
+def _write_only_into(run_dir: Path) -> None:
+    """Make wandb keep all it writes in the run directory, so that a copied run is whole."""
+    os.environ["WANDB_DIR"] = str(run_dir)
+    os.environ["WANDB_DATA_DIR"] = str(run_dir / "wandb" / "data")
+    os.environ["WANDB_CACHE_DIR"] = str(run_dir / "wandb" / "cache")
+    # Each waits about ten seconds, at the end and at the start of a run, for a host that does not answer.
+    os.environ.setdefault("WANDB_ERROR_REPORTING", "false")
+    os.environ.setdefault("WANDB_X_DISABLE_VIEWER", "true")
+    # And every table and artifact 19, while training waits, for an answer that is not needed.
+    os.environ.setdefault("WANDB_HTTP_TIMEOUT", str(ANSWER_TIMEOUT))
+
+
+def _define_metrics(run: Any) -> None:
+    """Declare the axes, and which value of a curve speaks for the run."""
+    step = "trainer/global_step"
+    for axis in (step, SAMPLES, "epoch"):
+        run.define_metric(axis)
+    run.define_metric("*", step_metric=step, step_sync=True)
+    # By name only: a pattern with a summary would also take pictures and tables out of the summary.
+    for name, best in BEST.items():
+        run.define_metric(name, step_metric=step, step_sync=True, summary=best)

@@ -1,0 +1,376 @@
+"""Fine-tuning policies: which parts of a pretrained backbone train, when, how fast, and what its BatchNorm does."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from typing import Any, Literal
+
+from torch import nn
+from torch.optim import Optimizer
+
+from lightning_seg.errors import UserError
+from lightning_seg.networks.backbones.feature_cache import FeatureCache
+from lightning_seg.networks.base import BackboneNetwork, Network
+
+BatchNorm = Literal["train", "eval", "frozen"]
+
+
+@dataclass(frozen=True)
+class Part:
+    """What a policy does with one part of a network.
+
+    Attributes:
+        name: The part, such as ``backbone.stage0`` or ``decoder``.
+        parameters: Number of parameters.
+        trainable: How many of them train, perhaps not from the start.
+        lr_factor: Factor on their learning rate; None if none trains.
+        batch_norm: What its BatchNorm layers do; None if it has none.
+        since: When they begin to train: a fraction of the training below 1, or an epoch.
+    """
+
+    name: str
+    parameters: int
+    trainable: int
+    lr_factor: float | None
+    batch_norm: BatchNorm | None
+    since: float = 0
+
+
+class Full:
+    """Train everything, the backbone if wanted at a learning rate of its own.
+
+    Args:
+        backbone_lr: Factor on the learning rate for the backbone.
+        batch_norm: What the backbone's BatchNorm does in the parts that train: ``train`` uses and updates the
+            statistics of the batch, ``eval`` keeps those of the pretraining, ``frozen`` also keeps scale and shift.
+    """
+
+    def __init__(self, backbone_lr: float = 1.0, batch_norm: BatchNorm = "train") -> None:
+        if backbone_lr <= 0:
+            raise UserError(
+                f"backbone_lr must be above 0, got {backbone_lr}; to train no backbone use Frozen."
+            )
+        self.backbone_lr = backbone_lr
+        self.batch_norm: BatchNorm = batch_norm
+
+    def frozen_stages(self, stages: int) -> int:
+        """Say how many of the backbone's stages, from the image on, never train."""
+        return 0
+
+    def stage_lr(self, stage: int, stages: int) -> float:
+        """Say the factor on the learning rate of one of the backbone's stages, counted from the image."""
+        return self.backbone_lr
+
+    def apply(self, network: BackboneNetwork) -> None:
+        """Switch off the gradients of what never trains. Call it once, before the optimizer is made."""
+        stages = self._stages(network)
+        for stage in stages[: self.frozen_stages(len(stages))]:
+            stage.requires_grad_(False)
+        if self.batch_norm == "frozen":
+            for norm in batch_norms(network.backbone):
+                norm.requires_grad_(False)
+
+    def begin(self, network: BackboneNetwork) -> None:
+        """Prepare for a training. Call it once the weights are there."""
+
+    def end(self, network: BackboneNetwork) -> None:
+        """Clean up after a training."""
+
+    def advance(self, network: BackboneNetwork, epoch: int, progress: float) -> bool:
+        """Change what trains, if its time has come. Call it before every training step.
+
+        Args:
+            network: The network.
+            epoch: The current epoch, from 0.
+            progress: The steps taken as a fraction of all.
+
+        Returns:
+            Whether anything changed; `set_mode` is to be called then.
+        """
+        return False
+
+    def set_mode(self, network: BackboneNetwork) -> None:
+        """Put what does not train back into evaluation mode. Call it after every ``network.train()``."""
+        if not network.training:
+            return
+        for stage in self._stages(network)[: self._still(network)]:
+            stage.eval()  # neither BatchNorm's statistics nor dropout move
+        if self.batch_norm != "train":
+            for norm in batch_norms(network.backbone):
+                norm.eval()
+
+    def parameter_groups(self, network: BackboneNetwork) -> list[dict[str, Any]]:
+        """Return the trainable parameters for the optimizer, each group with its factor on the learning rate."""
+        stages = self._stages(network)
+        factors = {
+            id(parameter): self.stage_lr(i, len(stages))
+            for i, stage in enumerate(stages)
+            for parameter in stage.parameters()
+        }
+        groups: dict[float, list[nn.Parameter]] = {}
+        for parameter in network.parameters():
+            if parameter.requires_grad:
+                groups.setdefault(factors.get(id(parameter), 1.0), []).append(parameter)
+        return [{"params": parameters, "lr_factor": factor} for factor, parameters in sorted(groups.items())]
+
+    def parts(self, network: BackboneNetwork) -> list[Part]:
+        """Describe what happens to each part of the network. Call it before training."""
+        stages = network.backbone.stages()
+        frozen = self.frozen_stages(len(stages))
+        found = []
+        for i, (name, stage) in enumerate(stages):
+            mode: BatchNorm = "frozen" if i < frozen else self.batch_norm
+            found.append(self._part(f"backbone.{name}", stage, mode, self.stage_lr(i, len(stages))))
+        rest = [(name, part) for name, part in network.named_children() if name != "backbone"]
+        return found + [self._part(name, part, "train", 1.0) for name, part in rest if [*part.parameters()]]
+
+    def _part(self, name: str, module: nn.Module, mode: BatchNorm, factor: float) -> Part:
+        parameters = list(module.parameters())
+        trainable = sum(p.numel() for p in parameters if p.requires_grad)
+        has_norms = next(batch_norms(module), None) is not None
+        return Part(
+            name=name,
+            parameters=sum(p.numel() for p in parameters),
+            trainable=trainable,
+            lr_factor=factor if trainable else None,
+            batch_norm=mode if has_norms else None,
+        )
+
+    def _stages(self, network: BackboneNetwork) -> list[nn.ModuleList]:
+        return [stage for _, stage in network.backbone.stages()]
+
+    def _still(self, network: BackboneNetwork) -> int:
+        """How many stages do not train at present."""
+        return self.frozen_stages(len(self._stages(network)))
+
+
+class Frozen(Full):
+    """Train decoder and head on a backbone that does not change: feature extraction.
+
+    Args:
+        batch_norm: With ``train`` no parameter of the backbone trains, but its BatchNorm uses and updates the
+            statistics of the batch, which is what "frozen" means where only gradients are switched off. ``eval``
+            and ``frozen`` are the same here: nothing moves.
+        cache_gb: Gigabytes of the processor's memory in which the feature maps of images that come again are kept
+            while it trains: those of validation, and those of training where nothing random changes them. A resumed
+            run is then equal up to rounding, not bit by bit.
+
+    Raises:
+        UserError: Features that move are to be kept.
+    """
+
+    def __init__(self, batch_norm: BatchNorm = "frozen", cache_gb: float = 0) -> None:
+        super().__init__(batch_norm=batch_norm)
+        if cache_gb and batch_norm == "train":
+            raise UserError(
+                "cache_gb keeps features, and those of batch_norm: train move; leave one of them out."
+            )
+        self.cache_gb = cache_gb
+
+    def begin(self, network: BackboneNetwork) -> None:
+        """Keep features from now on, if wanted.
+
+        Raises:
+            UserError: The network has no place for them.
+        """
+        if not self.cache_gb:
+            return
+        if not isinstance(network, Network):
+            raise UserError(
+                f"cache_gb is for networks that give one answer to a pixel, not {type(network).__name__}."
+            )
+        network.feature_cache = FeatureCache(self.cache_gb)
+
+    def end(self, network: BackboneNetwork) -> None:
+        """Forget the features."""
+        if isinstance(network, Network):
+            network.feature_cache = None
+
+    def frozen_stages(self, stages: int) -> int:
+        """Freeze all."""
+        return stages
+
+    def set_mode(self, network: BackboneNetwork) -> None:
+        """Put the backbone back into evaluation mode, save for what was asked of its BatchNorm."""
+        super().set_mode(network)
+        if network.training and self.batch_norm == "train":
+            for norm in batch_norms(network.backbone):
+                norm.train()
+
+    def parts(self, network: BackboneNetwork) -> list[Part]:
+        """Describe what happens to each part of the network."""
+        described = super().parts(network)
+        if self.batch_norm == "train":
+            described = [replace(part, batch_norm=part.batch_norm and "train") for part in described]
+        return described
+
+
+class LinearProbe(Frozen):
+    """Train one 1x1 convolution on frozen features: what do the features hold by themselves?
+
+    It is `Frozen`, and refuses a network that adds more than that, such as `lightning_seg.networks.linear.Linear`
+    does not.
+
+    Args:
+        batch_norm: What the backbone's BatchNorm does (see `Frozen`).
+        cache_gb: Gigabytes in which features are kept (see `Frozen`).
+    """
+
+    def apply(self, network: BackboneNetwork) -> None:
+        """Freeze the backbone.
+
+        Raises:
+            UserError: The network has a decoder.
+        """
+        trained = [part for name, part in network.named_children() if name != "backbone"]
+        layers = [m for part in trained for m in part.modules() if [*m.parameters(recurse=False)]]
+        if [getattr(layer, "kernel_size", None) for layer in layers] != [(1, 1)]:
+            raise UserError(
+                f"LinearProbe trains one 1x1 convolution, but {type(network).__name__} has {len(layers)} layers with "
+                "parameters after its backbone. Use the network lightning_seg.networks.linear.Linear, or Frozen to "
+                "train a whole decoder on frozen features."
+            )
+        super().apply(network)
+
+
+class FrozenStages(Full):
+    """Freeze the backbone's first stages, from the image on, and train the rest.
+
+    Args:
+        stages: Number of stages to freeze.
+        backbone_lr: Factor on the learning rate for the stages that train.
+        batch_norm: What BatchNorm does in the stages that train (see `Full`).
+    """
+
+    def __init__(self, stages: int, backbone_lr: float = 1.0, batch_norm: BatchNorm = "train") -> None:
+        super().__init__(backbone_lr, batch_norm)
+        self.stages = stages
+
+    def frozen_stages(self, stages: int) -> int:
+        """Freeze as many as were asked for.
+
+        Raises:
+            UserError: The backbone has fewer.
+        """
+        if not 0 <= self.stages <= stages:
+            raise UserError(f"FrozenStages(stages={self.stages}): this backbone has stages 0 to {stages}.")
+        return self.stages
+
+
+class GradualUnfreeze(Full):
+    """Train the head first, then one stage of the backbone after the other, the deepest first (arXiv:1801.06146).
+
+    A stage that waits is as frozen as in `Frozen`. What trains follows from the step alone, so that a resumed run
+    goes on as it was.
+
+    Args:
+        schedule: When the deepest stage begins to train, the one before it, and so on: fractions of the training
+            below 1, or whole epochs from 1. Stages for which there is no time stay frozen.
+        backbone_lr: Factor on the learning rate for the stages that train.
+        batch_norm: What BatchNorm does in the stages that train (see `Full`).
+    """
+
+    def __init__(
+        self, schedule: list[float], backbone_lr: float = 1.0, batch_norm: BatchNorm = "train"
+    ) -> None:
+        super().__init__(backbone_lr, batch_norm)
+        if schedule != sorted(schedule) or any(t < 0 or (t > 1 and t % 1) for t in schedule):
+            raise UserError(
+                "GradualUnfreeze needs its schedule in order, each time a fraction of the training below 1 or a "
+                f"whole epoch from 1, such as [0.1, 0.3, 0.5] or [2, 4, 6]; got {schedule}."
+            )
+        self.schedule = schedule
+        self._waiting = 0  # stages that do not train at present; all that ever do until training begins
+        self._parameters: list[list[nn.Parameter]] = []  # those of each stage that train at some time
+
+    def frozen_stages(self, stages: int) -> int:
+        """Freeze those for which the schedule has no time.
+
+        Raises:
+            UserError: The schedule has more times than the backbone has stages.
+        """
+        if len(self.schedule) > stages:
+            raise UserError(
+                f"GradualUnfreeze has {len(self.schedule)} times in its schedule, but this backbone has "
+                f"{stages} stages."
+            )
+        return stages - len(self.schedule)
+
+    def apply(self, network: BackboneNetwork) -> None:
+        """Switch off the gradients of what never trains."""
+        super().apply(network)
+        stages = self._stages(network)
+        self._parameters = [[p for p in stage.parameters() if p.requires_grad] for stage in stages]
+
+    def advance(self, network: BackboneNetwork, epoch: int, progress: float) -> bool:
+        """Let those stages train whose time has come (see `Full.advance`)."""
+        begun = sum((progress if time < 1 else epoch) >= time for time in self.schedule)
+        waiting = len(self._parameters) - begun
+        if waiting == self._waiting:
+            return False
+        self._waiting = waiting
+        for i, parameters in enumerate(self._parameters):
+            for parameter in parameters:
+                parameter.requires_grad_(i >= waiting)
+        return True
+
+    def parts(self, network: BackboneNetwork) -> list[Part]:
+        """Describe what happens to each part of the network, and when."""
+        described = super().parts(network)
+        last = len(self._parameters) - 1
+        for i, time in enumerate(self.schedule):
+            described[last - i] = replace(described[last - i], since=time)
+        return described
+
+    def _still(self, network: BackboneNetwork) -> int:
+        return max(super()._still(network), self._waiting)
+
+
+class LayerwiseDecay(Full):
+    """Train everything, each stage of the backbone slower than the next: discriminative learning rates.
+
+    The factor of the deepest stage is `decay`, that of the stage before it `decay` squared, and so on to the image
+    (arXiv:1801.06146, arXiv:2106.08254).
+
+    Args:
+        decay: Ratio of the learning rates of neighbouring stages, above 0 and up to 1.
+        batch_norm: What the backbone's BatchNorm does (see `Full`).
+    """
+
+    def __init__(self, decay: float = 0.7, batch_norm: BatchNorm = "train") -> None:
+        super().__init__(batch_norm=batch_norm)
+        if not 0 < decay <= 1:
+            raise UserError(f"LayerwiseDecay needs a decay above 0 and up to 1, such as 0.7; got {decay}.")
+        self.decay = decay
+
+    def stage_lr(self, stage: int, stages: int) -> float:
+        """Return `decay` to the power of the stage's distance from the decoder."""
+        return self.decay ** (stages - stage)
+
+
+def scale_learning_rates(optimizer: Optimizer) -> None:
+    """Multiply each group's learning rate by its ``lr_factor``; call it before the scheduler is made."""
+    for group in optimizer.param_groups:
+        group["lr"] *= group["lr_factor"]
+
+
+def batch_norms(module: nn.Module) -> Iterator[nn.Module]:
+    """Yield the layers of a module that keep running statistics."""
+    kinds = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d, nn.SyncBatchNorm)
+    return (part for part in module.modules() if isinstance(part, kinds))
+
+
+def table(parts: list[Part]) -> str:
+    """Lay out what a policy does as text, one line a part."""
+    width = max(len(part.name) for part in parts)
+    lines = [f"{'part':<{width}}  parameters   trainable  lr x   BatchNorm  trains"]
+    for part in parts:
+        factor = "–" if part.lr_factor is None else f"{part.lr_factor:.3g}"
+        since = (
+            f"from epoch {part.since:g}" if part.since >= 1 else f"from {100 * part.since:g} % of the steps"
+        )
+        when = "no" if not part.trainable else since if part.since else "yes"
+        lines.append(
+            f"{part.name:<{width}}  {part.parameters:>10,}  {part.trainable:>10,}  {factor:<5}  "
+            f"{part.batch_norm or '–':<9}  {when}"
+        )
+    return "\n".join(lines)

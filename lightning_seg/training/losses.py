@@ -1,0 +1,291 @@
+"""Losses for segmentation: logits (B, C, H, W) and masks (B, H, W) ``uint8`` to a scalar.
+
+All of them keep four promises that losses elsewhere break: pixels labelled `IGNORE_INDEX` change neither value nor
+gradient; a batch without a single labelled pixel gives 0 with a zero gradient instead of NaN; a class that is not
+in the batch's truth adds nothing, not even to the divisor of a mean; and they compute in ``float32`` whatever the
+network computes in. Nothing in them waits for the device.
+"""
+
+import math
+from collections.abc import Sequence
+from typing import Literal
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from lightning_seg.constants import IGNORE_INDEX
+from lightning_seg.errors import UserError
+
+Balance = Literal["inverse", "median_frequency", "inverse_sqrt"]
+
+
+class PixelLoss(nn.Module):
+    """Base of the losses that are a mean over pixels, and of what they know about classes.
+
+    Args:
+        class_weights: One factor for each class, or how to compute them from the pixels of the training split
+            (see `balanced_weights`); the mean is weighted accordingly. None weights all pixels alike.
+    """
+
+    class_weights: Tensor | None
+
+    def __init__(self, class_weights: list[float] | Balance | None = None) -> None:
+        super().__init__()
+        self.balance: Balance | None = class_weights if isinstance(class_weights, str) else None
+        weights = torch.tensor(class_weights) if isinstance(class_weights, list) else None
+        # Computed weights go into the checkpoint: to test a run the training split need not be there.
+        self.register_buffer("class_weights", weights, persistent=self.balance is not None)
+
+    def set_frequencies(self, pixels: np.ndarray, pixels_around: np.ndarray) -> list[float]:
+        """Compute the class weights by `balance` (see `balanced_weights`) and return them."""
+        assert self.balance is not None
+        weights = balanced_weights(self.balance, pixels, pixels_around).tolist()
+        self.class_weights = torch.tensor(weights)
+        return weights
+
+    def pixel_weights(self, masks: Tensor) -> Tensor:
+        """Return the weight (B, H, W) of each pixel, 0 where it is not counted."""
+        counted = masks != IGNORE_INDEX
+        if self.class_weights is None:
+            return counted.float()
+        return self.class_weights[masks.long().masked_fill(~counted, 0)] * counted
+
+
+class CrossEntropy(PixelLoss):
+    """Pixel-wise cross-entropy, averaged over the pixels that count.
+
+    Args:
+        label_smoothing: Share of the target probability spread evenly over all classes, 0 to 1.
+        class_weights: Weights of the classes (see `PixelLoss`).
+    """
+
+    def __init__(
+        self, label_smoothing: float = 0.0, class_weights: list[float] | Balance | None = None
+    ) -> None:
+        super().__init__(class_weights)
+        if not 0 <= label_smoothing <= 1:
+            raise UserError(f"label_smoothing is a share from 0 to 1, such as 0.1; got {label_smoothing}.")
+        self.label_smoothing = label_smoothing
+
+    def forward(self, logits: Tensor, masks: Tensor) -> Tensor:
+        """Return the scalar loss of logits (B, C, H, W) against masks (B, H, W)."""
+        losses = _cross_entropy(
+            logits, masks, weight=self.class_weights, label_smoothing=self.label_smoothing
+        )
+        return _ratio(losses.sum(), self.pixel_weights(masks).sum())
+
+
+class Focal(PixelLoss):
+    """Cross-entropy that pays less attention to pixels the network already gets right (arXiv:1708.02002).
+
+    It is the multi-class form: with the probability p of the true class, a pixel's loss is -(1 - p)^gamma log p.
+
+    Args:
+        gamma: How much less; 0 is cross-entropy.
+        class_weights: Weights of the classes (see `PixelLoss`), the paper's alpha.
+    """
+
+    def __init__(self, gamma: float = 2.0, class_weights: list[float] | Balance | None = None) -> None:
+        super().__init__(class_weights)
+        self.gamma = gamma
+
+    def forward(self, logits: Tensor, masks: Tensor) -> Tensor:
+        """Return the scalar loss of logits (B, C, H, W) against masks (B, H, W)."""
+        losses, weights = _cross_entropy(logits, masks), self.pixel_weights(masks)
+        # 1 - p; at exactly 0 the power would have an infinite derivative for gamma below 1
+        wrong = -torch.expm1(-losses).clamp(max=-1e-6)
+        return _ratio((weights * wrong**self.gamma * losses).sum(), weights.sum())
+
+
+class OHEMCrossEntropy(PixelLoss):
+    """Cross-entropy of the hardest pixels only: online hard example mining (arXiv:1604.03540).
+
+    Args:
+        threshold: Pixels whose true class has a probability below this are hard, 0 to 1.
+        keep: At least this share of the batch's pixels counts, the hardest ones, 0 to 1.
+        class_weights: Weights of the classes (see `PixelLoss`); they do not decide what is hard.
+    """
+
+    def __init__(
+        self,
+        threshold: float = 0.7,
+        keep: float = 1 / 16,
+        class_weights: list[float] | Balance | None = None,
+    ) -> None:
+        super().__init__(class_weights)
+        if not (0 < threshold <= 1 and 0 <= keep <= 1):
+            raise UserError(
+                f"OHEMCrossEntropy needs threshold and keep from 0 to 1; got {threshold} and {keep}."
+            )
+        self.limit = -math.log(threshold)
+        self.keep = keep
+
+    def forward(self, logits: Tensor, masks: Tensor) -> Tensor:
+        """Return the scalar loss of logits (B, C, H, W) against masks (B, H, W)."""
+        losses = _cross_entropy(logits, masks)
+        least = max(1, round(self.keep * losses.numel()))
+        # Ignored pixels have a loss of 0: they are never among the hardest before all others are.
+        limit = losses.detach().flatten().topk(least).values[-1].clamp(max=self.limit)
+        weights = self.pixel_weights(masks) * (losses >= limit)
+        return _ratio((weights * losses).sum(), weights.sum())
+
+
+class Tversky(nn.Module):
+    """One minus the Tversky index, from soft counts over all pixels of the batch (arXiv:1706.05721).
+
+    The index of a class is TP / (TP + alpha FP + beta FN); the loss is the mean over the classes that occur in the
+    batch's truth.
+
+    Args:
+        alpha: Weight of false positives.
+        beta: Weight of false negatives; above `alpha` it favours finding small objects.
+    """
+
+    def __init__(self, alpha: float = 0.3, beta: float = 0.7) -> None:
+        super().__init__()
+        self.alpha, self.beta = alpha, beta
+
+    def forward(self, logits: Tensor, masks: Tensor) -> Tensor:
+        """Return the scalar loss of logits (B, C, H, W) against masks (B, H, W)."""
+        probabilities = logits.float().softmax(1)
+        truth = _one_hot(masks, logits.shape[1])
+        hit = (probabilities * truth).sum((0, 2, 3))
+        predicted = (probabilities * (masks != IGNORE_INDEX)[:, None]).sum((0, 2, 3))
+        true = truth.sum((0, 2, 3))
+        index = _ratio(hit, hit + self.alpha * (predicted - hit) + self.beta * (true - hit))
+        return _mean_over_present(1 - index, true)
+
+
+class Dice(Tversky):
+    """One minus the Dice coefficient, 2 TP / (2 TP + FP + FN), of soft counts (see `Tversky`)."""
+
+    def __init__(self) -> None:
+        super().__init__(0.5, 0.5)
+
+
+class Jaccard(Tversky):
+    """One minus the intersection over union, TP / (TP + FP + FN), of soft counts (see `Tversky`)."""
+
+    def __init__(self) -> None:
+        super().__init__(1, 1)
+
+
+class Lovasz(nn.Module):
+    """Lovász-Softmax: the convex surrogate of one minus IoU, over all pixels of the batch (arXiv:1705.08790)."""
+
+    def forward(self, logits: Tensor, masks: Tensor) -> Tensor:
+        """Return the scalar loss of logits (B, C, H, W) against masks (B, H, W)."""
+        truth = _one_hot(masks, logits.shape[1])
+        errors = (logits.float().softmax(1) - truth.float()).abs() * (masks != IGNORE_INDEX)[:, None]
+        # Pixels that are not counted have no error, so they come last and weigh nothing.
+        errors, order = errors.transpose(0, 1).flatten(1).sort(dim=1, descending=True)
+        truth = truth.transpose(0, 1).flatten(1).gather(1, order)
+        true = truth.sum(1, keepdim=True)
+        # IoU of a class when the pixels of the i largest errors are wrong: integers until the division
+        missed = truth.cumsum(1, dtype=torch.int32)
+        false = (~truth).cumsum(1, dtype=torch.int32)
+        loss = 1 - (true - missed) / (true + false)
+        slope = torch.cat([loss[:, :1], loss.diff(dim=1)], dim=1)
+        return _mean_over_present((errors * slope).sum(1), true[:, 0])
+
+
+class Sum(nn.Module):
+    """A weighted sum of losses.
+
+    Args:
+        losses: The losses.
+        weights: One factor for each; all 1 unless given.
+    """
+
+    def __init__(self, losses: list[nn.Module], weights: list[float] | None = None) -> None:
+        super().__init__()
+        self.weights = weights or [1.0] * len(losses)
+        if not losses or len(self.weights) != len(losses):
+            raise UserError(f"Sum needs one weight for each loss; got {len(losses)} losses, {weights}.")
+        self.losses = nn.ModuleList(losses)
+
+    def forward(self, logits: Tensor, masks: Tensor) -> Tensor:
+        """Return the scalar loss of logits (B, C, H, W) against masks (B, H, W)."""
+        terms = [w * loss(logits, masks) for w, loss in zip(self.weights, self.losses, strict=True)]
+        return torch.stack(terms).sum()
+
+
+def balanced_weights(how: Balance, pixels: np.ndarray, pixels_around: np.ndarray) -> np.ndarray:
+    """Compute class weights that make up for rare classes.
+
+    ``inverse`` gives every class the same total weight. ``inverse_sqrt`` goes half the way. In both the mean weight
+    of a pixel is 1. ``median_frequency`` (Eigen and Fergus, arXiv:1411.4734) is the median over the classes of their
+    frequency, divided by the class's own, where a class's frequency counts only the images it is in.
+
+    Args:
+        how: One of the three.
+        pixels: Pixels of each class (C,).
+        pixels_around: Pixels of all the images in which the class occurs (C,).
+
+    Returns:
+        Weights (C,); 1 for a class that never occurs.
+    """
+    seen = pixels > 0
+    share = pixels[seen] / pixels.sum()
+    if how == "median_frequency":
+        frequency = pixels[seen] / pixels_around[seen]
+        weights = np.median(frequency) / frequency
+    else:
+        weights = 1 / share if how == "inverse" else share**-0.5
+        weights /= (share * weights).sum()
+    out = np.ones(len(pixels))
+    out[seen] = weights
+    return out
+
+
+def balanced_losses(loss: nn.Module) -> list[PixelLoss]:
+    """List the parts of a loss whose class weights are computed from the data."""
+    return [part for part in loss.modules() if isinstance(part, PixelLoss) and part.balance is not None]
+
+
+def check_class_weights(loss: nn.Module, class_names: Sequence[str]) -> None:
+    """See that class weights which are given are one for each class.
+
+    Raises:
+        UserError: They are not.
+    """
+    for part in loss.modules():
+        weights = part.class_weights if isinstance(part, PixelLoss) else None
+        if weights is not None and len(weights) != len(class_names):
+            raise UserError(
+                f"class_weights of {type(part).__name__} needs {len(class_names)} numbers, one for each of "
+                f"{', '.join(class_names)}; got {len(weights)}."
+            )
+
+
+def _cross_entropy(
+    logits: Tensor, masks: Tensor, weight: Tensor | None = None, label_smoothing: float = 0.0
+) -> Tensor:
+    """Cross-entropy (B, H, W) of each pixel, 0 where it is not counted."""
+    return F.cross_entropy(
+        logits.float(),
+        masks.long(),
+        weight=weight,
+        ignore_index=IGNORE_INDEX,
+        reduction="none",
+        label_smoothing=label_smoothing,
+    )
+
+
+def _one_hot(masks: Tensor, num_classes: int) -> Tensor:
+    """Whether a pixel is of a class, (B, C, H, W) bool; ignored pixels are of none."""
+    classes = torch.arange(num_classes, device=masks.device, dtype=masks.dtype)
+    return masks[:, None] == classes[:, None, None]
+
+
+def _ratio(part: Tensor, whole: Tensor) -> Tensor:
+    """Divide; nothing of nothing is 0, and so is its gradient."""
+    return part / whole.clamp(min=torch.finfo(torch.float32).tiny)
+
+
+def _mean_over_present(losses: Tensor, true: Tensor) -> Tensor:
+    """Average losses (C,) over the classes that have true pixels (C,)."""
+    present = true > 0
+    return _ratio((losses * present).sum(), present.sum())

@@ -1,0 +1,212 @@
+"""Learning-rate schedules that know how long the training is, each with an optional warm-up.
+
+A schedule is made from the optimizer and the number of optimizer steps, so that no YAML repeats the length:
+
+    lr_scheduler: {class_path: lightning_seg.training.schedules.Poly, init_args: {warmup: 0.05}}
+
+The optimizer's learning rates, of all its groups, are the highest ones.
+"""
+
+import math
+from collections.abc import Callable
+from typing import Any, Literal
+
+from torch.optim import Optimizer
+from torch.optim.lr_scheduler import LambdaLR, LRScheduler, OneCycleLR, ReduceLROnPlateau
+
+from lightning_seg.errors import UserError
+
+
+class Schedule(LambdaLR):
+    """Base of the schedules that are a function of the share of the training that is done.
+
+    Args:
+        optimizer: The optimizer.
+        steps: Number of optimizer steps of the training.
+        curve: Maps the share of the training after the warm-up, 0 to 1, to a factor.
+        warmup: Share of the training in which the learning rate rises linearly from nothing, 0 to 1.
+
+    Raises:
+        UserError: The warm-up is no such share.
+    """
+
+    def __init__(
+        self, optimizer: Optimizer, steps: int, curve: Callable[[float], float], warmup: float
+    ) -> None:
+        if not 0 <= warmup < 1:
+            raise UserError(
+                f"warmup is a share of the training from 0 to below 1, such as 0.05; got {warmup}."
+            )
+        rising = round(warmup * steps)
+
+        def factor(step: int) -> float:
+            if step < rising:
+                return (step + 1) / (rising + 1)
+            return curve(min(1.0, (step - rising) / max(1, steps - rising)))
+
+        super().__init__(optimizer, factor)
+
+
+class Constant(Schedule):
+    """The same learning rate all the time, after a warm-up.
+
+    Args:
+        optimizer: The optimizer.
+        steps: Number of optimizer steps of the training.
+        warmup: Share of the training in which the learning rate rises linearly.
+    """
+
+    def __init__(self, optimizer: Optimizer, steps: int, warmup: float = 0.05) -> None:
+        super().__init__(optimizer, steps, lambda share: 1.0, warmup)
+
+
+class Poly(Schedule):
+    """Fall to 0 as a power of what is left of the training, as segmentation papers do since arXiv:1606.00915.
+
+    Args:
+        optimizer: The optimizer.
+        steps: Number of optimizer steps of the training.
+        power: The power; 1 is a straight line.
+        warmup: Share of the training in which the learning rate rises linearly.
+    """
+
+    def __init__(self, optimizer: Optimizer, steps: int, power: float = 0.9, warmup: float = 0.0) -> None:
+        super().__init__(optimizer, steps, lambda share: (1 - share) ** power, warmup)
+
+
+class Cosine(Schedule):
+    """Fall along half a cosine (arXiv:1608.03983).
+
+    Args:
+        optimizer: The optimizer.
+        steps: Number of optimizer steps of the training.
+        end: Factor on the learning rate at the end.
+        warmup: Share of the training in which the learning rate rises linearly.
+    """
+
+    def __init__(self, optimizer: Optimizer, steps: int, end: float = 0.0, warmup: float = 0.0) -> None:
+        super().__init__(
+            optimizer, steps, lambda share: end + (1 - end) * (1 + math.cos(math.pi * share)) / 2, warmup
+        )
+
+
+class Step(Schedule):
+    """Fall at given times.
+
+    Args:
+        optimizer: The optimizer.
+        steps: Number of optimizer steps of the training.
+        at: When, as shares of the training after the warm-up.
+        factor: What the learning rate is multiplied by at each time.
+        warmup: Share of the training in which the learning rate rises linearly.
+    """
+
+    def __init__(
+        self,
+        optimizer: Optimizer,
+        steps: int,
+        at: tuple[float, ...] = (0.6, 0.8),
+        factor: float = 0.1,
+        warmup: float = 0.0,
+    ) -> None:
+        super().__init__(optimizer, steps, lambda share: factor ** sum(share >= time for time in at), warmup)
+
+
+class OneCycle(OneCycleLR):
+    """Rise to the optimizer's learning rate and fall far below where it began (arXiv:1708.07120).
+
+    The momentum, or the first of Adam's betas, goes the other way.
+
+    Args:
+        optimizer: The optimizer.
+        steps: Number of optimizer steps of the training.
+        rising: Share of the training in which the learning rate rises.
+        start: Factor on the learning rate at the start.
+        end: Factor on the learning rate at the end.
+        momentum: Lowest and highest momentum; None leaves it as it is.
+    """
+
+    def __init__(
+        self,
+        optimizer: Optimizer,
+        steps: int,
+        rising: float = 0.3,
+        start: float = 0.04,
+        end: float = 4e-6,
+        momentum: tuple[float, float] | None = (0.85, 0.95),
+    ) -> None:
+        low, high = momentum or (0.0, 0.0)
+        super().__init__(
+            optimizer,
+            max_lr=[group["lr"] for group in optimizer.param_groups],
+            total_steps=steps,
+            pct_start=rising,
+            div_factor=1 / start,
+            final_div_factor=start / end,
+            cycle_momentum=momentum is not None,
+            base_momentum=low,
+            max_momentum=high,
+        )
+
+
+class Plateau(ReduceLROnPlateau):
+    """Fall when a score of the validation has not improved for some time; the length of the training is not used.
+
+    Args:
+        optimizer: The optimizer.
+        steps: Number of optimizer steps of the training.
+        monitor: The score.
+        mode: Whether the score is better when it is larger (max) or smaller (min).
+        factor: What the learning rate is multiplied by.
+        patience: Validations without a better score that are put up with.
+    """
+
+    def __init__(
+        self,
+        optimizer: Optimizer,
+        steps: int,
+        monitor: str = "val/miou",
+        mode: Literal["min", "max"] = "max",
+        factor: float = 0.1,
+        patience: int = 5,
+    ) -> None:
+        super().__init__(optimizer, mode, factor=factor, patience=patience, threshold=0.0)
+        self.monitor = monitor
+
+
+def for_lightning(
+    make: Callable[[Optimizer, int], LRScheduler], optimizer: Optimizer, steps: float, validate_every: int
+) -> dict[str, Any]:
+    """Make a scheduler and say when Lightning is to step it.
+
+    Args:
+        make: Makes the scheduler.
+        optimizer: The optimizer.
+        steps: Number of optimizer steps of the training.
+        validate_every: Epochs from one validation to the next.
+
+    Raises:
+        UserError: The scheduler cannot be made from the number of steps, or there is none.
+    """
+    if steps == math.inf:
+        raise UserError("a learning-rate schedule needs an end: set trainer.max_epochs or trainer.max_steps.")
+    hint = "Choose one of lightning_seg.training.schedules: Poly, Cosine, Step, OneCycle, Plateau, Constant."
+    try:
+        scheduler: Any = make(optimizer, int(steps))
+    except (TypeError, ValueError) as error:
+        raise UserError(
+            f"this learning-rate schedule cannot be made for {int(steps)} steps: {error}\n{hint}"
+        ) from error
+    if steps in (getattr(scheduler, "step_size", None), getattr(scheduler, "gamma", None)):
+        raise UserError(
+            f"{type(scheduler).__name__} takes something else than the length of the training as its second argument, "
+            f"and was given {int(steps)} steps for it. {hint}"
+        )
+    if isinstance(scheduler, Plateau):
+        return {
+            "scheduler": scheduler,
+            "interval": "epoch",
+            "frequency": validate_every,
+            "monitor": scheduler.monitor,
+        }
+    return {"scheduler": scheduler, "interval": "step"}

@@ -1,0 +1,136 @@
+import numpy as np
+import pytest
+from PIL import Image
+
+from lightning_seg.data.checks.check import check
+from lightning_seg.data.datasets.folder import Folder
+from lightning_seg.errors import UserError
+
+ARGUMENTS = {"batch_size": 2, "crop_size": (16, 16)}
+SHARES = {"train": 0.5, "val": 0.25, "test": 0.25}
+COLORS = [(0, 0, 0), (255, 0, 0), (0, 0, 255)]
+RNG = np.random.default_rng(0)
+NUMBERS = np.arange(20 * 24).reshape(20, 24) // 7 % 3
+
+
+def write(root, names, mask=NUMBERS, suffix="", ending="jpg", palette=False):
+    for name in names:
+        for folder in ("images", "masks"):
+            (root / folder / name).parent.mkdir(parents=True, exist_ok=True)
+        Image.fromarray(RNG.integers(0, 256, (20, 24, 3), np.uint8)).save(
+            root / "images" / f"{name}.{ending}"
+        )
+        picture = Image.fromarray(mask.astype(np.uint8))
+        if palette:
+            picture.putpalette([9, 9, 9, 200, 0, 0, 0, 200, 0])
+        picture.save(root / "masks" / f"{name}{suffix}.png")
+
+
+def folder(root, **kwargs):
+    return Folder(str(root), ["a", "b", "c"], **{**ARGUMENTS, "shares": SHARES, **kwargs})
+
+
+def stems(data, split):
+    return [data.name_of(sample) for sample in data.samples(split)]
+
+
+EIGHT = [f"scan_{i}" for i in range(8)]
+
+
+@pytest.mark.parametrize("palette", [False, True])
+def test_index_masks_are_paired_by_name(tmp_path, palette):
+    write(tmp_path, EIGHT, palette=palette, suffix="_mask")
+    data = folder(tmp_path, mask_suffix="_mask")
+    data.setup("fit")
+    image, mask = data.read(data.samples("train")[0])
+    np.testing.assert_array_equal(mask, NUMBERS)
+    assert image.shape == (20, 24, 3)
+
+
+def test_masks_of_colours(tmp_path):
+    write(tmp_path, EIGHT, np.array([*COLORS, (9, 9, 9)])[np.where(NUMBERS == 2, 3, NUMBERS)])
+    data = folder(tmp_path, colors=COLORS, void_colors=[(9, 9, 9)])
+    np.testing.assert_array_equal(data.read(data.samples("val")[0])[1], np.where(NUMBERS == 2, 255, NUMBERS))
+    assert data.palette == tuple(COLORS)
+    strict = folder(tmp_path, colors=COLORS)
+    with pytest.raises(
+        UserError,
+        match=rf"scan_.*{(NUMBERS == 2).sum()} pixels of colours that are no class, first \[9 9 9\]",
+    ):
+        strict.read(strict.samples("val")[0])
+
+
+def test_labels_are_mapped(tmp_path):
+    write(tmp_path, EIGHT, np.array([0, 255, 7])[NUMBERS])
+    data = folder(tmp_path, labels={255: 1, 7: 255})
+    np.testing.assert_array_equal(data.read(data.samples("val")[0])[1], np.array([0, 1, 255])[NUMBERS])
+
+
+def test_shares_divide_without_overlap_and_by_the_seed_alone(tmp_path):
+    write(tmp_path, EIGHT)
+    parts = [stems(folder(tmp_path), split) for split in SHARES]
+    assert [len(part) for part in parts] == [4, 2, 2]
+    assert sorted(sum(parts, [])) == EIGHT
+    assert parts == [stems(folder(tmp_path), split) for split in SHARES]
+    assert parts != [stems(folder(tmp_path, split_seed=1), split) for split in SHARES]
+
+
+def test_splits_by_folders(tmp_path):
+    write(tmp_path, ["train/x", "train/y", "val/x"])
+    data = folder(tmp_path, shares=None)
+    assert stems(data, "train") == ["train/x", "train/y"] and stems(data, "val") == ["val/x"]
+    with pytest.warns(UserWarning, match="test_split=val"):
+        data.setup("fit")
+
+
+def test_splits_by_lists(tmp_path):
+    write(tmp_path, ["a.b", "deep/c", "d"])
+    (tmp_path / "train.txt").write_text("a.b\n\nc.jpg\n")
+    (tmp_path / "val.txt").write_text("/elsewhere/d.png\n")
+    data = folder(tmp_path, shares=None)
+    assert stems(data, "train") == ["a.b", "deep/c"] and stems(data, "val") == ["d"]
+    (tmp_path / "test.txt").write_text("nobody\n")
+    with pytest.raises(UserError, match="test.txt names 1 files that are not there, first 'nobody'"):
+        data.samples("test")
+
+
+def test_what_has_no_partner_is_named(tmp_path):
+    write(tmp_path, EIGHT)
+    (tmp_path / "masks" / "scan_3.png").unlink()
+    with pytest.raises(UserError, match="(?s)1 files have no partner.*images/scan_3.jpg: no mask in .*masks"):
+        folder(tmp_path).samples("train")
+    write(tmp_path, ["scan_3"])
+    (tmp_path / "images" / "scan_5.jpg").unlink()
+    with pytest.raises(
+        UserError, match="(?s)1 files have no partner.*masks/scan_5.png: no image in .*images"
+    ):
+        folder(tmp_path).samples("train")
+
+
+def test_check_names_every_file_without_a_partner_once(tmp_path):
+    write(tmp_path, EIGHT)
+    alone = [tmp_path / "images" / "scan_5.jpg", *(tmp_path / "masks" / f"scan_{i}.png" for i in (1, 3))]
+    for path in alone:
+        path.unlink()
+    report = check(folder(tmp_path))
+    found = {finding.file for finding in report.findings if finding.kind == "unpaired"}
+    others = [tmp_path / "masks" / "scan_5.png", *(tmp_path / "images" / f"scan_{i}.jpg" for i in (1, 3))]
+    assert found == set(map(str, others)) and len(report.findings) == 3 and not report.ok
+    assert "scan_5.png: no image in" in report.text() and "3 errors" in report.text()
+    with pytest.raises(UserError, match="no partner"):
+        folder(tmp_path).setup("fit")
+
+
+def test_no_split_and_no_folder(tmp_path):
+    with pytest.raises(UserError, match="images does not exist"):
+        folder(tmp_path / "nowhere").samples("train")
+    write(tmp_path, EIGHT)
+    with pytest.raises(UserError, match="no train.txt and no images/train/.*shares="):
+        folder(tmp_path, shares=None).samples("train")
+
+
+def test_arguments_that_contradict_each_other(tmp_path):
+    with pytest.raises(UserError, match="3 class_names but 2 colors"):
+        folder(tmp_path, colors=COLORS[:2])
+    with pytest.raises(UserError, match="not both"):
+        folder(tmp_path, colors=COLORS, labels={1: 0})

@@ -1,0 +1,47 @@
+import numpy as np
+import pytest
+
+from lightning_seg.data.folds import block_folds, divide, stratified_folds
+
+
+def test_divide_gives_every_item_once_in_order():
+    parts = divide(range(103), {"train": 8, "val": 1, "test": 1}, seed=3)
+    assert {name: len(part) for name, part in parts.items()} == {"train": 82, "val": 11, "test": 10}
+    assert sorted(sum(parts.values(), [])) == list(range(103))
+    assert all(part == sorted(part) for part in parts.values())
+    assert parts == divide(range(103), {"train": 8, "val": 1, "test": 1}, seed=3)
+    assert parts != divide(range(103), {"train": 8, "val": 1, "test": 1}, seed=4)
+
+
+@pytest.mark.parametrize("total", [5, 24, 101])
+@pytest.mark.parametrize("folds", [2, 5])
+def test_folds_are_of_equal_size(total, folds):
+    presence = np.random.default_rng(0).random((total, 6)) < 0.3
+    sizes = np.bincount(stratified_folds(presence, folds), minlength=folds)
+    assert sizes.sum() == total and sizes.max() - sizes.min() <= 1
+
+
+def test_rare_classes_are_spread_over_the_folds():
+    rng = np.random.default_rng(0)
+    presence = rng.random((100, 4)) < (0.9, 0.5, 0.2, 0.05)
+    presence[:, 3] = False
+    presence[rng.choice(100, 5, replace=False), 3] = True
+    fold_of = stratified_folds(presence, 5)
+    counts = np.array([presence[fold_of == fold].sum(0) for fold in range(5)])
+    assert (counts[:, 3] == 1).all()  # five samples, five folds
+    assert (counts.max(0) - counts.min(0) <= 3).all()
+    random = np.array([presence[rng.permutation(100)[:20]].sum(0) for _ in range(50)])
+    assert (random.max(0) - random.min(0)).max() > 5  # what chance alone would do
+
+
+def test_folds_follow_from_the_seed():
+    presence = np.random.default_rng(0).random((40, 3)) < 0.5
+    assert (stratified_folds(presence, 4, 1) == stratified_folds(presence, 4, 1)).all()
+    assert (stratified_folds(presence, 4, 1) != stratified_folds(presence, 4, 2)).any()
+
+
+@pytest.mark.parametrize("total", [3, 24, 101])
+def test_blocks_are_consecutive_and_of_equal_size(total):
+    fold_of = block_folds(total, 5)
+    sizes = np.bincount(fold_of, minlength=5)
+    assert len(fold_of) == total and (np.diff(fold_of) >= 0).all() and sizes.max() - sizes.min() <= 1

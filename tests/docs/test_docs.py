@@ -1,0 +1,70 @@
+"""What the documents name is there."""
+
+import re
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[2]
+DOCUMENTS = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
+
+
+@pytest.mark.parametrize("document", DOCUMENTS, ids=lambda path: path.name)
+def test_links_lead_to_files(document):
+    links = re.findall(r"\]\((?!https?:)([^)#]+)", document.read_text())
+    missing = [link for link in links if not (document.parent / link).exists()]
+    assert not missing
+
+
+def test_every_fault_has_its_test():
+    named = re.findall(r"`((?:\w+/)+\w+\.py)(?:::(\w+))?`", (ROOT / "docs/faults.md").read_text())
+    missing = [
+        (file, test) for file, test in named
+        if f"def {test or ''}" not in (ROOT / "tests" / file).read_text()
+    ]  # fmt: skip
+    assert len(named) > 30 and not missing
+
+
+@pytest.mark.parametrize("document", DOCUMENTS, ids=lambda path: path.name)
+def test_class_paths_are_there(document):
+    """Names such as lightning_seg.training.losses.CrossEntropy, in text or YAML."""
+    from importlib import import_module
+
+    missing = []
+    for name in set(re.findall(r"\blightning_seg(?:\.[a-z_0-9]+)+\.[A-Z]\w*", document.read_text())):
+        module, _, attribute = name.rpartition(".")
+        if "kitchen" not in name and not hasattr(import_module(module), attribute):
+            missing.append(name)
+    assert not missing
+
+
+@pytest.mark.parametrize("document", DOCUMENTS, ids=lambda path: path.name)
+def test_commands_are_there(document):
+    from lightning_seg.cli.main import COMMANDS
+
+    commands = set(re.findall(r"\blightning-seg ([a-z][a-z-]*)\b", document.read_text()))
+    assert commands <= set(COMMANDS), commands - set(COMMANDS)
+
+
+def test_every_experiment_is_named():
+    text = "".join(document.read_text() for document in DOCUMENTS)
+    missing = [path.stem for path in (ROOT / "experiments").rglob("*.yaml") if f"{path.stem}" not in text]
+    assert not missing
+
+
+def test_examples_of_the_readme_run_as_they_are_written(tmp_path):
+    import numpy as np
+    import torch
+    from PIL import Image
+
+    made = {}
+    for block in re.findall(r"```python\n(.*?)```", DOCUMENTS[0].read_text(), re.S):
+        exec(block, made)
+    (tmp_path / "train").mkdir()
+    Image.fromarray(np.zeros((5, 4, 3), np.uint8)).save(tmp_path / "train/a.jpg")
+    Image.fromarray(np.ones((5, 4), np.uint8)).save(tmp_path / "train/a.png")
+    kitchen = made["Kitchen"](str(tmp_path), batch_size=1, crop_size=(4, 4))
+    image, mask = kitchen.read(kitchen.samples("train")[0])
+    assert image.shape == (5, 4, 3) and (mask == 1).all()
+    network = made["Shallow"](3, "test_resnet", weights=False)
+    assert network(torch.zeros(2, 3, 33, 40)).shape == (2, 3, 33, 40)

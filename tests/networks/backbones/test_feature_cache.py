@@ -1,0 +1,97 @@
+"""A frozen backbone's features: computed once for each image, and nothing else changes."""
+
+import lightning as L
+import pytest
+import torch
+from torch.utils.data import DataLoader
+
+from lightning_seg.errors import UserError
+from lightning_seg.networks.backbones.feature_cache import FeatureCache
+from lightning_seg.networks.unet import UNet
+from lightning_seg.tasks.semantic import SemanticSegmentation
+from lightning_seg.training.finetune.policies import Frozen
+
+IMAGES = torch.randint(256, (8, 3, 40, 33), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
+
+
+class Samples:
+    """The same eight images in every epoch."""
+
+    def __len__(self):
+        return len(IMAGES)
+
+    def __getitem__(self, index):
+        return {"image": IMAGES[index], "mask": IMAGES[index, 0] % 3, "index": index}
+
+
+def fit(policy):
+    """Train three epochs of double precision (in single, rounding grows to a thousandth) with shuffled batches.
+
+    Returns:
+        The network, and how many images it looked at each time.
+    """
+    torch.manual_seed(0)
+    network = UNet(3, "test_resnet", weights=False, decoder_channels=(16, 8, 8, 8, 8))
+    seen = []
+    network.backbone.register_forward_hook(lambda module, inputs, output: seen.append(len(inputs[0])))
+    task = SemanticSegmentation(
+        network, lambda g: torch.optim.SGD(g, lr=0.1), ("a", "b", "c"), finetune=policy
+    )
+    generator = torch.Generator().manual_seed(1)
+    trainer = L.Trainer(
+        max_epochs=3, accelerator="cpu", logger=False, enable_checkpointing=False, enable_progress_bar=False,
+        enable_model_summary=False, precision="64-true",
+    )  # fmt: skip
+    trainer.fit(
+        task, DataLoader(Samples(), batch_size=4, shuffle=True, generator=generator), DataLoader(Samples(), 3)
+    )
+    return network, seen
+
+
+def test_training_is_the_same_and_looks_at_each_image_once():
+    plain, seen = fit(Frozen())
+    cached, seen_once = fit(Frozen(cache_gb=1))
+    assert (
+        sum(seen) == 3 * (8 + 8) + 6 and sum(seen_once) == 8
+    )  # and two batches of the check before training
+    assert cached.feature_cache is None  # nothing of it is left
+    for (name, a), b in zip(plain.state_dict().items(), cached.state_dict().values(), strict=True):
+        torch.testing.assert_close(a, b, rtol=1e-6, atol=1e-8, msg=name)
+
+
+@pytest.mark.parametrize("layout", [torch.contiguous_format, torch.channels_last])
+def test_the_maps_of_each_image_are_its_own_in_any_batch(layout):
+    network = UNet(3, "test_resnet", weights=False).eval()
+    compute = lambda images: network.backbone(network.backbone.normalize(images))  # noqa: E731
+    cache = FeatureCache(1)
+    for positions in ([0, 1, 2], [2, 0], [5, 1, 1, 7], [7, 5, 2]):
+        images = IMAGES[positions].contiguous(memory_format=layout)
+        with torch.no_grad():
+            found = cache(images, lambda some, images=images: compute(images[some]))
+            expected = compute(images)
+        for ours, theirs in zip(found, expected, strict=True):
+            torch.testing.assert_close(ours, theirs, rtol=1e-5, atol=1e-5)
+
+
+def test_the_same_numbers_of_another_kind_are_another_image():
+    cache, calls = FeatureCache(1), []
+    for images in (IMAGES, IMAGES.float(), IMAGES.transpose(2, 3)):
+        cache(images, lambda some: (calls.append(len(some)), [torch.zeros(len(some), 1, 1, 1)])[1])
+    with torch.autocast("cpu", torch.bfloat16):
+        cache(IMAGES, lambda some: (calls.append(len(some)), [torch.zeros(len(some), 1, 1, 1)])[1])
+    assert calls == [8] * 4
+
+
+def test_memory_is_limited_and_waste_is_said():
+    maps = torch.arange(8.0).view(8, 1, 1, 1).expand(8, 250, 1, 1)  # 1000 bytes for each image
+    cache, calls = FeatureCache(3e-6), []
+    compute = lambda some: (calls.append(some.tolist()), [maps[some]])[1]  # noqa: E731
+    with pytest.warns(UserWarning, match="no image came twice"):
+        cache(IMAGES, compute)
+    (found,) = cache(IMAGES, compute)
+    assert calls == [list(range(8)), [3, 4, 5, 6, 7]] and torch.equal(found, maps)
+
+
+def test_features_that_move_are_not_kept():
+    with pytest.raises(UserError, match="batch_norm: train"):
+        Frozen("train", cache_gb=1)

@@ -1,0 +1,473 @@
+"""An ablation plans its runs, makes each once whatever happens, and answers with what was planned."""
+
+import json
+import os
+import re
+import signal
+import subprocess
+import sys
+import textwrap
+import time
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import yaml
+
+from lightning_seg.analysis.compare import compare
+from lightning_seg.cli.main import main
+from lightning_seg.errors import UserError
+from lightning_seg.runs.directory import CONFIG, ENVIRONMENT, METRICS, TEST_SCORES
+from lightning_seg.runs.records import read
+from lightning_seg.studies import launch
+from lightning_seg.studies.ablation import answer
+from lightning_seg.studies.plan import Ablation, Slot, as_long, load
+from tests.runs.made_runs import make_run, simulate
+
+SHIPPED = sorted(Path("experiments/ablations").glob("*.yaml"))
+
+# Stands in for the program: a run is two lines and a test, without training.
+FAKE = """
+import json, pathlib, sys, time
+command, *rest = sys.argv[1:]
+options = dict(a.lstrip("-").split("=", 1) for a in rest if "=" in a)
+if command == "exp":
+    run = pathlib.Path(options["runs"], options["name"], f"{time.time_ns()}")
+    run.mkdir(parents=True)
+    config = {"name": options["name"], "seed_everything": int(options["seed_everything"]), "lr": options["lr"]}
+    (run / "config.yaml").write_text(json.dumps(config))
+else:
+    run = pathlib.Path(rest[0])
+    config = json.loads((run / "config.yaml").read_text())
+with open("starts", "a") as file:
+    file.write(f"{command} {config['name']} {config['seed_everything']}\\n")
+print("training", flush=True)
+if config["lr"] == "bad" and not pathlib.Path("mended").exists():
+    raise FloatingPointError("the loss is not finite")
+time.sleep(float(options.get("sleep", 0.05)) if command == "exp" else 0)
+(run / "test.json").write_text(json.dumps({"protocol": {}, "scores": {"miou": 0.5}}))
+"""
+
+
+@pytest.fixture
+def workplace(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    Path("fake.py").write_text(FAKE)
+    monkeypatch.setattr(launch, "PROGRAM", [sys.executable, "-S", "fake.py"])
+    return tmp_path
+
+
+def slot(variant="a", seed=0, lr="0.1", sleep=0.05):
+    arguments = (f"--lr={lr}", f"--sleep={sleep}", f"--name=study/{variant}", "--runs=runs")
+    return Slot(Path("runs/study"), variant, seed, (*arguments, f"--seed_everything={seed}"), {"lr": lr})
+
+
+def starts():
+    return Path("starts").read_text().splitlines()
+
+
+def wait_for(condition, seconds=20):
+    deadline = time.monotonic() + seconds
+    while not condition() and time.monotonic() < deadline:
+        time.sleep(0.02)
+    assert condition()
+
+
+# The YAML
+
+
+def write(content, name="study.yaml"):
+    Path(name).write_text(yaml.safe_dump({"experiment": "base.yaml", **content}))
+    Path("base.yaml").touch()
+    return name
+
+
+def test_what_the_yaml_says(workplace):
+    ablation = load(
+        write(
+            {
+                "seeds": 2,
+                "baseline": "plain",
+                "block": 10,
+                "settings": {"trainer.max_epochs": 3},
+                "variants": {
+                    "plain": {},
+                    "list": ["lr=1", "--wd=2"],
+                    "grid": {"a.b": None, "grid": {"x.lr": [0.1, 0.2], "y.optimizer": ["torch.optim.SGD"]}},
+                },
+            }
+        )
+    )
+    epochs = "--trainer.max_epochs=3"
+    assert ablation.variants == {
+        "plain": (epochs,),
+        "list": (epochs, "--lr=1", "--wd=2"),
+        "grid-lr=0.1-optimizer=SGD": (epochs, "--a.b=null", "--x.lr=0.1", "--y.optimizer=torch.optim.SGD"),
+        "grid-lr=0.2-optimizer=SGD": (epochs, "--a.b=null", "--x.lr=0.2", "--y.optimizer=torch.optim.SGD"),
+    }
+    assert (ablation.name, ablation.seeds, ablation.baseline, ablation.block) == (
+        "study",
+        (0, 1),
+        "plain",
+        10,
+    )
+
+
+@pytest.mark.parametrize(
+    ("content", "says"),
+    [
+        ({"variants": {"a": 3}}, "variant a must be a mapping KEY: VALUE or a list of KEY=VALUE, got 3"),
+        ({"variants": {"a/b": {}}}, "'a/b' must be named once, with letters"),
+        ({"variants": {"a": {}}, "baseline": "b"}, "baseline 'b' is none of the variants a"),
+        ({"variants": {"a": {}}, "sets": 3}, "there is no 'sets'; expected some of experiment, seeds"),
+        ({"variants": {"a": {"grid": [1]}}}, r"grid of a must be \{KEY: \[VALUE"),
+        ({}, "must say at least 'experiment: NAME' and 'variants"),
+    ],
+)
+def test_a_wrong_yaml_is_named(workplace, content, says):
+    with pytest.raises(UserError, match=says):
+        load(write(content))
+
+
+def test_an_unknown_ablation_lists_those_there_are():
+    with pytest.raises(UserError, match="Did you mean freeze_camvid.*upsampling_camvid"):
+        load("freeze_camvit")
+
+
+@pytest.mark.parametrize(
+    "arguments", [["--job=2"], ["--jobs=0"], ["stray"], ["--variants=none_such"], ["--seeds=x"]]
+)
+def test_wrong_options(arguments, capsys):
+    assert main(["ablation", "freeze_camvid", *arguments]) == 2
+    assert capsys.readouterr().err.startswith("error: ")
+
+
+@pytest.mark.parametrize("path", SHIPPED, ids=lambda path: path.stem)
+def test_every_variant_of_every_shipped_ablation_builds(path):
+    """Network, loss and data are made from the settings; data and weights are not needed for that."""
+    import torch
+
+    from lightning_seg.experiment.experiment import DataOnly
+
+    ablation = load(str(path))
+    assert ablation.baseline in ablation.variants and len(ablation.seeds) >= 3
+    assert ablation.block > 1 or "camvid" not in path.stem
+    for overrides in ablation.variants.values():
+        with torch.device("meta"):  # no memory, and no time for random numbers
+            built = DataOnly(["-c", str(ablation.experiment), *overrides])
+        assert built.model.network.head is not None and built.datamodule.crop_size
+
+
+# How far a run is
+
+
+def test_states(workplace):
+    one = slot(sleep=30)
+    assert one.state() == "missing" and not Path("runs").exists()  # looking leaves nothing behind
+    attempt = launch.Attempt(one, one.lock(), {})
+    wait_for(lambda: Path("starts").exists())
+    assert slot().state() == "running"
+    attempt.process.kill()
+    assert "stopped after" in attempt.finish()
+    assert one.state() == "half done"
+    launch.Job(one)()
+    assert one.state() == "done" and "another runner made it" in launch.Job(one)()
+    assert slot(lr="0.2").state() == "missing"  # other settings are another run
+    assert slot(seed=1).state() == "missing" and slot("b").state() == "missing"
+
+
+@pytest.mark.parametrize(
+    ("planned", "made", "differing"),
+    [
+        ({"a": 1, "b.c": 2}, {"a": 1, "b.c": 2}, []),
+        ({"a": 1}, {"a": 2}, ["a"]),
+        ({"a": 1, "new": 5}, {"a": 1, "old": 3}, []),  # another version of the program
+        ({"a": None}, {"a.class_path": "X"}, ["a"]),
+        ({"a.b.class_path": "X"}, {"a.b": None}, ["a.b"]),
+        ({"trainer.precision": None}, {"trainer.precision": "32-true"}, []),
+        ({"trainer.precision": "16"}, {"trainer.precision": "32-true"}, ["trainer.precision"]),
+    ],
+)
+def test_differences(tmp_path, planned, made, differing):
+    nested = {}
+    for key, value in made.items():
+        *folders, leaf = key.split(".")
+        inner = nested
+        for folder in folders:
+            inner = inner.setdefault(folder, {})
+        inner[leaf] = value
+    (tmp_path / CONFIG).write_text(yaml.safe_dump(nested | {"seed_everything": 3}))
+    assert Slot(tmp_path, "v", 0, (), planned).differences(read(tmp_path)) == differing
+
+
+def test_a_lock_lasts_as_long_as_anybody_works_on_the_run(workplace):
+    one = slot()
+    log = one.lock()
+    assert one.lock() is None
+    process = subprocess.Popen(["sleep", "30"], stdout=log)
+    log.close()
+    assert one.lock() is None  # the process has inherited it
+    process.kill()
+    process.wait()
+    assert one.lock() is not None
+
+
+# Making runs
+
+
+def test_runs_are_made_once_and_a_failure_stops_nothing(workplace):
+    slots = [slot(variant, seed, lr) for seed in (0, 1) for variant, lr in (("good", "1"), ("ill", "bad"))]
+    lines = []
+    launch.run_here(slots, 2, lines.append)
+    assert [s.state() for s in slots] == ["done", "failed"] * 2
+    assert slots[1].failure == "FloatingPointError: the loss is not finite"
+    assert any("ill seed 0: FAILED" in line and "the loss is not finite" in line for line in lines)
+    assert sorted(starts()) == ["exp study/good 0", "exp study/good 1", "exp study/ill 0", "exp study/ill 1"]
+    assert launch.seconds_of(slots[0]) is not None
+
+    launch.run_here(slots[::2], 2, lines.append)  # done: nothing happens
+    assert len(starts()) == 4
+    Path("mended").touch()
+    launch.run_here([slots[1]], 1, lines.append)
+    assert slots[1].state() == "done" and starts()[-1] == "resume study/ill 0"
+
+
+def test_two_runners_share_the_work(workplace):
+    code = textwrap.dedent(
+        f"""
+        import sys
+        sys.path.insert(0, {str(Path(__file__).parents[2])!r})
+        from tests.studies.test_ablation import launch, slot
+        launch.PROGRAM = [sys.executable, "-S", "fake.py"]
+        launch.run_here([slot(v, s, sleep=0.3) for s in range(3) for v in "ab"], 1, print)
+        """
+    )
+    runners = [subprocess.Popen([sys.executable, "-c", code]) for _ in range(2)]
+    assert [runner.wait() for runner in runners] == [0, 0]
+    assert sorted(starts()) == [f"exp study/{v} {s}" for v in "ab" for s in range(3)]
+
+
+def test_a_request_to_stop_reaches_the_runs(workplace):
+    one, two = slot(sleep=300), slot("b")
+    lines = []
+
+    def say(line):
+        lines.append(line)
+        if "starts" in line:
+            wait_for(lambda: Path("starts").exists() and starts())
+            os.kill(os.getpid(), signal.SIGTERM)
+
+    with pytest.raises(UserError, match="the same command continues"):
+        launch.run_here([one, two], 1, say)
+    assert "stopped after" in lines[-1] and one.state() == "half done" and two.state() == "missing"
+    launch.run_here([one, two], 1, lines.append)
+    assert starts() == ["exp study/a 0", "resume study/a 0", "exp study/b 0"]
+
+
+def test_the_machine_is_divided(monkeypatch):
+    monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
+    monkeypatch.setattr(os, "sched_getaffinity", lambda _: set(range(8)), raising=False)
+    monkeypatch.setattr(launch, "_gpus", list)
+    assert launch.shares(1) == [{}]
+    assert launch.shares(3) == [{"OMP_NUM_THREADS": "2"}] * 3
+    monkeypatch.setattr(launch, "_gpus", lambda: ["0", "1", "2", "3"])
+    assert [s["CUDA_VISIBLE_DEVICES"] for s in launch.shares(2)] == ["0,1", "2,3"]
+    monkeypatch.setattr(launch, "_gpus", lambda: ["4", "5"])
+    monkeypatch.setenv("OMP_NUM_THREADS", "5")
+    shares = launch.shares(4)
+    assert sorted(s["CUDA_VISIBLE_DEVICES"] for s in shares) == ["4", "4", "5", "5"]
+    assert {s["OMP_NUM_THREADS"] for s in shares} == {"5"}
+
+
+@pytest.mark.parametrize(
+    ("text", "reason"),
+    [
+        ("Traceback\n  File\nValueError: no\n", "ValueError: no"),
+        ("error: no folder x: expected y\ncleaning up\n", "no folder x: expected y"),
+        ("torch.OutOfMemoryError: CUDA out of memory\nbye\n", "torch.OutOfMemoryError: CUDA out of memory"),
+        ("Killed\n", "Killed"),
+        ("", "it printed nothing"),
+    ],
+)
+def test_the_reason_of_a_failure(tmp_path, text, reason):
+    log = tmp_path / "log"
+    log.write_text(f"--- now lightning-seg exp\n{text}\n--- ended after 3 s\n")
+    assert launch.reason_of_failure(log) == reason
+
+
+def test_time_left_is_that_of_the_same_variant(workplace):
+    slots = [slot(v, s) for v in "ab" for s in range(3)]
+    for one, seconds in zip(slots, (100, None, None, 30, 50, None), strict=True):
+        if seconds:
+            one.log.parent.mkdir(parents=True, exist_ok=True)
+            # An attempt that was killed has no end; one with other settings came before.
+            old = "--- x lightning-seg exp -c x\n--- ended after 999 s\n"
+            one.log.write_text(
+                f"{old}--- y lightning-seg exp -c x\n--- z lightning-seg resume\n--- ended after {seconds} s\n"
+            )
+    left = [slots[1], slots[2], slots[5]]
+    assert launch.time_left(slots, left, 1) == 100 + 100 + 40
+    assert launch.time_left(slots, left, 2) == 120
+    assert launch.time_left(left, left, 1) is None
+
+
+# The answer
+
+
+def made_slots(root, shifts, seeds=3, **changes):
+    found = []
+    for variant, shift in shifts.items():
+        for seed in range(seeds):
+            config = {"name": f"study/{variant}"}
+            counts = simulate(np.random.default_rng([seed, len(variant)]), shift, seed_noise=0.005)
+            run = make_run(root / "study", variant, seed, counts=counts, config=config, **changes)
+            found.append(Slot(root / "study", variant, seed, (), read(run).config))
+    return found
+
+
+ABLATION = Ablation("study", Path("base.yaml"), {"full": (), "frozen": (), "same": ()}, (0, 1, 2), "full", 2)
+
+
+def test_the_answer(tmp_path, capsys):
+    slots = made_slots(tmp_path, {"full": 0.2, "frozen": 0.0, "same": 0.2})
+    assert {s.state() for s in slots} == {"done"}
+    answer(ABLATION, slots)
+    out = capsys.readouterr().out
+    assert "frozen is 20." in out and "mIoU worse than full, 95 % CI" in out
+    assert "3 seeds, 20 images in blocks of 2" in out and "study/" not in out.split("written to")[0]
+    assert "same and full are not distinguishable" in out
+    assert "Held equal: training images, 656" in out and "training time" in out
+    assert re.search(r"By class: class \d -\d\d\.\d ± \d", out) and "No class differs with certainty" in out
+    for ending in ("md", "csv", "tex", "html"):
+        text = (tmp_path / f"study/answer.{ending}").read_text()
+        assert "frozen" in text and ("worse than full" in text or ending == "csv")
+
+
+def test_an_incomplete_answer_says_so_and_an_older_run_does_not_count(tmp_path, capsys):
+    slots = made_slots(tmp_path, {"full": 0.2, "frozen": 0.0})
+    make_run(tmp_path / "study", "frozen", 0, shift=0.4, lr=0.5, config={"name": "study/frozen"})
+    environment = slots[0].run().path / ENVIRONMENT
+    environment.write_text(
+        environment.read_text().replace('"effective_batch_size": 16', '"effective_batch_size": 8')
+    )
+    missing = Slot(tmp_path / "study", "frozen", 3, (), slots[0].config)
+    answer(replace(ABLATION, baseline="absent"), [*slots, missing])
+    out = capsys.readouterr().out
+    assert "1 of 7 runs are not done: this is not the last word" in out
+    assert "frozen is 20." in out and "3 seeds" in out
+    assert "the runs of full differ in effective_batch_size\n" in out
+    with pytest.raises(UserError, match="no run is done"):
+        answer(ABLATION, [missing])
+
+
+def test_variants_of_two_ablations_are_told_apart(tmp_path):
+    for study, shift in (("one", 0.0), ("two", 0.2)):
+        make_run(tmp_path / study, "base", 0, shift=shift, config={"name": f"{study}/base"})
+    (section,) = compare([tmp_path]).sections
+    assert [group.name for group in section.groups] == ["two/base", "one/base"]
+    (section,) = compare([tmp_path / "two"]).sections
+    assert [group.name for group in section.groups] == ["base"]
+
+
+def test_an_answer_across_protocols_is_refused(tmp_path):
+    slots = made_slots(tmp_path, {"full": 0.2})
+    slots += made_slots(tmp_path, {"frozen": 0.2}, protocol={"resolution": "513x513"})
+    with pytest.raises(UserError, match=r"protocols differ in resolution \(original / 513x513\)"):
+        answer(ABLATION, slots)
+
+
+@pytest.mark.parametrize(
+    ("length", "full", "frozen"),
+    [
+        (
+            {"max_steps": -1, "max_epochs": 12, "check_val_every_n_epoch": 4},
+            ("--trainer.max_epochs=12", "--trainer.check_val_every_n_epoch=4"),
+            ("--trainer.max_epochs=30", "--trainer.check_val_every_n_epoch=10"),
+        ),
+        ({"max_steps": 100, "max_epochs": None}, ("--trainer.max_steps=100",), ("--trainer.max_steps=250",)),
+    ],
+)
+def test_equal_time_gives_the_fast_more_steps(tmp_path, length, full, frozen):
+    slots = []
+    for variant, speed in (("full", 10), ("frozen", 25)):
+        config = {"name": f"study/{variant}", "trainer": length}
+        run = make_run(tmp_path / "study", variant, 0, config=config)
+        (run / METRICS).write_text(f"step,epoch,train/images_per_second\n9,0,{speed}\n19,1,{speed}\n")
+        slots.append(Slot(tmp_path / "study", variant, 0, (), read(run).config))
+    assert slots[0].run().training == (320, 20, 32)
+    ablation = replace(ABLATION, variants={"full": ("--x=1",), "frozen": ()})
+    assert as_long(ablation, slots, ["--y=2"]).variants == {
+        "full": ("--x=1", "--y=2", *full),
+        "frozen": ("--y=2", *frozen),
+    }
+    (slots[0].run().path / TEST_SCORES).unlink()
+    with pytest.raises(UserError, match="full seed 0 is not done"):
+        as_long(ablation, slots)
+
+
+# The whole of it
+
+TINY = {
+    "seeds": 2,
+    "baseline": "adam",
+    "settings": {
+        "model.network.init_args.backbone": "test_resnet",
+        "model.network.init_args.decoder_channels": [32, 16, 16, 8, 8],
+        "data.init_args": {
+            "batch_size": 4,
+            "crop_size": [32, 32],
+            "image_size": [48, 40],
+            "train_images": 80,
+            "val_images": 6,
+            "test_images": 20,
+            "num_workers": 0,
+        },
+        "trainer.max_epochs": 2,
+        "trainer.accelerator": "cpu",
+        "saving.every_n_steps": 5,
+        "wandb.mode": "disabled",
+    },
+    "variants": {
+        "adam": {},
+        "sgd": {"model.optimizer": {"class_path": "torch.optim.SGD", "init_args": {"lr": 0.01}}},
+    },
+}
+
+
+@pytest.mark.slow
+def test_killed_and_continued(tmp_path):
+    """Slow because each of its four real runs, and each of its two runners, imports torch in a process of its own."""
+    tiny = TINY | {"experiment": str(Path("experiments/quickstart.yaml").absolute())}
+    (tmp_path / "tiny.yaml").write_text(yaml.safe_dump(tiny))
+    command = [sys.executable, "-m", "lightning_seg.cli", "ablation", "tiny.yaml", "--jobs=2"]
+    environment = os.environ | {"OMP_NUM_THREADS": "1"}
+    runner = subprocess.Popen(command, cwd=tmp_path, env=environment, start_new_session=True)
+    wait_for(lambda: list(tmp_path.glob("runs/tiny/*/*/checkpoints/last.ckpt")), 300)
+    runner.send_signal(signal.SIGKILL)
+    runner.wait()
+    for pid in _children_of_logs(tmp_path / "runs/tiny/logs"):
+        os.kill(pid, signal.SIGKILL)
+    begun = {p.parent.name for p in tmp_path.glob("runs/tiny/*/*/config.yaml")}
+    assert begun
+    done = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    assert "half done" in done.stdout and "continues, log" in done.stdout
+    runs = [p.parent for p in tmp_path.glob("runs/tiny/*/*/config.yaml")]
+    assert len(runs) == 4 and begun <= {run.name for run in runs}  # continued in place, none made twice
+    for run in runs:
+        assert json.loads((run / TEST_SCORES).read_text())["protocol"]["images"] == 20
+    assert "adam" in done.stdout.split("rank", 1)[1] and (tmp_path / "runs/tiny/answer.html").exists()
+
+
+def _children_of_logs(logs):
+    """Find the processes that write into logs: those that the killed runner has left."""
+    found = []
+    for process in Path("/proc").iterdir():
+        if process.name.isdigit():
+            try:
+                if Path(os.readlink(process / "fd/1")).parent == logs:
+                    found.append(int(process.name))
+            except OSError:
+                continue
+    return found
