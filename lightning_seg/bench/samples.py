@@ -20,7 +20,7 @@ from lightning_seg.data.loading import collate, keep_memory
 from lightning_seg.data.transforms.geometry import FILL, apply_color
 from lightning_seg.errors import UserError
 from lightning_seg.experiment.experiment import DataOnly, quiet
-from lightning_seg.networks.backbones.timm_backbone import Encoder
+from lightning_seg.networks.backbones.timm_backbone import Backbone
 
 MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 BATCH = 8
@@ -88,7 +88,7 @@ def sample_ways(data: SegmentationData) -> tuple[dict[str, Callable[[], float]],
     pairs = [data.read(sample) for sample in samples]
     files, cached = (Split(data, data.train_split, train=True) for _ in range(2))
     cached.cache = pairs
-    normalize = Encoder([1], [1], MEAN, STD).normalize  # what a network does first
+    normalize = Backbone([1], [1], MEAN, STD).normalize  # what a network does first
     plain = _torchvision(data)
 
     def ours(split: Split, batch: Sequence[int]) -> Any:

@@ -35,7 +35,7 @@ class Stopped(SystemExit):
         return f"stopped by {self.signal.name}"
 
 
-class Saving(Checkpoint):
+class Checkpointing(Checkpoint):
     """Save `last.ckpt` after every validation, within long epochs, and when a signal asks the run to leave.
 
     After a signal (Ctrl-C, SIGTERM, or the warning of SLURM that time is nearly up) the running step is finished, saved

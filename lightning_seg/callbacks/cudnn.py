@@ -4,7 +4,7 @@ import lightning as L
 import torch
 
 
-class Kernels(L.Callback):
+class CudnnBenchmark(L.Callback):
     """Let cuDNN try its kernels in training, whose crops have one size, but not where sizes vary.
 
     In evaluation images keep their own sizes, and every new size would be tried anew.

@@ -23,19 +23,19 @@ from lightning_seg.tasks.semantic import SemanticSegmentation
 from lightning_seg.training.fsdp import FullyShard
 
 
-class Gap(L.Callback):
+class OverfittingMonitor(L.Callback):
     """Score some training images as the validation images are, without augmentation, and log the difference.
 
     ``gap/loss`` and ``gap/miou`` are train minus validation; the mIoU's is over the classes that both have. The
     curves are drawn into ``pictures/curves.png``, and the last lines of a run say what they show (see `judge`).
 
     Args:
-        share: Training images to score, always the same, as a share of the validation images; each validation takes
-            longer by this share. 0 turns it off.
+        train_eval_fraction: Number of training images to score, always the same, as a fraction of the number of
+            validation images; each validation takes longer by this fraction. 0 turns it off.
     """
 
-    def __init__(self, share: float = 0.25) -> None:
-        self.share = share
+    def __init__(self, train_eval_fraction: float = 0.25) -> None:
+        self.train_eval_fraction = train_eval_fraction
 
     def on_validation_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Score the training images, log and draw."""
@@ -72,13 +72,17 @@ class Gap(L.Callback):
     def _watches(self, trainer: L.Trainer, pl_module: L.LightningModule) -> bool:
         if isinstance(trainer.strategy, FullyShard):
             return False  # processes with one image more would wait for the others for ever
-        return self.share > 0 and trainer.state.fn == "fit" and isinstance(pl_module, SemanticSegmentation)
+        return (
+            self.train_eval_fraction > 0
+            and trainer.state.fn == "fit"
+            and isinstance(pl_module, SemanticSegmentation)
+        )
 
     def _score(self, trainer: L.Trainer, module: SemanticSegmentation) -> tuple[float, np.ndarray]:
         """Return loss and confusion matrix (C, C) of the training images; each process scores some of them."""
         data: Any = trainer.datamodule  # type: ignore[attr-defined]
         split = Split(data, data.train_split)
-        count = min(len(split), max(1, round(self.share * len(data.samples(data.val_split)))))
+        count = min(len(split), max(1, round(self.train_eval_fraction * len(data.samples(data.val_split)))))
         chosen = np.linspace(0, len(split) - 1, count).astype(int).tolist()
         mine = Subset(split, chosen[trainer.global_rank :: trainer.world_size])
         confusion = ConfusionMatrix(len(module.class_names)).to(module.device)

@@ -33,7 +33,7 @@ PACKAGES = (
 )
 
 
-class Record(L.Callback):
+class RunRecord(L.Callback):
     """Keep the configuration, the environment and the test scores of a run.
 
     Args:

@@ -23,13 +23,13 @@ from lightning.pytorch.loggers import Logger
 from lightning.pytorch.utilities import rank_zero_info, rank_zero_only
 from lightning.pytorch.utilities.exceptions import MisconfigurationException
 
-from lightning_seg.callbacks.checkpointing import Saving, SeededSteps
-from lightning_seg.callbacks.cudnn import Kernels
+from lightning_seg.callbacks.checkpointing import Checkpointing, SeededSteps
+from lightning_seg.callbacks.cudnn import CudnnBenchmark
 from lightning_seg.callbacks.nonfinite import NonFinite
-from lightning_seg.callbacks.overfitting import Gap
+from lightning_seg.callbacks.overfitting import OverfittingMonitor
 from lightning_seg.callbacks.pictures import Pictures
 from lightning_seg.callbacks.progress import Progress
-from lightning_seg.callbacks.run_record import Record
+from lightning_seg.callbacks.run_record import RunRecord
 from lightning_seg.data.base import SegmentationData
 from lightning_seg.errors import UserError
 from lightning_seg.experiment.failures import does_not_fit, of_its_version
@@ -78,13 +78,13 @@ class Experiment(LightningCLI):
             auto_configure_optimizers=False,
             load_from_checkpoint_support=False,
             parser_kwargs={"allow_abbrev": False},  # half a key is a misspelt key
-            save_config_callback=None,  # `Record` writes it, into the run directory
+            save_config_callback=None,  # `RunRecord` writes it, into the run directory
             seed_everything_default=0,
             trainer_defaults={
                 "use_distributed_sampler": False,  # the data module's own scores every image exactly once
                 "num_sanity_val_steps": 1,
                 "log_every_n_steps": 10,
-                "enable_model_summary": False,  # `Record` says what matters in four lines
+                "enable_model_summary": False,  # `RunRecord` says what matters in four lines
             },
         )
 
@@ -119,16 +119,16 @@ class Experiment(LightningCLI):
         parser.add_class_arguments(Tracking, "wandb")
         parser.add_lightning_class_args(ModelCheckpoint, "checkpoint")
         parser.add_lightning_class_args(Pictures, "pictures")
-        parser.add_lightning_class_args(Gap, "gap")
+        parser.add_lightning_class_args(OverfittingMonitor, "overfitting")
         parser.add_lightning_class_args(NonFinite, "nonfinite")
-        parser.add_lightning_class_args(Saving, "saving")
+        parser.add_lightning_class_args(Checkpointing, "checkpointing")
         parser.add_class_arguments(Slurm, "slurm")
         parser.set_defaults(
             {
                 "checkpoint.monitor": self.task.monitor,
                 "checkpoint.mode": "max",
-                "checkpoint.save_last": False,  # `Saving` saves it, after every validation
-                "checkpoint.save_on_train_epoch_end": False,  # before `Saving`, which keeps what was the best
+                "checkpoint.save_last": False,  # `Checkpointing` saves it, after every validation
+                "checkpoint.save_on_train_epoch_end": False,  # before `Checkpointing`, which keeps what was the best
                 "checkpoint.filename": "best",
                 "checkpoint.enable_version_counter": False,
             }
@@ -191,9 +191,9 @@ class Experiment(LightningCLI):
         given = self.config_init.trainer.logger  # loggers of the user's own come on top
         loggers += given if isinstance(given, list) else [given] if isinstance(given, Logger) else []
         bar = self.config.trainer.enable_progress_bar is not False and sys.stderr.isatty()
-        self.trainer_defaults["callbacks"] = [Record(self.run_directory, text), Progress(), SeededSteps()]
+        self.trainer_defaults["callbacks"] = [RunRecord(self.run_directory, text), Progress(), SeededSteps()]
         if self.config.trainer.benchmark is None and not self.config.trainer.deterministic:
-            self.trainer_defaults["callbacks"].append(Kernels())
+            self.trainer_defaults["callbacks"].append(CudnnBenchmark())
         plugins = self.config_init.trainer.plugins or []
         try:
             trainer = super().instantiate_trainer(

@@ -7,7 +7,7 @@ import numpy as np
 
 from lightning_seg.cli.arguments import Arguments
 from lightning_seg.errors import UserError
-from lightning_seg.inference.predictor import Model, as_rgb, load
+from lightning_seg.inference.predictor import Predictor, as_rgb, load
 from lightning_seg.runs.directory import existing_run
 
 Annotated = tuple[np.ndarray, list[tuple[np.ndarray, str]]]
@@ -47,7 +47,7 @@ def main(args: list[str]) -> None:
     page.block_thread()
 
 
-def build(models: list[Model], names: list[str]) -> Any:
+def build(models: list[Predictor], names: list[str]) -> Any:
     """Lay out the page.
 
     Args:
@@ -87,7 +87,7 @@ def build(models: list[Model], names: list[str]) -> Any:
     return page
 
 
-def segment(models: list[Model], image: Any) -> list[Annotated | None]:
+def segment(models: list[Predictor], image: Any) -> list[Annotated | None]:
     """Predict an image with each model, and mark where two differ.
 
     Args:
@@ -113,7 +113,7 @@ def segment(models: list[Model], image: Any) -> list[Annotated | None]:
     return shown
 
 
-def _colours(model: Model) -> list[tuple[str, tuple[int, int, int]]]:
+def _colours(model: Predictor) -> list[tuple[str, tuple[int, int, int]]]:
     return list(zip(model.class_names, model.palette, strict=True))
 
 

@@ -28,7 +28,7 @@ GRID = 32
 """Windows start at multiples of this, the largest stride of a network, so that its cells are the whole image's."""
 
 
-class Inference(ABC):
+class Inferer(ABC):
     """How the logits of an image are had from a network. Its `repr` is recorded with every test score."""
 
     @abstractmethod
@@ -42,7 +42,7 @@ class Inference(ABC):
 
 
 @dataclass(frozen=True)
-class SlidingWindow(Inference):
+class SlidingWindow(Inferer):
     """Logits of overlapping windows, weighted by a Gaussian around the centre of each (as in nnU-Net).
 
     An image that fits into the window is taken whole. The memory that the network needs is that of one window.
@@ -146,7 +146,7 @@ class SlidingWindow(Inference):
 
 
 @dataclass(frozen=True)
-class MultiScale(Inference):
+class MultiScale(Inferer):
     """Test-time augmentation: the mean probability over magnified and mirrored copies of the image.
 
     Args:
@@ -160,7 +160,7 @@ class MultiScale(Inference):
 
     scales: tuple[float, ...] = (0.5, 0.75, 1.0, 1.25, 1.5, 1.75)
     flip: bool = True
-    inference: Inference | None = None
+    inference: Inferer | None = None
 
     def __post_init__(self) -> None:
         if not self.scales or min(self.scales) <= 0:

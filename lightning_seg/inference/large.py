@@ -17,7 +17,7 @@ from rich.progress import track
 from lightning_seg.callbacks.prediction_writer import HEAT, as_bytes
 from lightning_seg.errors import UserError
 from lightning_seg.inference.inferers import Predict, SlidingWindow, entropy
-from lightning_seg.inference.predictor import Model
+from lightning_seg.inference.predictor import Predictor
 from lightning_seg.plotting.pictures import Palette
 
 LARGE = 2**26  # pixels; the logits of 20 classes would take 5 GB
@@ -41,7 +41,7 @@ def is_large(path: Path) -> bool:
         return False  # the reader of images says what is wrong with it
 
 
-def predict_large(model: Model, path: Path, output: Path, uncertainty: bool = False) -> None:
+def predict_large(model: Predictor, path: Path, output: Path, uncertainty: bool = False) -> None:
     """Write the mask of an image of any size.
 
     Memory holds one window and one strip of logits, whatever the size of the image. A model whose inference is no

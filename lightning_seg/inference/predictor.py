@@ -18,10 +18,10 @@ from torch import Tensor
 
 from lightning_seg.data.io import read_image, to_rgb
 from lightning_seg.errors import UserError
-from lightning_seg.inference.inferers import Inference
+from lightning_seg.inference.inferers import Inferer
 
 
-class Model:
+class Predictor:
     """A trained network that takes an image as it comes and gives back an array.
 
     Args:
@@ -39,7 +39,7 @@ class Model:
         network: torch.nn.Module,
         class_names: tuple[str, ...],
         palette: tuple[tuple[int, int, int], ...],
-        inference: Inference | None = None,
+        inference: Inferer | None = None,
         temperature: float = 1.0,
         postprocess: Callable[[Tensor, Tensor], Tensor] | None = None,
     ) -> None:
@@ -82,9 +82,9 @@ class Model:
 def load(
     run: str | Path,
     device: str | torch.device | None = None,
-    inference: Inference | None = None,
+    inference: Inferer | None = None,
     settings: Sequence[str] = (),
-) -> Model:
+) -> Predictor:
     """Load the best checkpoint of a run.
 
     Args:
@@ -107,7 +107,7 @@ def load(
     task, data = experiment.model, experiment.datamodule
     if not isinstance(task, SemanticSegmentation):
         raise UserError(f"{run} gives no class to each pixel: it is a run of {type(task).__name__}.")
-    return Model(
+    return Predictor(
         task.network.to(device or ("cuda" if torch.cuda.is_available() else "cpu")),
         data.class_names,
         data.palette,

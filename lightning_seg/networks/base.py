@@ -9,7 +9,7 @@ from torch.nn import functional as F
 
 from lightning_seg.errors import UserError
 from lightning_seg.networks.backbones.feature_cache import FeatureCache
-from lightning_seg.networks.backbones.timm_backbone import Backbone, Encoder
+from lightning_seg.networks.backbones.timm_backbone import Backbone, TimmBackbone
 from lightning_seg.networks.backbones.weights import load_run, names_a_run
 
 
@@ -18,7 +18,7 @@ class BackboneNetwork(nn.Module):
 
     Args:
         backbone: A timm model's name, or an encoder.
-        weights: Pretrained weights of a backbone given by name (see `Backbone`).
+        weights: Pretrained weights of a backbone given by name (see `TimmBackbone`).
         output_stride: Output stride of a backbone given by name, and the largest that an encoder may have.
 
     Raises:
@@ -28,10 +28,12 @@ class BackboneNetwork(nn.Module):
     decoder: nn.Module
     head: nn.Module
 
-    def __init__(self, backbone: str | Encoder, weights: bool | str = False, output_stride: int = 32) -> None:
+    def __init__(
+        self, backbone: str | Backbone, weights: bool | str = False, output_stride: int = 32
+    ) -> None:
         super().__init__()
         if isinstance(backbone, str):
-            backbone = Backbone(backbone, weights, output_stride)
+            backbone = TimmBackbone(backbone, weights, output_stride)
         self.backbone = backbone
         self.stride = max(backbone.strides)
         if self.stride > output_stride:
@@ -59,14 +61,16 @@ class Network(BackboneNetwork):
 
     Args:
         backbone: A timm model's name, or an encoder.
-        weights: Pretrained weights of a backbone given by name (see `Backbone`).
+        weights: Pretrained weights of a backbone given by name (see `TimmBackbone`).
         output_stride: Output stride of a backbone given by name, and the largest that an encoder may have.
 
     Attributes:
         feature_cache: Keeps the backbone's maps while a frozen one trains, if its policy says so.
     """
 
-    def __init__(self, backbone: str | Encoder, weights: bool | str = False, output_stride: int = 32) -> None:
+    def __init__(
+        self, backbone: str | Backbone, weights: bool | str = False, output_stride: int = 32
+    ) -> None:
         super().__init__(backbone, weights, output_stride)
         self.auxiliary: AuxiliaryHead | None = None
         self.feature_cache: FeatureCache | None = None
@@ -109,7 +113,7 @@ class PyramidNetwork(Network):
     map does, as the decoders of segmentation-models-pytorch expect.
     """
 
-    def __init__(self, backbone: str | Encoder, weights: bool | str, output_stride: int) -> None:
+    def __init__(self, backbone: str | Backbone, weights: bool | str, output_stride: int) -> None:
         super().__init__(backbone, weights, output_stride)
         self._missing = int(math.log2(self.backbone.strides[0]))
         self.pyramid_channels = [3, 0][: self._missing] + self.backbone.channels

@@ -5,8 +5,8 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from lightning_seg.errors import UserError
-from lightning_seg.networks.backbones.plain import PlainEncoder, convolutions
-from lightning_seg.networks.backbones.timm_backbone import Backbone, Encoder
+from lightning_seg.networks.backbones.plain import PlainBackbone, convolutions
+from lightning_seg.networks.backbones.timm_backbone import Backbone, TimmBackbone
 from lightning_seg.networks.base import Network
 
 
@@ -20,7 +20,7 @@ class FullResolution(Network):
     """
 
     def __init__(self, num_classes: int, depth: int = 5, channels: int = 64) -> None:
-        super().__init__(PlainEncoder([convolutions([3] + [channels] * depth)], [channels], nn.MaxPool2d))
+        super().__init__(PlainBackbone([convolutions([3] + [channels] * depth)], [channels], nn.MaxPool2d))
         self.decoder = nn.Identity()
         self.head = nn.Conv2d(channels, num_classes, 1)
 
@@ -38,7 +38,7 @@ class PatchClassifier(Network):
     Args:
         num_classes: Number of classes.
         backbone: A timm model's name, or an encoder, that sees each patch.
-        weights: Pretrained weights of the backbone (see `Backbone`).
+        weights: Pretrained weights of the backbone (see `TimmBackbone`).
         patch: Side of a patch in pixels, a multiple of the backbone's stride.
         step: Pixels between the centres of patches; logits in between are interpolated.
     """
@@ -46,12 +46,12 @@ class PatchClassifier(Network):
     def __init__(
         self,
         num_classes: int,
-        backbone: str | Encoder = "resnet18",
+        backbone: str | Backbone = "resnet18",
         weights: bool | str = True,
         patch: int = 64,
         step: int = 8,
     ) -> None:
-        inner = Backbone(backbone, weights) if isinstance(backbone, str) else backbone
+        inner = TimmBackbone(backbone, weights) if isinstance(backbone, str) else backbone
         if patch % max(inner.strides) or patch < step:
             raise UserError(
                 f"patch {patch} must be a multiple of the backbone's stride {max(inner.strides)}, and not "
@@ -66,10 +66,10 @@ class PatchClassifier(Network):
         return self.decoder(features[-1])
 
 
-class _Patches(Encoder):
+class _Patches(Backbone):
     """Describes each patch by the mean of its deepest map."""
 
-    def __init__(self, inner: Encoder, patch: int, step: int) -> None:
+    def __init__(self, inner: Backbone, patch: int, step: int) -> None:
         super().__init__([inner.channels[-1]], [step], inner.mean, inner.std)
         self.inner, self.patch, self.step = inner, patch, step
 

@@ -5,7 +5,7 @@ from typing import Literal
 from torch import Tensor, nn
 
 from lightning_seg.errors import UserError
-from lightning_seg.networks.backbones.timm_backbone import Encoder
+from lightning_seg.networks.backbones.timm_backbone import Backbone
 from lightning_seg.networks.base import AuxiliaryHead, Network, train_on_one_image
 
 
@@ -20,7 +20,7 @@ class DeepLabV3(Network):
     Args:
         num_classes: Number of classes.
         backbone: A timm model's name, or an encoder.
-        weights: Pretrained weights of the backbone (see `Backbone`).
+        weights: Pretrained weights of the backbone (see `TimmBackbone`).
         output_stride: Stride in pixels of the deepest feature map.
         decoder_channels: Channels of each branch and of the decoder's output.
         atrous_rates: Dilations of the three atrous branches, in cells of the deepest map; by default those of
@@ -33,7 +33,7 @@ class DeepLabV3(Network):
     def __init__(
         self,
         num_classes: int,
-        backbone: str | Encoder = "resnet50",
+        backbone: str | Backbone = "resnet50",
         weights: bool | str = True,
         output_stride: Literal[8, 16] = 16,
         decoder_channels: int = 256,
@@ -67,7 +67,7 @@ class DeepLabV3Plus(Network):
     Args:
         num_classes: Number of classes.
         backbone: A timm model's name, or an encoder, with a feature map of stride 4.
-        weights: Pretrained weights of the backbone (see `Backbone`).
+        weights: Pretrained weights of the backbone (see `TimmBackbone`).
         output_stride: Stride in pixels of the deepest feature map.
         decoder_channels: Channels of each branch and of the decoder's output.
         atrous_rates: Dilations of the three atrous branches, in cells of the deepest map; by default those of
@@ -78,7 +78,7 @@ class DeepLabV3Plus(Network):
     def __init__(
         self,
         num_classes: int,
-        backbone: str | Encoder = "resnet50",
+        backbone: str | Backbone = "resnet50",
         weights: bool | str = True,
         output_stride: Literal[8, 16] = 16,
         decoder_channels: int = 256,
@@ -117,7 +117,7 @@ class DeepLabLargeFOV(Network):
     Args:
         num_classes: Number of classes.
         backbone: A timm model's name, or an encoder.
-        weights: Pretrained weights of the backbone (see `Backbone`).
+        weights: Pretrained weights of the backbone (see `TimmBackbone`).
         decoder_channels: Channels of fc6 and fc7.
         dilation: Dilation of fc6 in cells of the deepest map.
         dropout: Dropout after fc6 and after fc7.
@@ -126,7 +126,7 @@ class DeepLabLargeFOV(Network):
     def __init__(
         self,
         num_classes: int,
-        backbone: str | Encoder = "vgg16",
+        backbone: str | Backbone = "vgg16",
         weights: bool | str = True,
         decoder_channels: int = 1024,
         dilation: int = 12,
@@ -148,7 +148,7 @@ class DeepLabLargeFOV(Network):
         return self.decoder(features[-1])
 
 
-def _set_multigrid(backbone: Encoder, dilations: list[int]) -> None:
+def _set_multigrid(backbone: Backbone, dilations: list[int]) -> None:
     """Dilate the 3x3 convolutions of the last stage block by block."""
     stage = backbone.stages()[-1][1]
     blocks = list(stage[0].children()) if len(stage) == 1 else []

@@ -3,7 +3,7 @@
 from torch import Tensor
 
 from lightning_seg.errors import UserError
-from lightning_seg.networks.backbones.timm_backbone import Encoder
+from lightning_seg.networks.backbones.timm_backbone import Backbone
 from lightning_seg.networks.base import Network
 
 
@@ -16,14 +16,14 @@ class DPT(Network):
         num_classes: Number of classes.
         backbone: A timm model's name, or an encoder: a vision transformer with patches of 16 pixels, or any
             with maps of strides 4, 8, 16 and 32.
-        weights: Pretrained weights of the backbone (see `Backbone`).
+        weights: Pretrained weights of the backbone (see `TimmBackbone`).
         decoder_channels: Channels of the fused maps.
     """
 
     def __init__(
         self,
         num_classes: int,
-        backbone: str | Encoder = "vit_base_patch16_224",
+        backbone: str | Backbone = "vit_base_patch16_224",
         weights: bool | str = True,
         decoder_channels: int = 256,
     ) -> None:

@@ -5,17 +5,17 @@ from collections.abc import Callable
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from lightning_seg.networks.backbones.timm_backbone import Backbone, Encoder
+from lightning_seg.networks.backbones.timm_backbone import Backbone, TimmBackbone
 from lightning_seg.networks.base import AuxiliaryHead, Network
 from lightning_seg.networks.upsampling import Bilinear, Upsampling
 
 
-class ConvolutionalVGG(Backbone):
+class ConvolutionalVGG(TimmBackbone):
     """VGG with its two fully connected layers as convolutions, giving pool3, pool4 and fc7.
 
     Args:
         name: A VGG of timm, such as ``vgg16``.
-        weights: Pretrained weights (see `Backbone`), those of the fully connected layers included.
+        weights: Pretrained weights (see `TimmBackbone`), those of the fully connected layers included.
     """
 
     def __init__(self, name: str = "vgg16", weights: bool | str = True) -> None:
@@ -77,7 +77,7 @@ class FCN32s(Network):
     Args:
         num_classes: Number of classes.
         backbone: A timm model's name, or an encoder, with feature maps of the strides that are fused.
-        weights: Pretrained weights of the backbone (see `Backbone`).
+        weights: Pretrained weights of the backbone (see `TimmBackbone`).
         upsampling: What makes scores larger, called with the channels of input and output and the factor. The
             authors' is `TransposedConvolution` with ``bilinear: true``, the last of them fixed.
     """
@@ -87,7 +87,7 @@ class FCN32s(Network):
     def __init__(
         self,
         num_classes: int,
-        backbone: str | Encoder = "vgg16",
+        backbone: str | Backbone = "vgg16",
         weights: bool | str = True,
         upsampling: Callable[[int, int, int], Upsampling] = Bilinear,
     ) -> None:
@@ -124,7 +124,7 @@ class FCN(Network):
     Args:
         num_classes: Number of classes.
         backbone: A timm model's name, or an encoder.
-        weights: Pretrained weights of the backbone (see `Backbone`).
+        weights: Pretrained weights of the backbone (see `TimmBackbone`).
         output_stride: Stride in pixels of the deepest feature map.
         dropout: Dropout before the head.
         auxiliary: Whether training also gives the logits of a head on the second deepest map.
@@ -133,7 +133,7 @@ class FCN(Network):
     def __init__(
         self,
         num_classes: int,
-        backbone: str | Encoder = "resnet50",
+        backbone: str | Backbone = "resnet50",
         weights: bool | str = True,
         output_stride: int = 8,
         dropout: float = 0.1,

@@ -1,6 +1,6 @@
 """FPN for segmentation."""
 
-from lightning_seg.networks.backbones.timm_backbone import Encoder
+from lightning_seg.networks.backbones.timm_backbone import Backbone
 from lightning_seg.networks.base import PyramidNetwork
 
 
@@ -10,7 +10,7 @@ class FPN(PyramidNetwork):
     Args:
         num_classes: Number of classes.
         backbone: A timm model's name, or an encoder.
-        weights: Pretrained weights of the backbone (see `Backbone`).
+        weights: Pretrained weights of the backbone (see `TimmBackbone`).
         decoder_channels: Channels of the pyramid.
         head_channels: Channels of the decoder's output.
         dropout: Dropout before the head.
@@ -19,7 +19,7 @@ class FPN(PyramidNetwork):
     def __init__(
         self,
         num_classes: int,
-        backbone: str | Encoder = "resnet50",
+        backbone: str | Backbone = "resnet50",
         weights: bool | str = True,
         decoder_channels: int = 256,
         head_channels: int = 128,

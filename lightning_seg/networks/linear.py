@@ -3,7 +3,7 @@
 import torch
 from torch import Tensor, nn
 
-from lightning_seg.networks.backbones.timm_backbone import Encoder
+from lightning_seg.networks.backbones.timm_backbone import Backbone
 from lightning_seg.networks.base import Network, resize
 
 
@@ -13,7 +13,7 @@ class Linear(Network):
     Args:
         num_classes: Number of classes.
         backbone: A timm model's name, or an encoder.
-        weights: Pretrained weights of the backbone (see `Backbone`).
+        weights: Pretrained weights of the backbone (see `TimmBackbone`).
         output_stride: Stride in pixels of the deepest feature map.
         maps: How many feature maps to look at, the deepest ones, all brought to the size of the largest of them.
     """
@@ -21,7 +21,7 @@ class Linear(Network):
     def __init__(
         self,
         num_classes: int,
-        backbone: str | Encoder = "resnet50",
+        backbone: str | Backbone = "resnet50",
         weights: bool | str = True,
         output_stride: int = 32,
         maps: int = 1,

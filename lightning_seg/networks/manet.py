@@ -1,6 +1,6 @@
 """MA-Net."""
 
-from lightning_seg.networks.backbones.timm_backbone import Encoder
+from lightning_seg.networks.backbones.timm_backbone import Backbone
 from lightning_seg.networks.base import PyramidNetwork
 
 
@@ -10,7 +10,7 @@ class MAnet(PyramidNetwork):
     Args:
         num_classes: Number of classes.
         backbone: A timm model's name, or an encoder.
-        weights: Pretrained weights of the backbone (see `Backbone`).
+        weights: Pretrained weights of the backbone (see `TimmBackbone`).
         decoder_channels: Channels after each of the five steps, deepest first.
         attention_channels: Channels of the keys and queries of the attention over positions.
     """
@@ -18,7 +18,7 @@ class MAnet(PyramidNetwork):
     def __init__(
         self,
         num_classes: int,
-        backbone: str | Encoder = "resnet50",
+        backbone: str | Backbone = "resnet50",
         weights: bool | str = True,
         decoder_channels: tuple[int, int, int, int, int] = (256, 128, 64, 32, 16),
         attention_channels: int = 64,

@@ -3,7 +3,7 @@
 import torch
 from torch import Tensor, nn
 
-from lightning_seg.networks.backbones.timm_backbone import Encoder
+from lightning_seg.networks.backbones.timm_backbone import Backbone
 from lightning_seg.networks.base import AuxiliaryHead, Network, resize, train_on_one_image
 
 
@@ -13,7 +13,7 @@ class PSPNet(Network):
     Args:
         num_classes: Number of classes.
         backbone: A timm model's name, or an encoder.
-        weights: Pretrained weights of the backbone (see `Backbone`).
+        weights: Pretrained weights of the backbone (see `TimmBackbone`).
         output_stride: Stride in pixels of the deepest feature map.
         decoder_channels: Channels of the decoder's output.
         bins: Regions a side of each pooling.
@@ -24,7 +24,7 @@ class PSPNet(Network):
     def __init__(
         self,
         num_classes: int,
-        backbone: str | Encoder = "resnet50",
+        backbone: str | Backbone = "resnet50",
         weights: bool | str = True,
         output_stride: int = 8,
         decoder_channels: int = 512,

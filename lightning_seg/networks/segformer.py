@@ -2,7 +2,7 @@
 
 from torch import Tensor
 
-from lightning_seg.networks.backbones.timm_backbone import Encoder
+from lightning_seg.networks.backbones.timm_backbone import Backbone
 from lightning_seg.networks.base import PyramidNetwork
 
 
@@ -12,14 +12,14 @@ class SegFormer(PyramidNetwork):
     Args:
         num_classes: Number of classes.
         backbone: A timm model's name, or an encoder; ``pvt_v2_b2`` is timm's nearest to the authors' MiT-B2.
-        weights: Pretrained weights of the backbone (see `Backbone`).
+        weights: Pretrained weights of the backbone (see `TimmBackbone`).
         decoder_channels: Channels of the decoder.
     """
 
     def __init__(
         self,
         num_classes: int,
-        backbone: str | Encoder = "pvt_v2_b2",
+        backbone: str | Backbone = "pvt_v2_b2",
         weights: bool | str = True,
         decoder_channels: int = 256,
     ) -> None:

@@ -5,8 +5,8 @@ from collections.abc import Callable
 from torch import Tensor, nn
 
 from lightning_seg.errors import UserError
-from lightning_seg.networks.backbones.plain import PlainEncoder, convolutions
-from lightning_seg.networks.backbones.timm_backbone import Encoder
+from lightning_seg.networks.backbones.plain import PlainBackbone, convolutions
+from lightning_seg.networks.backbones.timm_backbone import Backbone
 from lightning_seg.networks.base import Network
 from lightning_seg.networks.upsampling import MaxUnpooling, Upsampling
 
@@ -55,7 +55,7 @@ class SegNet(Network):
     Args:
         num_classes: Number of classes.
         backbone: A timm model's name, or an encoder, each of whose maps is half as large as the one before.
-        weights: Pretrained weights of the backbone (see `Backbone`).
+        weights: Pretrained weights of the backbone (see `TimmBackbone`).
         upsampling: What makes maps larger, called with the channels of input and output and the factor 2.
         layers: Convolutions of each decoder stage, finest first; by default the mirror image of VGG16's.
     """
@@ -63,7 +63,7 @@ class SegNet(Network):
     def __init__(
         self,
         num_classes: int,
-        backbone: str | Encoder = "vgg16_bn",
+        backbone: str | Backbone = "vgg16_bn",
         weights: bool | str = True,
         upsampling: Callable[[int, int, int], Upsampling] = MaxUnpooling,
         layers: tuple[int, int, int, int, int] = (2, 2, 3, 3, 3),
@@ -88,7 +88,7 @@ class SegNetBasic(Network):
         num_classes: Number of classes.
         channels: Channels of every convolution.
         upsampling: What makes maps larger, called with the channels of input and output and the factor 2.
-        pooling: Makes a pooling from its kernel size, 2 (see `PlainEncoder`).
+        pooling: Makes a pooling from its kernel size, 2 (see `PlainBackbone`).
     """
 
     def __init__(
@@ -100,7 +100,7 @@ class SegNetBasic(Network):
     ) -> None:
         widths = [channels] * 5
         blocks = [convolutions([3 if i == 0 else channels, channels], kernel=7) for i in range(4)]
-        super().__init__(PlainEncoder([*blocks, nn.Identity()], widths, pooling))
+        super().__init__(PlainBackbone([*blocks, nn.Identity()], widths, pooling))
         # As in the authors' network, the decoder's convolutions have no activation.
         self.decoder = _MirrorDecoder(widths, (1, 1, 1, 1), upsampling, kernel=7, relu=False)
         self.head = nn.Conv2d(channels, num_classes, 1)

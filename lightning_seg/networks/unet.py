@@ -5,8 +5,8 @@ from collections.abc import Callable
 import torch
 from torch import Tensor, nn
 
-from lightning_seg.networks.backbones.plain import PlainEncoder, convolutions
-from lightning_seg.networks.backbones.timm_backbone import Encoder
+from lightning_seg.networks.backbones.plain import PlainBackbone, convolutions
+from lightning_seg.networks.backbones.timm_backbone import Backbone
 from lightning_seg.networks.base import Network, PyramidNetwork
 from lightning_seg.networks.upsampling import TransposedConvolution, Upsampling
 
@@ -17,7 +17,7 @@ class UNet(PyramidNetwork):
     Args:
         num_classes: Number of classes.
         backbone: A timm model's name, or an encoder.
-        weights: Pretrained weights of the backbone (see `Backbone`).
+        weights: Pretrained weights of the backbone (see `TimmBackbone`).
         output_stride: Stride in pixels of the deepest feature map.
         decoder_channels: Channels after each of the five steps, deepest first.
     """
@@ -25,7 +25,7 @@ class UNet(PyramidNetwork):
     def __init__(
         self,
         num_classes: int,
-        backbone: str | Encoder = "resnet50",
+        backbone: str | Backbone = "resnet50",
         weights: bool | str = True,
         output_stride: int = 32,
         decoder_channels: tuple[int, int, int, int, int] = (256, 128, 64, 32, 16),
@@ -38,7 +38,7 @@ class UNet(PyramidNetwork):
         self.head = SegmentationHead(decoder_channels[-1], num_classes, kernel_size=3)
 
 
-class UNet2015(Network):
+class ClassicUNet(Network):
     """The U-Net of 2015, made from scratch: two 3x3 convolutions a step, skips joined by concatenation.
 
     Convolutions are padded, so that the logits are as large as the image.
@@ -49,7 +49,7 @@ class UNet2015(Network):
         batch_norm: Whether BatchNorm follows each convolution; the authors' network has none.
         dropout: Dropout at the end of the contracting path.
         upsampling: What makes maps larger, called with the channels of input and output and the factor 2.
-        pooling: Makes a pooling from its kernel size, 2 (see `PlainEncoder`).
+        pooling: Makes a pooling from its kernel size, 2 (see `PlainBackbone`).
     """
 
     def __init__(
@@ -66,7 +66,7 @@ class UNet2015(Network):
             convolutions([wide, c, c], norm=batch_norm) for wide, c in zip([3, *widths], widths, strict=False)
         ]
         blocks[-1].append(nn.Dropout(dropout))
-        super().__init__(PlainEncoder(blocks, widths, pooling))
+        super().__init__(PlainBackbone(blocks, widths, pooling))
         self.decoder = _ConcatenatingDecoder(widths, batch_norm, upsampling)
         self.head = nn.Conv2d(channels, num_classes, 1)
 

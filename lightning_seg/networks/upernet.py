@@ -1,6 +1,6 @@
 """UPerNet."""
 
-from lightning_seg.networks.backbones.timm_backbone import Encoder
+from lightning_seg.networks.backbones.timm_backbone import Backbone
 from lightning_seg.networks.base import AuxiliaryHead, PyramidNetwork, train_on_one_image
 
 
@@ -10,7 +10,7 @@ class UPerNet(PyramidNetwork):
     Args:
         num_classes: Number of classes.
         backbone: A timm model's name, or an encoder.
-        weights: Pretrained weights of the backbone (see `Backbone`).
+        weights: Pretrained weights of the backbone (see `TimmBackbone`).
         output_stride: Stride in pixels of the deepest feature map.
         decoder_channels: Channels of every map in the decoder.
         auxiliary: Whether training also gives the logits of a head on the second deepest map.
@@ -19,7 +19,7 @@ class UPerNet(PyramidNetwork):
     def __init__(
         self,
         num_classes: int,
-        backbone: str | Encoder = "resnet50",
+        backbone: str | Backbone = "resnet50",
         weights: bool | str = True,
         output_stride: int = 32,
         decoder_channels: int = 256,

@@ -34,7 +34,8 @@ _INCIDENTAL = (
     "ckpt_path",
     "wandb",
     "pictures",
-    "saving",
+    "checkpointing",
+    "saving",  # its name before 0.2
     "slurm",
     "checkpoint.dirpath",
     "data.init_args.root",

@@ -13,7 +13,7 @@ from torch.optim.lr_scheduler import LRScheduler
 from lightning_seg.constants import IGNORE_INDEX
 from lightning_seg.data.class_frequencies import class_frequencies
 from lightning_seg.errors import UserError
-from lightning_seg.inference.inferers import Inference
+from lightning_seg.inference.inferers import Inferer
 from lightning_seg.metrics.confusion import ConfusionMatrix, ImageCounts, predicted_labels
 from lightning_seg.metrics.images import ImageMetric, ImageTables, Values
 from lightning_seg.metrics.mean import WeightedMean
@@ -66,7 +66,7 @@ class SemanticSegmentation(SegmentationTask):
         lr_scheduler: Callable[[Optimizer, int], LRScheduler] | None = None,
         finetune: Full | None = None,
         auxiliary_weight: float = 0.4,
-        inference: Inference | None = None,
+        inference: Inferer | None = None,
         postprocess: list[Step] | None = None,
         metrics: list[ImageMetric] | None = None,
         val_metrics: bool = False,

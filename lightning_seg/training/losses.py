@@ -77,7 +77,7 @@ class CrossEntropy(PixelLoss):
         return _ratio(losses.sum(), self.pixel_weights(masks).sum())
 
 
-class Focal(PixelLoss):
+class FocalLoss(PixelLoss):
     """Cross-entropy that pays less attention to pixels the network already gets right (arXiv:1708.02002).
 
     It is the multi-class form: with the probability p of the true class, a pixel's loss is -(1 - p)^gamma log p.
@@ -132,7 +132,7 @@ class OHEMCrossEntropy(PixelLoss):
         return _ratio((weights * losses).sum(), weights.sum())
 
 
-class Tversky(nn.Module):
+class TverskyLoss(nn.Module):
     """One minus the Tversky index, from soft counts over all pixels of the batch (arXiv:1706.05721).
 
     The index of a class is TP / (TP + alpha FP + beta FN); the loss is the mean over the classes that occur in the
@@ -158,21 +158,21 @@ class Tversky(nn.Module):
         return _mean_over_present(1 - index, true)
 
 
-class Dice(Tversky):
-    """One minus the Dice coefficient, 2 TP / (2 TP + FP + FN), of soft counts (see `Tversky`)."""
+class DiceLoss(TverskyLoss):
+    """One minus the Dice coefficient, 2 TP / (2 TP + FP + FN), of soft counts (see `TverskyLoss`)."""
 
     def __init__(self) -> None:
         super().__init__(0.5, 0.5)
 
 
-class Jaccard(Tversky):
-    """One minus the intersection over union, TP / (TP + FP + FN), of soft counts (see `Tversky`)."""
+class JaccardLoss(TverskyLoss):
+    """One minus the intersection over union, TP / (TP + FP + FN), of soft counts (see `TverskyLoss`)."""
 
     def __init__(self) -> None:
         super().__init__(1, 1)
 
 
-class Lovasz(nn.Module):
+class LovaszLoss(nn.Module):
     """Lovász-Softmax: the convex surrogate of one minus IoU, over all pixels of the batch (arXiv:1705.08790)."""
 
     def forward(self, logits: Tensor, masks: Tensor) -> Tensor:
@@ -191,7 +191,7 @@ class Lovasz(nn.Module):
         return _mean_over_present((errors * slope).sum(1), true[:, 0])
 
 
-class Sum(nn.Module):
+class CompoundLoss(nn.Module):
     """A weighted sum of losses.
 
     Args:
@@ -203,7 +203,9 @@ class Sum(nn.Module):
         super().__init__()
         self.weights = weights or [1.0] * len(losses)
         if not losses or len(self.weights) != len(losses):
-            raise UserError(f"Sum needs one weight for each loss; got {len(losses)} losses, {weights}.")
+            raise UserError(
+                f"CompoundLoss needs one weight for each loss; got {len(losses)} losses, {weights}."
+            )
         self.losses = nn.ModuleList(losses)
 
     def forward(self, logits: Tensor, masks: Tensor) -> Tensor:

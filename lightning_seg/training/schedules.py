@@ -90,14 +90,14 @@ class Cosine(Schedule):
         )
 
 
-class Step(Schedule):
+class MultiStep(Schedule):
     """Fall at given times.
 
     Args:
         optimizer: The optimizer.
         steps: Number of optimizer steps of the training.
-        at: When, as shares of the training after the warm-up.
-        factor: What the learning rate is multiplied by at each time.
+        milestones: When, as fractions of the training after the warm-up.
+        gamma: What the learning rate is multiplied by at each milestone.
         warmup: Share of the training in which the learning rate rises linearly.
     """
 
@@ -105,24 +105,27 @@ class Step(Schedule):
         self,
         optimizer: Optimizer,
         steps: int,
-        at: tuple[float, ...] = (0.6, 0.8),
-        factor: float = 0.1,
+        milestones: tuple[float, ...] = (0.6, 0.8),
+        gamma: float = 0.1,
         warmup: float = 0.0,
     ) -> None:
-        super().__init__(optimizer, steps, lambda share: factor ** sum(share >= time for time in at), warmup)
+        super().__init__(
+            optimizer, steps, lambda share: gamma ** sum(share >= time for time in milestones), warmup
+        )
 
 
 class OneCycle(OneCycleLR):
     """Rise to the optimizer's learning rate and fall far below where it began (arXiv:1708.07120).
 
-    The momentum, or the first of Adam's betas, goes the other way.
+    The momentum, or the first of Adam's betas, goes the other way. The names are those of
+    `torch.optim.lr_scheduler.OneCycleLR`.
 
     Args:
         optimizer: The optimizer.
         steps: Number of optimizer steps of the training.
-        rising: Share of the training in which the learning rate rises.
-        start: Factor on the learning rate at the start.
-        end: Factor on the learning rate at the end.
+        pct_start: Fraction of the training in which the learning rate rises.
+        div_factor: The optimizer's learning rate divided by the one at the start.
+        final_div_factor: The learning rate at the start divided by the one at the end.
         momentum: Lowest and highest momentum; None leaves it as it is.
     """
 
@@ -130,9 +133,9 @@ class OneCycle(OneCycleLR):
         self,
         optimizer: Optimizer,
         steps: int,
-        rising: float = 0.3,
-        start: float = 0.04,
-        end: float = 4e-6,
+        pct_start: float = 0.3,
+        div_factor: float = 25.0,
+        final_div_factor: float = 1e4,
         momentum: tuple[float, float] | None = (0.85, 0.95),
     ) -> None:
         low, high = momentum or (0.0, 0.0)
@@ -140,9 +143,9 @@ class OneCycle(OneCycleLR):
             optimizer,
             max_lr=[group["lr"] for group in optimizer.param_groups],
             total_steps=steps,
-            pct_start=rising,
-            div_factor=1 / start,
-            final_div_factor=start / end,
+            pct_start=pct_start,
+            div_factor=div_factor,
+            final_div_factor=final_div_factor,
             cycle_momentum=momentum is not None,
             base_momentum=low,
             max_momentum=high,
@@ -190,7 +193,7 @@ def for_lightning(
     """
     if steps == math.inf:
         raise UserError("a learning-rate schedule needs an end: set trainer.max_epochs or trainer.max_steps.")
-    hint = "Choose one of lightning_seg.training.schedules: Poly, Cosine, Step, OneCycle, Plateau, Constant."
+    hint = "Choose one of lightning_seg.training.schedules: Poly, Cosine, MultiStep, OneCycle, Plateau, Constant."
     try:
         scheduler: Any = make(optimizer, int(steps))
     except (TypeError, ValueError) as error:

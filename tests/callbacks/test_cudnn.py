@@ -4,7 +4,7 @@ import lightning as L
 import torch
 from lightning.pytorch.demos.boring_classes import BoringModel
 
-from lightning_seg.callbacks.cudnn import Kernels
+from lightning_seg.callbacks.cudnn import CudnnBenchmark
 
 
 def test_kernels_are_tried_in_training_only(tmp_path):
@@ -22,7 +22,7 @@ def test_kernels_are_tried_in_training_only(tmp_path):
         max_epochs=2,
         limit_train_batches=2,
         limit_val_batches=1,
-        callbacks=[Kernels()],
+        callbacks=[CudnnBenchmark()],
         accelerator="cpu",
         logger=False,
         enable_checkpointing=False,

@@ -16,7 +16,7 @@ model:
   network:
     class_path: lightning_seg.networks.unet.UNet
     init_args: {backbone: test_resnet, weights: false, decoder_channels: [16, 8, 8, 8, 8]}
-  finetune: {class_path: lightning_seg.training.finetune.policies.GradualUnfreeze, init_args: {schedule: [0.1, 2], backbone_lr: 0.1}}
+  finetune: {class_path: lightning_seg.training.finetune.policies.GradualUnfreeze, init_args: {schedule: [0.1, 2], backbone_lr_mult: 0.1}}
   optimizer: {class_path: torch.optim.RMSprop, init_args: {lr: 1e-3, weight_decay: 1e-4}}
   lr_scheduler: {class_path: lightning_seg.training.schedules.Plateau, init_args: {patience: 1}}
   loss: {class_path: lightning_seg.training.losses.CrossEntropy, init_args: {label_smoothing: 0.1}}
@@ -25,7 +25,7 @@ data:
   init_args:
     {batch_size: 4, crop_size: [32, 32], image_size: [32, 32], train_images: 8, val_images: 4, test_images: 3,
      num_workers: 0}
-gap: {share: 1}
+overfitting: {train_eval_fraction: 1}
 trainer:
   max_epochs: 30
   accelerator: cpu

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import torch
 
-from lightning_seg.callbacks.overfitting import Gap, History, curves, judge
+from lightning_seg.callbacks.overfitting import History, OverfittingMonitor, curves, judge
 from lightning_seg.data.dataset import Split
 from lightning_seg.data.datasets.shapes import Shapes
 from lightning_seg.data.loading import collate
@@ -70,7 +70,7 @@ def test_training_images_are_scored_as_if_they_were_validated(share):
     )
     network = Linear(data.num_classes, "test_resnet", weights=False)
     task = SemanticSegmentation(network, torch.optim.SGD, data.class_names).eval()
-    loss, matrix = Gap(share)._score(Trainer(data), task)
+    loss, matrix = OverfittingMonitor(share)._score(Trainer(data), task)
 
     split = Split(data, "train")
     chosen = [0, 2, 4, 6] if share == 0.4 else range(7)  # evenly spread; never more than there are

@@ -14,7 +14,7 @@ from lightning_seg.errors import UserError
 TINY = """
 model:
   network: {class_path: lightning_seg.networks.linear.Linear, init_args: {backbone: test_resnet, weights: false}}
-  finetune: {class_path: lightning_seg.training.finetune.policies.Full, init_args: {backbone_lr: 0.1}}
+  finetune: {class_path: lightning_seg.training.finetune.policies.Full, init_args: {backbone_lr_mult: 0.1}}
   optimizer: {class_path: torch.optim.SGD, init_args: {lr: 0.05}}
   lr_scheduler: {class_path: lightning_seg.training.schedules.Poly}
 data:

@@ -18,7 +18,7 @@ from lightning_seg.bench.network_profile import (
     receptive_field,
 )
 from lightning_seg.cli.main import main
-from lightning_seg.networks.backbones.plain import PlainEncoder
+from lightning_seg.networks.backbones.plain import PlainBackbone
 from lightning_seg.networks.base import Network
 from lightning_seg.networks.deeplab import DeepLabV3
 from lightning_seg.plotting.chart import Chart, Point
@@ -33,7 +33,7 @@ class Convolutions(Network):
 
     def __init__(self, layers=1):
         convolutions = [nn.Conv2d(3 if i == 0 else 4, 4, 3, padding=1, bias=False) for i in range(layers)]
-        super().__init__(PlainEncoder([nn.Sequential(*convolutions)], [4], nn.MaxPool2d))
+        super().__init__(PlainBackbone([nn.Sequential(*convolutions)], [4], nn.MaxPool2d))
         self.decoder = nn.Identity()
         self.head = nn.Conv2d(4, 2, 1)
 
@@ -52,7 +52,7 @@ def quick(monkeypatch):
 
 def test_figures_by_hand(quick):
     figures = measure("some", task(Convolutions()), Conditions((H, W)))
-    assert figures.network == "Convolutions, PlainEncoder"
+    assert figures.network == "Convolutions, PlainBackbone"
     assert figures.parameters == figures.trainable == {"backbone": 108, "decoder": 0, "head": 10}
     assert figures.multiply_adds == {"backbone": 108 * H * W, "decoder": 0, "head": 8 * H * W}
     assert figures.output_stride == 1 and figures.images_per_second == 12.5

@@ -53,7 +53,7 @@ model:
     init_args: {label_smoothing: 0.1}
   finetune:
     class_path: lightning_seg.training.finetune.policies.Full
-    init_args: {backbone_lr: 0.1}
+    init_args: {backbone_lr_mult: 0.1}
 data:
   class_path: lightning_seg.data.datasets.shapes.Shapes
   init_args:
@@ -71,7 +71,7 @@ trainer: {max_epochs: 2, accelerator: cpu, devices: 1, precision: 32-true, log_e
 checkpoint: {mode: max}
 wandb: {project: fuzz, tags: [a, b]}
 pictures: {count: 2}
-saving: {every_n_minutes: 5}
+checkpointing: {every_n_minutes: 5}
 """
 
 VALUES: list[Any] = [

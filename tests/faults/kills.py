@@ -21,7 +21,7 @@ from tests.faults.programs import Program, experiment, only, result, run
 OPTIONS = (
     "--trainer.max_epochs=8",
     "--data.init_args.num_workers=1",
-    "--saving.every_n_steps=3",
+    "--checkpointing.every_n_steps=3",
     "--trainer.accumulate_grad_batches=2",
     "--trainer.callbacks=[tests.faults.saboteurs.Phase]",
 )

@@ -226,7 +226,7 @@ def test_a_network_spread_over_processes_trains_like_a_whole_one(folder, optimiz
         f"--model.optimizer={{class_path: torch.optim.{optimizer}, init_args: {{lr: 1e-3}}}}",
         "--data.init_args.batch_size=2", "--trainer.max_epochs=2",
     ]  # fmt: skip
-    sharded = [*options, "--trainer.strategy=fully_shard", "--saving.every_n_steps=5"]
+    sharded = [*options, "--trainer.strategy=fully_shard", "--checkpointing.every_n_steps=5"]
     finish(ranks(folder, 2, "exp", "tiny.yaml", f"--name=ddp-{optimizer}", *options))
     finish(ranks(folder, 2, "exp", "tiny.yaml", f"--name=fsdp-{optimizer}", *sharded))
     paths = [only(folder / f"runs/{name}-{optimizer}") for name in ("ddp", "fsdp")]

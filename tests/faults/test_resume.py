@@ -11,7 +11,7 @@ from lightning_seg.training.checkpoint_io import read
 
 from .programs import Program, experiment, only, result, run
 
-SAVE = "--saving.every_n_steps=3"
+SAVE = "--checkpointing.every_n_steps=3"
 PAUSE = (
     "--trainer.callbacks=[{{class_path: tests.faults.saboteurs.Pause, init_args: {{place: {}, step: {}}}}}]"
 )
@@ -97,7 +97,7 @@ def test_a_second_interrupt_does_not_wait_for_the_step(folder):
 def test_gradients_that_are_being_gathered_are_not_lost(folder):
     options = (
         "--trainer.accumulate_grad_batches=3",
-        "--saving.every_n_steps=1",
+        "--checkpointing.every_n_steps=1",
         "--trainer.check_val_every_n_epoch=2",
     )
     run(folder, "exp", "tiny.yaml", "--name=gather", *options)

@@ -40,7 +40,7 @@ def names_of_step(folder, step):
 
 
 def test_a_loss_that_is_no_number_stops_and_names_its_images(folder, capsys):
-    assert here(folder, "exp", "tiny.yaml", "--name=nan", nan([6]), "--saving.every_n_steps=4") == 2
+    assert here(folder, "exp", "tiny.yaml", "--name=nan", nan([6]), "--checkpointing.every_n_steps=4") == 2
     error = capsys.readouterr().err
     assert f"step 6: loss nan, images {names_of_step(folder, 6)}" in error
     assert "step 5: loss" in error and "step 4" not in error and "Traceback" not in error
@@ -55,7 +55,7 @@ def test_a_loss_that_is_no_number_stops_and_names_its_images(folder, capsys):
 def test_it_is_noticed_before_anything_is_saved(folder):
     """Looked at together every ten steps as on a GPU, the bad step is the last before the checkpoint."""
     options = (
-        "--saving.every_n_steps=5",
+        "--checkpointing.every_n_steps=5",
         "--trainer.callbacks=[{class_path: " + SABOTEUR + ".Asynchronous}]",
     )
     program = Program(folder, "exp", "tiny.yaml", "--name=late", nan([5]), *options)
@@ -66,7 +66,7 @@ def test_it_is_noticed_before_anything_is_saved(folder):
 @pytest.mark.parametrize("kind", ["loss", "gradient"])
 def test_skipped_steps_change_nothing_and_are_counted(folder, kind):
     loss = nan([3, 6], gradient_only=kind == "gradient")
-    run(folder, "exp", "tiny.yaml", f"--name=skip-{kind}", loss, "--nonfinite.action=skip", "--saving.every_n_steps=1",
+    run(folder, "exp", "tiny.yaml", f"--name=skip-{kind}", loss, "--nonfinite.action=skip", "--checkpointing.every_n_steps=1",
         "--trainer.callbacks=[{class_path: " + SABOTEUR + ".KeepAll}]")  # fmt: skip
     path = only(folder / f"runs/skip-{kind}")
     states = [torch.load(path / f"step-{i}.pt") for i in range(1, 8)]

@@ -12,7 +12,7 @@ from lightning_seg.errors import UserError
 from lightning_seg.inference.inferers import MultiScale, SlidingWindow, entropy
 from lightning_seg.inference.predictor import as_rgb
 from lightning_seg.networks.fcn import FCN
-from lightning_seg.networks.unet import UNet2015
+from lightning_seg.networks.unet import ClassicUNet
 
 
 def by_pixel(images):
@@ -77,7 +77,7 @@ def test_blending_is_gaussian():
 def test_windows_equal_the_whole_image_where_the_receptive_field_allows(width):
     """Tolerance: 1e-5 of the largest logit. The radius of this network's receptive field is below 128 pixels."""
     torch.manual_seed(0)
-    network = UNet2015(3, channels=2).eval()
+    network = ClassicUNet(3, channels=2).eval()
     images = noise(1, 3, 450, width)
     with torch.inference_mode():
         whole = network(images)

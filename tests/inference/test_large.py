@@ -9,9 +9,9 @@ import torch
 from PIL import Image
 
 from lightning_seg.errors import UserError
-from lightning_seg.inference import Model, MultiScale, SlidingWindow
+from lightning_seg.inference import MultiScale, Predictor, SlidingWindow
 from lightning_seg.inference.large import is_large, predict_large
-from lightning_seg.networks.unet import UNet2015
+from lightning_seg.networks.unet import ClassicUNet
 
 NAMES, PALETTE = ("a", "b", "c"), ((0, 0, 0), (255, 0, 0), (0, 128, 255))
 
@@ -19,9 +19,9 @@ NAMES, PALETTE = ("a", "b", "c"), ((0, 0, 0), (255, 0, 0), (0, 128, 255))
 @pytest.fixture
 def model():
     torch.manual_seed(1)
-    network = UNet2015(3, channels=4)
+    network = ClassicUNet(3, channels=4)
     torch.nn.init.zeros_(network.head.bias)
-    return Model(network, NAMES, PALETTE, SlidingWindow((64, 96), overlap=0.5))
+    return Predictor(network, NAMES, PALETTE, SlidingWindow((64, 96), overlap=0.5))
 
 
 @pytest.fixture

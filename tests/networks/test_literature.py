@@ -10,7 +10,7 @@ from lightning_seg.networks.deeplab import DeepLabLargeFOV, DeepLabV3, DeepLabV3
 from lightning_seg.networks.fcn import FCN, FCN8s, FCN32s
 from lightning_seg.networks.pspnet import PSPNet
 from lightning_seg.networks.segnet import SegNet, SegNetBasic
-from lightning_seg.networks.unet import UNet2015
+from lightning_seg.networks.unet import ClassicUNet
 
 
 def copy_torchvision(network, reference):
@@ -86,7 +86,7 @@ def test_sizes_equal_torchvision(build, arguments, expected):
         (FCN8s, {"backbone": "vgg16"}, 134.3),
         (SegNet, {"backbone": "vgg16_bn"}, 29.4),
         (SegNetBasic, {}, 1.42),
-        (UNet2015, {"backbone": None}, 31.0),
+        (ClassicUNet, {"backbone": None}, 31.0),
         (DeepLabLargeFOV, {"backbone": "vgg16"}, 20.5),
         (DeepLabV3Plus, {"backbone": "resnet50"}, 26.7),
         (DeepLabV3Plus, {"backbone": "resnet101"}, 45.7),
@@ -95,7 +95,7 @@ def test_sizes_equal_torchvision(build, arguments, expected):
 )
 def test_sizes_agree_with_the_literature(build, arguments, millions):
     with torch.device("meta"):
-        own = build in (UNet2015, SegNetBasic)
+        own = build in (ClassicUNet, SegNetBasic)
         network = build(21) if own else build(21, weights=False, **arguments)
     assert count(network) / 1e6 == pytest.approx(millions, rel=0.005)
 

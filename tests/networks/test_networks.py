@@ -18,7 +18,7 @@ from lightning_seg.networks.pan import PAN
 from lightning_seg.networks.pspnet import PSPNet
 from lightning_seg.networks.segformer import SegFormer
 from lightning_seg.networks.segnet import SegNet, SegNetBasic
-from lightning_seg.networks.unet import UNet, UNet2015
+from lightning_seg.networks.unet import ClassicUNet, UNet
 from lightning_seg.networks.unetplusplus import UNetPlusPlus
 from lightning_seg.networks.upernet import UPerNet
 
@@ -50,7 +50,7 @@ NETWORKS = {
     "dpt-vit": (DPT, {**SMALL, "backbone": "test_vit"}),
     "segnet": (SegNet, {"layers": (2, 1, 1, 1, 1)}),
     "segnet-basic": (SegNetBasic, {**OWN, "channels": 8}),
-    "unet2015": (UNet2015, {**OWN, "channels": 4}),
+    "unet2015": (ClassicUNet, {**OWN, "channels": 4}),
     "full-resolution": (FullResolution, {**OWN, "channels": 8}),
     "patches": (PatchClassifier, {"step": 16}),
 }

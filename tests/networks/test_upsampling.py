@@ -12,7 +12,7 @@ from lightning_seg.errors import UserError
 from lightning_seg.networks.base import Network
 from lightning_seg.networks.fcn import FCN8s, FCN16s, FCN32s
 from lightning_seg.networks.segnet import SegNetBasic
-from lightning_seg.networks.unet import UNet2015
+from lightning_seg.networks.unet import ClassicUNet
 from lightning_seg.networks.upsampling import (
     BedOfNails,
     Bicubic,
@@ -111,7 +111,7 @@ ANY = [*OPERATORS, MaxUnpooling]
 
 
 @pytest.mark.parametrize("upsampling", ANY)
-@pytest.mark.parametrize("build", [SegNetBasic, UNet2015])
+@pytest.mark.parametrize("build", [SegNetBasic, ClassicUNet])
 def test_decoders_of_ours_take_any_operator(build, upsampling):
     network = build(3, channels=4, upsampling=upsampling)
     images = torch.randint(0, 256, (2, 3, 35, 50), dtype=torch.uint8)

@@ -425,7 +425,7 @@ TINY = {
         },
         "trainer.max_epochs": 2,
         "trainer.accelerator": "cpu",
-        "saving.every_n_steps": 5,
+        "checkpointing.every_n_steps": 5,
         "wandb.mode": "disabled",
     },
     "variants": {

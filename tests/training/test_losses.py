@@ -21,14 +21,14 @@ from lightning_seg.errors import UserError
 from lightning_seg.networks.pspnet import PSPNet
 from lightning_seg.tasks.semantic import SemanticSegmentation
 from lightning_seg.training.losses import (
+    CompoundLoss,
     CrossEntropy,
-    Dice,
-    Focal,
-    Jaccard,
-    Lovasz,
+    DiceLoss,
+    FocalLoss,
+    JaccardLoss,
+    LovaszLoss,
     OHEMCrossEntropy,
-    Sum,
-    Tversky,
+    TverskyLoss,
     balanced_weights,
 )
 
@@ -37,15 +37,15 @@ LOSSES = {
     "cross_entropy": CrossEntropy(),
     "smoothed": CrossEntropy(label_smoothing=0.1),
     "weighted": CrossEntropy(class_weights=WEIGHTS),
-    "focal": Focal(),
-    "focal_root": Focal(gamma=0.5, class_weights=WEIGHTS),
+    "focal": FocalLoss(),
+    "focal_root": FocalLoss(gamma=0.5, class_weights=WEIGHTS),
     "ohem": OHEMCrossEntropy(),
     "ohem_few": OHEMCrossEntropy(threshold=0.1, keep=0.25, class_weights=WEIGHTS),
-    "tversky": Tversky(),
-    "dice": Dice(),
-    "jaccard": Jaccard(),
-    "lovasz": Lovasz(),
-    "sum": Sum([CrossEntropy(), Dice(), Lovasz()], [1.0, 0.5, 2.0]),
+    "tversky": TverskyLoss(),
+    "dice": DiceLoss(),
+    "jaccard": JaccardLoss(),
+    "lovasz": LovaszLoss(),
+    "sum": CompoundLoss([CrossEntropy(), DiceLoss(), LovaszLoss()], [1.0, 0.5, 2.0]),
 }
 every_loss = pytest.mark.parametrize("loss", LOSSES.values(), ids=LOSSES.keys())
 
@@ -145,20 +145,20 @@ def test_focal_equals_torchvision(batch):
     logits, masks = batch
     z, masks = logits[:, :1], masks.clamp(max=1)
     expected = sigmoid_focal_loss(z[:, 0], masks.float(), alpha=-1, gamma=2, reduction="mean")
-    torch.testing.assert_close(Focal()(torch.cat([torch.zeros_like(z), z], 1), masks), expected)
+    torch.testing.assert_close(FocalLoss()(torch.cat([torch.zeros_like(z), z], 1), masks), expected)
 
 
 def test_focal_without_focus_is_cross_entropy(batch):
-    torch.testing.assert_close(Focal(0, WEIGHTS)(*batch), CrossEntropy(0, WEIGHTS)(*batch))
+    torch.testing.assert_close(FocalLoss(0, WEIGHTS)(*batch), CrossEntropy(0, WEIGHTS)(*batch))
 
 
 @pytest.mark.parametrize(
     ("loss", "theirs"),
     [
-        (Dice(), smp.losses.DiceLoss("multiclass", ignore_index=IGNORE_INDEX)),
-        (Jaccard(), smp.losses.JaccardLoss("multiclass", ignore_index=IGNORE_INDEX)),
-        (Tversky(0.3, 0.7), smp.losses.TverskyLoss("multiclass", alpha=0.3, beta=0.7, ignore_index=255)),
-        (Lovasz(), smp.losses.LovaszLoss("multiclass", ignore_index=IGNORE_INDEX)),
+        (DiceLoss(), smp.losses.DiceLoss("multiclass", ignore_index=IGNORE_INDEX)),
+        (JaccardLoss(), smp.losses.JaccardLoss("multiclass", ignore_index=IGNORE_INDEX)),
+        (TverskyLoss(0.3, 0.7), smp.losses.TverskyLoss("multiclass", alpha=0.3, beta=0.7, ignore_index=255)),
+        (LovaszLoss(), smp.losses.LovaszLoss("multiclass", ignore_index=IGNORE_INDEX)),
     ],
     ids=["dice", "jaccard", "tversky", "lovasz"],
 )
@@ -172,7 +172,7 @@ def test_region_losses_equal_smp_where_all_classes_occur(loss, theirs, batch):
 
 
 @pytest.mark.parametrize(
-    ("loss", "score"), [(Dice(), f1_score), (Jaccard(), jaccard_score), (Lovasz(), jaccard_score)]
+    ("loss", "score"), [(DiceLoss(), f1_score), (JaccardLoss(), jaccard_score), (LovaszLoss(), jaccard_score)]
 )
 def test_hard_predictions_score_like_the_metric(loss, score, batch):
     """Where the network is sure, right or wrong, a region loss is one minus the metric of its name."""
@@ -195,10 +195,10 @@ def test_ohem_averages_the_hardest(threshold, keep, batch):
 
 
 def test_sum(batch):
-    total = Sum([CrossEntropy(), Dice()], [2.0, 0.5])(*batch)
-    torch.testing.assert_close(total, 2 * CrossEntropy()(*batch) + 0.5 * Dice()(*batch))
+    total = CompoundLoss([CrossEntropy(), DiceLoss()], [2.0, 0.5])(*batch)
+    torch.testing.assert_close(total, 2 * CrossEntropy()(*batch) + 0.5 * DiceLoss()(*batch))
     with pytest.raises(UserError, match="one weight for each"):
-        Sum([CrossEntropy(), Dice()], [1.0])
+        CompoundLoss([CrossEntropy(), DiceLoss()], [1.0])
 
 
 def test_balanced_weights_by_hand():
@@ -251,7 +251,7 @@ def test_camvid_has_the_published_median_frequency_weights(real_data):
 
 def make_model(data):
     network = PSPNet(6, "test_resnet", weights=False, output_stride=16, decoder_channels=16, auxiliary=True)
-    loss = Sum([CrossEntropy(class_weights="inverse_sqrt"), Dice()])
+    loss = CompoundLoss([CrossEntropy(class_weights="inverse_sqrt"), DiceLoss()])
     return SemanticSegmentation(network, torch.optim.SGD, data.class_names, loss)
 
 
@@ -278,7 +278,7 @@ def test_class_weights_come_from_the_data_and_stay_with_the_checkpoint(tmp_path,
 def test_the_auxiliary_head_adds_its_share():
     data = shapes()
     model = make_model(data)
-    model.loss = Sum([CrossEntropy(), Dice()])
+    model.loss = CompoundLoss([CrossEntropy(), DiceLoss()])
     batch = next(iter(data.train_dataloader()))
     model.network.decoder.eval()  # dropout would differ from call to call
     model.network.auxiliary.eval()

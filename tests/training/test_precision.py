@@ -7,7 +7,7 @@ from torch import nn
 
 from lightning_seg.cli.main import main
 from lightning_seg.experiment.experiment import DataOnly
-from lightning_seg.networks.backbones.timm_backbone import Backbone
+from lightning_seg.networks.backbones.timm_backbone import TimmBackbone
 from lightning_seg.training import precision
 from lightning_seg.training.precision import choose_precision
 
@@ -73,7 +73,7 @@ def test_a_run_writes_down_what_was_chosen_and_is_tested_alike(tmp_path, monkeyp
 @pytest.mark.parametrize("name", ["test_resnet", "test_convnext", "test_vit", "test_efficientnet"])
 def test_checkpointed_gradients_are_the_same_and_keep_less(name):
     torch.manual_seed(0)
-    backbone = Backbone(name, weights=False).train()
+    backbone = TimmBackbone(name, weights=False).train()
     images = torch.randn(2, 3, 64, 64)
 
     def gradients():

@@ -32,7 +32,7 @@ def rates(make, steps=STEPS):
         (lambda o, n: schedules.Poly(o, n, power=0.9), lambda o, n: PolynomialLR(o, n, power=0.9)),
         (lambda o, n: schedules.Cosine(o, n), lambda o, n: CosineAnnealingLR(o, n)),
         (
-            lambda o, n: schedules.Step(o, n, at=(0.25, 0.5, 0.75), factor=0.5),
+            lambda o, n: schedules.MultiStep(o, n, milestones=(0.25, 0.5, 0.75), gamma=0.5),
             lambda o, n: StepLR(o, 5, gamma=0.5),
         ),
         (
@@ -45,7 +45,9 @@ def test_schedules_are_those_of_torch(ours, reference):
     torch.testing.assert_close(rates(ours), rates(reference))
 
 
-@pytest.mark.parametrize("schedule", [schedules.Constant, schedules.Poly, schedules.Cosine, schedules.Step])
+@pytest.mark.parametrize(
+    "schedule", [schedules.Constant, schedules.Poly, schedules.Cosine, schedules.MultiStep]
+)
 def test_warm_up_rises_in_a_straight_line_to_the_start_of_the_schedule(schedule):
     plain = rates(lambda o, n: schedule(o, n, warmup=0), 15)
     warmed = rates(lambda o, n: schedule(o, n, warmup=0.25))
@@ -56,7 +58,7 @@ def test_warm_up_rises_in_a_straight_line_to_the_start_of_the_schedule(schedule)
 
 def test_one_cycle_rises_to_the_rate_of_the_optimizer_against_the_momentum():
     optimizer = torch.optim.SGD([torch.zeros(1, requires_grad=True)], lr=0.5, momentum=0.9)
-    scheduler = schedules.OneCycle(optimizer, STEPS, rising=0.25)
+    scheduler = schedules.OneCycle(optimizer, STEPS, pct_start=0.25)
     seen = []
     for _ in range(STEPS):
         seen.append((optimizer.param_groups[0]["lr"], optimizer.param_groups[0]["momentum"]))

@@ -5,15 +5,15 @@ from pathlib import Path
 from torch import Tensor, nn
 
 from lightning_seg.errors import UserError
-from lightning_seg.networks.backbones.timm_backbone import Encoder
+from lightning_seg.networks.backbones.timm_backbone import Backbone
 from lightning_seg.networks.backbones.weights import read_file, unreachable
 
 
-class MixTransformer(Encoder):
+class MixTransformer(Backbone):
     """A Mix Transformer of segmentation-models-pytorch: maps of strides 4, 8, 16 and 32 (arXiv:2105.15203).
 
     In a YAML it stands for the backbone's name:
-    ``backbone: {class_path: lightning_seg.networks.backbones.mix_transformer.MixTransformer, init_args: {name: mit_b2}}``.
+    ``backbone: {class_path: MixTransformer, init_args: {name: mit_b2}}``.
 
     Args:
         name: ``mit_b0`` to ``mit_b5``.
@@ -38,7 +38,7 @@ class MixTransformer(Encoder):
         return self.net(x)[-4:]
 
     def stages(self) -> list[tuple[str, nn.ModuleList]]:
-        """Return the parts that make each feature map from the one before (see `Encoder.stages`)."""
+        """Return the parts that make each feature map from the one before (see `Backbone.stages`)."""
         parts = ("patch_embed", "block", "norm")
         return [
             (f"stage{i}", nn.ModuleList(getattr(self.net, f"{part}{i + 1}") for part in parts))

@@ -4,10 +4,10 @@ from collections.abc import Callable, Sequence
 
 from torch import Tensor, nn
 
-from lightning_seg.networks.backbones.timm_backbone import Encoder
+from lightning_seg.networks.backbones.timm_backbone import Backbone
 
 
-class PlainEncoder(Encoder):
+class PlainBackbone(Backbone):
     """Convolutional stages, each at half the resolution of the one before.
 
     Args:
@@ -32,7 +32,7 @@ class PlainEncoder(Encoder):
         return maps
 
     def stages(self) -> list[tuple[str, nn.ModuleList]]:
-        """Return the convolutional stages (see `Encoder.stages`)."""
+        """Return the convolutional stages (see `Backbone.stages`)."""
         return [(f"stage{i}", nn.ModuleList([block])) for i, block in enumerate(self.blocks)]
 
 

@@ -13,7 +13,7 @@ from lightning_seg.errors import UserError
 from lightning_seg.networks.backbones.weights import read_weights
 
 
-class Encoder(nn.Module):
+class Backbone(nn.Module):
     """What a network asks of its backbone: feature maps, finest first, from normalised images.
 
     Args:
@@ -89,7 +89,7 @@ class Encoder(nn.Module):
         )
 
 
-class Backbone(Encoder):
+class TimmBackbone(Backbone):
     """A timm model as a feature extractor.
 
     A plain vision transformer, whose blocks all have one resolution, gives the maps of four, evenly spaced.
@@ -135,7 +135,7 @@ class Backbone(Encoder):
         return [f.permute(0, 3, 1, 2).contiguous() for f in features] if self._nhwc else features
 
     def stages(self) -> list[tuple[str, nn.ModuleList]]:
-        """Return the parts that make each feature map from the one before (see `Encoder.stages`)."""
+        """Return the parts that make each feature map from the one before (see `Backbone.stages`)."""
         taps = [_flat(name) for name in self.net.feature_info.module_name()]
         stages: list[tuple[str, nn.ModuleList]] = []
         stage = nn.ModuleList()
@@ -148,7 +148,7 @@ class Backbone(Encoder):
         return [(name, stage) for name, stage in stages if any(True for _ in stage.parameters())]
 
     def checkpoint_gradients(self) -> None:
-        """Keep fewer activations for the backward pass and compute them again (see `Encoder`).
+        """Keep fewer activations for the backward pass and compute them again (see `Backbone`).
 
         BatchNorm inside the backbone then sees every batch twice, and its running statistics move twice as far.
         """

@@ -14,7 +14,7 @@ from torchvision.models.detection.roi_heads import RoIHeads, paste_masks_in_imag
 from torchvision.models.detection.rpn import RegionProposalNetwork, RPNHead
 from torchvision.ops import MultiScaleRoIAlign
 
-from lightning_seg.networks.backbones.timm_backbone import Encoder
+from lightning_seg.networks.backbones.timm_backbone import Backbone
 from lightning_seg.networks.base import BackboneNetwork
 from lightning_seg.networks.detection.anchors import Anchors
 
@@ -29,7 +29,7 @@ class Detector(BackboneNetwork, ABC):
 
     Args:
         backbone: A timm model's name, or an encoder.
-        weights: Pretrained weights of the backbone (see `Backbone`).
+        weights: Pretrained weights of the backbone (see `TimmBackbone`).
         min_size: In evaluation, images are resized so that their shorter side has so many pixels; training images
             come as the data module cuts them. None leaves the size alone.
         max_size: Limit of the longer side after that, in pixels.
@@ -38,7 +38,7 @@ class Detector(BackboneNetwork, ABC):
     head: "DetectionHead"
 
     def __init__(
-        self, backbone: str | Encoder, weights: bool | str, min_size: int | None, max_size: int
+        self, backbone: str | Backbone, weights: bool | str, min_size: int | None, max_size: int
     ) -> None:
         super().__init__(backbone, weights, output_stride=32)
         self.min_size, self.max_size = min_size, max_size

@@ -3,7 +3,7 @@
 from torch import Tensor, nn
 from torchvision.models.detection.roi_heads import RoIHeads
 
-from lightning_seg.networks.backbones.timm_backbone import Encoder
+from lightning_seg.networks.backbones.timm_backbone import Backbone
 from lightning_seg.networks.detection.anchors import Anchors
 from lightning_seg.networks.detection.detector import (
     BoxPredictor,
@@ -25,7 +25,7 @@ class MaskRCNNC4(Detector):
     Args:
         num_classes: Number of classes; class 0 is the background.
         backbone: A timm model's name with feature maps of strides 16 and 32, or an encoder.
-        weights: Pretrained weights of the backbone (see `Backbone`).
+        weights: Pretrained weights of the backbone (see `TimmBackbone`).
         anchors: Where to begin to look for objects; `DataAnchors` take their sizes from the training data.
         min_size: In evaluation, images are resized so that their shorter side has so many pixels.
         max_size: Limit of the longer side after that, in pixels.
@@ -40,7 +40,7 @@ class MaskRCNNC4(Detector):
     def __init__(
         self,
         num_classes: int,
-        backbone: str | Encoder = "resnet50",
+        backbone: str | Backbone = "resnet50",
         weights: bool | str = True,
         anchors: Anchors | None = None,
         min_size: int | None = None,
@@ -76,7 +76,7 @@ class MaskRCNNC4(Detector):
 class _LastStage(nn.Module):
     """The last stage of a backbone, whose parameters stay the backbone's."""
 
-    def __init__(self, backbone: Encoder) -> None:
+    def __init__(self, backbone: Backbone) -> None:
         super().__init__()
         self._stage = (backbone.stages()[-1][1],)  # in a tuple it is not registered a second time
 

@@ -22,13 +22,13 @@ class LoRA(Full):
         rank: Rank of the change.
         alpha: Factor on the change, relative to its rank.
         layers: Only layers with this in their name, such as ``attn`` or ``qkv``; all linear ones unless given.
-        backbone_lr: Factor on the learning rate of the adapters.
+        backbone_lr_mult: Factor on the learning rate of the adapters.
     """
 
     def __init__(
-        self, rank: int = 8, alpha: float = 16.0, layers: str = "", backbone_lr: float = 1.0
+        self, rank: int = 8, alpha: float = 16.0, layers: str = "", backbone_lr_mult: float = 1.0
     ) -> None:
-        super().__init__(backbone_lr, batch_norm="frozen")
+        super().__init__(backbone_lr_mult, batch_norm="frozen")
         if rank < 1:
             raise UserError(f"LoRA needs a rank of 1 or more, such as 8; got {rank}.")
         self.rank, self.alpha, self.layers = rank, alpha, layers

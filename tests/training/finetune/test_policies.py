@@ -238,9 +238,9 @@ def rates(policy):
 
 
 def test_stages_have_their_own_learning_rates():
-    assert rates(Full(backbone_lr=0.1)) == [0.1] * 5 + [1, 1]
-    assert rates(FrozenStages(3, backbone_lr=0.5)) == [None] * 3 + [0.5] * 2 + [1, 1]
-    assert rates(GradualUnfreeze([2, 3], backbone_lr=0.1)) == [None] * 3 + [0.1] * 2 + [1, 1]
+    assert rates(Full(backbone_lr_mult=0.1)) == [0.1] * 5 + [1, 1]
+    assert rates(FrozenStages(3, backbone_lr_mult=0.5)) == [None] * 3 + [0.5] * 2 + [1, 1]
+    assert rates(GradualUnfreeze([2, 3], backbone_lr_mult=0.1)) == [None] * 3 + [0.1] * 2 + [1, 1]
     assert rates(LayerwiseDecay(0.5)) == [1 / 32, 1 / 16, 1 / 8, 1 / 4, 1 / 2, 1, 1]
 
 
@@ -273,7 +273,7 @@ def test_frozen_stages_build_no_graph():
 @pytest.mark.parametrize(
     ("make_policy", "message"),
     [
-        (lambda: Full(backbone_lr=0), "use Frozen"),
+        (lambda: Full(backbone_lr_mult=0), "use Frozen"),
         (lambda: FrozenStages(6), "stages 0 to 5"),
         (lambda: LayerwiseDecay(1.5), "above 0 and up to 1"),
         (lambda: GradualUnfreeze([3, 1]), "in order"),
