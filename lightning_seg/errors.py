@@ -1,5 +1,10 @@
 """Errors that are the user's to mend."""
 
+import difflib
+import inspect
+import re
+from collections.abc import Iterable
+
 
 class UserError(Exception):
     """Something outside the program is wrong: a setting, a file, a folder, a download.
@@ -14,3 +19,41 @@ class UserError(Exception):
 
 def _shortened(line: str, most: int = 1000) -> str:
     return line if len(line) <= most else f"{line[: most * 3 // 4]} ... {line[-most // 5 :]}"
+
+
+_NOISE = re.compile(
+    r"Does not validate against|Subtypes:|Errors:|Given value type:|Given value: NestedArg|Did you mean|"
+    r"Expected an? <class 'NoneType'>|Expected a path but|'lightning-seg fit|^$"
+)
+
+
+def without_noise(message: str) -> str:
+    """Return a message of jsonargparse without what it says of every type that the value might have had."""
+    lines = [line.strip(" -") for line in message.splitlines()]
+    lines = [line for line in lines if not (line.startswith("Given value: ") and len(line) > 120)]
+    lines = [line if len(line) < 300 else f"{line[:200]} ... {line[-80:]}" for line in lines]
+    kept = dict.fromkeys(line for line in lines if not _NOISE.match(line))
+    text = "\n  ".join(kept)
+    text = re.sub(r"<class '(?:builtins\.)?([\w.]+)'>", r"\1", text)
+    return re.sub(r"a typing.Literal\[(.*?)\]", r"one of \1", text)
+
+
+def did_you_mean(message: str, names: Iterable[str]) -> str:
+    """Return a line that names the nearest right name to a wrong one in a message; nothing if there is none."""
+    known = set(names)
+    for word in (word.strip("'\"").lstrip("-").split("=")[0] for word in message.split()):
+        leaf = word.rsplit(".", 1)[-1]
+        if word in known or len(leaf) < 3 or not leaf.isidentifier():
+            continue
+        if close := difflib.get_close_matches(word, known, n=1, cutoff=0.8):
+            return f"\nDid you mean {close[0]}?"
+    return ""
+
+
+def parameters_of_subclasses(base: type) -> set[str]:
+    """Return the names of the constructor's parameters of a class and of all classes derived from it so far."""
+    found = set(inspect.signature(base).parameters)
+    cls: type
+    for cls in base.__subclasses__():
+        found |= parameters_of_subclasses(cls)
+    return found

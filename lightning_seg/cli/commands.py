@@ -1,32 +1,15 @@
 """The commands that train, evaluate and look at an experiment; each takes its arguments as the shell gives them."""
 
 import argparse
-import os
-import shutil
-import signal
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 
-from lightning.pytorch.callbacks import ModelCheckpoint
-from lightning.pytorch.utilities import rank_zero_only
-
-from lightning_seg.callbacks.checkpointing import Stopped
 from lightning_seg.errors import UserError
-from lightning_seg.experiment.experiment import (
-    RUN_VARIABLE,
-    DataOnly,
-    Experiment,
-    finished_run,
-    quiet,
-    run_argument,
-    trained,
-)
-from lightning_seg.experiment.failures import end_with_first_process, explained, of_its_version
+from lightning_seg.experiment.experiment import DataOnly, finished_run, quiet, run_argument, trained
+from lightning_seg.experiment.failures import friendly_errors
+from lightning_seg.experiment.training import resume as resume_run
+from lightning_seg.experiment.training import train
 from lightning_seg.inference.calibration import temperature_of
-from lightning_seg.runs.directory import CONFIG, METRICS, PICTURES
-from lightning_seg.tracking.wandb_run import finish, finishing
-from lightning_seg.training.checkpoint_io import newest
+from lightning_seg.runs.directory import PICTURES
 
 
 def exp(args: list[str]) -> None:
@@ -70,12 +53,7 @@ def folds(args: list[str]) -> None:
 
 def resume(args: list[str]) -> None:
     """Continue a run from its newest whole checkpoint, in its own directory and W&B run, then test."""
-    run, args = run_argument("resume", args)
-    if checkpoint := newest(run):
-        args = ["--ckpt_path", str(checkpoint), *args]
-    elif not rank_zero_only.rank:  # type: ignore[attr-defined]
-        print(f"{run} has no checkpoint yet: it starts from the beginning.")
-    train(["-c", str(run / CONFIG), *args], then_test=True, run=run)
+    resume_run(*run_argument("resume", args))
 
 
 def test(args: list[str]) -> None:
@@ -83,14 +61,14 @@ def test(args: list[str]) -> None:
     experiment, options = finished_run("test", args)
     if not experiment.model.instances and experiment.run_directory is not None:
         experiment.model.temperature = temperature_of(experiment.run_directory, Path(options["ckpt_path"]))
-    with explained(experiment):
+    with friendly_errors(experiment):
         experiment.trainer.test(**options, verbose=False)
 
 
 def validate(args: list[str]) -> None:
     """Score the best checkpoint of a run on the validation split."""
     experiment, options = finished_run("validate", args)
-    with explained(experiment):
+    with friendly_errors(experiment):
         experiment.trainer.validate(**options, verbose=False)
 
 
@@ -159,52 +137,3 @@ def _launcher(args: list[str]) -> tuple[str, list[str]]:
     if given.launcher not in ("here", "slurm"):
         raise UserError(f"--launcher must be here or slurm, got {given.launcher!r}.")
     return given.launcher, rest
-
-
-def train(args: list[str], then_test: bool, run: Path | None = None) -> Path:
-    """Train, perhaps test, and return the run directory."""
-    end_with_first_process()
-    with finishing(), _nothing_left_of_what_never_began(new=run is None):
-        with of_its_version(run):
-            experiment = Experiment(quiet(args), run=run)
-        trainer, model, data = experiment.trainer, experiment.model, experiment.datamodule
-        with explained(experiment), _told_how_to_continue(experiment):
-            trainer.fit(model, data, ckpt_path=experiment.config_init.ckpt_path, weights_only=True)
-            if then_test:
-                callback = trainer.checkpoint_callback
-                best = callback.best_model_path if isinstance(callback, ModelCheckpoint) else ""
-                if not best and trainer.is_global_zero:
-                    print("no validation has chosen a checkpoint: the last weights are tested")
-                trainer.test(model, data, ckpt_path=best or None, verbose=False, weights_only=True)
-    assert experiment.run_directory is not None
-    return experiment.run_directory
-
-
-@contextmanager
-def _told_how_to_continue(experiment: Experiment) -> Iterator[None]:
-    """Say how to continue a run that a signal ends."""
-    try:
-        yield
-    except SystemExit as stop:
-        if experiment.trainer.is_global_zero:
-            print(
-                f"\n{stop if isinstance(stop, Stopped) else 'stopped'} after step {experiment.trainer.global_step};"
-                f" 'lightning-seg resume {experiment.run_directory}' continues",
-                flush=True,
-            )
-        if stop.code is None:  # Lightning's, between two batches of the test
-            raise Stopped(signal.SIGTERM, experiment.trainer.is_global_zero) from None
-        raise
-
-
-@contextmanager
-def _nothing_left_of_what_never_began(new: bool) -> Iterator[None]:
-    """Remove the directory of a new run that ended in a user's error before it logged anything."""
-    try:
-        yield
-    except UserError as error:
-        made = os.environ.pop(RUN_VARIABLE, None)
-        if new and made and not Path(made, METRICS).exists() and not rank_zero_only.rank:  # type: ignore[attr-defined]
-            finish(error)
-            shutil.rmtree(made, ignore_errors=True)
-        raise

@@ -5,11 +5,9 @@ import importlib
 import os
 import sys
 from collections.abc import Sequence
-from pathlib import Path
 
 from lightning_seg.errors import UserError
-
-EXPERIMENTS = Path("experiments")
+from lightning_seg.experiment.files import experiment_file, experiment_names
 
 # Every command is a function of the arguments after its name; its module is imported when it is called.
 COMMANDS = {
@@ -129,30 +127,3 @@ def config_arguments(arguments: list[str]) -> list[str]:
             return arguments
         raise UserError(f"which experiment? There are: {', '.join(experiment_names())}.")
     return ["-c", str(experiment_file(arguments[0])), *arguments[1:]]
-
-
-def experiment_names() -> list[str]:
-    """Return the names of the experiments in ``experiments/``."""
-    return sorted(path.stem for path in EXPERIMENTS.glob("*.yaml"))
-
-
-def experiment_file(name: str) -> Path:
-    """Find the YAML file of an experiment.
-
-    Args:
-        name: A name in ``experiments/``, or the path of a YAML file.
-
-    Raises:
-        UserError: There is no such file; the message lists those there are.
-    """
-    path = Path(name) if name.endswith((".yaml", ".yml")) else EXPERIMENTS / f"{name}.yaml"
-    if path.is_file():
-        return path
-    names = experiment_names()
-    if not names:
-        raise UserError(
-            f"no experiment {name!r}: there is no folder {EXPERIMENTS}/ here; run from the repository."
-        )
-    close = difflib.get_close_matches(name, names, n=1)
-    hint = f" Did you mean {close[0]}?" if close else ""
-    raise UserError(f"no experiment {name!r} ({path} does not exist).{hint} There are: {', '.join(names)}.")

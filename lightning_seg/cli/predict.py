@@ -9,7 +9,7 @@ from lightning_seg.cli.arguments import Arguments
 from lightning_seg.data.io import list_images
 from lightning_seg.errors import UserError
 from lightning_seg.experiment.experiment import finished_run, run_argument
-from lightning_seg.experiment.failures import explained
+from lightning_seg.experiment.failures import friendly_errors
 from lightning_seg.inference.calibration import temperature_of
 from lightning_seg.inference.large import is_large, predict_large
 from lightning_seg.inference.predictor import load
@@ -52,5 +52,5 @@ def main(args: list[str]) -> None:
     else:
         callback = ObjectPredictions(chosen.output)
     experiment.trainer.callbacks.append(callback)  # type: ignore[attr-defined]
-    with explained(experiment):
+    with friendly_errors(experiment):
         experiment.trainer.predict(**options, return_predictions=False)

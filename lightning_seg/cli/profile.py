@@ -13,9 +13,9 @@ import torch
 from PIL import Image, ImageDraw, ImageFont
 
 from lightning_seg.bench.network_profile import Conditions, Description, field_side, measure
-from lightning_seg.cli.main import experiment_file, experiment_names
 from lightning_seg.errors import UserError
 from lightning_seg.experiment.experiment import DataOnly, trained
+from lightning_seg.experiment.files import experiment_file, experiment_names
 from lightning_seg.plotting.chart import Chart, Point
 from lightning_seg.plotting.heat import heat
 from lightning_seg.runs.directory import TEST_SCORES, existing_run

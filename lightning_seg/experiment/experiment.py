@@ -32,8 +32,10 @@ from lightning_seg.callbacks.progress import Progress
 from lightning_seg.callbacks.run_record import RunRecord
 from lightning_seg.data.base import SegmentationData
 from lightning_seg.errors import UserError
-from lightning_seg.experiment.failures import does_not_fit, of_its_version
-from lightning_seg.experiment.parser import Parser, read_settings
+from lightning_seg.experiment.failures import does_not_fit, note_version_mismatch
+from lightning_seg.experiment.files import read_settings
+from lightning_seg.experiment.parser import Parser
+from lightning_seg.experiment.slurm_settings import Slurm
 from lightning_seg.runs.csv_logger import RunLogger
 from lightning_seg.runs.directory import (
     BEST_CHECKPOINT,
@@ -41,7 +43,6 @@ from lightning_seg.runs.directory import (
     existing_run,
     new_run,
 )
-from lightning_seg.studies.slurm import Slurm
 from lightning_seg.tasks.base import SegmentationTask
 from lightning_seg.tasks.semantic import SemanticSegmentation
 from lightning_seg.tracking.wandb_run import Tracking
@@ -296,7 +297,7 @@ def trained(run: Path, args: list[str]) -> DataOnly:
     Raises:
         UserError: The run has no checkpoint yet.
     """
-    with of_its_version(run):
+    with note_version_mismatch(run):
         experiment = DataOnly(quiet(["-c", str(run / CONFIG), *args]))
     file = run / BEST_CHECKPOINT
     if not file.is_file():
@@ -328,7 +329,7 @@ def finished_run(command: str, args: list[str]) -> tuple[Experiment, dict[str, A
         resume_with = ""
     else:
         run, args = run_argument(command, args)
-        with of_its_version(run):
+        with note_version_mismatch(run):
             experiment = Experiment(quiet(["-c", str(run / CONFIG), *WHOLE, *args]), run=run, tracked=False)
         experiment.config_init.ckpt_path = experiment.config_init.ckpt_path or str(run / BEST_CHECKPOINT)
         resume_with = f" 'lightning-seg resume {run}' trains the run to its end."

@@ -28,7 +28,7 @@ _DISK = {errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EFBIG, errno.EACCES, err
 
 
 @contextmanager
-def explained(experiment: Any) -> Iterator[None]:
+def friendly_errors(experiment: Any) -> Iterator[None]:
     """Turn what the machine does to a run into errors that say what to do.
 
     Args:
@@ -60,7 +60,7 @@ def is_out_of_memory(error: BaseException) -> bool:
 
 
 @contextmanager
-def of_its_version(run: Path | None) -> Iterator[None]:
+def note_version_mismatch(run: Path | None) -> Iterator[None]:
     """Add to a user's error that another version of the program made the run, if it did."""
     try:
         yield

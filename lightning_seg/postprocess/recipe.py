@@ -15,12 +15,12 @@ import copy
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Never
 
 import yaml
+from jsonargparse import ArgumentParser
 
-from lightning_seg.errors import UserError
-from lightning_seg.experiment.parser import Parser
+from lightning_seg.errors import UserError, did_you_mean, parameters_of_subclasses, without_noise
 from lightning_seg.postprocess.chain import Chain, Step
 
 
@@ -165,11 +165,18 @@ def _is_range(values: list[Any]) -> bool:
     return len(values) == 2 and all(isinstance(v, int | float) and not isinstance(v, bool) for v in values)
 
 
+class _StepParser(ArgumentParser):
+    """Gives the reason alone; which step it is, `_build` says."""
+
+    def error(self, message: str, ex: Exception | None = None) -> Never:  # type: ignore[override]
+        message = without_noise(message)
+        raise UserError(f"{message}{did_you_mean(message, parameters_of_subclasses(Step))}") from None
+
+
 def _build(step: dict[str, Any], number: int) -> Step:
-    parser = Parser(exit_on_error=False)
+    parser = _StepParser(exit_on_error=False)
     parser.add_argument("--step", type=Step)
     try:
         return parser.instantiate(parser.parse_object({"step": step})).step
     except UserError as error:
-        message = str(error).partition("\n'lightning-seg fit")[0]
-        raise UserError(f"step {number} ({step['class_path']}): {message}") from None
+        raise UserError(f"step {number} ({step['class_path']}): {error}") from None

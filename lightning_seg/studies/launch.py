@@ -169,7 +169,8 @@ def submit(slots: Sequence[Slot], jobs: int) -> list[str]:
     Raises:
         UserError: submitit is not installed, or there is no SLURM or it refuses the jobs.
     """
-    from lightning_seg.studies.slurm import Slurm, number_of_devices, submission
+    from lightning_seg.experiment.slurm_settings import Slurm
+    from lightning_seg.studies.slurm import number_of_devices, submission
 
     folder, config = slots[0].folder, slots[0].config
     devices = number_of_devices(config["trainer"]["devices"])

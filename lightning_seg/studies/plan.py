@@ -16,8 +16,8 @@ from typing import IO, Any, Literal
 import yaml
 
 from lightning_seg.analysis.groups import short
-from lightning_seg.cli.main import experiment_file
 from lightning_seg.errors import UserError
+from lightning_seg.experiment.files import experiment_file
 from lightning_seg.runs.records import Record, read, settings_of
 
 ABLATIONS = Path("experiments/ablations")

@@ -7,39 +7,15 @@ import signal
 import subprocess
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from lightning_seg.errors import UserError
+from lightning_seg.experiment.slurm_settings import Slurm
 from lightning_seg.runs.directory import CONFIG, new_run
 
 FOLDER = "slurm"  # in the run directory: the job's script and log
 EXPERIMENT = f"{FOLDER}/experiment.yaml"
-
-
-@dataclass
-class Slurm:
-    """What a job asks of SLURM; it gets one task for each device of the trainer.
-
-    Args:
-        partition: Partition; the cluster's default if not given.
-        hours: Time limit. A job that reaches it is queued again and continues.
-        cpus_per_task: Processor cores of each task.
-        memory_gb: Memory of each node; the cluster's default if not given.
-        warning_seconds: How long before the limit the job is warned. A training step and the writing of a checkpoint
-            must fit in.
-        options: Any other options of sbatch, as in ``{account: vision, constraint: a100}``.
-        setup: Lines of shell to run before, such as ``module load cuda``.
-    """
-
-    partition: str | None = None
-    hours: float = 24
-    cpus_per_task: int = 8
-    memory_gb: float | None = None
-    warning_seconds: int = 120
-    options: dict[str, Any] = field(default_factory=dict)
-    setup: list[str] = field(default_factory=list)
 
 
 def submit(args: list[str]) -> str:
@@ -147,11 +123,11 @@ class Job:
     def __call__(self) -> None:
         """Train as far as SLURM lets it."""
         from lightning_seg.callbacks.checkpointing import Stopped
-        from lightning_seg.cli.commands import resume, train
+        from lightning_seg.experiment.training import resume, train
 
         try:
             if (self.run / CONFIG).exists():
-                resume([str(self.run)])
+                resume(self.run, [])
             else:
                 train(["-c", str(self.run / EXPERIMENT)], then_test=True, run=self.run)
         except Stopped as stopped:

@@ -7,7 +7,6 @@ import sys
 import pytest
 
 from lightning_seg.cli import main as cli
-from lightning_seg.errors import UserError
 
 
 def test_help_lists_the_commands(capsys):
@@ -25,18 +24,6 @@ def test_unknown_experiment_lists_those_there_are(capsys):
     assert cli.main(["exp", "deeplab_vok"]) == 2
     err = capsys.readouterr().err
     assert "Did you mean deeplab_voc?" in err and "quickstart" in err and "unet_camvid" in err
-
-
-def test_no_experiments_folder(tmp_path, monkeypatch):
-    monkeypatch.chdir(tmp_path)
-    with pytest.raises(UserError, match="run from the repository"):
-        cli.experiment_file("quickstart")
-
-
-def test_experiment_may_be_a_path(tmp_path):
-    file = tmp_path / "mine.yaml"
-    file.touch()
-    assert cli.experiment_file(str(file)) == file
 
 
 @pytest.mark.parametrize("arguments", [["--help"], ["exp", "nothing_like_it"], ["nonsense"]])

@@ -3,7 +3,7 @@
 import pytest
 
 from lightning_seg.errors import UserError
-from lightning_seg.experiment.parser import read_settings
+from lightning_seg.experiment.files import read_settings
 
 from .fuzz import fuzz_experiments, fuzz_files
 

@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from lightning_seg.data import loading
-from lightning_seg.experiment.failures import explained
+from lightning_seg.experiment.failures import friendly_errors
 from lightning_seg.training.checkpoint_io import read
 
 from .programs import Program, experiment, here, only, run
@@ -133,5 +133,5 @@ def test_a_frozen_data_worker(folder, monkeypatch, capsys):
 
 def test_other_errors_keep_their_traceback(folder):
     made = SimpleNamespace(trainer=SimpleNamespace(world_size=1))
-    with pytest.raises(RuntimeError, match="a bug of ours"), explained(made):
+    with pytest.raises(RuntimeError, match="a bug of ours"), friendly_errors(made):
         raise RuntimeError("a bug of ours")

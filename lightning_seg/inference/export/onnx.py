@@ -19,9 +19,9 @@ import torch
 from torch import Tensor, nn
 
 from lightning_seg.cli.arguments import Arguments
-from lightning_seg.cli.main import experiment_file
 from lightning_seg.errors import UserError
 from lightning_seg.experiment.experiment import DataOnly, quiet, trained
+from lightning_seg.experiment.files import experiment_file
 from lightning_seg.inference.export.exportable import Labels, exportable
 from lightning_seg.networks.base import Network
 from lightning_seg.plotting.pictures import Palette

@@ -1,0 +1,87 @@
+"""Experiment files: their names, and reading them. Imports nothing heavy."""
+
+import difflib
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from lightning_seg.errors import UserError
+
+EXPERIMENTS = Path("experiments")
+LOADER = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
+MOST_VALUES = 100_000  # in an experiment file with its references resolved
+
+
+def experiment_names() -> list[str]:
+    """Return the names of the experiments in ``experiments/``."""
+    return sorted(path.stem for path in EXPERIMENTS.glob("*.yaml"))
+
+
+def experiment_file(name: str) -> Path:
+    """Find the YAML file of an experiment.
+
+    Args:
+        name: A name in ``experiments/``, or the path of a YAML file.
+
+    Raises:
+        UserError: There is no such file; the message lists those there are.
+    """
+    path = Path(name) if name.endswith((".yaml", ".yml")) else EXPERIMENTS / f"{name}.yaml"
+    if path.is_file():
+        return path
+    names = experiment_names()
+    if not names:
+        raise UserError(
+            f"no experiment {name!r}: there is no folder {EXPERIMENTS}/ here; run from the repository."
+        )
+    close = difflib.get_close_matches(name, names, n=1)
+    hint = f" Did you mean {close[0]}?" if close else ""
+    raise UserError(f"no experiment {name!r} ({path} does not exist).{hint} There are: {', '.join(names)}.")
+
+
+def read_settings(file: Path) -> Any:
+    """Read an experiment file, refusing what YAML allows and nobody means or survives.
+
+    Raises:
+        UserError: It is no YAML, a setting stands in it twice, or its references unfold without end.
+    """
+    try:
+        text = file.read_text(encoding="utf-8")
+        sizes: dict[int, int] = {}
+        if (root := yaml.compose(text, LOADER)) and _size(root, sizes, ()) > MOST_VALUES:
+            raise _Refused(root, f"these references unfold to more than {MOST_VALUES} values")
+        return yaml.load(text, LOADER)
+    except _Refused as error:
+        raise UserError(f"{file}, line {error.line}: {error}.") from None
+    except OSError as error:
+        raise UserError(f"{file} cannot be read: {error.strerror}.") from None
+    except (yaml.YAMLError, UnicodeDecodeError, ValueError) as error:
+        raise UserError(f"{file} is no YAML: {' '.join(str(error).split())}") from None
+    except RecursionError:
+        raise UserError(f"{file} is nested too deeply.") from None
+
+
+class _Refused(Exception):
+    def __init__(self, node: yaml.Node, why: str) -> None:
+        super().__init__(why)
+        self.line = node.start_mark.line + 1
+
+
+def _size(node: yaml.Node, sizes: dict[int, int], above: tuple[int, ...]) -> int:
+    """Count the values in a part of a file, those of what it refers to included."""
+    if id(node) in above:
+        raise _Refused(node, "this refers to itself")
+    if id(node) not in sizes:
+        parts = []
+        if isinstance(node, yaml.MappingNode):
+            parts = [part for pair in node.value for part in pair]
+            seen = set()
+            for name, _ in node.value:
+                if isinstance(name, yaml.ScalarNode) and name.value in seen:
+                    raise _Refused(name, f"{name.value!r} stands there a second time")
+                seen.add(name.value if isinstance(name, yaml.ScalarNode) else None)
+        elif isinstance(node, yaml.SequenceNode):
+            parts = node.value
+        sizes[id(node)] = 1 + sum(_size(part, sizes, (*above, id(node))) for part in parts)
+    return sizes[id(node)]
