@@ -1,5 +1,6 @@
-"""Writes predicted masks and overlays to a folder."""
+"""Writers of predictions: masks, overlays and objects as files."""
 
+import json
 from pathlib import Path
 from typing import Any
 
@@ -7,21 +8,21 @@ import lightning as L
 import numpy as np
 import torch
 from PIL import Image
-from torch import Tensor
 
-from lightning_seg.errors import UserError
 from lightning_seg.inference.inferers import entropy
-from lightning_seg.plotting.heat import heat
-from lightning_seg.plotting.pictures import overlay, save_palette_png
+from lightning_seg.inference.writing import as_bytes, make_folders
+from lightning_seg.metrics.instance import annotations, view_of_found
+from lightning_seg.plotting.heat import HEAT
+from lightning_seg.plotting.pictures import draw_objects, object_colour, overlay, save_palette_png
 
 
-class Predictions(L.Callback):
-    """For ``folder/name.jpg`` write ``masks/name.png`` (labels, with the class colours as palette) and ``overlays/``.
+class PredictionWriter(L.Callback):
+    """For ``folder/name.jpg`` write ``masks/name.png`` (labels, with the class colors as palette) and ``overlays/``.
 
     Args:
         output: Folder to write to; it is created.
         uncertainty: Also write ``uncertainty/name.png``: how unsure each pixel is, from 0, violet, one class
-            alone, to 255, yellow, all classes alike (entropy; the colours are the file's palette).
+            alone, to 255, yellow, all classes alike (entropy; the colors are the file's palette).
     """
 
     def __init__(self, output: Path, uncertainty: bool = False) -> None:
@@ -58,31 +59,51 @@ class Predictions(L.Callback):
         print(f"{self._written} images: {', '.join(self.folders)} in {self.output}/")
 
 
-HEAT = [tuple(colour) for colour in heat(np.linspace(0, 1, 256)[None])[0].tolist()]
-"""Colours of 0 to 255, from violet to yellow."""
+class ObjectWriter(PredictionWriter):
+    """For ``folder/name.jpg`` write the objects that were found, and what they are merged by class.
 
+    ``objects/name.png`` has the number of an object at each pixel, from 1 on, in colors of their own;
+    ``objects/name.json`` lists all that were found, also unsure ones, as COCO does: number, class, score, box and mask.
+    ``masks/name.png`` holds labels with the class colors as palette, ``overlays/name.png`` shows all of it.
 
-def as_bytes(values: Tensor) -> np.ndarray:
-    """Turn values (H, W) in 0..1 into 0..255."""
-    return (255 * values).round().byte().cpu().numpy()
-
-
-def make_folders(output: Path, names: list[str]) -> None:
-    """Create folders to write to.
-
-    Raises:
-        UserError: They cannot be created.
+    Args:
+        output: Folder to write to; it is created.
     """
-    try:
-        for name in names:
-            (output / name).mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise UserError(f"cannot write to {output}: {error.strerror}; choose another --output") from error
+
+    def __init__(self, output: Path) -> None:
+        super().__init__(output)
+        self.folders = ["objects", "masks", "overlays"]
+
+    def on_predict_batch_end(
+        self, trainer: L.Trainer, pl_module: L.LightningModule, outputs: Any, batch: Any, *args: Any
+    ) -> None:
+        """Write the files of one batch."""
+        data: Any = trainer.datamodule  # type: ignore[attr-defined]
+        task: Any = pl_module
+        colors = [(0, 0, 0), *map(object_colour, range(255))]
+        for image, found, path in zip(images_of(batch), outputs, batch["path"], strict=True):
+            view = view_of_found(found, task.score_threshold)
+            listed = []
+            for number, one in enumerate(annotations(found), start=1):
+                runs = {**one["segmentation"], "counts": one["segmentation"]["counts"].decode()}
+                name = data.class_names[one["category_id"]]
+                listed.append({"number": number, "class": name, **one, "segmentation": runs})
+            stem = Path(path).stem
+            (self.output / "objects" / f"{stem}.json").write_text(json.dumps(listed) + "\n")
+            numbers = self.output / "objects" / f"{stem}.png"
+            if view.parts.max() < 256:
+                save_palette_png(view.parts, colors, numbers)
+            else:  # no palette has so many
+                Image.fromarray(view.parts.astype(np.uint16)).save(numbers)
+            save_palette_png(view.labels, data.palette, self.output / "masks" / f"{stem}.png")
+            drawn = draw_objects(image, {**found, "parts": view.parts}, data.class_names)
+            Image.fromarray(drawn).save(self.output / "overlays" / f"{stem}.png")
+            self._written += 1
 
 
 def images_of(batch: dict[str, Any]) -> list[np.ndarray]:
     """Return the images of a batch as (H, W, 3) arrays without the padding."""
-    images: Tensor = batch["image"]
+    images: torch.Tensor = batch["image"]
     sizes = batch["size"].tolist() if "size" in batch else [images.shape[-2:]] * len(images)
     return [
         image[:, :height, :width].permute(1, 2, 0).cpu().numpy()

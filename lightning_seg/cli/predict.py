@@ -3,8 +3,7 @@
 from pathlib import Path
 from typing import Any
 
-from lightning_seg.callbacks.object_writer import ObjectPredictions
-from lightning_seg.callbacks.prediction_writer import Predictions, make_folders
+from lightning_seg.callbacks.prediction_writer import ObjectWriter, PredictionWriter
 from lightning_seg.cli.arguments import Arguments
 from lightning_seg.data.io import list_images
 from lightning_seg.errors import UserError
@@ -13,6 +12,7 @@ from lightning_seg.experiment.failures import friendly_errors
 from lightning_seg.inference.calibration import temperature_of
 from lightning_seg.inference.large import is_large, predict_large
 from lightning_seg.inference.predictor import load
+from lightning_seg.inference.writing import make_folders
 
 
 def main(args: list[str]) -> None:
@@ -44,13 +44,13 @@ def main(args: list[str]) -> None:
     data.predict_folder = [path for path in paths if path not in large]
     if not experiment.model.instances:
         experiment.model.temperature = temperature_of(run, Path(options["ckpt_path"]))
-        callback = Predictions(chosen.output, chosen.uncertainty)
+        callback = PredictionWriter(chosen.output, chosen.uncertainty)
     elif chosen.uncertainty:
         raise UserError(
             "--uncertainty is of pixels; a run that finds objects gives each a score, in objects/*.json."
         )
     else:
-        callback = ObjectPredictions(chosen.output)
+        callback = ObjectWriter(chosen.output)
     experiment.trainer.callbacks.append(callback)  # type: ignore[attr-defined]
     with friendly_errors(experiment):
         experiment.trainer.predict(**options, return_predictions=False)

@@ -14,10 +14,11 @@ import torch
 from PIL import Image
 from rich.progress import track
 
-from lightning_seg.callbacks.prediction_writer import HEAT, as_bytes
 from lightning_seg.errors import UserError
 from lightning_seg.inference.inferers import Predict, SlidingWindow, entropy
 from lightning_seg.inference.predictor import Predictor
+from lightning_seg.inference.writing import as_bytes
+from lightning_seg.plotting.heat import HEAT
 from lightning_seg.plotting.pictures import Palette
 
 LARGE = 2**26  # pixels; the logits of 20 classes would take 5 GB

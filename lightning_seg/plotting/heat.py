@@ -14,3 +14,7 @@ def heat(values: np.ndarray) -> np.ndarray:
     steps = np.arange(len(_ANCHORS))
     channels = [np.interp(place, steps, _ANCHORS[:, channel]) for channel in range(3)]
     return np.stack(channels, axis=-1).round().astype(np.uint8)
+
+
+HEAT = [tuple(color) for color in heat(np.linspace(0, 1, 256)[None])[0].tolist()]
+"""Palette of 256 colors, from violet to yellow."""

@@ -5,8 +5,10 @@ the others work on the labels, as morphology does, and may ask the probabilities
 two kinds of steps and one rule: steps on probabilities come first, because labels cannot be turned back.
 """
 
+import copy
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
+from typing import Self
 
 import numpy as np
 import torch
@@ -21,11 +23,23 @@ class Step:
 
     Attributes:
         classes: Names or numbers of the classes it works on. None means all.
-        class_names: The classes in label order; the chain sets them.
+        class_names: The classes in label order, once it is bound to them.
     """
 
     classes: Sequence[str | int] | None = None
     class_names: tuple[str, ...] = ()
+
+    def bind(self, class_names: Sequence[str]) -> Self:
+        """Return a copy of the step that knows the names of the classes.
+
+        Raises:
+            UserError: It is told to work on a class that does not exist.
+        """
+        bound = copy.copy(self)
+        bound.class_names = tuple(class_names)
+        if class_names:
+            bound.numbers(len(class_names))
+        return bound
 
     def numbers(self, num_classes: int) -> list[int]:
         """Return the numbers of the classes it works on.
@@ -91,12 +105,9 @@ class Chain:
     """
 
     def __init__(self, steps: Sequence[Step], class_names: Sequence[str] = ()) -> None:
-        self.steps = tuple(steps)
+        self.steps = tuple(step.bind(class_names) for step in steps)
         on_labels = ""
         for step in self.steps:
-            step.class_names = tuple(class_names)
-            if class_names:
-                step.numbers(len(class_names))
             if isinstance(step, LabelStep):
                 on_labels = type(step).__name__
             elif on_labels:

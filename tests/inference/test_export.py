@@ -15,14 +15,9 @@ from torch import nn
 
 from lightning_seg.inference import load
 from lightning_seg.inference.export import onnx as export
+from lightning_seg.inference.export.check import Check, check
 from lightning_seg.inference.export.exportable import _RegionMeans, exportable
-from lightning_seg.inference.export.onnx import (
-    ARCHITECTURES,
-    Check,
-    check,
-    export_onnx,
-    export_pt2,
-)
+from lightning_seg.inference.export.formats import export_onnx, export_pt2
 from lightning_seg.networks.backbones.timm_backbone import DensePool
 from lightning_seg.networks.unet import UNet
 from tests.inference.conftest import call
@@ -60,8 +55,7 @@ def test_padding_as_in_tensorflow(write, stride, tmp_path):
 
 @pytest.mark.parametrize("name", ["segnet.SegNet", "pspnet.PSPNet"])
 def test_what_is_hardest_to_write_as_onnx(name, tmp_path):
-    """Unpooling, and pooling to regions; `lightning-seg export --matrix` does them all."""
-    assert name in ARCHITECTURES
+    """Unpooling, and pooling to regions; docs/scripts/export_table.py does them all."""
     torch.manual_seed(0)
     network = pkgutil.resolve_name(f"lightning_seg.networks.{name}")(4, "test_resnet", weights=False).eval()
     before = [type(module) for module in network.modules()]
@@ -133,14 +127,3 @@ def test_a_file_that_gives_something_else_is_not_kept(runs, tmp_path, capsys, mo
 def test_wrong_arguments(arguments, says, capsys):
     assert call("export", *arguments) == 2
     assert says in capsys.readouterr().err
-
-
-def test_a_network_that_does_not_export_is_a_line_of_the_table(capsys, tmp_path, monkeypatch):
-    def refuse(*args):
-        raise RuntimeError("no such operator\nand pages more")
-
-    monkeypatch.setattr(export, "export_onnx", refuse)
-    monkeypatch.setattr(export, "ARCHITECTURES", ("fpn.FPN",))
-    export.write_matrix(tmp_path / "table.md", ["test_resnet"])
-    line = "| FPN | test_resnet | – | – | – | does not export: no such operator |"
-    assert line in (tmp_path / "table.md").read_text() and line in capsys.readouterr().out
