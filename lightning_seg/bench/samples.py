@@ -20,7 +20,7 @@ from lightning_seg.data.loading import collate, keep_memory
 from lightning_seg.data.transforms.geometry import FILL, apply_color
 from lightning_seg.errors import UserError
 from lightning_seg.experiment.experiment import DataOnly, quiet
-from lightning_seg.networks.backbones.timm_backbone import Backbone
+from lightning_seg.networks.backbones.base import Backbone
 
 MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 BATCH = 8

@@ -8,8 +8,9 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from lightning_seg.errors import UserError
+from lightning_seg.networks.backbones.base import Backbone
 from lightning_seg.networks.backbones.feature_cache import FeatureCache
-from lightning_seg.networks.backbones.timm_backbone import Backbone, TimmBackbone
+from lightning_seg.networks.backbones.timm_backbone import TimmBackbone
 from lightning_seg.networks.backbones.weights import load_run, names_a_run
 
 
@@ -17,9 +18,9 @@ class BackboneNetwork(nn.Module):
     """What tasks and fine-tuning policies ask of a network: a `backbone`, a `decoder` and a `head`.
 
     Args:
-        backbone: A timm model's name, or an encoder.
+        backbone: A timm model's name, or a `Backbone`.
         weights: Pretrained weights of a backbone given by name (see `TimmBackbone`).
-        output_stride: Output stride of a backbone given by name, and the largest that an encoder may have.
+        output_stride: Output stride of a backbone given by name, and the largest that a `Backbone` may have.
 
     Raises:
         UserError: If the backbone is unknown or its stride too large.
@@ -38,7 +39,7 @@ class BackboneNetwork(nn.Module):
         self.stride = max(backbone.strides)
         if self.stride > output_stride:
             raise UserError(
-                f"{type(self).__name__} expects an encoder of stride {output_stride}, but this one has strides "
+                f"{type(self).__name__} expects a backbone of stride {output_stride}, but this one has strides "
                 f"{backbone.strides}. Give it output_stride {output_stride}."
             )
 
@@ -55,14 +56,14 @@ class BackboneNetwork(nn.Module):
 class Network(BackboneNetwork):
     """A segmentation network: images (B, 3, H, W) in 0..255 to logits (B, C, H, W), for any H and W.
 
-    Images are normalised as the backbone was trained and padded right and below to a multiple of its stride
-    (with zeros, after normalisation); the logits are resized to that size and cropped. An architecture sets
+    Images are normalized as the backbone was trained and padded right and below to a multiple of its stride
+    (with zeros, after normalization); the logits are resized to that size and cropped. An architecture sets
     `decoder` and `head` after calling this constructor.
 
     Args:
-        backbone: A timm model's name, or an encoder.
+        backbone: A timm model's name, or a `Backbone`.
         weights: Pretrained weights of a backbone given by name (see `TimmBackbone`).
-        output_stride: Output stride of a backbone given by name, and the largest that an encoder may have.
+        output_stride: Output stride of a backbone given by name, and the largest that a `Backbone` may have.
 
     Attributes:
         feature_cache: Keeps the backbone's maps while a frozen one trains, if its policy says so.

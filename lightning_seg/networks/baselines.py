@@ -5,8 +5,9 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from lightning_seg.errors import UserError
+from lightning_seg.networks.backbones.base import Backbone
 from lightning_seg.networks.backbones.plain import PlainBackbone, convolutions
-from lightning_seg.networks.backbones.timm_backbone import Backbone, TimmBackbone
+from lightning_seg.networks.backbones.timm_backbone import TimmBackbone
 from lightning_seg.networks.base import Network
 
 
@@ -30,17 +31,17 @@ class FullResolution(Network):
 
 
 class PatchClassifier(Network):
-    """Classifies the centre of each patch of a sliding window (Ciresan et al., NeurIPS 2012).
+    """Classifies the center of each patch of a sliding window (Ciresan et al., NeurIPS 2012).
 
-    What neighbouring patches share is computed again for each of them: the cost is that of one pass over
+    What neighboring patches share is computed again for each of them: the cost is that of one pass over
     ``(patch / step)**2`` times as many pixels.
 
     Args:
         num_classes: Number of classes.
-        backbone: A timm model's name, or an encoder, that sees each patch.
+        backbone: A timm model's name, or a `Backbone`, that sees each patch.
         weights: Pretrained weights of the backbone (see `TimmBackbone`).
         patch: Side of a patch in pixels, a multiple of the backbone's stride.
-        step: Pixels between the centres of patches; logits in between are interpolated.
+        step: Pixels between the centers of patches; logits in between are interpolated.
     """
 
     def __init__(

@@ -5,7 +5,7 @@ from typing import Literal
 from torch import Tensor, nn
 
 from lightning_seg.errors import UserError
-from lightning_seg.networks.backbones.timm_backbone import Backbone
+from lightning_seg.networks.backbones.base import Backbone
 from lightning_seg.networks.base import AuxiliaryHead, Network, train_on_one_image
 
 
@@ -19,7 +19,7 @@ class DeepLabV3(Network):
 
     Args:
         num_classes: Number of classes.
-        backbone: A timm model's name, or an encoder.
+        backbone: A timm model's name, or a `Backbone`.
         weights: Pretrained weights of the backbone (see `TimmBackbone`).
         output_stride: Stride in pixels of the deepest feature map.
         decoder_channels: Channels of each branch and of the decoder's output.
@@ -66,7 +66,7 @@ class DeepLabV3Plus(Network):
 
     Args:
         num_classes: Number of classes.
-        backbone: A timm model's name, or an encoder, with a feature map of stride 4.
+        backbone: A timm model's name, or a `Backbone`, with a feature map of stride 4.
         weights: Pretrained weights of the backbone (see `TimmBackbone`).
         output_stride: Stride in pixels of the deepest feature map.
         decoder_channels: Channels of each branch and of the decoder's output.
@@ -116,7 +116,7 @@ class DeepLabLargeFOV(Network):
 
     Args:
         num_classes: Number of classes.
-        backbone: A timm model's name, or an encoder.
+        backbone: A timm model's name, or a `Backbone`.
         weights: Pretrained weights of the backbone (see `TimmBackbone`).
         decoder_channels: Channels of fc6 and fc7.
         dilation: Dilation of fc6 in cells of the deepest map.

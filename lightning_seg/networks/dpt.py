@@ -3,7 +3,7 @@
 from torch import Tensor
 
 from lightning_seg.errors import UserError
-from lightning_seg.networks.backbones.timm_backbone import Backbone
+from lightning_seg.networks.backbones.base import Backbone
 from lightning_seg.networks.base import Network
 
 
@@ -14,7 +14,7 @@ class DPT(Network):
 
     Args:
         num_classes: Number of classes.
-        backbone: A timm model's name, or an encoder: a vision transformer with patches of 16 pixels, or any
+        backbone: A timm model's name, or a `Backbone`: a vision transformer with patches of 16 pixels, or any
             with maps of strides 4, 8, 16 and 32.
         weights: Pretrained weights of the backbone (see `TimmBackbone`).
         decoder_channels: Channels of the fused maps.

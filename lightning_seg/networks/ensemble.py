@@ -5,7 +5,7 @@ from collections.abc import Iterable, Sequence
 import torch
 from torch import Tensor, nn
 
-from lightning_seg.networks.backbones.timm_backbone import Backbone
+from lightning_seg.networks.backbones.base import Backbone
 from lightning_seg.networks.base import Network
 
 
@@ -32,7 +32,7 @@ class Ensemble(Network):
 
 
 class _Members(Backbone):
-    """Gives each member the image as it is: normalising by mean 0 and deviation 1/255 changes nothing."""
+    """Gives each member the image as it is: normalizing by mean 0 and deviation 1/255 changes nothing."""
 
     def __init__(self, networks: list[Network], num_classes: int) -> None:
         count = len(networks)

@@ -5,7 +5,8 @@ from collections.abc import Callable
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from lightning_seg.networks.backbones.timm_backbone import Backbone, TimmBackbone
+from lightning_seg.networks.backbones.base import Backbone
+from lightning_seg.networks.backbones.timm_backbone import TimmBackbone
 from lightning_seg.networks.base import AuxiliaryHead, Network
 from lightning_seg.networks.upsampling import Bilinear, Upsampling
 
@@ -27,7 +28,7 @@ class ConvolutionalVGG(TimmBackbone):
             nn.init.kaiming_normal_(layer.weight, nonlinearity="relu")
 
     def forward(self, x: Tensor) -> list[Tensor]:
-        """Return pool3, pool4 and fc7 (B, 4096, H / 32, W / 32) of normalised images."""
+        """Return pool3, pool4 and fc7 (B, 4096, H / 32, W / 32) of normalized images."""
         *_, conv3, conv4, _, pool5 = super().forward(x)  # timm's maps are those before each pooling
         fc6 = F.dropout(F.relu(self.fc1(pool5)), training=self.training)
         fc7 = F.dropout(F.relu(self.fc2(fc6)), training=self.training)
@@ -76,7 +77,7 @@ class FCN32s(Network):
 
     Args:
         num_classes: Number of classes.
-        backbone: A timm model's name, or an encoder, with feature maps of the strides that are fused.
+        backbone: A timm model's name, or a `Backbone`, with feature maps of the strides that are fused.
         weights: Pretrained weights of the backbone (see `TimmBackbone`).
         upsampling: What makes scores larger, called with the channels of input and output and the factor. The
             authors' is `TransposedConvolution` with ``bilinear: true``, the last of them fixed.
@@ -123,7 +124,7 @@ class FCN(Network):
 
     Args:
         num_classes: Number of classes.
-        backbone: A timm model's name, or an encoder.
+        backbone: A timm model's name, or a `Backbone`.
         weights: Pretrained weights of the backbone (see `TimmBackbone`).
         output_stride: Stride in pixels of the deepest feature map.
         dropout: Dropout before the head.

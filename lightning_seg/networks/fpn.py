@@ -1,6 +1,6 @@
 """FPN for segmentation."""
 
-from lightning_seg.networks.backbones.timm_backbone import Backbone
+from lightning_seg.networks.backbones.base import Backbone
 from lightning_seg.networks.base import PyramidNetwork
 
 
@@ -9,7 +9,7 @@ class FPN(PyramidNetwork):
 
     Args:
         num_classes: Number of classes.
-        backbone: A timm model's name, or an encoder.
+        backbone: A timm model's name, or a `Backbone`.
         weights: Pretrained weights of the backbone (see `TimmBackbone`).
         decoder_channels: Channels of the pyramid.
         head_channels: Channels of the decoder's output.

@@ -3,7 +3,7 @@
 import torch
 from torch import Tensor, nn
 
-from lightning_seg.networks.backbones.timm_backbone import Backbone
+from lightning_seg.networks.backbones.base import Backbone
 from lightning_seg.networks.base import Network, resize
 
 
@@ -12,7 +12,7 @@ class Linear(Network):
 
     Args:
         num_classes: Number of classes.
-        backbone: A timm model's name, or an encoder.
+        backbone: A timm model's name, or a `Backbone`.
         weights: Pretrained weights of the backbone (see `TimmBackbone`).
         output_stride: Stride in pixels of the deepest feature map.
         maps: How many feature maps to look at, the deepest ones, all brought to the size of the largest of them.

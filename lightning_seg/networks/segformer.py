@@ -2,7 +2,7 @@
 
 from torch import Tensor
 
-from lightning_seg.networks.backbones.timm_backbone import Backbone
+from lightning_seg.networks.backbones.base import Backbone
 from lightning_seg.networks.base import PyramidNetwork
 
 
@@ -11,7 +11,7 @@ class SegFormer(PyramidNetwork):
 
     Args:
         num_classes: Number of classes.
-        backbone: A timm model's name, or an encoder; ``pvt_v2_b2`` is timm's nearest to the authors' MiT-B2.
+        backbone: A timm model's name, or a `Backbone`; ``pvt_v2_b2`` is timm's nearest to the authors' MiT-B2.
         weights: Pretrained weights of the backbone (see `TimmBackbone`).
         decoder_channels: Channels of the decoder.
     """

@@ -5,8 +5,8 @@ from collections.abc import Callable
 from torch import Tensor, nn
 
 from lightning_seg.errors import UserError
+from lightning_seg.networks.backbones.base import Backbone
 from lightning_seg.networks.backbones.plain import PlainBackbone, convolutions
-from lightning_seg.networks.backbones.timm_backbone import Backbone
 from lightning_seg.networks.base import Network
 from lightning_seg.networks.upsampling import MaxUnpooling, Upsampling
 
@@ -54,7 +54,7 @@ class SegNet(Network):
 
     Args:
         num_classes: Number of classes.
-        backbone: A timm model's name, or an encoder, each of whose maps is half as large as the one before.
+        backbone: A timm model's name, or a `Backbone`, each of whose maps is half as large as the one before.
         weights: Pretrained weights of the backbone (see `TimmBackbone`).
         upsampling: What makes maps larger, called with the channels of input and output and the factor 2.
         layers: Convolutions of each decoder stage, finest first; by default the mirror image of VGG16's.

@@ -5,8 +5,8 @@ from collections.abc import Callable
 import torch
 from torch import Tensor, nn
 
+from lightning_seg.networks.backbones.base import Backbone
 from lightning_seg.networks.backbones.plain import PlainBackbone, convolutions
-from lightning_seg.networks.backbones.timm_backbone import Backbone
 from lightning_seg.networks.base import Network, PyramidNetwork
 from lightning_seg.networks.upsampling import TransposedConvolution, Upsampling
 
@@ -16,7 +16,7 @@ class UNet(PyramidNetwork):
 
     Args:
         num_classes: Number of classes.
-        backbone: A timm model's name, or an encoder.
+        backbone: A timm model's name, or a `Backbone`.
         weights: Pretrained weights of the backbone (see `TimmBackbone`).
         output_stride: Stride in pixels of the deepest feature map.
         decoder_channels: Channels after each of the five steps, deepest first.

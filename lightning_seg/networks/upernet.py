@@ -1,6 +1,6 @@
 """UPerNet."""
 
-from lightning_seg.networks.backbones.timm_backbone import Backbone
+from lightning_seg.networks.backbones.base import Backbone
 from lightning_seg.networks.base import AuxiliaryHead, PyramidNetwork, train_on_one_image
 
 
@@ -9,7 +9,7 @@ class UPerNet(PyramidNetwork):
 
     Args:
         num_classes: Number of classes.
-        backbone: A timm model's name, or an encoder.
+        backbone: A timm model's name, or a `Backbone`.
         weights: Pretrained weights of the backbone (see `TimmBackbone`).
         output_stride: Stride in pixels of the deepest feature map.
         decoder_channels: Channels of every map in the decoder.

@@ -67,13 +67,13 @@ class Nearest(Upsampling):
 
 
 class Bilinear(Upsampling):
-    """Linear interpolation between the centres of cells."""
+    """Linear interpolation between the centers of cells."""
 
     mode = "bilinear"
 
 
 class Bicubic(Upsampling):
-    """Cubic interpolation between the centres of cells; it can overshoot the range of its input."""
+    """Cubic interpolation between the centers of cells; it can overshoot the range of its input."""
 
     mode = "bicubic"
 

@@ -140,7 +140,7 @@ class TverskyLoss(nn.Module):
 
     Args:
         alpha: Weight of false positives.
-        beta: Weight of false negatives; above `alpha` it favours finding small objects.
+        beta: Weight of false negatives; above `alpha` it favors finding small objects.
     """
 
     def __init__(self, alpha: float = 0.3, beta: float = 0.7) -> None:

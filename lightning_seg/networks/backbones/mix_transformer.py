@@ -5,7 +5,7 @@ from pathlib import Path
 from torch import Tensor, nn
 
 from lightning_seg.errors import UserError
-from lightning_seg.networks.backbones.timm_backbone import Backbone
+from lightning_seg.networks.backbones.base import Backbone
 from lightning_seg.networks.backbones.weights import read_file, unreachable
 
 
@@ -34,7 +34,7 @@ class MixTransformer(Backbone):
         self.name, self.weights, self.net = name, weights, net
 
     def forward(self, x: Tensor) -> list[Tensor]:
-        """Return the feature maps (B, channels[i], H / strides[i], W / strides[i]) of normalised images."""
+        """Return the feature maps (B, channels[i], H / strides[i], W / strides[i]) of normalized images."""
         return self.net(x)[-4:]
 
     def stages(self) -> list[tuple[str, nn.ModuleList]]:

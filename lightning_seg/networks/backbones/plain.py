@@ -4,7 +4,7 @@ from collections.abc import Callable, Sequence
 
 from torch import Tensor, nn
 
-from lightning_seg.networks.backbones.timm_backbone import Backbone
+from lightning_seg.networks.backbones.base import Backbone
 
 
 class PlainBackbone(Backbone):
@@ -25,7 +25,7 @@ class PlainBackbone(Backbone):
         self.pool = pooling(2)
 
     def forward(self, x: Tensor) -> list[Tensor]:
-        """Return the maps (B, channels[i], H / 2**i, W / 2**i) of normalised images."""
+        """Return the maps (B, channels[i], H / 2**i, W / 2**i) of normalized images."""
         maps: list[Tensor] = []
         for block in self.blocks:
             maps.append(block(self.pool(maps[-1]) if maps else x))

@@ -14,7 +14,7 @@ from torchvision.models.detection.roi_heads import RoIHeads, paste_masks_in_imag
 from torchvision.models.detection.rpn import RegionProposalNetwork, RPNHead
 from torchvision.ops import MultiScaleRoIAlign
 
-from lightning_seg.networks.backbones.timm_backbone import Backbone
+from lightning_seg.networks.backbones.base import Backbone
 from lightning_seg.networks.base import BackboneNetwork
 from lightning_seg.networks.detection.anchors import Anchors
 
@@ -28,7 +28,7 @@ class Detector(BackboneNetwork, ABC):
     A subclass sets `decoder`, and `head` to a `DetectionHead`.
 
     Args:
-        backbone: A timm model's name, or an encoder.
+        backbone: A timm model's name, or a `Backbone`.
         weights: Pretrained weights of the backbone (see `TimmBackbone`).
         min_size: In evaluation, images are resized so that their shorter side has so many pixels; training images
             come as the data module cuts them. None leaves the size alone.

@@ -12,7 +12,7 @@ from torchvision.ops import FeaturePyramidNetwork
 from torchvision.ops.feature_pyramid_network import LastLevelMaxPool
 
 from lightning_seg.errors import UserError
-from lightning_seg.networks.backbones.timm_backbone import Backbone
+from lightning_seg.networks.backbones.base import Backbone
 from lightning_seg.networks.backbones.weights import read_file
 from lightning_seg.networks.detection.anchors import Anchors
 from lightning_seg.networks.detection.detector import (
@@ -38,7 +38,7 @@ class MaskRCNN(Detector):
 
     Args:
         num_classes: Number of classes; class 0 is the background.
-        backbone: A timm model's name with feature maps of strides 4, 8, 16 and 32, or an encoder.
+        backbone: A timm model's name with feature maps of strides 4, 8, 16 and 32, or a `Backbone`.
         weights: Pretrained weights of the backbone (see `TimmBackbone`).
         detector_weights: File of weights of torchvision's Mask R-CNN on the same backbone, for all parts. Its last
             layers are taken over if its classes are ours, or if it has COCO's 91 and we have its 80 and background.

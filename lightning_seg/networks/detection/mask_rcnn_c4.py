@@ -3,7 +3,7 @@
 from torch import Tensor, nn
 from torchvision.models.detection.roi_heads import RoIHeads
 
-from lightning_seg.networks.backbones.timm_backbone import Backbone
+from lightning_seg.networks.backbones.base import Backbone
 from lightning_seg.networks.detection.anchors import Anchors
 from lightning_seg.networks.detection.detector import (
     BoxPredictor,
@@ -24,7 +24,7 @@ class MaskRCNNC4(Detector):
 
     Args:
         num_classes: Number of classes; class 0 is the background.
-        backbone: A timm model's name with feature maps of strides 16 and 32, or an encoder.
+        backbone: A timm model's name with feature maps of strides 16 and 32, or a `Backbone`.
         weights: Pretrained weights of the backbone (see `TimmBackbone`).
         anchors: Where to begin to look for objects; `DataAnchors` take their sizes from the training data.
         min_size: In evaluation, images are resized so that their shorter side has so many pixels.

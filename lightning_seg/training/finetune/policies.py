@@ -332,7 +332,7 @@ class LayerwiseDecay(Full):
     (arXiv:1801.06146, arXiv:2106.08254).
 
     Args:
-        decay: Ratio of the learning rates of neighbouring stages, above 0 and up to 1.
+        decay: Ratio of the learning rates of neighboring stages, above 0 and up to 1.
         batch_norm: What the backbone's BatchNorm does (see `Full`).
     """
 

@@ -1,0 +1,84 @@
+"""What every backbone offers: feature maps, their strides and channels, normalization, stages to freeze."""
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor, nn
+
+from lightning_seg.errors import UserError
+
+
+class Backbone(nn.Module):
+    """What a network asks of its backbone: feature maps, finest first, from normalized images.
+
+    Args:
+        channels: Channels of each feature map.
+        strides: Stride of each feature map in pixels, never decreasing.
+        mean: Mean of each input channel, for images in 0..1.
+        std: Standard deviation of each input channel, for images in 0..1.
+    """
+
+    scale: Tensor
+    shift: Tensor
+
+    def __init__(
+        self,
+        channels: Sequence[int],
+        strides: Sequence[int],
+        mean: Sequence[float] = (0.485, 0.456, 0.406),
+        std: Sequence[float] = (0.229, 0.224, 0.225),
+    ) -> None:
+        super().__init__()
+        self.channels, self.strides = list(channels), list(strides)
+        self.mean, self.std = tuple(mean), tuple(std)
+        # Not in the state dict: they belong to the backbone's name, not to what was learned.
+        scale = 1 / (255 * torch.tensor(self.std).view(1, -1, 1, 1))
+        shift = -255 * scale * torch.tensor(self.mean).view(1, -1, 1, 1)
+        self.register_buffer("scale", scale, persistent=False)
+        self.register_buffer("shift", shift, persistent=False)
+
+    def normalize(self, images: Tensor) -> Tensor:
+        """Turn images (B, 3, H, W) in 0..255 into what the backbone was trained on, in its own dtype."""
+        images, scale, shift = images.to(self.scale.dtype), self.scale, self.shift
+        if images.device.type == "cpu" and images.is_contiguous(memory_format=torch.channels_last):
+            # PyTorch would take the 3 channels as its inner loop; along a whole row it is three times as fast.
+            row = -1, -1, -1, images.shape[-1]
+            scale, shift = (
+                x.expand(row).contiguous(memory_format=torch.channels_last) for x in (scale, shift)
+            )
+        return torch.addcmul(shift, images, scale)
+
+    def at_stride(self, stride: int) -> int:
+        """Return the position of the deepest feature map with this stride.
+
+        Raises:
+            UserError: If there is none.
+        """
+        if stride not in self.strides:
+            raise UserError(
+                f"Expected a backbone with a feature map of stride {stride}, but this one has strides "
+                f"{self.strides}. Choose a backbone with a pyramid of maps, such as resnet50."
+            )
+        return len(self.strides) - 1 - self.strides[::-1].index(stride)
+
+    def stages(self) -> list[tuple[str, nn.ModuleList]]:
+        """Return the parts that make each feature map from the one before, from the image to the deepest.
+
+        Every parameter is in exactly one stage. The lists are made anew: use them to freeze parts or to give
+        them learning rates, not to run them.
+        """
+        return [(name, nn.ModuleList([child])) for name, child in self.named_children()]
+
+    def load_weights(self) -> str:
+        """Load pretrained weights, where there are any, and say in words what was loaded."""
+        return "random"
+
+    def checkpoint_gradients(self) -> None:
+        """Keep fewer activations for the backward pass and compute them again.
+
+        Raises:
+            UserError: This backbone cannot.
+        """
+        raise UserError(
+            f"{type(self).__name__} cannot checkpoint gradients: set gradient_checkpointing=false."
+        )
