@@ -20,7 +20,7 @@ from lightning_seg.plotting.curves import Panel, draw
 from lightning_seg.runs.csv_logger import RunLogger
 from lightning_seg.runs.directory import PICTURES
 from lightning_seg.tasks.semantic import SemanticSegmentation
-from lightning_seg.training.fsdp import FullyShard
+from lightning_seg.training.fsdp import is_sharded
 
 
 class OverfittingMonitor(L.Callback):
@@ -70,7 +70,7 @@ class OverfittingMonitor(L.Callback):
                 logger.experiment.summary["fit"] = verdict
 
     def _watches(self, trainer: L.Trainer, pl_module: L.LightningModule) -> bool:
-        if isinstance(trainer.strategy, FullyShard):
+        if is_sharded(trainer):
             return False  # processes with one image more would wait for the others for ever
         return (
             self.train_eval_fraction > 0

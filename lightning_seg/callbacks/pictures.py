@@ -15,7 +15,7 @@ from lightning_seg.runs.csv_logger import RunLogger
 from lightning_seg.runs.directory import PICTURES
 from lightning_seg.tracking.media import log_confusion_matrix, log_per_class, log_pictures
 from lightning_seg.tracking.wandb_logger import MirrorLogger
-from lightning_seg.training.fsdp import FullyShard
+from lightning_seg.training.fsdp import is_sharded
 
 
 class Pictures(L.Callback):
@@ -48,9 +48,7 @@ class Pictures(L.Callback):
 
     def _draw(self, trainer: L.Trainer, pl_module: L.LightningModule, stage: str, split_name: str) -> None:
         run = next((logger.run for logger in trainer.loggers if isinstance(logger, RunLogger)), None)
-        spread = isinstance(
-            trainer.strategy, FullyShard
-        )  # then all processes have to run the network together
+        spread = is_sharded(trainer)  # then all processes have to run the network together
         if self.count < 1 or run is None or not (trainer.is_global_zero or spread):
             return
         data: Any = trainer.datamodule  # type: ignore[attr-defined]

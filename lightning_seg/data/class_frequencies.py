@@ -1,4 +1,4 @@
-"""How often each class occurs in the training split: counted once, then remembered."""
+"""How often each class occurs in the training split, counted once and cached, and weights that balance classes."""
 
 from __future__ import annotations
 
@@ -8,12 +8,15 @@ import tempfile
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
 import numpy as np
 
 if TYPE_CHECKING:
     from lightning_seg.data.base import SegmentationData
+
+
+Balance = Literal["inverse", "median_frequency", "inverse_sqrt"]
 
 
 def class_frequencies(data: SegmentationData) -> tuple[np.ndarray, np.ndarray]:
@@ -42,6 +45,35 @@ def class_frequencies(data: SegmentationData) -> tuple[np.ndarray, np.ndarray]:
             np.save(temporary, found)
         Path(temporary.name).replace(file)
     return found[0], found[1]
+
+
+def balanced_weights(how: Balance, pixels: np.ndarray, pixels_around: np.ndarray) -> np.ndarray:
+    """Compute class weights that make up for rare classes.
+
+    ``inverse`` gives every class the same total weight, 1 / frequency. ``inverse_sqrt`` is its square root. In both
+    the mean weight of a pixel is 1. ``median_frequency`` is the median over the classes of their frequency, divided
+    by the class's own, where the frequency of a class is its pixels divided by all pixels, unlabeled ones included,
+    of the images in which it occurs (Eigen and Fergus, arXiv:1411.4734, section 6.3.2; so SegNet's published weights
+    for CamVid are made, arXiv:1511.00561).
+
+    Args:
+        how: One of the three.
+        pixels: Pixels of each class (C,).
+        pixels_around: Pixels of all the images in which the class occurs (C,).
+
+    Returns:
+        Weights (C,); 1 for a class that never occurs.
+    """
+    seen = pixels > 0
+    out = np.ones(len(pixels))
+    if how == "median_frequency":
+        frequency = pixels[seen] / pixels_around[seen]
+        out[seen] = np.median(frequency) / frequency if seen.any() else 1
+        return out
+    share = pixels[seen] / pixels.sum()
+    weights = 1 / share if how == "inverse" else share**-0.5
+    out[seen] = weights / (share * weights).sum()
+    return out
 
 
 def _cache() -> Path:

@@ -1,6 +1,8 @@
 """The network: what every architecture has in common."""
 
 import math
+from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -43,14 +45,20 @@ class BackboneNetwork(nn.Module):
                 f"{backbone.strides}. Give it output_stride {output_stride}."
             )
 
-    def load_weights(self) -> str:
+    def load_weights(self, find_checkpoint: Callable[[str], Path] = Path) -> str:
         """Load the pretrained weights that `weights` names. Call it once, before training from the start.
+
+        Args:
+            find_checkpoint: Returns the checkpoint file of RUN in ``run:RUN`` and ``backbone-of:RUN``; unless
+                given, RUN is that file.
 
         Returns:
             What was loaded, in words.
         """
         weights: Any = getattr(self.backbone, "weights", False)
-        return load_run(self, weights) if names_a_run(weights) else self.backbone.load_weights()
+        if names_a_run(weights):
+            return load_run(self, weights, find_checkpoint)
+        return self.backbone.load_weights()
 
 
 class Network(BackboneNetwork):
@@ -64,9 +72,6 @@ class Network(BackboneNetwork):
         backbone: A timm model's name, or a `Backbone`.
         weights: Pretrained weights of a backbone given by name (see `TimmBackbone`).
         output_stride: Output stride of a backbone given by name, and the largest that a `Backbone` may have.
-
-    Attributes:
-        feature_cache: Keeps the backbone's maps while a frozen one trains, if its policy says so.
     """
 
     def __init__(
@@ -74,7 +79,15 @@ class Network(BackboneNetwork):
     ) -> None:
         super().__init__(backbone, weights, output_stride)
         self.auxiliary: AuxiliaryHead | None = None
-        self.feature_cache: FeatureCache | None = None
+        self._feature_cache: FeatureCache | None = None
+
+    def cache_features(self, gigabytes: float) -> None:
+        """Keep the backbone's feature maps of images that come again, as long as its weights do not change.
+
+        Args:
+            gigabytes: How much memory of the host the maps may take; 0 drops what is kept and keeps no more.
+        """
+        self._feature_cache = FeatureCache(gigabytes) if gigabytes else None
 
     def forward(self, images: Tensor) -> Tensor | tuple[Tensor, Tensor]:
         """Return logits (B, C, H, W) for images (B, 3, H, W), uint8 or float, in 0..255.
@@ -83,10 +96,10 @@ class Network(BackboneNetwork):
         """
         height, width = images.shape[-2:]
         x = self._pad(self.backbone.normalize(images))
-        if self.feature_cache is None:
+        if self._feature_cache is None:
             features = self.backbone(x)
         else:
-            features = self.feature_cache(images, lambda positions: self.backbone(x[positions]))
+            features = self._feature_cache(images, lambda positions: self.backbone(x[positions]))
         logits = _crop(resize(self.head(self.decode(x, features)), x), height, width)
         if self.auxiliary is None or not self.training:
             return logits

@@ -47,6 +47,25 @@ def new_run(root: Path, experiment: str) -> Path:
     return run
 
 
+def best_checkpoint(place: str | Path) -> Path:
+    """Find the best checkpoint of a run.
+
+    Args:
+        place: A run directory, the directory of an experiment (its latest run that has a best checkpoint), or a
+            checkpoint file.
+
+    Raises:
+        UserError: There is none.
+    """
+    path = Path(place)
+    for file in (path, path / BEST_CHECKPOINT, *sorted(path.glob(f"*/{BEST_CHECKPOINT}"), reverse=True)):
+        if file.is_file():
+            return file
+    raise UserError(
+        f"{existing_run(path)} has no {BEST_CHECKPOINT} yet: train it first, or choose another run or checkpoint."
+    )
+
+
 def write_whole(path: Path, text: str) -> None:
     """Write a small file so that whoever reads it, now or after a crash, sees all of the old or all of the new."""
     unfinished = path.with_name(path.name + ".part")

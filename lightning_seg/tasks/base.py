@@ -9,8 +9,9 @@ from torch.optim import Adam, Optimizer
 from torch.optim.lr_scheduler import LRScheduler
 
 from lightning_seg.networks.base import BackboneNetwork
+from lightning_seg.runs.directory import best_checkpoint
 from lightning_seg.training.finetune.policies import Full, scale_learning_rates
-from lightning_seg.training.fsdp import FullyShard
+from lightning_seg.training.fsdp import is_sharded, shard
 from lightning_seg.training.schedules import for_lightning
 
 
@@ -55,8 +56,8 @@ class SegmentationTask(L.LightningModule):
 
     def on_fit_start(self) -> None:
         """Load the pretrained weights for a fresh training; a checkpoint, known only by now, brings its own."""
-        if self.trainer.ckpt_path is None and not isinstance(self.trainer.strategy, FullyShard):
-            self.pretrained = self.network.load_weights()
+        if self.trainer.ckpt_path is None and not is_sharded(self.trainer):
+            self.pretrained = self.network.load_weights(best_checkpoint)
         self.finetune.begin(self.network)
 
     def on_fit_end(self) -> None:
@@ -65,10 +66,9 @@ class SegmentationTask(L.LightningModule):
 
     def configure_model(self) -> None:
         """Spread the network over the processes, if the strategy does that, its pretrained weights loaded before."""
-        if isinstance(self.trainer.strategy, FullyShard):
-            if self.trainer.state.fn == "fit":
-                self.pretrained = self.network.load_weights()
-            self.trainer.strategy.shard(self.network)
+        if is_sharded(self.trainer) and self.trainer.state.fn == "fit":
+            self.pretrained = self.network.load_weights(best_checkpoint)
+        shard(self.trainer, self.network)
 
     def on_train_start(self) -> None:
         """Begin in the right mode: Lightning trains in the mode that it finds, and never calls `train`."""

@@ -3,6 +3,7 @@
 from pathlib import Path
 from typing import Any
 
+import lightning as L
 import torch
 from lightning.pytorch.strategies import ModelParallelStrategy, StrategyRegistry
 from torch.optim import Optimizer
@@ -14,7 +15,7 @@ from lightning_seg.training.checkpoint_io import read
 class FullyShard(ModelParallelStrategy):
     """PyTorch's fully sharded data parallelism, ``--trainer.strategy=fully_shard``.
 
-    Each stage of the backbone, and then the rest of the network, is gathered when it is needed and let go again.
+    Each stage of the backbone, and then the rest of the network, is gathered when it is needed and freed again.
     Within a machine the network is spread over the devices; on several machines each holds a copy. A checkpoint is one
     file, the same as without it.
     """
@@ -67,17 +68,28 @@ class FullyShard(ModelParallelStrategy):
             group.update({key: value for key, value in before.items() if key != "params"})
 
     def on_validation_start(self) -> None:
-        """Let all processes evaluate with the same BatchNorm statistics."""
+        """Make all processes evaluate with the same BatchNorm statistics."""
         self._agree()
 
     def on_test_start(self) -> None:
-        """Let all processes evaluate with the same BatchNorm statistics."""
+        """Make all processes evaluate with the same BatchNorm statistics."""
         self._agree()
 
     def _agree(self) -> None:
         assert self.model is not None
         for buffer in self.model.buffers():
             torch.distributed.broadcast(buffer, src=0)
+
+
+def is_sharded(trainer: L.Trainer) -> bool:
+    """Whether the network is spread over the processes, so that all of them must call it together."""
+    return isinstance(trainer.strategy, FullyShard)
+
+
+def shard(trainer: L.Trainer, network: BackboneNetwork) -> None:
+    """Spread a network over the processes if the trainer's strategy asks for it."""
+    if isinstance(trainer.strategy, FullyShard):
+        trainer.strategy.shard(network)
 
 
 StrategyRegistry.register("fully_shard", FullyShard, description="FSDP of PyTorch, version 2")

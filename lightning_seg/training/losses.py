@@ -8,7 +8,6 @@ network computes in. Nothing in them waits for the device.
 
 import math
 from collections.abc import Sequence
-from typing import Literal
 
 import numpy as np
 import torch
@@ -16,9 +15,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from lightning_seg.constants import IGNORE_INDEX
+from lightning_seg.data.class_frequencies import Balance, balanced_weights
 from lightning_seg.errors import UserError
-
-Balance = Literal["inverse", "median_frequency", "inverse_sqrt"]
 
 
 class PixelLoss(nn.Module):
@@ -41,7 +39,7 @@ class PixelLoss(nn.Module):
     def set_frequencies(self, pixels: np.ndarray, pixels_around: np.ndarray) -> list[float]:
         """Compute the class weights by `balance` (see `balanced_weights`) and return them."""
         assert self.balance is not None
-        weights = balanced_weights(self.balance, pixels, pixels_around).tolist()
+        weights: list[float] = balanced_weights(self.balance, pixels, pixels_around).tolist()
         self.class_weights = torch.tensor(weights)
         return weights
 
@@ -212,34 +210,6 @@ class CompoundLoss(nn.Module):
         """Return the scalar loss of logits (B, C, H, W) against masks (B, H, W)."""
         terms = [w * loss(logits, masks) for w, loss in zip(self.weights, self.losses, strict=True)]
         return torch.stack(terms).sum()
-
-
-def balanced_weights(how: Balance, pixels: np.ndarray, pixels_around: np.ndarray) -> np.ndarray:
-    """Compute class weights that make up for rare classes.
-
-    ``inverse`` gives every class the same total weight. ``inverse_sqrt`` goes half the way. In both the mean weight
-    of a pixel is 1. ``median_frequency`` (Eigen and Fergus, arXiv:1411.4734) is the median over the classes of their
-    frequency, divided by the class's own, where a class's frequency counts only the images it is in.
-
-    Args:
-        how: One of the three.
-        pixels: Pixels of each class (C,).
-        pixels_around: Pixels of all the images in which the class occurs (C,).
-
-    Returns:
-        Weights (C,); 1 for a class that never occurs.
-    """
-    seen = pixels > 0
-    share = pixels[seen] / pixels.sum()
-    if how == "median_frequency":
-        frequency = pixels[seen] / pixels_around[seen]
-        weights = np.median(frequency) / frequency
-    else:
-        weights = 1 / share if how == "inverse" else share**-0.5
-        weights /= (share * weights).sum()
-    out = np.ones(len(pixels))
-    out[seen] = weights
-    return out
 
 
 def balanced_losses(loss: nn.Module) -> list[PixelLoss]:

@@ -15,7 +15,7 @@ from sklearn.utils.class_weight import compute_class_weight
 from torchvision.ops import sigmoid_focal_loss
 
 from lightning_seg.constants import IGNORE_INDEX
-from lightning_seg.data.class_frequencies import class_frequencies
+from lightning_seg.data.class_frequencies import balanced_weights, class_frequencies
 from lightning_seg.data.datasets.shapes import Shapes
 from lightning_seg.errors import UserError
 from lightning_seg.networks.pspnet import PSPNet
@@ -29,7 +29,6 @@ from lightning_seg.training.losses import (
     LovaszLoss,
     OHEMCrossEntropy,
     TverskyLoss,
-    balanced_weights,
 )
 
 WEIGHTS = [1.0, 2.0, 0.5]

@@ -14,6 +14,7 @@ import numpy as np
 
 from lightning_seg.constants import IGNORE_INDEX
 from lightning_seg.data.checks.examples import choose_examples
+from lightning_seg.data.class_frequencies import balanced_weights
 from lightning_seg.data.io import IMAGE_SUFFIXES, Unpaired
 from lightning_seg.data.loading import in_parallel
 from lightning_seg.errors import UserError
@@ -104,7 +105,7 @@ class Report:
         class_names: Names of the classes.
         pixels: Pixels of each label (256,) for each split.
         images: Number of images in which each label occurs (256,) for each split.
-        around: Counted pixels of the images in which each label occurs (256,) for each split.
+        around: Pixels of the images in which each label occurs (256,) for each split.
         lengths: Number of samples of each split.
         examples: Samples of the training split that show each class, from most to fewest pixels of it.
         findings: Everything that is wrong.
@@ -125,19 +126,10 @@ class Report:
         return not any(finding.is_error for finding in self.findings)
 
     def class_weights(self, split: str) -> list[float]:
-        """Weights for a loss that balance the classes: median frequency balancing.
-
-        Eigen and Fergus, "Predicting depth, surface normals and semantic labels", ICCV 2015. A class that does not
-        occur weighs 0.
-        """
+        """Weights for a loss that balance the classes by median frequency (see `balanced_weights`)."""
         count = len(self.class_names)
         pixels, around = self.pixels[split][:count], self.around[split][:count]
-        frequency = pixels / np.maximum(1, around)
-        present = frequency > 0
-        weights = np.zeros(count)
-        if present.any():
-            weights[present] = np.median(frequency[present]) / frequency[present]
-        return [round(weight, 4) for weight in weights.tolist()]
+        return [round(w, 4) for w in balanced_weights("median_frequency", pixels, around).tolist()]
 
     def text(self, files: int | None = 10) -> str:
         """Render for people.
@@ -272,7 +264,7 @@ def check(data: SegmentationData, limit: int | None = None, progress: bool = Fal
         report.pixels[split], report.images[split] = labels.sum(0), (labels > 0).sum(0)
         if split == data.train_split and limit is None:
             report.examples = choose_examples(labels[:, : data.num_classes])
-        report.around[split] = ((labels > 0) * labels[:, :IGNORE_INDEX].sum(1, keepdims=True)).sum(0)
+        report.around[split] = ((labels > 0) * labels.sum(1, keepdims=True)).sum(0)
     report.findings += _systematic(data, report)
     if limit is not None:
         report.findings += _shared(data, report.lengths)

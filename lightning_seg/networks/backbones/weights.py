@@ -2,6 +2,7 @@
 
 import urllib.error
 import urllib.request
+from collections.abc import Callable
 from importlib import resources
 from pathlib import Path
 from typing import Any
@@ -38,7 +39,7 @@ def names_a_run(weights: bool | str) -> bool:
     return str(weights).startswith((_RUN, _BACKBONE_OF))
 
 
-def load_run(network: nn.Module, weights: str) -> str:
+def load_run(network: nn.Module, weights: str, find_checkpoint: Callable[[str], Path]) -> str:
     """Give a network the weights of another run's best checkpoint.
 
     A part of the network (backbone, decoder, head, ...) is taken whole, or not at all where a name or shape differs,
@@ -46,8 +47,8 @@ def load_run(network: nn.Module, weights: str) -> str:
 
     Args:
         network: The network.
-        weights: ``run:RUN`` for all parts that fit, or ``backbone-of:RUN``, where RUN is a run directory, an
-            experiment's directory for its latest run, or a checkpoint.
+        weights: ``run:RUN`` for all parts that fit, or ``backbone-of:RUN``.
+        find_checkpoint: Returns the checkpoint file of RUN.
 
     Returns:
         What was taken and what begins at random, in words.
@@ -56,7 +57,7 @@ def load_run(network: nn.Module, weights: str) -> str:
         UserError: There is no such run, or its backbone does not fit; the network is as it was then.
     """
     prefix = _RUN if weights.startswith(_RUN) else _BACKBONE_OF
-    file = _checkpoint(weights.removeprefix(prefix))
+    file = find_checkpoint(weights.removeprefix(prefix))
     ours = network.state_dict()
     theirs = {
         key.removeprefix("network."): value
@@ -87,20 +88,6 @@ def load_run(network: nn.Module, weights: str) -> str:
             taken.append(f"{part} {len(keys)} tensors")
     network.load_state_dict(ours)
     return f"{', '.join(taken)} of {file}" + (f"; at random: {', '.join(left)}" if left else "")
-
-
-def _checkpoint(place: str) -> Path:
-    """Find the best checkpoint of a run, or of an experiment's latest run that has one."""
-    from lightning_seg.runs.directory import BEST_CHECKPOINT, existing_run
-
-    path = Path(place)
-    found = [path, path / BEST_CHECKPOINT, *sorted(path.glob(f"*/{BEST_CHECKPOINT}"), reverse=True)]
-    for file in found:
-        if file.is_file():
-            return file
-    raise UserError(
-        f"{existing_run(path)} has no {BEST_CHECKPOINT} yet: train it first, or choose other weights with {_FLAG}."
-    )
 
 
 def read_file(path: Path) -> dict[str, Tensor]:

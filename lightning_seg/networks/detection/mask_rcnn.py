@@ -1,6 +1,6 @@
 """Mask R-CNN: objects, each with a box, a class and a mask."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 
 import torch
@@ -102,14 +102,14 @@ class MaskRCNN(Detector):
         """Make the pyramid, finest level first."""
         return self.decoder({str(level): features[tap] for level, tap in enumerate(self.taps)})
 
-    def load_weights(self) -> str:
+    def load_weights(self, find_checkpoint: Callable[[str], Path] = Path) -> str:
         """Load the pretrained weights: those of the whole detector if given, else what `weights` names.
 
         Returns:
             What was loaded, in words.
         """
         if self.detector_weights is None:
-            return super().load_weights()
+            return super().load_weights(find_checkpoint)
         return self.set_detector_weights(read_file(Path(self.detector_weights).expanduser()))
 
     def set_detector_weights(self, state: Mapping[str, Tensor]) -> str:

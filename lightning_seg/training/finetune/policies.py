@@ -8,7 +8,6 @@ from torch import nn
 from torch.optim import Optimizer
 
 from lightning_seg.errors import UserError
-from lightning_seg.networks.backbones.feature_cache import FeatureCache
 from lightning_seg.networks.base import BackboneNetwork, Network
 
 BatchNorm = Literal["train", "eval", "frozen"]
@@ -24,7 +23,7 @@ class Part:
         trainable: How many of them train, perhaps not from the start.
         lr_factor: Factor on their learning rate; None if none trains.
         batch_norm: What its BatchNorm layers do; None if it has none.
-        since: When they begin to train: a fraction of the training below 1, or an epoch.
+        start: When they begin to train: a fraction of the training below 1, or an epoch.
     """
 
     name: str
@@ -32,7 +31,7 @@ class Part:
     trainable: int
     lr_factor: float | None
     batch_norm: BatchNorm | None
-    since: float = 0
+    start: float = 0
 
 
 class Full:
@@ -92,7 +91,7 @@ class Full:
         """Put what does not train back into evaluation mode. Call it after every ``network.train()``."""
         if not network.training:
             return
-        for stage in self._stages(network)[: self._still(network)]:
+        for stage in self._stages(network)[: self._num_frozen(network)]:
             stage.eval()  # neither BatchNorm's statistics nor dropout move
         if self.batch_norm != "train":
             for norm in batch_norms(network.backbone):
@@ -138,7 +137,7 @@ class Full:
     def _stages(self, network: BackboneNetwork) -> list[nn.ModuleList]:
         return [stage for _, stage in network.backbone.stages()]
 
-    def _still(self, network: BackboneNetwork) -> int:
+    def _num_frozen(self, network: BackboneNetwork) -> int:
         """How many stages do not train at present."""
         return self.frozen_stages(len(self._stages(network)))
 
@@ -178,12 +177,12 @@ class Frozen(Full):
             raise UserError(
                 f"cache_gb is for networks that give one answer to a pixel, not {type(network).__name__}."
             )
-        network.feature_cache = FeatureCache(self.cache_gb)
+        network.cache_features(self.cache_gb)
 
     def end(self, network: BackboneNetwork) -> None:
         """Forget the features."""
         if isinstance(network, Network):
-            network.feature_cache = None
+            network.cache_features(0)
 
     def frozen_stages(self, stages: int) -> int:
         """Freeze all."""
@@ -318,11 +317,11 @@ class GradualUnfreeze(Full):
         described = super().parts(network)
         last = len(self._parameters) - 1
         for i, time in enumerate(self.schedule):
-            described[last - i] = replace(described[last - i], since=time)
+            described[last - i] = replace(described[last - i], start=time)
         return described
 
-    def _still(self, network: BackboneNetwork) -> int:
-        return max(super()._still(network), self._waiting)
+    def _num_frozen(self, network: BackboneNetwork) -> int:
+        return max(super()._num_frozen(network), self._waiting)
 
 
 class LayerwiseDecay(Full):
@@ -365,10 +364,10 @@ def table(parts: list[Part]) -> str:
     lines = [f"{'part':<{width}}  parameters   trainable  lr x   BatchNorm  trains"]
     for part in parts:
         factor = "–" if part.lr_factor is None else f"{part.lr_factor:.3g}"
-        since = (
-            f"from epoch {part.since:g}" if part.since >= 1 else f"from {100 * part.since:g} % of the steps"
+        start = (
+            f"from epoch {part.start:g}" if part.start >= 1 else f"from {100 * part.start:g} % of the steps"
         )
-        when = "no" if not part.trainable else since if part.since else "yes"
+        when = "no" if not part.trainable else start if part.start else "yes"
         lines.append(
             f"{part.name:<{width}}  {part.parameters:>10,}  {part.trainable:>10,}  {factor:<5}  "
             f"{part.batch_norm or '–':<9}  {when}"

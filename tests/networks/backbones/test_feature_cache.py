@@ -54,7 +54,7 @@ def test_training_is_the_same_and_looks_at_each_image_once():
     assert (
         sum(seen) == 3 * (8 + 8) + 6 and sum(seen_once) == 8
     )  # and two batches of the check before training
-    assert cached.feature_cache is None  # nothing of it is left
+    assert cached._feature_cache is None  # nothing of it is left
     for (name, a), b in zip(plain.state_dict().items(), cached.state_dict().values(), strict=True):
         torch.testing.assert_close(a, b, rtol=1e-6, atol=1e-8, msg=name)
 

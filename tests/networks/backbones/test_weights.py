@@ -6,6 +6,7 @@ import torch
 from lightning_seg.errors import UserError
 from lightning_seg.networks.baselines import FullResolution
 from lightning_seg.networks.unet import UNet
+from lightning_seg.runs.directory import best_checkpoint
 
 CHANNELS = (16, 8, 8, 8, 8)
 
@@ -38,7 +39,7 @@ def same(a, b, part):
 def test_the_whole_network_of_a_run(run, place):
     run, trained = run
     network = unet(weights="run:" + place.format(run=run))
-    report = network.load_weights()
+    report = network.load_weights(best_checkpoint)
     assert all(
         same(network, trained, "backbone")
         + same(network, trained, "decoder")
@@ -53,7 +54,7 @@ def test_head_for_other_classes_begins_anew(run):
     run, trained = run
     network = unet(classes=5, weights=f"run:{run}")
     before = network.head[0].weight.clone()
-    report = network.load_weights()
+    report = network.load_weights(best_checkpoint)
     assert all(same(network, trained, "backbone") + same(network, trained, "decoder"))
     assert torch.equal(network.head[0].weight, before)
     assert (
@@ -66,7 +67,7 @@ def test_decoder_is_taken_whole_or_not_at_all(run):
     run, trained = run
     network = unet(weights=f"run:{run}", channels=(16, 8, 8, 8, 4))
     before = {key: value.clone() for key, value in network.decoder.state_dict().items()}
-    report = network.load_weights()
+    report = network.load_weights(best_checkpoint)
     assert all(same(network, trained, "backbone"))
     assert all(torch.equal(before[key], value) for key, value in network.decoder.state_dict().items())
     assert "decoder (" in report and "head (" in report
@@ -76,7 +77,7 @@ def test_backbone_alone(run):
     run, trained = run
     network = unet(weights=f"backbone-of:{run}")
     head = network.head[0].weight.clone()
-    assert network.load_weights().endswith("; at random: decoder, head")
+    assert network.load_weights(best_checkpoint).endswith("; at random: decoder, head")
     assert all(same(network, trained, "backbone")) and torch.equal(network.head[0].weight, head)
 
 
@@ -84,13 +85,13 @@ def test_backbone_alone(run):
 def test_foreign_backbone_is_refused(run, prefix):
     run, _ = run
     network = unet(weights=f"{prefix}{run}", backbone="test_resnet.r160_in1k")
-    network.load_weights()  # another tag is the same architecture
+    network.load_weights(best_checkpoint)  # another tag is the same architecture
     network = unet(weights=f"{prefix}{run}", backbone="test_convnext")
     before = {key: value.clone() for key, value in network.state_dict().items()}
     with pytest.raises(
         UserError, match=r"best.ckpt does not hold.*0 of \d+ tensors fit; .* is missing there"
     ):
-        network.load_weights()
+        network.load_weights(best_checkpoint)
     assert all(torch.equal(before[key], value) for key, value in network.state_dict().items())
 
 
@@ -100,16 +101,18 @@ def test_latest_run_with_a_checkpoint_stands_for_the_experiment(run):
     (run.parent / "2").mkdir()
     (run.parent / "2" / "config.yaml").write_text("{}")
     network = unet(weights=f"run:{run.parent}")
-    assert str(run / "checkpoints") in network.load_weights() and all(same(network, trained, "head"))
+    assert str(run / "checkpoints") in network.load_weights(best_checkpoint) and all(
+        same(network, trained, "head")
+    )
 
 
 def test_run_without_checkpoint_and_no_run_are_refused(run, tmp_path):
     run, _ = run
     (run / "checkpoints" / "best.ckpt").unlink()
     with pytest.raises(UserError, match="train it first"):
-        unet(weights=f"run:{run}").load_weights()
+        unet(weights=f"run:{run}").load_weights(best_checkpoint)
     with pytest.raises(UserError, match="no run directory"):
-        unet(weights=f"run:{tmp_path}/nowhere").load_weights()
+        unet(weights=f"run:{tmp_path}/nowhere").load_weights(best_checkpoint)
 
 
 def test_report_of_random_weights():

@@ -160,7 +160,7 @@ def trained(tmp_path_factory):
     return folder
 
 
-def expected_still(name, epoch):
+def expected_frozen(name, epoch):
     """The names of the tensors that must not change in an epoch."""
     _, *still, statistics, affine = POLICIES[name]
     network = make(name).network
@@ -193,7 +193,7 @@ def test_frozen_tensors_are_bit_identical_and_all_others_move(trained, name, cou
     assert len(whole) == 3 and len(resumed) == 2
     pairs = {0: [whole[:2]], 1: [whole[1:], resumed]}  # before and after each of the two epochs
     for epoch, trainings in pairs.items():
-        still = expected_still(name, epoch)
+        still = expected_frozen(name, epoch)
         for before, after in trainings:
             assert sha(before, still) == sha(after, still)
             assert {n for n in before if torch.equal(before[n], after[n])} == still
@@ -218,7 +218,7 @@ def test_processes_keep_the_same_network(trained, name):
 def test_only_trainable_parameters_reach_the_optimizer(name):
     task = make(name)
     given = {id(p) for group in task.finetune.parameter_groups(task.network) for p in group["params"]}
-    still = expected_still(name, 1)
+    still = expected_frozen(name, 1)
     assert given == {id(p) for n, p in task.network.named_parameters() if n not in still}
 
 
@@ -291,7 +291,7 @@ def test_table_says_what_trains_when_and_how_fast():
     task = make("gradual")
     parts = task.finetune.parts(task.network)
     assert sum(part.parameters for part in parts) == sum(p.numel() for p in task.network.parameters())
-    assert [part.since for part in parts] == [0, 0, 1, 0.5, 0, 0, 0]
+    assert [part.start for part in parts] == [0, 0, 1, 0.5, 0, 0, 0]
     assert [part.trainable > 0 for part in parts] == [False] * 2 + [True] * 5
     text = table(parts)
     assert "from epoch 1" in text and "from 50 % of the steps" in text
