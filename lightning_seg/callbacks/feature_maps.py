@@ -1,4 +1,4 @@
-"""Pictures of what the backbone and the decoder make of one image."""
+"""Pictures of the feature maps of backbone and decoder for one image."""
 
 from collections.abc import Mapping
 from pathlib import Path
@@ -24,11 +24,11 @@ _GAP, _CAPTION = 6, 16
 
 
 class FeatureMaps(L.Callback):
-    """Draw the feature maps of one image after validation, always of the same one.
+    """Draw the feature maps of one image, always the same, after validation.
 
     Args:
-        image: An image file; the first image of the validation split unless given.
-        channels: Single channels drawn for each map, those that vary most over the image.
+        image: An image file; the first image of the validation split by default.
+        channels: Number of single channels drawn for each map: those of the largest variance over the image.
         every_n_validations: Draw after every n-th validation.
     """
 
@@ -39,11 +39,11 @@ class FeatureMaps(L.Callback):
         self._validations = 0
 
     def on_fit_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        """Look whether the image can be read, before hours are spent."""
+        """Check that the image can be read before training starts."""
         self._read(trainer)
 
     def on_validation_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        """Draw ``pictures/feature_maps.png``, except in the sanity check."""
+        """Draw ``pictures/feature_maps.png``, except during the sanity check."""
         run = next((logger.run for logger in trainer.loggers if isinstance(logger, RunLogger)), None)
         if trainer.sanity_checking or run is None or not trainer.is_global_zero:
             return
@@ -77,15 +77,15 @@ def draw_file(network: BackboneNetwork, image: Path, output: Path) -> None:
 
 
 def feature_maps(network: BackboneNetwork, image: Tensor) -> dict[str, np.ndarray]:
-    """Run a network on an image and keep what the backbone gives and what the decoder makes of it.
+    """Run a network on an image and return the outputs of backbone and decoder.
 
     Args:
         network: The network, in evaluation mode.
         image: (3, H, W) in 0..255, on the network's device.
 
     Returns:
-        Maps (C, h, w), finest first, then the decoder's, by a name that says where they are from. They cover the
-        image as the network pads it, to a multiple of `network.stride`.
+        Feature maps (C, h, w) by name: the backbone's, finest first, then the decoder's. They cover the image padded
+        to a multiple of `network.stride`.
     """
     kept: list[tuple[str, Tensor]] = []
 
@@ -94,7 +94,7 @@ def feature_maps(network: BackboneNetwork, image: Tensor) -> dict[str, np.ndarra
         kept.extend((f"backbone, stride {s}", m) for s, m in zip(strides, maps, strict=True))
 
     def keep_decoder(module: Any, args: tuple[Any, ...]) -> None:
-        given = args[0]  # however the decoder is called
+        given = args[0]  # what the head is called with, whatever the decoder is called
         maps = (
             {f"decoder, level {k}": m for k, m in given.items()}
             if isinstance(given, dict)
@@ -116,10 +116,10 @@ def feature_maps(network: BackboneNetwork, image: Tensor) -> dict[str, np.ndarra
 
 
 def draw(image: np.ndarray, maps: Mapping[str, np.ndarray], stride: int, channels: int = 4) -> Image.Image:
-    """Draw one row for each map: channel mean, sum-pooled activation, and the channels that vary most.
+    """Draw one row for each map: channel mean, sum-pooled activation, and the channels of the largest variance.
 
-    Sum-pooled is the sum of all absolute values in each cell of the coarsest map: it shows where a map has its
-    activation, at the same resolution for all of them. Every picture has a colour scale of its own.
+    The sum-pooled activation is the sum of absolute values over all channels, averaged in each cell of the coarsest
+    map: where a map is active, at the same resolution for all maps. Every picture has its own color scale.
 
     Args:
         image: (H, W, 3) uint8.
@@ -156,7 +156,7 @@ def draw(image: np.ndarray, maps: Mapping[str, np.ndarray], stride: int, channel
 
 
 def _visible(values: np.ndarray, size: tuple[int, int], stride: int) -> np.ndarray:
-    """Cut away the cells of maps (..., h, w) that lie in the padding."""
+    """Crop the cells of maps (..., h, w) that lie in the padding."""
     height, width = (
         -(-count * length // _padded(length, stride))
         for count, length in zip(values.shape[-2:], size, strict=True)
@@ -169,7 +169,7 @@ def _padded(length: int, stride: int) -> int:
 
 
 def _picture(values: np.ndarray, size: tuple[int, int], stride: int, cell: tuple[int, int]) -> Image.Image:
-    """Paint a map (h, w) of the padded image and cut away the padding."""
+    """Color a map (h, w) of the padded image and crop the padding."""
     # Single extreme values, often at the border, would hide the rest.
     low, high = np.percentile(_visible(values, size, stride), (1, 99))
     painted = Image.fromarray(heat((values - low) / max(high - low, 1e-12)))

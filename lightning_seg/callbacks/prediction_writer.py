@@ -17,12 +17,12 @@ from lightning_seg.plotting.pictures import draw_objects, object_colour, overlay
 
 
 class PredictionWriter(L.Callback):
-    """For ``folder/name.jpg`` write ``masks/name.png`` (labels, with the class colors as palette) and ``overlays/``.
+    """Write ``masks/name.png`` (labels, with the class colors as palette) and ``overlays/name.png`` for each image.
 
     Args:
         output: Folder to write to; it is created.
-        uncertainty: Also write ``uncertainty/name.png``: how unsure each pixel is, from 0, violet, one class
-            alone, to 255, yellow, all classes alike (entropy; the colors are the file's palette).
+        uncertainty: Also write ``uncertainty/name.png``: the normalised entropy of each pixel, from 0 (one class
+            certain, violet) to 255 (all classes equally probable, yellow); the colors are the file's palette.
     """
 
     def __init__(self, output: Path, uncertainty: bool = False) -> None:
@@ -55,16 +55,17 @@ class PredictionWriter(L.Callback):
             self._written += 1
 
     def on_predict_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        """Say where the files are."""
+        """Print where the files are."""
         print(f"{self._written} images: {', '.join(self.folders)} in {self.output}/")
 
 
 class ObjectWriter(PredictionWriter):
-    """For ``folder/name.jpg`` write the objects that were found, and what they are merged by class.
+    """Write the objects that were found in each image, and the semantic mask that they are merged to.
 
-    ``objects/name.png`` has the number of an object at each pixel, from 1 on, in colors of their own;
-    ``objects/name.json`` lists all that were found, also unsure ones, as COCO does: number, class, score, box and mask.
-    ``masks/name.png`` holds labels with the class colors as palette, ``overlays/name.png`` shows all of it.
+    ``objects/name.png`` holds the number of the object at each pixel, from 1 on, with a palette of distinct colors.
+    ``objects/name.json`` lists all objects, those below the score threshold too, in COCO's format: number, class,
+    score, box and mask. ``masks/name.png`` holds labels with the class colors as palette, ``overlays/name.png``
+    shows all of it.
 
     Args:
         output: Folder to write to; it is created.

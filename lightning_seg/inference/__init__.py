@@ -1,4 +1,4 @@
-"""From a trained network to labels: in Python, for folders and very large images, in ensembles, and as a file."""
+"""Prediction with a trained network: inference strategies, large images, calibration, export."""
 
 from lightning_seg.inference.inferers import Inferer, MultiScale, SlidingWindow, entropy
 from lightning_seg.inference.predictor import Predictor, load

@@ -1,4 +1,4 @@
-"""Are the probabilities true? Temperature scaling, reliability diagram and ECE (Guo et al., arXiv:1706.04599)."""
+"""Calibration of probabilities: temperature scaling, reliability diagram, ECE (Guo et al., arXiv:1706.04599)."""
 
 import json
 import math
@@ -24,20 +24,20 @@ _SIDE, _GAP = 300, 56
 
 
 class Reliability:
-    """How often pixels of a confidence are right, counted over all pixels.
+    """Reliability diagram: accuracy of the pixels in each interval of confidence.
 
     Args:
-        bins: Intervals of equal width that 0..1 is divided into.
+        bins: Number of intervals of equal width in 0..1.
 
     Attributes:
-        table: (bins, 3): pixels, sum of their confidence, number of them that are right.
+        table: (bins, 3): number of pixels, sum of their confidences, number of correct ones.
     """
 
     def __init__(self, bins: int = 15) -> None:
         self.table = np.zeros((bins, 3))
 
     def update(self, logits: Tensor, masks: Tensor) -> None:
-        """Add logits (B, C, H, W) and masks (B, H, W); `IGNORE_INDEX` is not counted."""
+        """Add logits (B, C, H, W) and masks (B, H, W); pixels of `IGNORE_INDEX` are left out."""
         confidence, labels = logits.softmax(1).max(1)
         counted = masks != IGNORE_INDEX
         confidence, right = confidence[counted].double(), (labels == masks)[counted].double()
@@ -48,15 +48,15 @@ class Reliability:
 
     @property
     def ece(self) -> float:
-        """Expected calibration error: the mean gap between confidence and accuracy over all pixels, 0..1."""
+        """Expected calibration error: mean absolute difference of confidence and accuracy over all pixels, 0..1."""
         pixels, confidence, right = self.table.T
         return float(np.abs(confidence - right).sum() / pixels.sum())
 
 
 def fit_temperature(logits: Tensor, labels: Tensor) -> float:
-    """Find the temperature for which softmax(logits / temperature) is the likeliest to have given the labels.
+    """Return the temperature that minimises the cross-entropy of softmax(logits / temperature).
 
-    It is at most `LARGEST`, and at least its inverse.
+    It lies between 1 / `LARGEST` and `LARGEST`.
 
     Args:
         logits: (N, C).
@@ -78,11 +78,11 @@ def fit_temperature(logits: Tensor, labels: Tensor) -> float:
 
 
 def temperature_of(run: Path, checkpoint: Path | None = None) -> float:
-    """Return the temperature that `lightning-seg calibrate` found for a run; 1 without one.
+    """Return the temperature that `lightning-seg calibrate` found for a run; 1 if there is none.
 
     Args:
         run: The run directory.
-        checkpoint: Which of its checkpoints is used; the best unless given.
+        checkpoint: The checkpoint that is used; the best by default.
     """
     try:
         known = json.loads((run / CALIBRATION).read_text())
@@ -136,7 +136,7 @@ def main(args: list[str]) -> None:
 
 
 def draw(found: dict[str, tuple[Reliability, Reliability]], temperature: float) -> Image.Image:
-    """Draw reliability diagrams: one row a split, left before and right after scaling."""
+    """Draw reliability diagrams: one row for each split, before scaling on the left and after it on the right."""
     width, height = 2 * (_SIDE + _GAP) + 24, len(found) * (_SIDE + 112)
     canvas = Image.new("RGB", (width, height), "white")
     pen, font = ImageDraw.Draw(canvas), ImageFont.load_default(13)
@@ -176,7 +176,7 @@ def _diagram(
 
 
 def _sample(task: Any, loader: Iterable, per_image: int) -> tuple[Tensor, Tensor]:
-    """Draw pixels evenly from every image; return their logits (N, C) and labels (N,)."""
+    """Draw equally many pixels from every image; return their logits (N, C) and labels (N,)."""
     generator = torch.Generator().manual_seed(0)
     parts = []
     for logits, masks in _evaluated(task, loader):
@@ -205,5 +205,5 @@ def _evaluated(task: Any, loader: Iterable) -> Iterator[tuple[Tensor, Tensor]]:
 
 
 def _step(checkpoint: Path) -> int:
-    """Return the step of training that a checkpoint is of."""
+    """Return the number of training steps at a checkpoint."""
     return torch.load(checkpoint, map_location="cpu", weights_only=True, mmap=True)["global_step"]

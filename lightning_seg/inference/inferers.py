@@ -1,6 +1,6 @@
-"""How logits are had from a network: of the whole image, of windows, as the mean over scales and mirror images.
+"""Inference strategies: whole image, sliding window, multi-scale.
 
-An experiment names it by class path, `lightning-seg test RUN --model.inference=...` that of one test:
+An experiment names one by class path; `lightning-seg test RUN --model.inference=...` sets it for one test:
 
     model:
       inference:
@@ -25,18 +25,18 @@ Predict = Callable[[Tensor], Tensor]
 """Maps images (B, 3, H, W) in 0..255 to logits (B, C, H, W)."""
 
 GRID = 32
-"""Windows start at multiples of this, the largest stride of a network, so that its cells are the whole image's."""
+"""Windows start at multiples of this, the largest stride of a network: feature maps are aligned with the image's."""
 
 
 class Inferer(ABC):
-    """How the logits of an image are had from a network. Its `repr` is recorded with every test score."""
+    """Base of the inference strategies. Its `repr` is recorded in the protocol of every test."""
 
     @abstractmethod
     def __call__(self, predict: Predict, images: Tensor) -> Tensor:
         """Return the logits (B, C, H, W) of images (B, 3, H, W) in 0..255.
 
         Args:
-            predict: The network in evaluation mode, or another inference around it.
+            predict: The network in evaluation mode, or another strategy around it.
             images: The images, uint8 or float.
         """
 
@@ -45,16 +45,16 @@ class Inferer(ABC):
 class SlidingWindow(Inferer):
     """Logits of overlapping windows, weighted by a Gaussian around the centre of each (as in nnU-Net).
 
-    An image that fits into the window is taken whole. The memory that the network needs is that of one window.
+    An image that fits into the window is processed whole. The network needs the memory of one window.
 
     Args:
         size: Height and width of a window in pixels.
         overlap: Fraction of a window that it shares with the next.
-        margin: Pixels along the edges of a window that count only where no other window sees them further from
-            its edge. With the radius of the network's receptive field the result is that for the whole image.
+        margin: Pixels along the edges of a window that have almost no weight where another window covers them. With
+            the radius of the network's receptive field the result equals that of the whole image.
 
     Raises:
-        UserError: An argument makes no sense.
+        UserError: An argument is out of its range.
     """
 
     size: tuple[int, int] = (512, 512)
@@ -74,7 +74,7 @@ class SlidingWindow(Inferer):
             )
 
     def __call__(self, predict: Predict, images: Tensor) -> Tensor:
-        """Return the blended logits."""
+        """Return the blended logits (B, C, H, W)."""
         height, width = images.shape[-2:]
 
         def read(top: int, left: int, bottom: int, right: int) -> Tensor:
@@ -89,16 +89,16 @@ class SlidingWindow(Inferer):
         image: tuple[int, int],
         columns: int,
     ) -> Iterator[tuple[int, int, Tensor]]:
-        """Yield the logits of an image piece by piece: in strips from left to right, each from top to bottom.
+        """Yield the logits of an image in pieces: in strips from left to right, each from top to bottom.
 
-        What is held is one strip of the height of a window. Windows that reach into two strips are computed for
-        both, so that the result does not depend on the width of the strips.
+        Memory holds one strip of the height of a window. Windows that overlap two strips are computed for both, so
+        that the result does not depend on the width of the strips.
 
         Args:
-            predict: The network in evaluation mode, or another inference around it.
+            predict: The network in evaluation mode, or another strategy around it.
             read: Returns the part (B, 3, h, w) of the image between top, left, bottom and right.
             image: Height and width of the image in pixels.
-            columns: Width of a strip.
+            columns: Width of a strip in pixels.
 
         Yields:
             Top and left of a piece, and its logits (B, C, h, w), float32.
@@ -131,12 +131,17 @@ class SlidingWindow(Inferer):
         return max(int(length * (1 - self.overlap)) // GRID, 1) * GRID
 
     def starts(self, length: int, window: int) -> list[int]:
-        """Place windows; the last may reach beyond the image, where it is cut off as the network's padding is."""
+        """Return the first pixel of each window along an axis; the last window may extend beyond the image.
+
+        Args:
+            length: Of the image, in pixels.
+            window: Length of a window, in pixels.
+        """
         last = -(-max(length - window, 0) // GRID) * GRID
         return [*range(0, last, self._step(window)), last]
 
     def _profile(self, start: int, window: int, image: int) -> Tensor:
-        """Return the weights of the rows (or columns) of a window; the border of the image is no edge of it."""
+        """Return the weights of the rows (or columns) of a window; the margin is not that of the image's border."""
         axis = torch.exp(-0.5 * ((torch.arange(window) - (window - 1) / 2) / (window / 8)) ** 2)
         if start > 0:
             axis[: self.margin] *= 1e-8
@@ -147,15 +152,15 @@ class SlidingWindow(Inferer):
 
 @dataclass(frozen=True)
 class MultiScale(Inferer):
-    """Test-time augmentation: the mean probability over magnified and mirrored copies of the image.
+    """Multi-scale test-time augmentation: mean probability over rescaled and mirrored copies of the image.
 
     Args:
-        scales: Magnifications.
-        flip: Whether each copy is also mirrored left to right.
-        inference: How the logits of each copy are had; as a whole unless given.
+        scales: Factors that the image is resized by.
+        flip: Whether to add a horizontally mirrored copy of each.
+        inference: Strategy for each copy; whole image by default.
 
     Raises:
-        UserError: An argument makes no sense.
+        UserError: An argument is out of its range.
     """
 
     scales: tuple[float, ...] = (0.5, 0.75, 1.0, 1.25, 1.5, 1.75)
@@ -164,10 +169,10 @@ class MultiScale(Inferer):
 
     def __post_init__(self) -> None:
         if not self.scales or min(self.scales) <= 0:
-            raise UserError(f"MultiScale: scales must be magnifications above 0; got {list(self.scales)}.")
+            raise UserError(f"MultiScale: scales must be factors above 0; got {list(self.scales)}.")
 
     def __call__(self, predict: Predict, images: Tensor) -> Tensor:
-        """Return the logarithm of the mean probability."""
+        """Return the logarithm of the mean probability (B, C, H, W)."""
         inner = predict if self.inference is None else partial(self.inference, predict)
         size = images.shape[-2:]
 
@@ -182,7 +187,7 @@ class MultiScale(Inferer):
 
 
 def entropy(logits: Tensor) -> Tensor:
-    """Return how unsure each pixel is, (B, H, W) in 0..1: 0 one class alone, 1 all classes alike.
+    """Return the entropy of the class probabilities of each pixel, divided by its maximum log C: (B, H, W) in 0..1.
 
     Args:
         logits: (B, C, H, W).
@@ -192,7 +197,7 @@ def entropy(logits: Tensor) -> Tensor:
 
 
 def _resize(x: Tensor, size: tuple[int, ...]) -> Tensor:
-    """Resize maps (B, C, h, w) as augmentation resizes images, in float32."""
+    """Resize maps (B, C, h, w) bilinearly in float32, as augmentation resizes images."""
     if x.shape[-2:] == size:
         return x.float()
     return F.interpolate(x.float(), size, mode="bilinear", align_corners=False)

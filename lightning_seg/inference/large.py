@@ -1,4 +1,4 @@
-"""Images too large for memory: read, predicted and written piece by piece."""
+"""Prediction of images larger than memory: read, predicted and written window by window."""
 
 import math
 import sys
@@ -30,7 +30,7 @@ Write = Callable[[int, int, np.ndarray], None]
 
 
 def is_large(path: Path) -> bool:
-    """Say whether an image is to be predicted piece by piece: any .npy file, and what has over 67 megapixels."""
+    """Return whether an image is predicted window by window: any .npy file, and images over 67 megapixels."""
     if path.suffix == ".npy":
         return True
     try:
@@ -45,22 +45,22 @@ def is_large(path: Path) -> bool:
 def predict_large(model: Predictor, path: Path, output: Path, uncertainty: bool = False) -> None:
     """Write the mask of an image of any size.
 
-    Memory holds one window and one strip of logits, whatever the size of the image. A model whose inference is no
-    sliding window is given one of 512x512 pixels. A .npy file gives a .npy mask, any other a tiled TIFF in the
-    class colours, where the image lies on the earth if that is known.
+    Memory holds one window and one strip of logits, independently of the size of the image. Where the inference
+    strategy of the model is not a sliding window, windows of 512x512 pixels are used around it. A .npy file gives a
+    .npy mask, any other a tiled TIFF with the class colors as palette and the georeference of the image.
 
     Args:
         model: The model.
         path: A .npy file (H, W, 3) uint8, or any raster file that GDAL reads by windows, such as a tiled TIFF.
         output: Folder for ``masks/`` and ``uncertainty/``; these must exist.
-        uncertainty: Also write how unsure each pixel is, 0 to 255.
+        uncertainty: Also write the normalised entropy of each pixel, scaled to 0..255.
 
     Raises:
-        UserError: The file cannot be read by windows, or the model post-processes.
+        UserError: The file cannot be read window by window, or the model has post-processing.
     """
     if model.postprocess is not None:
         raise UserError(
-            f"{path} is predicted piece by piece, but post-processing wants the whole image: "
+            f"{path} is predicted window by window, but post-processing needs the whole image: "
             "leave it out by --model.postprocess=null."
         )
     window, predict = SlidingWindow(), cast(Predict, model.network)
@@ -93,7 +93,7 @@ def predict_large(model: Predictor, path: Path, output: Path, uncertainty: bool 
 def _open_array(
     path: Path, masks: dict[Path, Palette], stack: ExitStack
 ) -> tuple[tuple[int, int], Read, list[Write]]:
-    """Open a .npy file and make files of its height and width.
+    """Open a .npy file and create outputs of its height and width.
 
     Files are mapped anew for each piece: pages that stay mapped would count as memory of the process.
     """
@@ -119,7 +119,7 @@ def _open_array(
 def _open_raster(
     path: Path, masks: dict[Path, Palette], stack: ExitStack
 ) -> tuple[tuple[int, int], Read, list[Write]]:
-    """Open a raster file and make tiled TIFF files of its height, width and place on the earth."""
+    """Open a raster file and create tiled TIFF files of its height, width and georeference."""
     try:
         import rasterio
         from rasterio.errors import NotGeoreferencedWarning, RasterioIOError

@@ -1,4 +1,4 @@
-"""A trained network for images as they come.
+"""Prediction for single images from Python.
 
 from lightning_seg.inference import load
 
@@ -22,16 +22,16 @@ from lightning_seg.inference.inferers import Inferer
 
 
 class Predictor:
-    """A trained network that takes an image as it comes and gives back an array.
+    """A trained network that maps an image (file, PIL image or array) to labels or probabilities as arrays.
 
     Args:
-        network: The network; it is put into evaluation mode.
+        network: Maps images (B, 3, H, W) in 0..255 to logits (B, C, H, W); it is set to evaluation mode.
         class_names: The classes in label order.
-        palette: Their colours.
-        inference: How logits are had; of the whole image unless given.
-        temperature: What logits are divided by to make probabilities honest, as `lightning-seg calibrate` finds it.
-        postprocess: What makes labels of the logits (C, H, W), divided by the temperature, and the image (3, H, W); the
-            best class unless given.
+        palette: The color of each class.
+        inference: Inference strategy; whole image by default.
+        temperature: Divisor of the logits that calibrates the probabilities (see `lightning-seg calibrate`).
+        postprocess: Maps logits (C, H, W), divided by the temperature, and the image (3, H, W) to labels; the most
+            probable class by default.
     """
 
     def __init__(
@@ -52,14 +52,14 @@ class Predictor:
 
     @property
     def device(self) -> torch.device:
-        """Where the network is."""
+        """The device of the network."""
         return next(self.network.parameters()).device
 
     def __call__(self, image: Any) -> np.ndarray:
         """Return the label of each pixel, (H, W) uint8.
 
         Args:
-            image: A file, a PIL image, or an array (H, W) or (H, W, 3) of uint8.
+            image: A file, a PIL image, or an array (H, W), (H, W, 3) or (H, W, 4) of uint8.
         """
         logits = self.logits(image)
         if self.postprocess is None:
@@ -68,11 +68,11 @@ class Predictor:
         return self.postprocess(logits / self.temperature, pixels).cpu().numpy()
 
     def probabilities(self, image: Any) -> np.ndarray:
-        """Return the probability of each class, (C, H, W) float32, calibrated if the run is."""
+        """Return the class probabilities (C, H, W) float32, calibrated if the run is calibrated."""
         return (self.logits(image) / self.temperature).softmax(0).cpu().numpy()
 
     def logits(self, image: Any) -> Tensor:
-        """Return the logits (C, H, W) float32 on the network's device, not calibrated."""
+        """Return the uncalibrated logits (C, H, W) float32 on the network's device."""
         images = torch.from_numpy(as_rgb(image)).permute(2, 0, 1)[None].to(self.device)
         with torch.inference_mode():
             predict = self.network if self.inference is None else partial(self.inference, self.network)
@@ -118,7 +118,7 @@ def load(
 
 
 def as_rgb(image: Any) -> np.ndarray:
-    """Turn an image file, a PIL image or an array into RGB (H, W, 3) uint8.
+    """Convert an image file, a PIL image or an array to RGB (H, W, 3) uint8.
 
     Raises:
         UserError: It is none of these.

@@ -1,8 +1,8 @@
-"""What a step of post-processing is, and how steps follow each other.
+"""Post-processing steps and chains of them.
 
-A network ends in probabilities. Some steps make better probabilities of them and of the image, as a CRF does;
-the others work on the labels, as morphology does, and may ask the probabilities which class comes next. Hence
-two kinds of steps and one rule: steps on probabilities come first, because labels cannot be turned back.
+There are two kinds of steps: those that refine probabilities, such as a CRF, and those that change labels, such as
+morphology, which may read the probabilities to find the next best class. Steps on probabilities come first, because
+labels cannot be turned back into probabilities.
 """
 
 import copy
@@ -22,7 +22,7 @@ class Step:
     """A step of post-processing.
 
     Attributes:
-        classes: Names or numbers of the classes it works on. None means all.
+        classes: Names or numbers of the classes that it changes. None means all.
         class_names: The classes in label order, once it is bound to them.
     """
 
@@ -42,7 +42,7 @@ class Step:
         return bound
 
     def numbers(self, num_classes: int) -> list[int]:
-        """Return the numbers of the classes it works on.
+        """Return the numbers of the classes that it changes.
 
         Raises:
             UserError: There is no such class.
@@ -61,14 +61,14 @@ class Step:
 
 
 class ProbabilityStep(Step, ABC):
-    """A step that makes new probabilities."""
+    """A step that refines probabilities."""
 
     @abstractmethod
     def __call__(self, probabilities: np.ndarray, image: np.ndarray) -> np.ndarray:
         """Refine probabilities.
 
         Args:
-            probabilities: Of each class at each pixel, (C, H, W) float32, of sum 1; left as they are.
+            probabilities: (C, H, W) float32, summing to 1 over the classes; not modified.
             image: RGB (H, W, 3) uint8.
 
         Returns:
@@ -84,8 +84,8 @@ class LabelStep(Step, ABC):
         """Change labels.
 
         Args:
-            labels: (H, W) uint8; `IGNORE_INDEX` where an earlier step gave no answer; left as they are.
-            probabilities: Of each class at each pixel, (C, H, W) float32, of sum 1.
+            labels: (H, W) uint8, `IGNORE_INDEX` where an earlier step rejected the prediction; not modified.
+            probabilities: (C, H, W) float32, summing to 1 over the classes.
             image: RGB (H, W, 3) uint8.
 
         Returns:
@@ -94,14 +94,14 @@ class LabelStep(Step, ABC):
 
 
 class Chain:
-    """Steps one after the other: from probabilities and image to labels.
+    """A sequence of steps that maps probabilities and image to labels.
 
     Args:
         steps: The steps; those on probabilities first.
-        class_names: Names of the classes in label order, by which steps may be told what to work on.
+        class_names: The classes in label order, for steps that name the classes they change.
 
     Raises:
-        UserError: A step on probabilities comes after one on labels, or a step is told of a class that is not there.
+        UserError: A step on probabilities comes after one on labels, or a step names an unknown class.
     """
 
     def __init__(self, steps: Sequence[Step], class_names: Sequence[str] = ()) -> None:
@@ -146,7 +146,7 @@ def next_best(probabilities: np.ndarray, labels: np.ndarray, where: np.ndarray) 
     Args:
         probabilities: (C, H, W), C > 1.
         labels: (H, W) uint8.
-        where: (H, W) bool, the pixels that are asked for, K of them.
+        where: (H, W) bool, true at K pixels.
 
     Returns:
         (K,) uint8.

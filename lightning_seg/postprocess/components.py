@@ -1,7 +1,7 @@
 """Connected components of the labels; `lightning_seg.metrics.objects.count_objects` counts them.
 
-Rosenfeld and Pfaltz, "Sequential operations in digital picture processing", JACM 1966. Pixels are connected with
-their eight neighbours. A component that goes is given to the class that most of its border touches.
+Rosenfeld and Pfaltz, "Sequential operations in digital picture processing", JACM 1966. Components are
+8-connected. A removed component gets the class that is most frequent along its border.
 """
 
 from collections.abc import Sequence
@@ -16,11 +16,11 @@ from lightning_seg.postprocess.chain import LabelStep
 
 @dataclass
 class RemoveSmall(LabelStep):
-    """Remove components that are too small to be believed.
+    """Remove components below an area.
 
     Args:
-        smallest: Area in pixels from which on a component stays.
-        classes: Names or numbers of the classes to clean, one after the other. None means all.
+        smallest: Area in pixels of the smallest component that is kept.
+        classes: Names or numbers of the classes to change, one after the other. None means all.
     """
 
     smallest: int = 50
@@ -37,11 +37,11 @@ class RemoveSmall(LabelStep):
 
 @dataclass
 class KeepLargest(LabelStep):
-    """Keep only the largest components of a class: an image has one liver.
+    """Keep only the largest components of a class, for classes of which an image has one, such as an organ.
 
     Args:
-        count: How many components stay.
-        classes: Names or numbers of the classes of which an image has only so many. None means all.
+        count: Number of components that are kept.
+        classes: Names or numbers of the classes to change. None means all.
     """
 
     count: int = 1
@@ -70,7 +70,7 @@ def components(mask: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
 
 
 def _remove(labels: np.ndarray, regions: np.ndarray, stats: np.ndarray, gone: np.ndarray) -> None:
-    """Give components to the class around them, in place; one that fills the image stays."""
+    """Replace components by the class around them, in place; one that fills the image stays."""
     for number in gone:
         left, top, width, height = stats[number, : cv2.CC_STAT_AREA]
         window = np.s_[max(top - 1, 0) : top + height + 1, max(left - 1, 0) : left + width + 1]

@@ -1,4 +1,4 @@
-"""Steps that ask how sure the network is."""
+"""Steps that use the confidence of the prediction."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -15,18 +15,18 @@ from lightning_seg.postprocess.chain import LabelStep, next_best
 
 @dataclass
 class ConfidenceThreshold(LabelStep):
-    """Take back labels whose probability is too low.
+    """Reject or replace labels of low probability.
 
     Chow, "On optimum recognition error and reject tradeoff", IEEE Transactions on Information Theory 1970.
 
     Args:
-        threshold: Probability from which on a label stays.
-        to: ``ignore`` gives no answer there (255, which scores count as missed); ``second`` gives the second most
-            probable class, for classes that are predicted too often.
-        classes: Names or numbers of the classes to doubt. None means all.
+        threshold: Lowest probability at which a label is kept.
+        to: ``ignore`` sets the pixel to 255, which scores count as a false negative; ``second`` sets it to the second
+            most probable class, for classes that are predicted too often.
+        classes: Names or numbers of the classes to change. None means all.
 
     Raises:
-        UserError: The threshold is no probability.
+        UserError: The threshold is not in 0..1.
     """
 
     threshold: float = 0.5
@@ -51,7 +51,7 @@ class ConfidenceThreshold(LabelStep):
 
 @dataclass
 class RegionGrowing(LabelStep):
-    """Keep the labels of sure pixels, and let them grow over the others up to the edges of the image.
+    """Keep the labels of confident pixels and grow them over the others up to the edges of the image.
 
     Seeds flood the magnitude of the image's gradient: flat places first, edges last. It needs scikit-image.
 
@@ -59,10 +59,10 @@ class RegionGrowing(LabelStep):
     segmentation", 1992.
 
     Args:
-        seed: Probability from which on a pixel is a seed.
+        seed: Lowest probability at which a pixel is a seed.
 
     Raises:
-        UserError: The probability is none, or scikit-image is not installed.
+        UserError: The probability is not in 0..1, or scikit-image is not installed.
     """
 
     seed: float = 0.9
@@ -73,7 +73,7 @@ class RegionGrowing(LabelStep):
         require_skimage("RegionGrowing")
 
     def __call__(self, labels: np.ndarray, probabilities: np.ndarray, image: np.ndarray) -> np.ndarray:
-        """Return the grown labels (H, W); those of an image without a sure pixel stay."""
+        """Return the grown labels (H, W); an image without a seed is not changed."""
         from skimage.segmentation import watershed
 
         answered = labels != IGNORE_INDEX
@@ -88,10 +88,10 @@ class RegionGrowing(LabelStep):
 
 
 def require_skimage(step: str) -> None:
-    """Check that scikit-image is there.
+    """Check that scikit-image is installed.
 
     Raises:
-        UserError: It is not.
+        UserError: It is not installed.
     """
     if find_spec("skimage") is None:
         raise UserError(

@@ -1,10 +1,10 @@
-"""Dense conditional random fields: pixels that look alike and lie near each other want the same label.
+"""Dense conditional random fields: similar pixels near each other tend to have the same label.
 
 Krähenbühl and Koltun, "Efficient inference in fully connected CRFs with Gaussian edge potentials", NIPS 2011.
 
-Every pixel is connected with every other by two Gaussian kernels: one of their distance, which smooths, and one of
-their distance and their difference in colour, which pulls labels to the edges of the image. Mean-field inference
-repeats: filter the label probabilities with both kernels, and add the result to the network's own opinion.
+Pixels are connected pairwise by two Gaussian kernels: one of their distance, which smooths, and one of their distance
+and color difference, which aligns labels with the edges of the image. Each iteration of mean-field inference filters
+the probabilities with both kernels and adds the result to the logarithm of the network's probabilities.
 """
 
 from dataclasses import dataclass
@@ -24,19 +24,19 @@ _LEAST = 1e-5  # a probability of 0 would rule a class out for good
 
 @dataclass
 class DenseCRF(ProbabilityStep):
-    """Mean field in torch, on any device; the parameters are those of the authors' code and of pydensecrf.
+    """Mean-field inference in torch, on any device; parameters as in the authors' code and in pydensecrf.
 
-    As in the authors' code, kernels are computed on the permutohedral lattice and normalised symmetrically.
+    As in the authors' code, kernels are evaluated on the permutohedral lattice and normalised symmetrically.
 
     Args:
-        iterations: Of mean field; it has converged after about ten.
-        gaussian_weight: Of the kernel of distance; 0 leaves it out.
+        iterations: Number of mean-field iterations; about ten suffice to converge.
+        gaussian_weight: Weight of the distance kernel; 0 leaves it out.
         gaussian_std: Its standard deviation in pixels.
-        bilateral_weight: Of the kernel of distance and colour; 0 leaves it out.
+        bilateral_weight: Weight of the distance and color kernel; 0 leaves it out.
         position_std: Its standard deviation of distance, in pixels; at least 1.
-        color_std: Its standard deviation of colour, in units of 0..255; at least 1.
-        exact: Compute the kernels pixel by pixel, for small images: time grows with the square of the pixels.
-        device: Such as ``cpu`` or ``cuda``. None takes the GPU if there is one.
+        color_std: Its standard deviation of color, in units of 0..255; at least 1.
+        exact: Evaluate the kernels for every pair of pixels, for small images: time is quadratic in their number.
+        device: For example ``cpu`` or ``cuda``. None means the GPU if there is one.
 
     Raises:
         UserError: A parameter is out of its range.
@@ -65,7 +65,7 @@ class DenseCRF(ProbabilityStep):
 
     @torch.inference_mode()
     def __call__(self, probabilities: np.ndarray, image: np.ndarray) -> np.ndarray:
-        """Return the probabilities (C, H, W) after mean field."""
+        """Return the probabilities (C, H, W) after mean-field inference."""
         device = self.device or ("cuda" if torch.cuda.is_available() else "cpu")
         start = torch.from_numpy(probabilities).to(device).flatten(1).clamp(min=_LEAST).log_()  # (C, H * W)
         kernels = self._kernels(torch.from_numpy(np.ascontiguousarray(image)).to(device))
@@ -102,12 +102,12 @@ class PydenseCRF(ProbabilityStep):
     """The authors' code in C++, through pydensecrf2: the reference that `DenseCRF` is checked against.
 
     Args:
-        iterations: Of mean field.
-        gaussian_weight: Of the kernel of distance.
+        iterations: Number of mean-field iterations.
+        gaussian_weight: Weight of the distance kernel.
         gaussian_std: Its standard deviation in pixels.
-        bilateral_weight: Of the kernel of distance and colour.
+        bilateral_weight: Weight of the distance and color kernel.
         position_std: Its standard deviation of distance, in pixels.
-        color_std: Its standard deviation of colour, in units of 0..255.
+        color_std: Its standard deviation of color, in units of 0..255.
 
     Raises:
         UserError: pydensecrf2 is not installed.
@@ -128,7 +128,7 @@ class PydenseCRF(ProbabilityStep):
             )
 
     def __call__(self, probabilities: np.ndarray, image: np.ndarray) -> np.ndarray:
-        """Return the probabilities (C, H, W) after mean field."""
+        """Return the probabilities (C, H, W) after mean-field inference."""
         from pydensecrf.densecrf import DenseCRF2D
 
         classes, height, width = probabilities.shape

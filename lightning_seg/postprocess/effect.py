@@ -1,4 +1,4 @@
-"""What chains of post-processing change on a split, and whether that is certain."""
+"""Effect of post-processing chains on the scores of a split, with confidence intervals."""
 
 import math
 import time
@@ -15,7 +15,7 @@ from lightning_seg.postprocess.chain import Chain
 from lightning_seg.statistics.paired import Estimate, Sample, holm, sentence
 
 Prediction = tuple[np.ndarray, np.ndarray, np.ndarray]
-"""Of one image: probabilities (C, H, W) float32, the image (H, W, 3) uint8, the truth (H, W) uint8."""
+"""One image: probabilities (C, H, W) float32, the image (H, W, 3) uint8, the true mask (H, W) uint8."""
 
 ALONE = "the network alone"
 _REPLICATES = 1000
@@ -23,14 +23,14 @@ _REPLICATES = 1000
 
 @dataclass
 class Effect:
-    """What is counted in each image after a chain.
+    """Counts of each image after a chain.
 
     Attributes:
-        name: What the chain is called.
-        overlaps: (C, 3) of each image: right, predicted, true pixels.
+        name: Name of the chain.
+        overlaps: (C, 3) of each image: intersection, predicted, true pixels.
         outlines: (C, 4) of each image, as `BoundaryF1` measures them.
-        answered: Counted pixels of each image that have an answer, and all of them.
-        seconds: What the chain took for each image.
+        answered: Labelled pixels of each image that have a prediction, and all of them.
+        seconds: Duration of the chain for each image.
     """
 
     name: str
@@ -46,12 +46,12 @@ def measure(
     """Apply chains to the same predictions.
 
     Args:
-        predictions: One image after the other; they are asked for once.
+        predictions: One image after the other; iterated once.
         chains: Names and chains.
-        boundary: How outlines are scored.
+        boundary: Score of the boundaries.
 
     Returns:
-        The effect of doing nothing, then that of each chain.
+        The counts without post-processing, then those of each chain.
     """
     chains = [(ALONE, Chain([])), *chains]
     effects = [Effect(name) for name, _ in chains]
@@ -68,14 +68,14 @@ def measure(
 
 
 def compare(effects: Sequence[Effect], block: int = 1) -> tuple[list[dict[str, Any]], list[str]]:
-    """Compare effects with the first one, over resampled images.
+    """Compare effects with the first one by a bootstrap over images.
 
     Args:
         effects: Those of `measure`.
-        block: Neighbouring images that are resampled together.
+        block: Number of neighbouring images that are resampled together.
 
     Returns:
-        A row of numbers for each effect, scores in percent; and a sentence for each but the first.
+        A row of scores in percent for each effect, and a sentence for each but the first.
     """
     sample = Sample([[np.stack(effect.overlaps)] for effect in effects], _REPLICATES, block=block)
     others = np.arange(1, len(effects))
@@ -121,7 +121,7 @@ def _boundary_changes(outlines: np.ndarray, block: int) -> Estimate:
 
 
 def _mean_f1(counts: np.ndarray) -> np.ndarray:
-    """Average the F1 of outlines (..., C, 4) over the classes that have one."""
+    """Average the boundary F1 of counts (..., C, 4) over the classes where it is defined."""
     values = f1(counts)
     there = np.isfinite(values)
     return np.where(there, values, 0).sum(-1) / np.maximum(there.sum(-1), 1)

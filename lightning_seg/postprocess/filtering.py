@@ -1,12 +1,12 @@
-"""High-dimensional Gaussian filtering, the inner loop of a dense CRF.
+"""High-dimensional Gaussian filtering for the dense CRF.
 
 `Lattice` filters N values with a Gaussian over their D features in time that grows with N alone:
 
 Adams, Baek and Davis, "Fast high-dimensional filtering using the permutohedral lattice", Eurographics 2010.
 
-Space is divided into simplices. Each value is spread over the D + 1 corners of its simplex by barycentric weights,
-the corners are blurred along D + 1 directions, and each value is read back from its corners. Here all of it is
-sums of rows with weights, which torch does on any device.
+Space is divided into simplices. Each value is splatted to the D + 1 corners of its simplex by barycentric weights, the
+corners are blurred along D + 1 directions, and each value is sliced from its corners. All three are weighted sums of
+rows, which torch computes on any device.
 """
 
 import math
@@ -18,21 +18,21 @@ from torch import Tensor
 
 
 class GaussianFilter(Protocol):
-    """Computes for all points i the sum over points j of ``exp(-|f_i - f_j|^2 / 2)`` times the value of j."""
+    """Computes for every point i the sum over all points j of ``exp(-|f_i - f_j|^2 / 2)`` times the value of j."""
 
     def __call__(self, values: Tensor) -> Tensor:
         """Filter values (N, C) float32."""
 
     def scale(self, factors: Tensor) -> None:
-        """Multiply the kernel of points i and j by ``factors[i] * factors[j]``, (N,), from now on."""
+        """Multiply the kernel of points i and j by ``factors[i] * factors[j]``, (N,), in later calls."""
 
 
 class Exact:
-    """The filter by definition: time grows with the square of the number of points.
+    """The filter by its definition, in time quadratic in the number of points.
 
     Args:
         features: (N, D) float32, in units of the Gaussian's standard deviation.
-        chunk: Points whose kernel is in memory at a time.
+        chunk: Number of points whose kernel is in memory at once.
     """
 
     def __init__(self, features: Tensor, chunk: int = 1024) -> None:
@@ -47,12 +47,12 @@ class Exact:
         return self.factors * torch.cat([torch.exp(-0.5 * distance**2) @ values for distance in parts])
 
     def scale(self, factors: Tensor) -> None:
-        """Multiply the kernel of points i and j by ``factors[i] * factors[j]``, (N,), from now on."""
+        """Multiply the kernel of points i and j by ``factors[i] * factors[j]``, (N,), in later calls."""
         self.factors = self.factors * factors[:, None]
 
 
 class Lattice:
-    """The filter on the permutohedral lattice, up to a constant factor that normalisation takes out.
+    """The filter on the permutohedral lattice, up to a constant factor that normalisation cancels.
 
     Args:
         features: (N, D) float32, in units of the Gaussian's standard deviation.
@@ -95,7 +95,7 @@ class Lattice:
         return F.embedding_bag(self.index, spread, mode="sum", per_sample_weights=self.weights)
 
     def scale(self, factors: Tensor) -> None:
-        """Multiply the kernel of points i and j by ``factors[i] * factors[j]``, (N,), from now on."""
+        """Multiply the kernel of points i and j by ``factors[i] * factors[j]``, (N,), in later calls."""
         self.weights = self.weights * factors[:, None]
         self.point_weights = self.point_weights * factors[self.points]
 

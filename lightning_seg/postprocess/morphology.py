@@ -2,8 +2,8 @@
 
 Serra, "Image Analysis and Mathematical Morphology", 1982.
 
-What grows takes pixels of other classes; what shrinks leaves its pixels to their most probable other class.
-Outside the image everything goes on as at its edge.
+A growing class takes pixels of other classes; pixels that a class loses get their most probable other class.
+The image is extended by its border values.
 """
 
 from abc import abstractmethod
@@ -20,10 +20,10 @@ from lightning_seg.postprocess.chain import LabelStep, next_best
 
 @dataclass
 class Morphology(LabelStep):
-    """Base of the operations with a disk.
+    """Base of the operations with a disk as structuring element.
 
     Args:
-        radius: Of the disk, in pixels.
+        radius: Radius of the disk in pixels.
         classes: Names or numbers of the classes to change, one after the other. None means all.
 
     Raises:
@@ -39,7 +39,7 @@ class Morphology(LabelStep):
 
     @abstractmethod
     def change(self, mask: np.ndarray) -> np.ndarray:
-        """Return the new mask (H, W) uint8 of a class, from its present one of 0 and 1."""
+        """Return the new binary mask (H, W) uint8 of a class from its present one."""
 
     def __call__(self, labels: np.ndarray, probabilities: np.ndarray, image: np.ndarray) -> np.ndarray:
         """Return the changed labels (H, W)."""
@@ -63,7 +63,7 @@ class Morphology(LabelStep):
 
 
 class Erosion(Morphology):
-    """Classes lose what is within the radius of their edges."""
+    """Remove the pixels of a class within the radius of its boundary."""
 
     def change(self, mask: np.ndarray) -> np.ndarray:
         """Erode."""
@@ -71,7 +71,7 @@ class Erosion(Morphology):
 
 
 class Dilation(Morphology):
-    """Classes win what is within the radius of them; of two that meet the later one has it."""
+    """Add the pixels within the radius of a class; where two classes meet, the later one wins."""
 
     def change(self, mask: np.ndarray) -> np.ndarray:
         """Dilate."""
@@ -79,7 +79,7 @@ class Dilation(Morphology):
 
 
 class Opening(Morphology):
-    """Classes lose where the disk does not fit: specks, threads and spikes."""
+    """Remove the parts of a class that are thinner than the disk: specks, threads, spikes."""
 
     def change(self, mask: np.ndarray) -> np.ndarray:
         """Erode, then dilate."""
@@ -87,7 +87,7 @@ class Opening(Morphology):
 
 
 class Closing(Morphology):
-    """Classes win where the disk does not fit between them: cracks and gaps."""
+    """Fill what is thinner than the disk between the parts of a class: cracks and gaps."""
 
     def change(self, mask: np.ndarray) -> np.ndarray:
         """Dilate, then erode."""
@@ -96,13 +96,13 @@ class Closing(Morphology):
 
 @dataclass
 class FillHoles(LabelStep):
-    """Fill the holes of classes: regions of anything else that are enclosed and do not touch the image's edge.
+    """Fill the holes of a class: enclosed regions of other classes that do not touch the border of the image.
 
     Soille, "Morphological Image Analysis", 2003, section 6.3.7.
 
     Args:
-        largest: Area in pixels up to which a hole is filled. None fills all.
-        classes: Names or numbers of the classes whose holes are filled, one after the other. None means all.
+        largest: Area in pixels of the largest hole that is filled. None fills all.
+        classes: Names or numbers of the classes to change, one after the other. None means all.
     """
 
     largest: int | None = None
@@ -126,6 +126,6 @@ class FillHoles(LabelStep):
 
 @cache
 def _disk(radius: int) -> np.ndarray:
-    """Return all offsets within a Euclidean distance, (2 R + 1, 2 R + 1) uint8."""
+    """Return a disk as structuring element, (2 R + 1, 2 R + 1) uint8."""
     y, x = np.mgrid[-radius : radius + 1, -radius : radius + 1]
     return (x**2 + y**2 <= radius**2).astype(np.uint8)

@@ -1,4 +1,4 @@
-"""Chains in YAML: a list of steps by class path, each with the ranges in which its settings may be tuned.
+"""Post-processing chains in YAML: a list of steps by class path, each with ranges for tuning its settings.
 
     - class_path: lightning_seg.postprocess.crf.DenseCRF
       init_args: {bilateral_weight: 4, color_std: 5}
@@ -26,12 +26,12 @@ from lightning_seg.postprocess.chain import Chain, Step
 
 @dataclass(frozen=True)
 class Recipe:
-    """A chain as it is written down.
+    """A chain of steps as read from YAML.
 
     Attributes:
-        name: What it is called in tables.
+        name: Name of the chain in tables.
         steps: For each step its ``class_path`` and ``init_args``.
-        ranges: For each step what its settings may be tuned to.
+        ranges: For each step the ranges or choices of its settings in tuning.
     """
 
     name: str
@@ -39,7 +39,7 @@ class Recipe:
     ranges: list[dict[str, list[Any]]]
 
     def build(self, class_names: tuple[str, ...]) -> Chain:
-        """Make the chain.
+        """Build the chain.
 
         Raises:
             UserError: A step does not exist or does not take its settings, or the steps are in a wrong order.
@@ -47,7 +47,7 @@ class Recipe:
         return Chain([_build(step, number) for number, step in enumerate(self.steps, 1)], class_names)
 
     def single(self) -> list["Recipe"]:
-        """Return a recipe for each step alone, named after its class and, where several are of one, what differs."""
+        """Return a recipe for each single step, named after its class and the settings that differ within a class."""
         named = [(step["class_path"].rpartition(".")[2], step["init_args"]) for step in self.steps]
         recipes = []
         for i, (name, own) in enumerate(named):
@@ -58,17 +58,17 @@ class Recipe:
 
     @property
     def tunable(self) -> bool:
-        """Whether any setting has a range."""
+        """Whether any setting can be tuned."""
         return any(self.ranges)
 
     @property
     def settings(self) -> dict[str, Any]:
-        """The present values of what may be tuned, by ``<place>.<setting>``."""
+        """Current values of the settings that can be tuned, by ``<position>.<setting>``."""
         built = [_build(step, number) for number, step in enumerate(self.steps, 1)]
         return {f"{i}.{name}": getattr(built[i], name) for i, r in enumerate(self.ranges) for name in r}
 
     def with_settings(self, settings: dict[str, Any]) -> "Recipe":
-        """Return the recipe with other values, by ``<place>.<setting>``."""
+        """Return the recipe with other values, by ``<position>.<setting>``."""
         steps = copy.deepcopy(self.steps)
         for key, value in settings.items():
             place, _, name = key.partition(".")
@@ -120,15 +120,15 @@ def read_recipe(file: Path, class_names: tuple[str, ...]) -> Recipe:
 
 
 def tune(recipe: Recipe, score: Callable[[Recipe], float], trials: int, seed: int = 0) -> Recipe:
-    """Search the ranges of a recipe for the highest score; its present settings are tried first.
+    """Search the ranges of a recipe for the highest score, starting from its current settings.
 
     The sampler is that of Bergstra et al., "Algorithms for hyper-parameter optimization", NIPS 2011.
 
     Args:
         recipe: The recipe.
-        score: Of a recipe; the higher, the better.
-        trials: How many settings are tried.
-        seed: Of the search.
+        score: Maps a recipe to its score; higher is better.
+        trials: Number of settings to try.
+        seed: Seed of the search.
 
     Raises:
         UserError: Optuna is not installed.

@@ -1,4 +1,4 @@
-"""One label for each superpixel."""
+"""Majority vote in superpixels."""
 
 from dataclasses import dataclass
 from typing import Literal
@@ -12,13 +12,13 @@ from lightning_seg.postprocess.confidence import require_skimage
 
 @dataclass
 class Superpixels(ProbabilityStep):
-    """Let the pixels of each superpixel vote, so that labels follow the edges of the image. Needs scikit-image.
+    """Average the predictions in each superpixel, so that labels follow the edges of the image. Needs scikit-image.
 
     Achanta et al., "SLIC superpixels compared to state-of-the-art superpixel methods", PAMI 2012.
 
     Args:
-        area: Of a superpixel on average, in pixels.
-        compactness: Weight of nearness against likeness of colour; the higher, the squarer.
+        area: Mean area of a superpixel in pixels.
+        compactness: Weight of spatial distance against color distance (see `skimage.segmentation.slic`).
         vote: ``mean`` averages the probabilities, ``majority`` counts the most probable classes.
 
     Raises:
@@ -35,7 +35,7 @@ class Superpixels(ProbabilityStep):
         require_skimage("Superpixels")
 
     def __call__(self, probabilities: np.ndarray, image: np.ndarray) -> np.ndarray:
-        """Return probabilities (C, H, W) that are the same all over a superpixel; those of a majority are its votes."""
+        """Return probabilities (C, H, W) that are constant in each superpixel: means, or fractions of votes."""
         from skimage.segmentation import slic
 
         wanted = max(1, round(image.shape[0] * image.shape[1] / self.area))

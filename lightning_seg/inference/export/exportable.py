@@ -1,4 +1,4 @@
-"""What exporters cannot write for images of any size, replaced by what gives the same."""
+"""Replacement of layers that exporters cannot write for images of any size by equivalent ones."""
 
 import copy
 from typing import Any
@@ -13,11 +13,11 @@ from lightning_seg.networks.base import Network
 
 
 def exportable(network: Network, labels: bool = False) -> nn.Module:
-    """Copy a network and replace what cannot be written for any size of image by what gives the same.
+    """Copy a network and replace layers that cannot be exported for any image size by equivalent ones.
 
     Args:
         network: The network.
-        labels: Whether the copy gives labels (B, H, W) uint8 instead of logits (B, C, H, W) float32.
+        labels: Whether the copy returns labels (B, H, W) uint8 instead of logits (B, C, H, W) float32.
     """
     copied = copy.deepcopy(network).cpu().float().to(memory_format=torch.contiguous_format).eval()
     for parent in list(copied.modules()):
@@ -32,7 +32,7 @@ def exportable(network: Network, labels: bool = False) -> nn.Module:
 
 
 class Labels(nn.Module):
-    """A network that gives the best class instead of logits.
+    """A network that returns the most probable class instead of logits.
 
     Args:
         network: The network.
@@ -72,7 +72,7 @@ class _ShiftedMaximum(nn.Module):
 
 
 class _SameConv(nn.Module):
-    """timm's `Conv2dSame` in whole numbers: torch.export writes no `math.ceil` of a size to a file."""
+    """timm's `Conv2dSame` in integer arithmetic: torch.export cannot write `math.ceil` of a size."""
 
     def __init__(self, conv: nn.Conv2d) -> None:
         super().__init__()
