@@ -78,7 +78,7 @@ def group_runs(records: Sequence[Record], by: str | None = None) -> tuple[list[G
     Raises:
         UserError: No run has the setting, or several settings have that name.
     """
-    latest: dict[tuple, Record] = {}
+    latest: dict[tuple[object, ...], Record] = {}
     remarks = []
     for record in sorted(records, key=lambda r: (r.id, str(r.path))):
         key = (record.experiment, json.dumps(record.settings, sort_keys=True, default=str), record.seed)

@@ -16,7 +16,7 @@ from lightning_seg.data.loading import collate
 from lightning_seg.metrics.confusion import ConfusionMatrix
 from lightning_seg.metrics.mean import WeightedMean
 from lightning_seg.metrics.scores import scores
-from lightning_seg.plotting.curves import Panel, draw
+from lightning_seg.plotting.charts import Panel, draw_lines
 from lightning_seg.runs.csv_logger import RunLogger
 from lightning_seg.runs.directory import PICTURES
 from lightning_seg.tasks.semantic import SemanticSegmentation
@@ -56,7 +56,7 @@ class OverfittingMonitor(L.Callback):
         if run := _run_logger(trainer):
             folder = Path(run.run) / PICTURES
             folder.mkdir(exist_ok=True)
-            curves(run.rows()).save(folder / "curves.png")
+            curves(run.rows()).savefig(folder / "curves.png")
 
     def on_fit_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Say whether the network has overfitted or underfitted."""
@@ -170,7 +170,7 @@ def curves(rows: list[dict[str, str]]) -> Any:
         columns = {label: _columns(rows, name) for label, name in names.items()}
         lines = {label: (np.array([*c]), np.array([*c.values()])) for label, c in columns.items()}
         panels.append(Panel(title, "step", lines))
-    return draw(panels)
+    return draw_lines(panels)
 
 
 def _columns(rows: list[dict[str, str]], name: str) -> dict[float, float]:

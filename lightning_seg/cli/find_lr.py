@@ -15,7 +15,7 @@ import numpy as np
 
 from lightning_seg.errors import UserError
 from lightning_seg.experiment.experiment import DataOnly, quiet
-from lightning_seg.plotting.curves import Panel, draw
+from lightning_seg.plotting.charts import Panel, draw_lines
 from lightning_seg.tasks.base import SegmentationTask
 
 BEYOND = 4  # times the lowest loss: there the test ends
@@ -127,7 +127,7 @@ def main(args: list[str]) -> None:
         log_x=True,
         mark=best,
     )
-    draw([curve]).save(options.output)
+    draw_lines([curve]).savefig(options.output)
     now = experiment.config.model.optimizer.init_args.get("lr", "the optimizer's own")
     lowest = test.rates[int(np.nanargmin(test.losses))]
     if best is None:

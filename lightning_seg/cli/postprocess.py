@@ -21,9 +21,9 @@ from lightning_seg.experiment.experiment import run_argument, trained
 from lightning_seg.inference.calibration import temperature_of
 from lightning_seg.metrics.boundary import BoundaryF1
 from lightning_seg.metrics.images import counted, overlap
+from lightning_seg.metrics.scores import miou_and_iou
 from lightning_seg.postprocess.effect import ALONE, Prediction, compare, measure
 from lightning_seg.postprocess.recipe import Recipe, read_recipe, tune
-from lightning_seg.statistics.paired import score
 from lightning_seg.tasks.semantic import SemanticSegmentation
 
 Part = tuple[str, list[int]]
@@ -191,7 +191,7 @@ def _tuned(
                     probabilities, image, truth = kept["p"].astype(np.float32), kept["image"], kept["truth"]
                 labels = chain(probabilities, image)
                 total += overlap(counted(labels, truth), truth, len(class_names))
-            return float(score(total)[0])
+            return float(miou_and_iou(total)[0])
 
         alone = miou(Recipe(ALONE, [], []))
         tuned, remarks = [], []

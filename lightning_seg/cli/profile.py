@@ -16,7 +16,7 @@ from lightning_seg.bench.network_profile import Conditions, Description, field_s
 from lightning_seg.errors import UserError
 from lightning_seg.experiment.experiment import DataOnly, trained
 from lightning_seg.experiment.files import experiment_file, experiment_names
-from lightning_seg.plotting.chart import Chart, Point
+from lightning_seg.plotting.charts import Point, Scatter, draw_scatter, svg
 from lightning_seg.plotting.heat import heat
 from lightning_seg.runs.directory import TEST_SCORES, existing_run
 
@@ -144,7 +144,7 @@ def draw_field(field: np.ndarray, title: str) -> Image.Image:
     return canvas
 
 
-def charts(described: Sequence[Description], conditions: Conditions, runs: Path) -> list[Chart]:
+def charts(described: Sequence[Description], conditions: Conditions, runs: Path) -> list[Scatter]:
     """Draw speed against accuracy where there are test scores, one chart for each data set that was tested on.
 
     Args:
@@ -166,10 +166,10 @@ def charts(described: Sequence[Description], conditions: Conditions, runs: Path)
             point = Point(d.name, d.images_per_second, float(np.mean(values)), area)
             points.setdefault(tested, []).append(point)
     x_label = f"images/s at {conditions}; area: parameters"
-    return [Chart(f"Speed against accuracy: {name}", x_label, "mIoU", points[name]) for name in points]
+    return [Scatter(f"Speed against accuracy: {name}", x_label, "mIoU", points[name]) for name in points]
 
 
-def page(described: Sequence[Description], conditions: Conditions, drawn: Sequence[Chart]) -> str:
+def page(described: Sequence[Description], conditions: Conditions, drawn: Sequence[Scatter]) -> str:
     """Render everything as one HTML page that needs nothing else."""
     head = "".join(f"<th>{escape(c)}</th>" for c in ("", "network", *COLUMNS))
     rows = "".join(
@@ -184,7 +184,7 @@ def page(described: Sequence[Description], conditions: Conditions, drawn: Sequen
         "<!doctype html><meta charset='utf-8'><title>Networks</title><style>body{font-family:sans-serif}"
         "td,th{padding:.2em .8em;text-align:right}td:nth-child(-n+2){text-align:left}</style>"
         f"<h1>Networks</h1><p>Measured at {escape(str(conditions))}.</p><table>{head}{rows}</table>"
-        f"{''.join(chart.svg() for chart in drawn)}<h2>Effective receptive fields</h2>{pictures}"
+        f"{svg(draw_scatter(drawn)) if drawn else ''}<h2>Effective receptive fields</h2>{pictures}"
     )
 
 
@@ -239,7 +239,7 @@ def _write_charts(
     if not drawn:
         print(f"no chart: none of these has been tested in {options.runs}/")
     elif options.png:
-        Image.fromarray(np.vstack([np.asarray(chart.png()) for chart in drawn])).save(options.png)
+        draw_scatter(drawn).savefig(options.png)
         print(f"chart          {options.png}")
 
 

@@ -1,7 +1,7 @@
-"""How well the outlines of classes are met, which overlap hardly notices on large objects.
+"""Boundary scores: how well predicted outlines match the true ones, which IoU hardly shows on large objects.
 
-The edge of the image is an edge of whatever it cuts, and pixels that are not counted belong to no class, in the
-truth and in the prediction alike: an outline that runs along them is met by any prediction that fills up to them.
+The edge of the image is an edge of whatever it cuts. Pixels set to `ignore_index` in the truth belong to no class, in
+the truth and in the prediction alike: an outline along them is matched by any prediction that fills up to them.
 """
 
 import math
@@ -14,7 +14,8 @@ from torch import Tensor
 
 from lightning_seg.constants import IGNORE_INDEX
 from lightning_seg.errors import UserError
-from lightning_seg.metrics.images import ImageMetric, Values, class_mean, counted, overlap, present, ratio
+from lightning_seg.metrics.images import ImageMetric, Values, counted, overlap, present
+from lightning_seg.metrics.scores import class_iou, class_mean, ratio
 
 _CROSS = cv2.getStructuringElement(cv2.MORPH_CROSS, (3, 3))
 _OUTSIDE = 254  # a label that no class has, for what is beyond the edge of the image
@@ -66,13 +67,12 @@ class BoundaryIoU(ImageMetric):
 
     def scores(self, rows: np.ndarray) -> Values:
         """Return the mean over classes and the score of each class."""
-        hit, predicted, true = np.moveaxis(rows.sum(0), -1, 0)
-        per_class = ratio(hit, predicted + true - hit)
+        per_class = class_iou(rows.sum(0))
         return {self.name: class_mean(per_class), f"{self.name}_per_class": per_class}
 
 
 class BoundaryF1(ImageMetric):
-    """Share of the outlines that lie near each other: the F1 of precision (of the prediction's) and recall.
+    """Boundary F1: of outline pixels within a tolerance, the F1 of precision (prediction) and recall (truth).
 
     Csurka, Larlus and Perronnin, "What is a good evaluation measure for semantic segmentation?", BMVC 2013. The score
     is over all outlines of the split; ending in ``_image`` it is theirs, the mean over the images of the mean over the
@@ -129,13 +129,13 @@ class SurfaceDistances(ImageMetric):
     the larger of the two directions' 95th percentiles; ASSD (average symmetric surface distance) is the mean of all.
     Taha and Hanbury, "Metrics for evaluating 3D medical image segmentation", BMC Medical Imaging 2015.
 
-    A class that is in the truth of an image and not in the prediction is a miss, the reverse a false alarm: there are
-    no two outlines to measure. Both are counted beside the scores, which are the mean over the images of each class,
-    then over classes.
+    A class that is in the truth of an image and not in the prediction is a false negative, the reverse a false
+    positive: there are no two outlines to measure. Both are counted beside the scores, which are the mean over the
+    images of each class, then over classes.
 
     Args:
-        miss: What a miss or false alarm counts as: ``diagonal`` of the image, the largest distance there can be, so
-            that missing an object is never better than finding it; or ``skip``, which other libraries do silently.
+        miss: What a false negative or false positive counts as: ``diagonal`` of the image, the largest distance there
+            can be, so that missing an object is never better than finding it; or ``skip``, as other libraries do.
     """
 
     _NAMES = ("hausdorff", "hd95", "assd")
@@ -144,7 +144,7 @@ class SurfaceDistances(ImageMetric):
         self.miss = miss
 
     def shape(self, num_classes: int) -> tuple[int, ...]:
-        """(C, 4): 0 for absent, 1 measured, 2 missed, 3 false alarm; and the three distances."""
+        """(C, 4): 0 absent, 1 measured, 2 false negative, 3 false positive; and the three distances."""
         return (num_classes, 4)
 
     def measure(
@@ -207,8 +207,7 @@ class Trimap(ImageMetric):
 
     def scores(self, rows: np.ndarray) -> Values:
         """Return the mIoU of each band."""
-        hit, predicted, true = np.moveaxis(rows.sum(0), -1, 0)
-        curve = ratio(hit, predicted + true - hit)
+        curve = class_iou(rows.sum(0))
         return {f"trimap_miou_{w}px": class_mean(iou) for w, iou in zip(self.widths, curve, strict=True)}
 
 
@@ -235,7 +234,9 @@ def distances(mask: np.ndarray, at: np.ndarray) -> np.ndarray:
     if not mask.any():
         return np.full(np.count_nonzero(at), np.inf)
     found = cv2.distanceTransform((~mask).astype(np.uint8), cv2.DIST_L2, cv2.DIST_MASK_PRECISE)[at]
-    return np.sqrt(np.rint(np.square(found, dtype=np.float64)))  # squares are integers: no rounding is left
+    return np.asarray(
+        np.sqrt(np.rint(np.square(found, dtype=np.float64)))
+    )  # squares are integers: no rounding is left
 
 
 def f1(counts: np.ndarray) -> np.ndarray:

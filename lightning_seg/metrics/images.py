@@ -40,7 +40,7 @@ class ImageMetric(ABC):
 
         Args:
             labels: Predicted classes (H, W) uint8; `IGNORE_INDEX` where there is no answer.
-            truth: True classes (H, W) uint8, or `IGNORE_INDEX` where nothing is counted.
+            truth: True classes (H, W) uint8, or `IGNORE_INDEX`.
             num_classes: C.
             probabilities: (C, H, W), if the metric wants them.
 
@@ -131,19 +131,8 @@ class ImageTables:
         return found
 
 
-def class_mean(values: np.ndarray) -> float:
-    """Average over the classes that have a score; NaN if none has."""
-    return float(np.nanmean(values)) if np.isfinite(values).any() else float("nan")
-
-
-def ratio(part: np.ndarray, whole: np.ndarray) -> np.ndarray:
-    """Divide; nothing by nothing is NaN and no warning."""
-    with np.errstate(divide="ignore", invalid="ignore"):
-        return np.true_divide(part, whole)
-
-
 def counted(labels: np.ndarray, truth: np.ndarray) -> np.ndarray:
-    """Return the labels (H, W), of no class wherever the truth is not counted."""
+    """Return the labels (H, W), set to `IGNORE_INDEX` wherever the truth is."""
     return np.where(truth == IGNORE_INDEX, np.uint8(IGNORE_INDEX), labels)
 
 

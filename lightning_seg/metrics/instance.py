@@ -10,11 +10,12 @@ from torch import Tensor
 from lightning_seg.constants import IGNORE_INDEX
 from lightning_seg.metrics.images import Values
 from lightning_seg.metrics.objects import PanopticQuality, panoptic_counts
+from lightning_seg.metrics.scores import class_mean
 
-Objects = Mapping[str, np.ndarray]
+ObjectArrays = Mapping[str, np.ndarray]
 """The objects of an image: "boxes" (N, 4) as x1, y1, x2, y2 in pixels, "labels" (N,) from 1, "masks" (N, H, W) bool;
-found ones have "scores" (N,), true ones may have "iscrowd" (N,): several objects as one, which need not be found, and
-"area" (N,): what COCO calls their size, if it is not the number of pixels."""
+predicted ones have "scores" (N,), true ones may have "iscrowd" (N,), several objects as one, and "area" (N,): what COCO
+calls their size, if it is not the number of pixels."""
 
 # What COCO calls them; of its ten thresholds and four ranges of area (in pixels) those that have a name.
 KINDS: dict[str, Literal["segm", "bbox"]] = {"mask_ap": "segm", "box_ap": "bbox"}
@@ -35,7 +36,7 @@ class View(NamedTuple):
 
 
 class ObjectScores:
-    """Collects what was found and what is true, one record an image, and scores all images at the end.
+    """Collects predicted and true objects, one record an image, and scores all images at the end.
 
     Masks are kept as run lengths. Records are exchanged as they are and sorted by image, so that the scores do not
     depend on the number of processes, to the last digit. (The states of torchmetrics' MeanAveragePrecision are gathered
@@ -49,25 +50,28 @@ class ObjectScores:
         self.num_classes = num_classes
         self._records: dict[int, dict[str, Any]] = {}
 
-    def update(self, index: int, found: Objects, truth: Objects, found_view: View, true_view: View) -> None:
+    def update(
+        self, index: int, found: ObjectArrays, truth: ObjectArrays, found_view: View, true_view: View
+    ) -> None:
         """Add an image.
 
         Args:
             index: Its place in the split.
-            found: The objects that were found.
+            found: The predicted objects.
             truth: The true objects.
             found_view: What `view_of_found` makes of the first.
             true_view: What `view_of_truth` makes of the second.
         """
-        pairs = panoptic_counts(
-            found_view.labels, found_view.parts, true_view.labels, true_view.parts, self.num_classes
+        crowds = {i + 1: int(truth["labels"][i]) for i in np.flatnonzero(_crowd(truth)).tolist()}
+        matches = panoptic_counts(
+            found_view.labels, found_view.parts, true_view.labels, true_view.parts, self.num_classes, crowds
         )
-        pairs[0] = 0  # the background is no object
+        matches[0] = 0  # the background is no object
         self._records[index] = {
             "size": true_view.parts.shape,
             "found": annotations(found),
             "truth": annotations(truth),
-            "pairs": pairs,
+            "matches": matches,
         }
 
     def compute(self) -> Values:
@@ -81,8 +85,8 @@ class ObjectScores:
         """
         records = gather(self._records)
         records = {index: records[index] for index in sorted(records)}
-        pairs = [np.zeros((self.num_classes, 4)), *(record["pairs"] for record in records.values())]
-        values = PanopticQuality().scores(np.stack(pairs))
+        matches = [np.zeros((self.num_classes, 4)), *(record["matches"] for record in records.values())]
+        values = PanopticQuality().scores(np.stack(matches))
         for name, kind in KINDS.items():
             means, per_class = average_precision(records, self.num_classes, kind)
             values |= {name + suffix: value for suffix, value in means.items()}
@@ -110,7 +114,7 @@ def gather(mine: dict[int, Any]) -> dict[int, Any]:
     return {index: record for part in parts for index, record in part.items()}
 
 
-def annotations(objects: Objects) -> list[dict[str, Any]]:
+def annotations(objects: ObjectArrays) -> list[dict[str, Any]]:
     """Write the objects of an image as COCO does, masks as run lengths, scores as ``score``."""
     from faster_coco_eval.core import mask as coco_mask
 
@@ -143,7 +147,7 @@ def average_precision(
     """Compute COCO's average precision, with at most 100 objects of a class in an image.
 
     Args:
-        records: For each image its "size" and the `annotations` of what was "found" and of the "truth".
+        records: For each image its "size" and the `annotations` of what was "found" (predicted) and of the "truth".
         num_classes: C, the background included.
         kind: Overlap of masks, or of boxes.
 
@@ -163,15 +167,15 @@ def average_precision(
     # (thresholds, recalls, classes, areas) of at most 100 objects; -1 where there is nothing to find
     precision = np.asarray(evaluation.eval["precision"])[..., -1]
     precision = np.where(precision < 0, np.nan, precision)
-    values = {"": _mean(precision[..., 0])}
-    values |= {name: _mean(precision[at, ..., 0]) for name, at in THRESHOLDS.items()}
-    values |= {f"_{name}": _mean(precision[..., at]) for name, at in AREAS.items()}
-    classes = [_mean(precision[:, :, k, 0]) for k in range(num_classes - 1)]
+    values = {"": class_mean(precision[..., 0])}
+    values |= {name: class_mean(precision[at, ..., 0]) for name, at in THRESHOLDS.items()}
+    values |= {f"_{name}": class_mean(precision[..., at]) for name, at in AREAS.items()}
+    classes = [class_mean(precision[:, :, k, 0]) for k in range(num_classes - 1)]
     return values, np.array([np.nan, *classes])
 
 
-def view_of_found(objects: Objects, threshold: float) -> View:
-    """Give every pixel to one of the objects found with a score from the threshold on, the surest first.
+def view_of_found(objects: ObjectArrays, threshold: float) -> View:
+    """Give every pixel to one predicted object of at least the threshold's score, the most confident first.
 
     An object of which others have taken half or more is left out (Kirillov et al., CVPR 2019).
     """
@@ -184,7 +188,7 @@ def view_of_found(objects: Objects, threshold: float) -> View:
     return View(parts, _classes(objects)[parts])
 
 
-def view_of_truth(objects: Objects) -> View:
+def view_of_truth(objects: ObjectArrays) -> View:
     """Give every pixel to one true object, to the smallest where several overlap, to a crowd only if to no other."""
     masks = objects["masks"]
     parts = np.zeros(masks.shape[1:], np.int32)
@@ -193,13 +197,13 @@ def view_of_truth(objects: Objects) -> View:
     return View(parts, _classes(objects)[parts])
 
 
-def _classes(objects: Objects) -> np.ndarray:
+def _classes(objects: ObjectArrays) -> np.ndarray:
     """Label of each part, (N + 1,)."""
     labels = np.where(_crowd(objects), IGNORE_INDEX, objects["labels"])
     return np.concatenate([[0], labels]).astype(np.uint8)
 
 
-def _crowd(objects: Objects) -> np.ndarray:
+def _crowd(objects: ObjectArrays) -> np.ndarray:
     return objects.get("iscrowd", np.zeros(len(objects["labels"]), bool))
 
 
@@ -223,8 +227,3 @@ def _coco(records: Mapping[int, Mapping[str, Any]], which: str, num_classes: int
     }
     coco.createIndex()
     return coco
-
-
-def _mean(values: np.ndarray) -> float:
-    known = values[~np.isnan(values)]
-    return float(known.mean()) if len(known) else float("nan")

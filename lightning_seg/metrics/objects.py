@@ -1,10 +1,13 @@
 """Scores that look at images and objects one by one, where a data-set score is ruled by the large ones."""
 
+from collections.abc import Mapping
+
 import cv2
 import numpy as np
 from torch import Tensor
 
-from lightning_seg.metrics.images import ImageMetric, Values, class_mean, counted, overlap, present, ratio
+from lightning_seg.metrics.images import ImageMetric, Values, counted, overlap, present
+from lightning_seg.metrics.scores import class_iou, class_mean, nan_mean, ratio
 
 
 class PerImage(ImageMetric):
@@ -25,8 +28,7 @@ class PerImage(ImageMetric):
 
     def scores(self, rows: np.ndarray) -> Values:
         """Return the scores over images."""
-        hit, predicted, true = np.moveaxis(rows, -1, 0)
-        images = np.array([class_mean(iou) for iou in ratio(hit, predicted + true - hit)])
+        images = nan_mean(class_iou(rows), -1)
         images = np.sort(images[np.isfinite(images)])
         if not len(images):
             return dict.fromkeys(("image_miou", "image_miou_median", "image_miou_worst_tenth"), float("nan"))
@@ -41,7 +43,7 @@ class BySize(ImageMetric):
     """Precision and recall of pixels by the size of the object they belong to.
 
     An object is a connected component of a class. Recall is the share of the pixels of true objects of a size that
-    are found, precision the share of the pixels of predicted objects of a size that are right; over the split, then
+    are predicted, precision the share of the pixels of predicted objects of a size that are right; over the split, then
     the mean over classes. The bounds are those of COCO unless given.
 
     Args:
@@ -139,7 +141,7 @@ def count_objects(labels: np.ndarray, num_classes: int, smallest: int = 1) -> np
 
 
 class PanopticQuality(ImageMetric):
-    """Quality of objects found: their mean IoU times the F1 of finding them.
+    """Panoptic quality PQ = SQ x RQ: mean IoU of the true positives (SQ) times the F1 of detection (RQ).
 
     Kirillov et al., "Panoptic segmentation", CVPR 2019. An object is a connected component of a class, unless it is
     one of the classes that come as a whole. Instance labels are scored by `panoptic_counts`.
@@ -152,7 +154,7 @@ class PanopticQuality(ImageMetric):
         self.stuff = tuple(stuff)
 
     def shape(self, num_classes: int) -> tuple[int, ...]:
-        """(C, 4): sum of IoU of the objects found, objects found, false and missed."""
+        """(C, 4): sum of the IoU of true positives, true positives, false positives, false negatives."""
         return (num_classes, 4)
 
     def measure(
@@ -176,9 +178,9 @@ class PanopticQuality(ImageMetric):
 
     def scores(self, rows: np.ndarray) -> Values:
         """Return PQ and its factors SQ (segmentation) and RQ (recognition), each also for each class."""
-        iou, found, false, missed = np.moveaxis(rows.sum(0), -1, 0)
-        halves = found + (false + missed) / 2
-        values = {"pq": ratio(iou, halves), "sq": ratio(iou, found), "rq": ratio(found, halves)}
+        iou, tp, fp, fn = np.moveaxis(rows.sum(0), -1, 0)
+        halves = tp + (fp + fn) / 2
+        values = {"pq": ratio(iou, halves), "sq": ratio(iou, tp), "rq": ratio(tp, halves)}
         means: Values = {name: class_mean(value) for name, value in values.items()}
         return means | {f"{name}_per_class": value for name, value in values.items()}
 
@@ -189,41 +191,51 @@ def panoptic_counts(
     truth: np.ndarray,
     true_objects: np.ndarray,
     num_classes: int,
+    crowds: Mapping[int, int] | None = None,
 ) -> np.ndarray:
-    """Match the objects of an image: a predicted and a true one of the same class with IoU above 1/2 are a pair.
+    """Match the segments of an image by the rules of panopticapi.
 
-    Pixels that are not counted are left out of the IoU, and a predicted object that lies on them by more than half is
-    left out altogether.
+    A predicted and a true segment of one class match if their IoU is above 1/2. Void pixels are left out of the
+    union, pixels of a crowd are not. A crowd never matches and is no false negative. A predicted segment that lies by
+    more than half on void pixels and on the crowd of its own class is no false positive; of several crowds of a class
+    in one image the last one counts.
 
     Args:
         labels: Predicted class at each pixel, (H, W); from C on there is none.
-        objects: Number of the predicted object, unique in the image, (H, W), 0 or more.
-        truth: True class; from C on the pixel is not counted.
-        true_objects: Number of the true object.
+        objects: Number of the predicted segment, unique in the image, (H, W), 0 or more.
+        truth: True class, (H, W); from C on the pixel is void or of a crowd.
+        true_objects: Number of the true segment, (H, W); where ``truth`` is C or more 0 means void, and any other
+            number a crowd.
         num_classes: C.
+        crowds: Class of each crowd by its number.
 
     Returns:
-        (C, 4): sum of the IoU of pairs, pairs, predicted objects without a pair, true objects without one.
+        (C, 4): sum of the IoU of true positives, true positives, false positives, false negatives.
     """
-    nothing = labels >= num_classes
-    not_counted = truth >= num_classes
-    predicted, a = np.unique(np.where(nothing, -1, objects), return_inverse=True)
-    true, b = np.unique(np.where(not_counted, -1, true_objects), return_inverse=True)
+    void = (truth >= num_classes) & (true_objects == 0)
+    predicted, a = np.unique(np.where(labels >= num_classes, -1, objects), return_inverse=True)
+    true, b = np.unique(np.where(void, -1, true_objects), return_inverse=True)
     a, b = a.ravel(), b.ravel()
     shared = np.bincount(a * len(true) + b, minlength=len(predicted) * len(true)).reshape(len(predicted), -1)
-    classes = np.zeros(len(predicted), np.int64), np.zeros(len(true), np.int64)
-    classes[0][a], classes[1][b] = labels.ravel(), truth.ravel()
-    void = shared[:, true < 0].sum(1)
-    area, true_area = shared.sum(1) - void, shared.sum(0)
-    iou = ratio(shared, area[:, None] + true_area[None] - shared)
-    same = (classes[0][:, None] == classes[1][None]) & (predicted >= 0)[:, None] & (true >= 0)[None]
-    pair = same & (iou > 0.5)
-    false = (predicted >= 0) & ~pair.any(1) & (void <= 0.5 * shared.sum(1))
-    missed = (true >= 0) & ~pair.any(0)
+    predicted_class, true_class = np.zeros(len(predicted), np.int64), np.zeros(len(true), np.int64)
+    predicted_class[a], true_class[b] = labels.ravel(), truth.ravel()
+    segment, true_segment = predicted >= 0, true_class < num_classes
+
+    on_void = shared[:, true < 0].sum(1)
+    area, true_area = shared.sum(1), shared.sum(0)
+    iou = ratio(shared, (area - on_void)[:, None] + true_area[None] - shared)
+    match = (predicted_class[:, None] == true_class) & segment[:, None] & true_segment & (iou > 0.5)
+    last_crowd = {c: n for n, c in sorted((crowds or {}).items()) if n in true}
+    forgiven = on_void.copy()
+    for c, number in last_crowd.items():
+        forgiven += np.where(predicted_class == c, shared[:, true == number].sum(1), 0)
+    false_positive = segment & ~match.any(1) & (2 * forgiven <= area)
+    false_negative = true_segment & ~match.any(0)
+
     row = np.zeros((num_classes, 4))
-    i, j = pair.nonzero()
-    np.add.at(row[:, 0], classes[0][i], iou[i, j])
-    np.add.at(row[:, 1], classes[0][i], 1)
-    np.add.at(row[:, 2], classes[0][false], 1)
-    np.add.at(row[:, 3], classes[1][missed], 1)
+    i, j = match.nonzero()
+    np.add.at(row[:, 0], predicted_class[i], iou[i, j])
+    np.add.at(row[:, 1], predicted_class[i], 1)
+    np.add.at(row[:, 2], predicted_class[false_positive], 1)
+    np.add.at(row[:, 3], true_class[false_negative], 1)
     return row

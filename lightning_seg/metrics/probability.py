@@ -4,7 +4,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from lightning_seg.metrics.images import ImageMetric, Values, class_mean, ratio
+from lightning_seg.metrics.images import ImageMetric, Values
+from lightning_seg.metrics.scores import class_mean, ratio
 
 
 class MeanAbsoluteError(ImageMetric):

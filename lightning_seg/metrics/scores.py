@@ -1,4 +1,7 @@
-"""Scores of a confusion matrix. Plain numpy: commands that only read finished runs need no torch."""
+"""Overlap scores of pixel counts, the only place where they are computed.
+
+Plain numpy: commands that only read finished runs need no torch.
+"""
 
 from dataclasses import dataclass
 
@@ -51,26 +54,74 @@ def scores(matrix: np.ndarray) -> Scores:
         matrix: Pixel counts (C, C); rows are the truth, columns the prediction.
     """
     matrix = np.asarray(matrix, dtype=np.float64)
-    hit, truth, predicted = np.diagonal(matrix), matrix.sum(1), matrix.sum(0)
-    iou = _ratio(hit, truth + predicted - hit)
-    dice = _ratio(2 * hit, truth + predicted)
-    precision = _ratio(hit, predicted)
-    recall = _ratio(hit, truth)
-    total = truth.sum()
+    counts = np.stack([np.diagonal(matrix), matrix.sum(0), matrix.sum(1)], axis=-1)
+    intersection, predicted, true = counts.T
+    iou, dice = class_iou(counts), class_dice(counts)
+    precision, recall = ratio(intersection, predicted), ratio(intersection, true)
+    total = true.sum()
     return Scores(
-        miou=_mean(iou),
-        dice=_mean(dice),
-        pixel_accuracy=float(_ratio(hit.sum(), total)),
-        mean_accuracy=_mean(recall),
-        precision=_mean(precision),
-        recall=_mean(recall),
-        fwiou=float(np.nansum(truth * iou) / total) if total else float("nan"),
+        miou=class_mean(iou),
+        dice=class_mean(dice),
+        pixel_accuracy=float(ratio(intersection.sum(), total)),
+        mean_accuracy=class_mean(recall),
+        precision=class_mean(precision),
+        recall=class_mean(recall),
+        fwiou=float(ratio(np.nansum(true * iou), total)),
         classes_present=int((~np.isnan(iou)).sum()),
         iou_per_class=iou,
         dice_per_class=dice,
         precision_per_class=precision,
         recall_per_class=recall,
     )
+
+
+def class_iou(counts: np.ndarray) -> np.ndarray:
+    """Compute the IoU of each class.
+
+    Args:
+        counts: (..., C, 3): intersection, predicted, true pixels.
+
+    Returns:
+        (..., C) fractions; NaN for a class in neither prediction nor truth.
+    """
+    intersection, predicted, true = np.moveaxis(np.asarray(counts), -1, 0)
+    return ratio(intersection, predicted + true - intersection)
+
+
+def class_dice(counts: np.ndarray) -> np.ndarray:
+    """Compute the Dice score of each class, (..., C), from counts (..., C, 3) as in `class_iou`."""
+    intersection, predicted, true = np.moveaxis(np.asarray(counts), -1, 0)
+    return ratio(2 * intersection, predicted + true)
+
+
+def miou_and_iou(counts: np.ndarray) -> np.ndarray:
+    """Compute mIoU and class IoU.
+
+    Args:
+        counts: (..., C, 3): intersection, predicted, true pixels, summed over the images.
+
+    Returns:
+        (..., 1 + C): the mean over the classes that have a score, then the IoU of each class.
+    """
+    iou = class_iou(counts)
+    return np.concatenate([nan_mean(iou, -1)[..., None], iou], axis=-1)
+
+
+def class_mean(values: np.ndarray) -> float:
+    """Average over all that have a score, such as classes (C,); NaN if none has."""
+    return float(nan_mean(values))
+
+
+def nan_mean(values: np.ndarray, axis: int | None = None) -> np.ndarray:
+    """Average, along an axis unless over all, what is not NaN; NaN, and no warning, where nothing is left."""
+    known = np.isfinite(values)
+    return ratio(np.where(known, values, 0).sum(axis), known.sum(axis))
+
+
+def ratio(part: np.ndarray, whole: np.ndarray) -> np.ndarray:
+    """Divide; nothing by nothing is NaN and no warning."""
+    with np.errstate(divide="ignore", invalid="ignore"):
+        return np.asarray(np.true_divide(part, whole))
 
 
 def merge_classes(counts: np.ndarray, names: list[str], most: int) -> tuple[np.ndarray, list[str]]:
@@ -93,13 +144,3 @@ def merge_classes(counts: np.ndarray, names: list[str], most: int) -> tuple[np.n
     merged = np.zeros((most, most), counts.dtype)
     np.add.at(merged, (target[:, None], target[None, :]), counts)
     return merged, [*(names[i] for i in shown), "other"]
-
-
-def _ratio(part, whole):
-    """Divide; nothing by nothing is NaN, not 0 and not a warning."""
-    with np.errstate(divide="ignore", invalid="ignore"):
-        return np.true_divide(part, whole)
-
-
-def _mean(values: np.ndarray) -> float:
-    return float(np.nanmean(values)) if not np.isnan(values).all() else float("nan")

@@ -3,6 +3,7 @@
 import colorsys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
@@ -11,7 +12,7 @@ from lightning_seg.constants import IGNORE_INDEX
 
 Palette = Sequence[tuple[int, int, int]]
 """One RGB colour for each class, in label order."""
-Objects = Mapping[str, np.ndarray]
+DrawnObjects = Mapping[str, np.ndarray]
 """The objects of an image (see `draw_objects`)."""
 
 WRONG = (220, 20, 60)
@@ -25,25 +26,25 @@ def colour_mask(mask: np.ndarray, palette: Palette) -> np.ndarray:
     table = np.zeros((256, 3), np.uint8)
     table[: len(palette)] = palette
     table[IGNORE_INDEX] = IGNORED
-    return table[mask]
+    return np.asarray(table[mask])
 
 
 def overlay(image: np.ndarray, mask: np.ndarray, palette: Palette, opacity: float = 0.7) -> np.ndarray:
     """Lay a mask (H, W) over its image (H, W, 3) uint8; ignored pixels show the image alone."""
     mixed = image * (1 - opacity) + colour_mask(mask, palette) * opacity
-    return np.where((mask == IGNORE_INDEX)[..., None], image, mixed).astype(np.uint8)
+    return np.asarray(np.where((mask == IGNORE_INDEX)[..., None], image, mixed).astype(np.uint8))
 
 
 def error_map(image: np.ndarray, truth: np.ndarray, prediction: np.ndarray) -> np.ndarray:
     """Mark wrong pixels red and ignored pixels black on a pale grey copy of the image (H, W, 3)."""
-    pale = (image.mean(2, keepdims=True) * 0.35 + 160).repeat(3, axis=2).astype(np.uint8)
+    pale: np.ndarray = (image.mean(2, keepdims=True) * 0.35 + 160).repeat(3, axis=2).astype(np.uint8)
     pale[(prediction != truth) & (truth != IGNORE_INDEX)] = WRONG
     pale[truth == IGNORE_INDEX] = IGNORED
     return pale
 
 
 def draw_objects(
-    image: np.ndarray, objects: Objects, class_names: Sequence[str], width: int | None = None
+    image: np.ndarray, objects: DrawnObjects, class_names: Sequence[str], width: int | None = None
 ) -> np.ndarray:
     """Draw objects in colours of their own, with box, class and score.
 
@@ -63,7 +64,7 @@ def draw_objects(
     picture = _fit(np.where(parts[..., None] > 0, mixed, image).astype(np.uint8), width or image.shape[1])
     zoom = picture.width / image.shape[1]
     draw, font = ImageDraw.Draw(picture), ImageFont.load_default(11)
-    for i in reversed(np.unique(parts[parts > 0]) - 1):  # the surest on top
+    for i in reversed(np.unique(parts[parts > 0]) - 1):  # the most confident on top
         colour, (x1, y1, x2, y2) = tuple(colours[i].tolist()), (objects["boxes"][i] * zoom).tolist()
         text = class_names[objects["labels"][i]]
         if "iscrowd" in objects and objects["iscrowd"][i]:
@@ -129,7 +130,7 @@ def comparison(
     class_names: Sequence[str],
     palette: Palette,
     width: int = 320,
-    objects: Sequence[tuple[Objects, Objects]] | None = None,
+    objects: Sequence[tuple[DrawnObjects, DrawnObjects]] | None = None,
 ) -> Image.Image:
     """Draw one row an image: image, truth, prediction, error; below them the legend.
 
@@ -140,7 +141,7 @@ def comparison(
         class_names: Names for the legend.
         palette: Colours of the classes.
         width: Width of each picture in pixels.
-        objects: The true and the found objects of each image, to be drawn instead of the masks.
+        objects: The true and the predicted objects of each image, to be drawn instead of the masks.
     """
     columns = ("image", "truth", "prediction", "error")
     rows = []
@@ -182,7 +183,7 @@ def _fit(picture: np.ndarray, width: int) -> Image.Image:
     )
 
 
-def _legend_places(names: Sequence[str], width: int, font) -> tuple[list[tuple[int, int]], int]:
+def _legend_places(names: Sequence[str], width: int, font: Any) -> tuple[list[tuple[int, int]], int]:
     """Put legend entries side by side, breaking lines; return their places and the height of all."""
     places, x, y = [], _GAP, 0
     for name in names:

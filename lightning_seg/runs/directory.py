@@ -58,12 +58,7 @@ def best_checkpoint(place: str | Path) -> Path:
         UserError: There is none.
     """
     path = Path(place)
-    for file in (path, path / BEST_CHECKPOINT, *sorted(path.glob(f"*/{BEST_CHECKPOINT}"), reverse=True)):
-        if file.is_file():
-            return file
-    raise UserError(
-        f"{existing_run(path)} has no {BEST_CHECKPOINT} yet: train it first, or choose another run or checkpoint."
-    )
+    return path if path.is_file() else existing_run(path, BEST_CHECKPOINT) / BEST_CHECKPOINT
 
 
 def write_whole(path: Path, text: str) -> None:
@@ -73,19 +68,21 @@ def write_whole(path: Path, text: str) -> None:
     unfinished.replace(path)
 
 
-def existing_run(path: str | Path) -> Path:
-    """Check that a path is a run directory.
+def existing_run(path: str | Path, holding: str = CONFIG) -> Path:
+    """Find the run directory that a path stands for.
 
     Args:
         path: The directory of a run, or of an experiment, which stands for its latest run.
+        holding: A file that the run must have; of an experiment's runs those without it are passed over.
 
     Raises:
-        UserError: Neither.
+        UserError: The path is neither, or no run has the file.
     """
     path = Path(path)
-    if (path / CONFIG).is_file():
-        return path
-    runs = sorted(p.parent for p in path.glob(f"*/{CONFIG}")) if path.is_dir() else []
+    runs = [path] if (path / CONFIG).is_file() else sorted(p.parent for p in path.glob(f"*/{CONFIG}"))
+    complete = [run for run in runs if (run / holding).is_file()]
+    if complete:
+        return complete[-1]  # their names begin with the time
     if runs:
-        return runs[-1]
+        raise UserError(f"{runs[-1]} has no {holding} yet: train it first, or choose another run.")
     raise UserError(f"{path} is no run directory: it has no {CONFIG}. Runs are in runs/<experiment>/<id>/.")

@@ -15,8 +15,8 @@ import numpy as np
 import yaml
 
 from lightning_seg.errors import UserError
+from lightning_seg.metrics.scores import miou_and_iou
 from lightning_seg.runs.directory import CONFIG, ENVIRONMENT, METRICS, TEST_IMAGES, TEST_SCORES
-from lightning_seg.statistics.paired import score
 
 TAGS = "tags.json"
 
@@ -166,7 +166,7 @@ class Record:
         classes = len(self.test.get("protocol", {}).get("classes", ()))
         if (
             counts.shape != (len(names), classes, 3)
-            or abs(score(counts.sum(0))[0] - self.score("miou")) > 1e-6
+            or abs(miou_and_iou(counts.sum(0))[0] - self.score("miou")) > 1e-6
         ):
             raise UserError(
                 f"{TEST_IMAGES} and {TEST_SCORES} of {self.path} are not of one test; test the run again"

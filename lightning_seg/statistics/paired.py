@@ -14,12 +14,12 @@ alike makes the interval wider than it need be, never narrower, and pairs of thr
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from statistics import NormalDist
+from typing import Any
 
 import numpy as np
+from scipy.special import stdtr, stdtrit
 
-_NODES, _WEIGHTS = np.polynomial.legendre.leggauss(96)
-_NORMAL = 5000  # degrees of freedom from which on Student's t is as good as normal
+from lightning_seg.metrics.scores import miou_and_iou, nan_mean
 
 
 @dataclass(frozen=True)
@@ -36,19 +36,19 @@ class Estimate:
     error: np.ndarray
     df: np.ndarray
 
-    def __getitem__(self, index) -> "Estimate":
+    def __getitem__(self, index: Any) -> "Estimate":
         """Take a part."""
         return Estimate(self.value[index], self.error[index], self.df[index])
 
     def half_width(self, level: float = 0.95) -> np.ndarray:
         """Return half the width of the confidence intervals."""
-        return self.error * student_quantile(level, self.df)
+        return np.asarray(self.error * stdtrit(self.df, (1 + level) / 2))
 
     def p(self) -> np.ndarray:
         """Return two-sided p-values against zero; 1 where value and error are both 0 or nothing is known."""
         with np.errstate(divide="ignore", invalid="ignore"):
             t = np.abs(self.value) / self.error
-        return np.where(np.isnan(t), 1.0, student_p(np.nan_to_num(t, posinf=1e9), self.df))
+        return np.where(np.isnan(t), 1.0, 2 * stdtr(self.df, -t))
 
 
 class Sample:
@@ -84,12 +84,12 @@ class Sample:
         weights = weights.repeat(max(block, 1), axis=1)[:, :images]
         means, stds, deviations, interactions = [], [], [], []
         for runs in groups:
-            scores = np.stack([score(counts.sum(0)) for counts in runs])
+            scores = np.stack([miou_and_iou(counts.sum(0)) for counts in runs])
             resampled = np.stack([_resample(counts, weights) for counts in runs], axis=1)  # (B, S, 1 + C)
-            means.append(_mean(scores, 0))
+            means.append(nan_mean(scores, 0))
             stds.append(np.sqrt(_variance(scores, 0)))
-            deviations.append(_mean(resampled, 1))
-            interactions.append(_mean(_variance(resampled - scores, 1), 0))
+            deviations.append(nan_mean(resampled, 1))
+            interactions.append(nan_mean(_variance(resampled - scores, 1), 0))
         self.value, self.std = np.stack(means), np.stack(stds)
         self._covariance = _covariance(np.stack(deviations, axis=-1)) * _unbiased(blocks)
         between, within = self.std**2, np.stack(interactions) * _unbiased(blocks)
@@ -106,7 +106,7 @@ class Sample:
         runs = df.sum(0)
 
         def pooled(variance: np.ndarray) -> np.ndarray:
-            return np.where(df > 0, df * variance, 0).sum(0) / np.maximum(runs, 1)
+            return np.asarray(np.where(df > 0, df * variance, 0).sum(0) / np.maximum(runs, 1))
 
         # Three seeds may agree by luck, and among many groups some do: a group that varies less than groups do
         # on average is moved towards them, as if two more runs had shown it. One that varies more is believed.
@@ -126,7 +126,9 @@ class Sample:
         k = self._covariance
         return self._estimate(self.value[a] - self.value[b], k[a, a] + k[b, b] - 2 * k[a, b], (a, b))
 
-    def _estimate(self, value: np.ndarray, images: np.ndarray, groups: tuple) -> Estimate:
+    def _estimate(
+        self, value: np.ndarray, images: np.ndarray, groups: tuple[int | np.ndarray, ...]
+    ) -> Estimate:
         images = np.maximum(images, 0)
         total, uncertainty = images, images**2 / max(self._blocks - 1, 1)
         for g in groups:
@@ -136,21 +138,6 @@ class Sample:
         with np.errstate(divide="ignore", invalid="ignore"):
             df = np.where(uncertainty > 0, total**2 / uncertainty, 1.0)
         return Estimate(value, np.sqrt(total), np.maximum(df, 1.0))
-
-
-def score(counts: np.ndarray) -> np.ndarray:
-    """Compute data-set scores from summed counts.
-
-    Args:
-        counts: (..., C, 3): intersection, predicted, true pixels.
-
-    Returns:
-        (..., 1 + C): the mean IoU over classes present, then the IoU of each class; NaN for absent classes.
-    """
-    hit, predicted, true = np.moveaxis(np.asarray(counts), -1, 0)
-    with np.errstate(divide="ignore", invalid="ignore"):
-        iou = hit / (predicted + true - hit)
-    return np.concatenate([_mean(iou, -1)[..., None], iou], axis=-1)
 
 
 def holm(p: np.ndarray) -> np.ndarray:
@@ -202,71 +189,27 @@ def sentence(
     return f"{a} and {b} are not distinguishable{corrected}: {value:+.1f} ± {half:.1f} mIoU, {basis}"
 
 
-def student_p(t: np.ndarray, df: np.ndarray) -> np.ndarray:
-    """Return the chance that Student's t with ``df`` >= 1 degrees of freedom is further from 0 than ``t`` >= 0.
-
-    With t = sqrt(df) tan(x) the density is a power of cos(x), which Gauss and Legendre integrate on any machine:
-    numpy has no such function.
-    """
-    df = np.minimum(np.asarray(df, dtype=np.float64), _NORMAL)
-    start = np.arctan(np.asarray(t) / np.sqrt(df))
-    half = (np.pi / 2 - start) / 2
-    x = start[..., None] + half[..., None] * (1 + _NODES)
-    area = half * (np.cos(x) ** (df[..., None] - 1) @ _WEIGHTS)
-    return np.clip(2 * area / _beta(df), 0, 1)
-
-
-def student_quantile(level: float, df: np.ndarray) -> np.ndarray:
-    """Return the t within which Student's t lies with probability ``level``, by Newton's method.
-
-    The chance outside falls ever more slowly with t, and the start, the normal quantile, is below the answer: so
-    every step goes up and none goes too far.
-    """
-    df = np.minimum(np.asarray(df, dtype=np.float64), _NORMAL)
-    t = np.full(df.shape, NormalDist().inv_cdf((1 + level) / 2))
-    for _ in range(60):
-        density = (1 + t**2 / df) ** (-(df + 1) / 2) / (np.sqrt(df) * _beta(df))
-        step = (student_p(t, df) - (1 - level)) / (2 * density)
-        t = t + step
-        if np.max(step, initial=0) < 1e-9:
-            break
-    return t
-
-
-def _beta(df: np.ndarray) -> np.ndarray:
-    """Euler's beta function of 1/2 and df/2."""
-    lgamma = np.vectorize(math.lgamma, otypes=[float])
-    return np.exp(lgamma(0.5) + lgamma(df / 2) - lgamma((df + 1) / 2))
-
-
 def _resample(counts: np.ndarray, weights: np.ndarray) -> np.ndarray:
     """Score one run on resampled images: counts (N, C, 3) and weights (B, N) give (B, 1 + C)."""
     images, classes, _ = counts.shape
     sums = weights @ counts.reshape(images, classes * 3).astype(np.float32)
-    return score(sums.reshape(-1, classes, 3)).astype(np.float32)
+    return miou_and_iou(sums.reshape(-1, classes, 3)).astype(np.float32)
 
 
 def _covariance(values: np.ndarray) -> np.ndarray:
     """Turn replicates (B, 1 + C, G) into covariances (G, G, 1 + C), each pair from the replicates it has."""
     values = np.moveaxis(values, 0, 1).astype(np.float64)  # (1 + C, B, G)
     present = np.isfinite(values)
-    centred = np.where(present, values - _mean(values, 1)[:, None], 0)
+    centred = np.where(present, values - nan_mean(values, 1)[:, None], 0)
     pairs = present.astype(np.float64)
     together = pairs.transpose(0, 2, 1) @ pairs
     return np.moveaxis(centred.transpose(0, 2, 1) @ centred / np.maximum(together - 1, 1), 0, -1)
 
 
-def _mean(values: np.ndarray, axis: int) -> np.ndarray:
-    """Average what is not NaN; NaN where nothing is left."""
-    present = np.isfinite(values)
-    with np.errstate(divide="ignore", invalid="ignore"):
-        return np.where(present, values, 0).sum(axis) / present.sum(axis)
-
-
 def _variance(values: np.ndarray, axis: int) -> np.ndarray:
     """Estimate the variance of what is not NaN; NaN where fewer than two values are left."""
     present = np.isfinite(values)
-    centred = np.where(present, values - np.expand_dims(_mean(values, axis), axis), 0)
+    centred = np.where(present, values - np.expand_dims(nan_mean(values, axis), axis), 0)
     with np.errstate(divide="ignore", invalid="ignore"):
         result = (centred**2).sum(axis) / (present.sum(axis) - 1)
     return np.where(present.sum(axis) > 1, result, np.nan)

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import numpy as np
 
+from lightning_seg.metrics.scores import class_dice, class_iou, nan_mean, ratio
 from lightning_seg.runs.directory import TEST_IMAGES, TEST_SCORES
 
 
@@ -61,10 +62,9 @@ def _constant_prediction(truth: np.ndarray) -> tuple[np.ndarray, list[int]]:
 
 def _scores(counts: np.ndarray) -> np.ndarray:
     """Turn counts (..., C, 3) into IoU of each class, mean IoU, mean Dice, pixel accuracy (..., C + 3)."""
-    hit, predicted, truth = np.moveaxis(counts, -1, 0)
-    with np.errstate(invalid="ignore"):  # a class that occurs nowhere has no score: 0 / 0
-        iou, dice = hit / (predicted + truth - hit), 2 * hit / (predicted + truth)
-    means = [np.nanmean(iou, -1), np.nanmean(dice, -1), hit.sum(-1) / truth.sum(-1)]
+    iou, dice = class_iou(counts), class_dice(counts)
+    correct, _, pixels = np.moveaxis(counts.sum(-2), -1, 0)
+    means = [nan_mean(iou, -1), nan_mean(dice, -1), ratio(correct, pixels)]
     return np.concatenate([iou, np.stack(means, -1)], -1)
 
 

@@ -13,9 +13,9 @@ from PIL import Image
 
 from lightning_seg.analysis.compare import compare
 from lightning_seg.analysis.report.report import write_report
+from lightning_seg.metrics.scores import miou_and_iou
 from lightning_seg.runs.directory import ENVIRONMENT
 from lightning_seg.runs.records import read
-from lightning_seg.statistics.paired import score
 from tests.runs.made_runs import PALETTE, make_run, simulate
 
 EVIL = "</script><img src=x onerror=document.title='broken'>"
@@ -79,7 +79,9 @@ def test_what_is_in_it(tmp_path):
     for k, (_, _, truth, prediction) in enumerate(parts(middle.seed)):
         np.testing.assert_array_equal(labels(pictures["truths"][k]), truth)
         np.testing.assert_array_equal(labels(pictures["columns"]["1"][k]["labels"]), prediction)
-    assert pictures["columns"]["1"][1]["score"] == pytest.approx(100 * score(middle.counts[19])[0], rel=1e-4)
+    assert pictures["columns"]["1"][1]["score"] == pytest.approx(
+        100 * miou_and_iou(middle.counts[19])[0], rel=1e-4
+    )
 
     images = section["images"]
     assert sorted(images["names"]) == [f"test_{i:04d}" for i in range(20)]

@@ -1,8 +1,8 @@
 """Figures of networks, against networks small enough to count by hand."""
 
 import json
+import re
 import time
-from xml.etree import ElementTree
 
 import numpy as np
 import pytest
@@ -21,7 +21,6 @@ from lightning_seg.cli.main import main
 from lightning_seg.networks.backbones.plain import PlainBackbone
 from lightning_seg.networks.base import Network
 from lightning_seg.networks.deeplab import DeepLabV3
-from lightning_seg.plotting.chart import Chart, Point
 from lightning_seg.tasks.semantic import SemanticSegmentation
 from lightning_seg.training.finetune.policies import Frozen
 
@@ -118,19 +117,6 @@ def test_speed_counts_images():
     assert 20 < rate <= 400
 
 
-def test_chart_places_points():
-    chart = Chart("<title>", "images/s", "mIoU", [Point("slow & good", 2, 0.8, 4), Point("fast", 200, 0.5)])
-    root = ElementTree.fromstring(chart.svg())
-    good, fast = (c.attrib for c in root.iter("{http://www.w3.org/2000/svg}circle"))
-    assert float(good["cx"]) < float(fast["cx"]) and float(good["cy"]) < float(fast["cy"])
-    assert float(good["r"]) == 14 and float(fast["r"]) == pytest.approx(9)
-    texts = [t.text for t in root.iter("{http://www.w3.org/2000/svg}text")]
-    assert {"<title>", "slow & good", "fast", "2", "5", "100", "200", "0.5", "0.8"} <= set(texts)
-    picture = np.asarray(chart.png())
-    x, y = round(2 * float(fast["cx"])), round(2 * float(fast["cy"]))
-    assert picture[y, x].tolist() == [0x1F, 0x6F, 0xB4]
-
-
 TINY = """
 model:
   network:
@@ -171,10 +157,13 @@ def test_table_and_charts_of_all(workplace, capsys):
     first, second = (line.split() for line in out[1:3])
     assert first[0] == "tiny" and second[0] == "twin" and first[1:] == second[1:]
     page = (workplace / "page.html").read_text()
-    assert "<title>tiny: 12.5, 0.5</title>" in page and page.count("data:image/png") == 2
+    assert ">tiny</text>" in page and page.count("data:image/png") == 2
     assert "Shapes, test split" in page
-    assert page.replace("http://www.w3.org/2000/svg", "").count("http") == 0
-    assert Image.open(workplace / "chart.png").size == (1520, 920)
+    assert set(re.findall('https?:[^"]+', page)) <= {
+        "http://www.w3.org/2000/svg",
+        "http://www.w3.org/1999/xlink",
+    }
+    assert Image.open(workplace / "chart.png").size == (900, 540)
 
 
 LOSS, ARGUMENT = "--model.loss=lightning_seg.training.losses.", "--model.loss.init_args."

@@ -15,6 +15,7 @@ from pycocotools.cocoeval import COCOeval
 
 from lightning_seg.constants import IGNORE_INDEX
 from lightning_seg.metrics.instance import ObjectScores, view_of_found, view_of_truth
+from lightning_seg.metrics.objects import panoptic_counts
 
 CLASSES = 4  # the background and three kinds of objects
 
@@ -236,7 +237,7 @@ def test_the_surest_object_is_on_top_and_a_covered_one_left_out():
     assert labels[8, 8] == 2 and labels[16, 1] == 0 and labels[9, 0] == 0
 
 
-def test_of_overlapping_truth_the_smaller_is_on_top_and_crowds_do_not_count():
+def test_of_overlapping_truth_the_smaller_is_on_top_and_a_crowd_forgives_its_own_class():
     truth = together(
         square(0, 0, 4, iscrowd=False),
         square(0, 0, 10, label=2, iscrowd=False),
@@ -245,8 +246,98 @@ def test_of_overlapping_truth_the_smaller_is_on_top_and_crowds_do_not_count():
     parts, labels = view_of_truth(truth)
     assert labels[2, 2] == 1 and labels[6, 6] == 2 and labels[9, 9] == 2 and labels[12, 12] == IGNORE_INDEX
     assert parts[2, 2] == 1 and parts[12, 12] == 3
-    on_crowd = together(square(10, 10, 6, label=1, scores=0.9))
-    quality = our_scores([(on_crowd, truth)])
-    assert quality["pq_per_class"][1] == 0  # missed, but nothing false
-    without = together(square(0, 0, 4, scores=0.9), square(10, 10, 6, label=1, scores=0.9))
-    assert our_scores([(without, truth)])["pq_per_class"][1] == 1
+    found, on_its_crowd = square(0, 0, 4, scores=0.9), square(10, 10, 6, label=3, scores=0.9)
+    assert our_scores([(together(on_its_crowd), truth)])["pq_per_class"][1] == 0  # not found
+    quality = our_scores([(together(found, on_its_crowd), truth)])["pq_per_class"]
+    assert quality[1] == 1 and np.isnan(quality[3])  # no false positive, and a crowd need not be found
+    on_another = square(10, 10, 6, label=1, scores=0.9)
+    assert our_scores([(together(found, on_another), truth)])["pq_per_class"][1] == pytest.approx(1 / 1.5)
+
+
+def official_panoptic(found_view, true_view, truth):
+    """panopticapi's pq_compute_single_core for one image, written out: {class: [iou, tp, fp, fn]}."""
+    stat = {c: [0.0, 0, 0, 0] for c in range(1, CLASSES)}
+    true_segments = {
+        i + 1: (int(label), int(crowd))
+        for i, (label, crowd) in enumerate(zip(truth["labels"], truth["iscrowd"], strict=True))
+        if (true_view.parts == i + 1).any()
+    }
+    predicted = {
+        int(p): int(found_view.labels[found_view.parts == p][0]) for p in np.unique(found_view.parts) if p
+    }
+    matched_true, matched_predicted = set(), set()
+
+    def intersection(t, p):
+        return int(((true_view.parts == t) & (found_view.parts == p)).sum())
+
+    for t, (true_class, crowd) in true_segments.items():
+        for p, predicted_class in predicted.items():
+            if crowd or true_class != predicted_class:
+                continue
+            both = intersection(t, p)
+            union = (
+                (true_view.parts == t).sum() + (found_view.parts == p).sum() - both
+            )  # nothing is void here
+            if both / union > 0.5:
+                stat[true_class][0] += both / union
+                stat[true_class][1] += 1
+                matched_true.add(t)
+                matched_predicted.add(p)
+    crowds = {}
+    for t, (true_class, crowd) in true_segments.items():
+        if t not in matched_true and crowd:
+            crowds[true_class] = t
+        elif t not in matched_true:
+            stat[true_class][3] += 1
+    for p, predicted_class in predicted.items():
+        if p in matched_predicted:
+            continue
+        forgiven = intersection(crowds[predicted_class], p) if predicted_class in crowds else 0
+        if forgiven / (found_view.parts == p).sum() <= 0.5:
+            stat[predicted_class][2] += 1
+    return stat
+
+
+def test_panoptic_quality_with_crowds_is_that_of_panopticapi():
+    forgiven = in_union = 0
+    for seed in range(60):
+        rng = np.random.default_rng(seed)
+        pairs = random_set(seed)
+        sums = np.zeros((CLASSES, 4))
+        for found, truth in pairs:
+            truth["iscrowd"] = rng.random(len(truth["labels"])) < 0.4
+            views = view_of_found(found, 0.3), view_of_truth(truth)
+            for c, values in official_panoptic(*views, truth).items():
+                sums[c] += values
+            on_crowd = views[1].labels == IGNORE_INDEX
+            in_union += on_crowd.any()
+            forgiven += any(
+                2 * (on_crowd & (views[0].parts == p)).sum() > (views[0].parts == p).sum()
+                for p in np.unique(views[0].parts)
+                if p
+            )
+        scores = ObjectScores(CLASSES)
+        for i, (found, truth) in enumerate(pairs):
+            scores.update(i, found, truth, view_of_found(found, 0.3), view_of_truth(truth))
+        iou, tp, fp, fn = sums.T
+        with np.errstate(invalid="ignore"):
+            expected = iou / (tp + (fp + fn) / 2)
+        np.testing.assert_allclose(scores.compute()["pq_per_class"], expected, atol=1e-12)
+    assert in_union > 20 and forgiven > 20
+
+
+def test_void_leaves_the_union_and_a_crowd_of_another_class_does_not():
+    truth, true_objects = np.zeros((10, 30), np.uint8), np.zeros((10, 30), int)
+    truth[:, :10], true_objects[:, :10] = 1, 1
+    truth[:, 10:22] = IGNORE_INDEX
+    objects = np.where(np.arange(30) < 22, 1, 0) + np.zeros((10, 1), int)
+    labels = objects.astype(np.uint8)
+    assert panoptic_counts(labels, objects, truth, true_objects, 3)[1].tolist() == [1, 1, 0, 0]
+    true_objects[:, 10:22] = 2
+    for crowds, false_positives in (
+        ({2: 2}, 1),
+        ({2: 1}, 0),
+        (None, 1),
+    ):  # 120 of 220 pixels lie on the crowd
+        counts = panoptic_counts(labels, objects, truth, true_objects, 3, crowds)
+        assert counts[1].tolist() == [0, 0, false_positives, 1]

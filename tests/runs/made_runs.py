@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import yaml
 
-from lightning_seg.metrics.scores import scores
+from lightning_seg.metrics.scores import miou_and_iou
 from lightning_seg.plotting.pictures import save_parts
 from lightning_seg.runs.directory import CONFIG, ENVIRONMENT, METRICS, TEST_IMAGES, TEST_SCORES
 
@@ -100,19 +100,12 @@ def make_run(
             "checkpoint": "best.ckpt",
             "loss": 0.1 * number,
         }
-        test = {"protocol": fields | (protocol or {}), "scores": {"miou": _miou(counts), "dice": 0.5}}
+        test = {
+            "protocol": fields | (protocol or {}),
+            "scores": {"miou": float(miou_and_iou(counts.sum(0))[0]), "dice": 0.5},
+        }
         (run / TEST_SCORES).write_text(json.dumps(test))
         names = np.array([f"test_{i:04d}" for i in range(len(counts))])
         matrix = {} if confusion is None else {"confusion": confusion}
         np.savez_compressed(run / TEST_IMAGES, counts=counts, names=names, **matrix)
     return run
-
-
-def _miou(counts):
-    """Take the project's score of a confusion matrix with these margins: the rest goes to the next class."""
-    hit, predicted, true = np.moveaxis(counts.sum(0).astype(float), -1, 0)
-    matrix = np.diag(hit)
-    missed, added = true - hit, predicted - hit
-    matrix = np.pad(matrix, (0, 1))  # one more class takes what is over, and is left out of the mean
-    matrix[:-1, -1], matrix[-1, :-1] = missed, added
-    return float(np.nanmean(scores(matrix).iou_per_class[:-1]))

@@ -4,35 +4,18 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from lightning_seg.metrics.scores import scores
-from lightning_seg.statistics.paired import (
-    Estimate,
-    Sample,
-    holm,
-    score,
-    sentence,
-    student_p,
-    student_quantile,
-)
+from lightning_seg.metrics.scores import miou_and_iou
+from lightning_seg.statistics.paired import Estimate, Sample, holm, sentence
 from tests.runs.made_runs import simulate
 
 
-def test_score_is_the_score_of_the_whole_framework():
-    matrix = np.random.default_rng(0).integers(0, 50, (5, 5))
-    matrix[3] = matrix[:, 3] = 0  # a class that is nowhere
-    counts = np.stack([np.diagonal(matrix), matrix.sum(0), matrix.sum(1)], axis=-1)
-    expected = scores(matrix)
-    np.testing.assert_allclose(score(counts), [expected.miou, *expected.iou_per_class])
-
-
 @pytest.mark.parametrize("df", [1, 1.5, 2, 4, 12, 100, 2000])
-def test_students_distribution(df):
+def test_intervals_and_p_values_are_those_of_students_t(df):
     t = np.array([0, 0.3, 1, 2.5, 12])
-    np.testing.assert_allclose(student_p(t, np.full(5, df)), 2 * stats.t.sf(t, df), rtol=1e-5)
+    estimate = Estimate(-t, np.ones(5), np.full(5, df))
+    np.testing.assert_allclose(estimate.p(), 2 * stats.t.sf(t, df))
     for level in (0.5, 0.95, 0.999):
-        assert student_quantile(level, np.array(df)) == pytest.approx(
-            stats.t.ppf((1 + level) / 2, df), rel=1e-5
-        )
+        np.testing.assert_allclose(estimate.half_width(level), stats.t.ppf((1 + level) / 2, df))
 
 
 def test_holm_by_hand():
@@ -74,7 +57,7 @@ def seeds_only(*shifts):
 
 def test_seeds_alone_give_students_interval():
     runs = seeds_only(0.0, 0.02, 0.01, 0.05)
-    values = [score(counts.sum(0))[0] for counts in runs]
+    values = [miou_and_iou(counts.sum(0))[0] for counts in runs]
     low, high = stats.t.interval(0.95, 3, np.mean(values), stats.sem(values))
     own = Sample([runs]).group(0)[0]
     assert own.value - own.half_width() == pytest.approx(low)
@@ -83,7 +66,7 @@ def test_seeds_alone_give_students_interval():
 
 def test_a_lucky_group_is_moved_halfway_and_a_varied_one_believed():
     calm, varied = seeds_only(0.0, 0.02, 0.01), seeds_only(0.05, 0.11, 0.03, 0.07)
-    low, high = (np.var([score(c.sum(0))[0] for c in runs], ddof=1) for runs in (calm, varied))
+    low, high = (np.var([miou_and_iou(c.sum(0))[0] for c in runs], ddof=1) for runs in (calm, varied))
     average = (2 * low + 3 * high) / 5
     moved = (low + average) / 2  # two degrees of freedom of its own, two lent
     difference = Sample([calm, varied]).difference(0, 1)[0]
@@ -115,7 +98,9 @@ def test_absent_and_rare_classes():
     difference = Sample([[runs[1]], [runs[0]]]).difference(0, 1)
     assert np.isnan(difference.value[4])
     assert np.isfinite(difference.value[:4]).all() and np.isfinite(difference.error[:4]).all()
-    assert difference.value[0] == pytest.approx(score(runs[1].sum(0))[0] - score(runs[0].sum(0))[0])
+    assert difference.value[0] == pytest.approx(
+        miou_and_iou(runs[1].sum(0))[0] - miou_and_iou(runs[0].sum(0))[0]
+    )
 
 
 def test_a_single_run_borrows_the_variance_of_seeds():

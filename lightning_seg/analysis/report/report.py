@@ -13,10 +13,9 @@ import numpy as np
 from lightning_seg.analysis.compare import Comparison, Section
 from lightning_seg.analysis.groups import short, show_setting, varied
 from lightning_seg.analysis.tables import EXPLANATION
-from lightning_seg.metrics.scores import merge_classes
+from lightning_seg.metrics.scores import merge_classes, miou_and_iou, ratio
 from lightning_seg.runs.directory import PICTURES
 from lightning_seg.runs.records import Record
-from lightning_seg.statistics.paired import score
 
 _POINTS = 100  # of each curve
 _SETTINGS = 12  # columns of the table of runs
@@ -74,15 +73,15 @@ def _section(section: Section, budget: list[int]) -> dict[str, Any]:
     for i, row in enumerate(section.rows()):
         counts = sum(record.counts.sum(0) for record in section.groups[i].records)
         hit, predicted, true = np.moveaxis(np.asarray(counts, np.float64), -1, 0)
-        union = np.where(predicted + true > hit, predicted + true - hit, np.nan)
+        union = predicted + true - hit
         difference = section.differences[i][0] if i in section.differences else None
         row["classes"] = {
             "iou": own.value[i, 1:],
             "half": half[i, 1:],
             "difference": difference.value[1:] if difference else None,
             "difference_half": difference.half_width()[1:] if difference else None,
-            "missed": (true - hit) / union,
-            "added": (predicted - hit) / union,
+            "missed": ratio(true - hit, union),
+            "added": ratio(predicted - hit, union),
         }
         del row["iou"], row["iou_difference"]
         row["name"] = row.pop("experiment")
@@ -150,7 +149,9 @@ def _confusion(section: Section, g: int) -> dict[str, Any] | None:
 def _images(section: Section) -> dict[str, Any]:
     """Score every test image; of very many the worst and the best."""
     shown = _shown(section)
-    scores = [score(np.sum([r.counts for r in section.groups[g].records], axis=0))[:, 0] for g in shown]
+    scores = [
+        miou_and_iou(np.sum([r.counts for r in section.groups[g].records], axis=0))[:, 0] for g in shown
+    ]
     order = np.argsort(np.nan_to_num(np.mean(scores, axis=0), nan=np.inf), kind="stable")
     if len(order) > _IMAGES:
         order = np.concatenate([order[: _IMAGES // 2], order[-_IMAGES // 2 :]])
@@ -176,7 +177,7 @@ def _pictures(section: Section, budget: list[int]) -> dict[str, Any] | None:
         tiles = [
             None
             if labels is None or list(labels.shape[::-1]) != size
-            else {"labels": _png(labels), "score": 100 * float(score(record.counts[i])[0])}
+            else {"labels": _png(labels), "score": 100 * float(miou_and_iou(record.counts[i])[0])}
             for i, size in zip(content["indices"], content["sizes"], strict=True)
             for labels in [_labels(folder / f"{i:05d}_prediction.png")]
         ]
