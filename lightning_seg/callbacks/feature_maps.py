@@ -14,6 +14,7 @@ from torch.nn import functional as F
 
 from lightning_seg.data.dataset import Split
 from lightning_seg.data.io import read_image
+from lightning_seg.inference.precision import full_precision
 from lightning_seg.networks.base import BackboneNetwork
 from lightning_seg.plotting.heat import heat
 from lightning_seg.runs.csv_logger import RunLogger
@@ -52,7 +53,7 @@ class FeatureMaps(L.Callback):
             return
         module: Any = pl_module
         image = self._read(trainer)
-        with trainer.strategy.precision_plugin.forward_context():
+        with full_precision(module.device):
             maps = feature_maps(module.network, image.to(module.device))
         picture = draw(image.permute(1, 2, 0).numpy(), maps, module.network.stride, self.channels)
         folder = Path(run) / PICTURES

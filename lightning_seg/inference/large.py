@@ -16,6 +16,7 @@ from rich.progress import track
 
 from lightning_seg.errors import UserError
 from lightning_seg.inference.inferers import Predict, SlidingWindow, entropy
+from lightning_seg.inference.precision import full_precision
 from lightning_seg.inference.predictor import Predictor
 from lightning_seg.inference.writing import as_bytes
 from lightning_seg.plotting.heat import HEAT
@@ -83,7 +84,7 @@ def predict_large(model: Predictor, path: Path, output: Path, uncertainty: bool 
         columns = math.ceil(strip / _TILE) * _TILE
         pieces = window.sweep(predict, images, size, columns)
         total = math.ceil(size[1] / columns) * len(window.starts(size[0], window.size[0]))
-        with torch.inference_mode():
+        with torch.inference_mode(), full_precision(model.device):
             for top, left, logits in track(pieces, path.name, total, disable=not sys.stderr.isatty()):
                 writers[0](top, left, logits[0].max(0)[1].byte().cpu().numpy())
                 if uncertainty:

@@ -19,6 +19,7 @@ from torch import Tensor
 from lightning_seg.data.io import read_image, to_rgb
 from lightning_seg.errors import UserError
 from lightning_seg.inference.inferers import Inferer
+from lightning_seg.inference.precision import full_precision
 
 
 class Predictor:
@@ -74,7 +75,7 @@ class Predictor:
     def logits(self, image: Any) -> Tensor:
         """Return the uncalibrated logits (C, H, W) float32 on the network's device."""
         images = torch.from_numpy(as_rgb(image)).permute(2, 0, 1)[None].to(self.device)
-        with torch.inference_mode():
+        with torch.inference_mode(), full_precision(self.device):
             predict = self.network if self.inference is None else partial(self.inference, self.network)
             return predict(images)[0].float()
 

@@ -16,6 +16,7 @@ from torch import Tensor
 
 from lightning_seg.constants import IGNORE_INDEX
 from lightning_seg.errors import UserError
+from lightning_seg.inference.precision import full_precision
 
 
 class Step:
@@ -131,7 +132,11 @@ class Chain:
     def of_logits(self, logits: Tensor, image: Tensor) -> Tensor:
         """Return the final labels (H, W) uint8 of logits (C, H, W) and an image (3, H, W) uint8, on any device."""
         probabilities = logits.float().softmax(0).cpu().numpy()
-        labels = self(probabilities, image.permute(1, 2, 0).contiguous().cpu().numpy())
+        with (
+            full_precision(torch.device("cpu")),
+            full_precision(logits.device),
+        ):  # steps may compute on either
+            labels = self(probabilities, image.permute(1, 2, 0).contiguous().cpu().numpy())
         return torch.from_numpy(labels).to(logits.device)
 
 

@@ -10,6 +10,7 @@ from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler
 
 from lightning_seg.data.dataset import Split
+from lightning_seg.inference.precision import full_precision
 from lightning_seg.metrics.confusion import ConfusionMatrix, ImageCounts
 from lightning_seg.metrics.images import Values
 from lightning_seg.metrics.instance import ObjectScores, arrays, view_of_found, view_of_truth
@@ -75,8 +76,9 @@ class InstanceSegmentation(SegmentationTask):
             self._fit_anchors(self.network.anchors)
 
     def forward(self, images: Tensor) -> list[Objects]:
-        """Return the objects in images (B, 3, H, W) in 0..255, for evaluation."""
-        return self.network(images)
+        """Return the objects in images (B, 3, H, W) in 0..255, for evaluation: in float32."""
+        with full_precision(images.device):
+            return self.network(images)
 
     def training_step(self, batch: dict[str, Any], batch_idx: int) -> Tensor:
         """Return the loss of one batch, the sum of those of proposals, classes, boxes and masks."""

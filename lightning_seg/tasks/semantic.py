@@ -14,6 +14,7 @@ from lightning_seg.constants import IGNORE_INDEX
 from lightning_seg.data.class_frequencies import class_frequencies
 from lightning_seg.errors import UserError
 from lightning_seg.inference.inferers import Inferer
+from lightning_seg.inference.precision import full_precision
 from lightning_seg.metrics.confusion import ConfusionMatrix, ImageCounts, predicted_labels
 from lightning_seg.metrics.images import ImageMetric, ImageTables, Values
 from lightning_seg.metrics.mean import WeightedMean
@@ -95,8 +96,9 @@ class SemanticSegmentation(SegmentationTask):
             self._balance(balanced, stage)
 
     def forward(self, images: Tensor) -> Tensor:
-        """Return the logits (B, C, H, W) of images (B, 3, H, W) in 0..255, for evaluation."""
-        return self.network(images) if self.inference is None else self.inference(self.network, images)
+        """Return the logits (B, C, H, W) of images (B, 3, H, W) in 0..255, for evaluation: in float32."""
+        with full_precision(images.device):
+            return self.network(images) if self.inference is None else self.inference(self.network, images)
 
     def training_step(self, batch: dict[str, Any], batch_idx: int) -> Tensor:
         """Return the loss of one batch."""
