@@ -1,4 +1,4 @@
-"""The network: what every architecture has in common."""
+"""Base classes of the networks: backbone, decoder and head, padding, resizing, auxiliary head."""
 
 import math
 from collections.abc import Callable
@@ -17,7 +17,7 @@ from lightning_seg.networks.backbones.weights import load_run, names_a_run
 
 
 class BackboneNetwork(nn.Module):
-    """What tasks and fine-tuning policies ask of a network: a `backbone`, a `decoder` and a `head`.
+    """A network made of a `backbone`, a `decoder` and a `head`, as tasks and fine-tuning policies expect it.
 
     Args:
         backbone: A timm model's name, or a `Backbone`.
@@ -107,7 +107,8 @@ class Network(BackboneNetwork):
 
     def decode(self, x: Tensor, features: list[Tensor]) -> Tensor:
         """Turn the backbone's feature maps into the head's input; `x` is the padded image (B, 3, H, W)."""
-        return self.decoder(features)
+        out: Tensor = self.decoder(features)
+        return out
 
     def _pad(self, x: Tensor) -> Tensor:
         height, width = x.shape[-2:]
@@ -121,7 +122,7 @@ class Network(BackboneNetwork):
 
 
 class PyramidNetwork(Network):
-    """A network whose decoder wants one feature map for each of the strides 1, 2, 4, 8, 16 and 32.
+    """A network whose decoder takes one feature map for each of the strides 1, 2, 4, 8, 16 and 32.
 
     Where the backbone has none at stride 1 the image stands in, and where it has none at stride 2 an empty
     map does, as the decoders of segmentation-models-pytorch expect.
@@ -139,7 +140,8 @@ class PyramidNetwork(Network):
 
     def decode(self, x: Tensor, features: list[Tensor]) -> Tensor:
         """Decode the pyramid."""
-        return self.decoder([x, x[:, :0, ::2, ::2]][: self._missing] + features)
+        out: Tensor = self.decoder([x, x[:, :0, ::2, ::2]][: self._missing] + features)
+        return out
 
 
 class AuxiliaryHead(nn.Sequential):
@@ -157,7 +159,8 @@ class AuxiliaryHead(nn.Sequential):
 
     def forward(self, features: list[Tensor]) -> Tensor:
         """Return small logits for the backbone's feature maps."""
-        return super().forward(features[-2])
+        out: Tensor = super().forward(features[-2])  # type: ignore[no-untyped-call]
+        return out
 
 
 def resize(x: Tensor, like: Tensor) -> Tensor:
@@ -185,10 +188,10 @@ class _PooledBatchNorm2d(nn.BatchNorm2d):
 
 
 def train_on_one_image(decoder: nn.Module) -> nn.Module:
-    """Let a decoder that pools to 1x1 train on a batch of one, where plain BatchNorm raises.
+    """Replace the BatchNorm layers of a decoder that pools to 1x1, so that it trains on a batch of one image.
 
     Returns:
-        The decoder, its BatchNorm layers replaced.
+        The same decoder; plain BatchNorm would raise on one value per channel.
     """
     for parent in list(decoder.modules()):
         for name, norm in list(parent.named_children()):

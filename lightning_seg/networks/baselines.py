@@ -1,4 +1,4 @@
-"""The two inefficient designs that all others improve on, to be measured against."""
+"""Two inefficient designs as baselines: full resolution throughout, and one patch for each pixel."""
 
 import torch
 from torch import Tensor, nn
@@ -27,7 +27,8 @@ class FullResolution(Network):
 
     def decode(self, x: Tensor, features: list[Tensor]) -> Tensor:
         """Return the backbone's map."""
-        return self.decoder(features[-1])
+        out: Tensor = self.decoder(features[-1])
+        return out
 
 
 class PatchClassifier(Network):
@@ -64,7 +65,8 @@ class PatchClassifier(Network):
 
     def decode(self, x: Tensor, features: list[Tensor]) -> Tensor:
         """Return the backbone's description of each patch."""
-        return self.decoder(features[-1])
+        out: Tensor = self.decoder(features[-1])
+        return out
 
 
 class _Patches(Backbone):

@@ -105,7 +105,8 @@ class DeepLabV3Plus(Network):
 
     def decode(self, x: Tensor, features: list[Tensor]) -> Tensor:
         """Decode the deepest map, refined by the one of stride 4."""
-        return self.decoder([features[0], features[0], features[self._fine], features[-1]])
+        out: Tensor = self.decoder([features[0], features[0], features[self._fine], features[-1]])
+        return out
 
 
 class DeepLabLargeFOV(Network):
@@ -145,7 +146,8 @@ class DeepLabLargeFOV(Network):
 
     def decode(self, x: Tensor, features: list[Tensor]) -> Tensor:
         """Decode the deepest map."""
-        return self.decoder(features[-1])
+        out: Tensor = self.decoder(features[-1])
+        return out
 
 
 def _set_multigrid(backbone: Backbone, dilations: list[int]) -> None:

@@ -48,4 +48,5 @@ class DPT(Network):
 
     def decode(self, x: Tensor, features: list[Tensor]) -> Tensor:
         """Decode the four deepest maps."""
-        return self.decoder(features[-4:], [None] * 4)
+        out: Tensor = self.decoder(features[-4:], [None] * 4)
+        return out

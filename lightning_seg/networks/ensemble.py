@@ -12,7 +12,7 @@ from lightning_seg.networks.base import Network
 class Ensemble(Network):
     """The mean probability over trained networks of any architecture (Lakshminarayanan et al., arXiv:1612.01474).
 
-    To whatever takes a network it is one: its backbone is its members, its features are their logits, and its own
+    It is a network: its backbone holds the members, its feature maps are their logits, and its own
     logits are the logarithm of the mean probability. `lightning-seg ensemble` makes one of finished runs.
 
     Args:
@@ -28,7 +28,8 @@ class Ensemble(Network):
 
     def decode(self, x: Tensor, features: list[Tensor]) -> Tensor:
         """Average the members."""
-        return self.decoder(mean_logits(logits.float().softmax(1) for logits in features))
+        out: Tensor = self.decoder(mean_logits(logits.float().softmax(1) for logits in features))
+        return out
 
 
 class _Members(Backbone):

@@ -62,8 +62,8 @@ class _SkipDecoder(nn.Module):
                 nn.init.zeros_(parameter)
 
     def forward(self, features: list[Tensor]) -> Tensor:
-        deepest, *finer = (score(x) for score, x in zip(self.scores, features, strict=True))
-        logits = deepest
+        logits: Tensor
+        logits, *finer = (score(x) for score, x in zip(self.scores, features, strict=True))
         for up, scores in zip(self.ups, finer, strict=True):
             logits = up(logits) + scores
         return logits
@@ -102,7 +102,8 @@ class FCN32s(Network):
 
     def decode(self, x: Tensor, features: list[Tensor]) -> Tensor:
         """Score and fuse the maps of the strides of `fused`."""
-        return self.decoder([features[i] for i in self._fused])
+        out: Tensor = self.decoder([features[i] for i in self._fused])
+        return out
 
 
 class FCN16s(FCN32s):
@@ -154,4 +155,5 @@ class FCN(Network):
 
     def decode(self, x: Tensor, features: list[Tensor]) -> Tensor:
         """Decode the deepest map."""
-        return self.decoder(features[-1])
+        out: Tensor = self.decoder(features[-1])
+        return out

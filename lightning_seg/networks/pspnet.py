@@ -52,7 +52,8 @@ class _PyramidPooling(nn.Module):
 
     def forward(self, features: list[Tensor]) -> Tensor:
         x = features[-1]
-        return self.fuse(torch.cat([x, *(resize(pool(x), x) for pool in self.pools)], dim=1))
+        out: Tensor = self.fuse(torch.cat([x, *(resize(pool(x), x) for pool in self.pools)], dim=1))
+        return out
 
 
 def _conv(wide: int, narrow: int, kernel: int) -> list[nn.Module]:

@@ -33,4 +33,5 @@ class SegFormer(PyramidNetwork):
 
     def decode(self, x: Tensor, features: list[Tensor]) -> Tensor:
         """Decode the four deepest maps."""
-        return self.decoder([x, x[:, :0], *features[-4:]])
+        out: Tensor = self.decoder([x, x[:, :0], *features[-4:]])
+        return out

@@ -1,4 +1,4 @@
-"""Ways to make feature maps larger, each in the place of any other.
+"""Upsampling operators, interchangeable in every decoder that takes one.
 
 A decoder takes one of these classes and makes ``upsampling(in_channels, out_channels, scale)`` where it needs
 one. In an experiment:
@@ -18,7 +18,7 @@ from lightning_seg.errors import UserError
 
 
 class Upsampling(nn.Module):
-    """Makes maps (B, in_channels, H, W) into maps (B, out_channels, scale * H, scale * W).
+    """Turns maps (B, in_channels, H, W) into maps (B, out_channels, scale * H, scale * W).
 
     Where the number of channels changes, operators without parameters are preceded by a 1x1 convolution.
 
@@ -110,7 +110,7 @@ class MaxUnpooling(Upsampling):
 
 
 class TransposedConvolution(Upsampling):
-    """A learned kernel, painted once for each value.
+    """A learned transposed convolution.
 
     Args:
         in_channels: Channels of the input.
@@ -139,11 +139,12 @@ class TransposedConvolution(Upsampling):
 
     def forward(self, x: Tensor, pooled: Tensor | None = None) -> Tensor:
         """Upsample maps (B, in_channels, H, W) with the learned kernel."""
-        return self.conv(F.pad(x, (self.border,) * 4, mode="replicate") if self.border else x)
+        out: Tensor = self.conv(F.pad(x, (self.border,) * 4, mode="replicate") if self.border else x)
+        return out
 
 
 class PixelShuffle(Upsampling):
-    """A 3x3 convolution to scale * scale times the channels, dealt out over the cell (arXiv:1609.05158)."""
+    """A 3x3 convolution to scale * scale times the channels, rearranged into the cell (arXiv:1609.05158)."""
 
     def __init__(self, in_channels: int, out_channels: int, scale: int = 2) -> None:
         nn.Module.__init__(self)
@@ -178,4 +179,5 @@ class InterpolationConvolution(Upsampling):
 
     def forward(self, x: Tensor, pooled: Tensor | None = None) -> Tensor:
         """Upsample maps (B, in_channels, H, W)."""
-        return self.conv(self.upsample(x))
+        out: Tensor = self.conv(self.upsample(x))
+        return out

@@ -1,4 +1,4 @@
-"""Checkpoints that can be relied on: whole or not there, the one before kept, damage noticed."""
+"""Atomic checkpoint files: complete or absent, the previous one kept, damage detected."""
 
 import os
 import zipfile
@@ -17,7 +17,7 @@ LAST, PREVIOUS = Path(LAST_CHECKPOINT).name, Path(PREVIOUS_CHECKPOINT).name
 
 
 class SafeCheckpointIO(TorchCheckpointIO):
-    """Writes a checkpoint beside its place and puts it there once it is on the disk; reads plain types only.
+    """Writes a checkpoint to a temporary file and renames it once it is on the disk; reads plain types only.
 
     Whenever the program is killed, and whatever the disk does, there is a whole checkpoint: the new one or the one
     before, which `last.ckpt` leaves behind as `previous.ckpt`.
@@ -61,7 +61,7 @@ class SafeCheckpointIO(TorchCheckpointIO):
 
 
 def read(path: str | Path, map_location: Any = "cpu") -> dict[str, Any]:
-    """Read a checkpoint; code that somebody may have hidden in it is never run.
+    """Read a checkpoint without running any code that it may contain.
 
     Args:
         path: The file.
@@ -73,7 +73,8 @@ def read(path: str | Path, map_location: Any = "cpu") -> dict[str, Any]:
     if damage := damage_of(Path(path)):
         raise UserError(f"the checkpoint {path} {damage}.")
     try:
-        return torch.load(path, map_location=map_location, weights_only=True)
+        out: dict[str, Any] = torch.load(path, map_location=map_location, weights_only=True)
+        return out
     except Exception as error:  # a foreign zip file fails in many ways
         first = str(error).strip().split("\n")[0]
         raise UserError(

@@ -1,7 +1,7 @@
 """Losses for segmentation: logits (B, C, H, W) and masks (B, H, W) ``uint8`` to a scalar.
 
-All of them keep four promises that losses elsewhere break: pixels labelled `IGNORE_INDEX` change neither value nor
-gradient; a batch without a single labelled pixel gives 0 with a zero gradient instead of NaN; a class that is not
+All of them keep four promises that losses elsewhere break: pixels labeled `IGNORE_INDEX` change neither value nor
+gradient; a batch without a single labeled pixel gives 0 with a zero gradient instead of NaN; a class that is not
 in the batch's truth adds nothing, not even to the divisor of a mean; and they compute in ``float32`` whatever the
 network computes in. Nothing in them waits for the device.
 """
@@ -20,7 +20,7 @@ from lightning_seg.errors import UserError
 
 
 class PixelLoss(nn.Module):
-    """Base of the losses that are a mean over pixels, and of what they know about classes.
+    """Base of the losses that are a mean over pixels, with optional class weights.
 
     Args:
         class_weights: One factor for each class, or how to compute them from the pixels of the training split
@@ -44,7 +44,7 @@ class PixelLoss(nn.Module):
         return weights
 
     def pixel_weights(self, masks: Tensor) -> Tensor:
-        """Return the weight (B, H, W) of each pixel, 0 where it is not counted."""
+        """Return the weight (B, H, W) of each pixel, 0 where the mask is `IGNORE_INDEX`."""
         counted = masks != IGNORE_INDEX
         if self.class_weights is None:
             return counted.float()
@@ -76,12 +76,12 @@ class CrossEntropy(PixelLoss):
 
 
 class FocalLoss(PixelLoss):
-    """Cross-entropy that pays less attention to pixels the network already gets right (arXiv:1708.02002).
+    """Cross-entropy that weighs well-classified pixels less (arXiv:1708.02002).
 
     It is the multi-class form: with the probability p of the true class, a pixel's loss is -(1 - p)^gamma log p.
 
     Args:
-        gamma: How much less; 0 is cross-entropy.
+        gamma: Exponent of (1 - p); 0 is cross-entropy.
         class_weights: Weights of the classes (see `PixelLoss`), the paper's alpha.
     """
 
@@ -149,10 +149,13 @@ class TverskyLoss(nn.Module):
         """Return the scalar loss of logits (B, C, H, W) against masks (B, H, W)."""
         probabilities = logits.float().softmax(1)
         truth = _one_hot(masks, logits.shape[1])
-        hit = (probabilities * truth).sum((0, 2, 3))
+        true_positives = (probabilities * truth).sum((0, 2, 3))
         predicted = (probabilities * (masks != IGNORE_INDEX)[:, None]).sum((0, 2, 3))
         true = truth.sum((0, 2, 3))
-        index = _ratio(hit, hit + self.alpha * (predicted - hit) + self.beta * (true - hit))
+        false_positives, false_negatives = predicted - true_positives, true - true_positives
+        index = _ratio(
+            true_positives, true_positives + self.alpha * false_positives + self.beta * false_negatives
+        )
         return _mean_over_present(1 - index, true)
 
 
@@ -177,14 +180,14 @@ class LovaszLoss(nn.Module):
         """Return the scalar loss of logits (B, C, H, W) against masks (B, H, W)."""
         truth = _one_hot(masks, logits.shape[1])
         errors = (logits.float().softmax(1) - truth.float()).abs() * (masks != IGNORE_INDEX)[:, None]
-        # Pixels that are not counted have no error, so they come last and weigh nothing.
+        # Ignored pixels have no error, so they come last and weigh nothing.
         errors, order = errors.transpose(0, 1).flatten(1).sort(dim=1, descending=True)
         truth = truth.transpose(0, 1).flatten(1).gather(1, order)
         true = truth.sum(1, keepdim=True)
         # IoU of a class when the pixels of the i largest errors are wrong: integers until the division
-        missed = truth.cumsum(1, dtype=torch.int32)
-        false = (~truth).cumsum(1, dtype=torch.int32)
-        loss = 1 - (true - missed) / (true + false)
+        false_negatives = truth.cumsum(1, dtype=torch.int32)
+        false_positives = (~truth).cumsum(1, dtype=torch.int32)
+        loss = 1 - (true - false_negatives) / (true + false_positives)
         slope = torch.cat([loss[:, :1], loss.diff(dim=1)], dim=1)
         return _mean_over_present((errors * slope).sum(1), true[:, 0])
 
@@ -218,7 +221,7 @@ def balanced_losses(loss: nn.Module) -> list[PixelLoss]:
 
 
 def check_class_weights(loss: nn.Module, class_names: Sequence[str]) -> None:
-    """See that class weights which are given are one for each class.
+    """Check that the class weights given are one for each class.
 
     Raises:
         UserError: They are not.
@@ -235,7 +238,7 @@ def check_class_weights(loss: nn.Module, class_names: Sequence[str]) -> None:
 def _cross_entropy(
     logits: Tensor, masks: Tensor, weight: Tensor | None = None, label_smoothing: float = 0.0
 ) -> Tensor:
-    """Cross-entropy (B, H, W) of each pixel, 0 where it is not counted."""
+    """Cross-entropy (B, H, W) of each pixel, 0 where the mask is `IGNORE_INDEX`."""
     return F.cross_entropy(
         logits.float(),
         masks.long(),
@@ -253,7 +256,7 @@ def _one_hot(masks: Tensor, num_classes: int) -> Tensor:
 
 
 def _ratio(part: Tensor, whole: Tensor) -> Tensor:
-    """Divide; nothing of nothing is 0, and so is its gradient."""
+    """Divide; 0 / 0 is 0 with gradient 0."""
     return part / whole.clamp(min=torch.finfo(torch.float32).tiny)
 
 

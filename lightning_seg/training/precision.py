@@ -1,4 +1,4 @@
-"""Which arithmetic trains a network fastest on this device, found by trying."""
+"""Choose the precision that trains a network fastest on this device, by a short measurement."""
 
 import copy
 import hashlib
@@ -16,7 +16,7 @@ from torch.nn import functional as F
 from lightning_seg.networks.detection.detector import Detector
 
 PROBE_SIDE = 96  # pixels: small enough to take no time, large enough that convolutions dominate
-MARGIN = 1.1  # bfloat16 has to be worth its fewer digits
+MARGIN = 1.1  # bfloat16 must be this much faster to make up for its fewer digits
 
 
 class Choice(NamedTuple):
@@ -35,10 +35,10 @@ def choose_precision(network: nn.Module, device: torch.device, probe: bool = Tru
     user's cache folder, so that all runs of a comparison have the same one.
 
     Args:
-        network: Maps images (B, 3, H, W) in 0..255 to logits (B, C, H, W), or to several, and is not changed; one that
-            finds objects is not tried.
+        network: Maps images (B, 3, H, W) in 0..255 to logits (B, C, H, W), or to several; it is not changed. A
+            `Detector` is not measured.
         device: Where it will train.
-        probe: Whether time may be spent on trying; processes that have to agree without talking may not.
+        probe: Whether to measure; several processes, which must choose alike without communicating, must not.
     """
     if device.type == "cuda":
         if torch.cuda.is_bf16_supported(including_emulation=False):

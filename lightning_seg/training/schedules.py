@@ -1,4 +1,4 @@
-"""Learning-rate schedules that know how long the training is, each with an optional warm-up.
+"""Learning-rate schedules over the whole training, each with an optional warm-up.
 
 A schedule is made from the optimizer and the number of optimizer steps, so that no YAML repeats the length:
 
@@ -18,7 +18,7 @@ from lightning_seg.errors import UserError
 
 
 class Schedule(LambdaLR):
-    """Base of the schedules that are a function of the share of the training that is done.
+    """Base of the schedules that are a function of training progress.
 
     Args:
         optimizer: The optimizer.
@@ -91,12 +91,12 @@ class Cosine(Schedule):
 
 
 class MultiStep(Schedule):
-    """Fall at given times.
+    """Fall by a factor at given milestones.
 
     Args:
         optimizer: The optimizer.
         steps: Number of optimizer steps of the training.
-        milestones: When, as fractions of the training after the warm-up.
+        milestones: When the learning rate falls, as fractions of the training after the warm-up.
         gamma: What the learning rate is multiplied by at each milestone.
         warmup: Share of the training in which the learning rate rises linearly.
     """
@@ -115,7 +115,7 @@ class MultiStep(Schedule):
 
 
 class OneCycle(OneCycleLR):
-    """Rise to the optimizer's learning rate and fall far below where it began (arXiv:1708.07120).
+    """Rise to the optimizer's learning rate, then fall far below the initial one (arXiv:1708.07120).
 
     The momentum, or the first of Adam's betas, goes the other way. The names are those of
     `torch.optim.lr_scheduler.OneCycleLR`.
@@ -153,7 +153,7 @@ class OneCycle(OneCycleLR):
 
 
 class Plateau(ReduceLROnPlateau):
-    """Fall when a score of the validation has not improved for some time; the length of the training is not used.
+    """Fall when a validation score has stopped improving; the length of the training is not used.
 
     Args:
         optimizer: The optimizer.
@@ -161,7 +161,7 @@ class Plateau(ReduceLROnPlateau):
         monitor: The score.
         mode: Whether the score is better when it is larger (max) or smaller (min).
         factor: What the learning rate is multiplied by.
-        patience: Validations without a better score that are put up with.
+        patience: Number of validations without improvement before the learning rate falls.
     """
 
     def __init__(

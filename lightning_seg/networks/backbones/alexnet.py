@@ -1,5 +1,7 @@
 """AlexNet for timm, which has none. Importing this module makes ``alexnet`` a timm model."""
 
+from typing import Any
+
 from timm.models import build_model_with_cfg, generate_default_cfgs, register_model
 from torch import Tensor, nn
 
@@ -50,11 +52,12 @@ class AlexNet(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Return the deepest map (B, 256, H / 32, W / 32)."""
-        return self.features(x)
+        out: Tensor = self.features(x)
+        return out
 
 
 @register_model
-def alexnet(pretrained: bool = False, **kwargs) -> nn.Module:
+def alexnet(pretrained: bool = False, **kwargs: Any) -> nn.Module:
     """AlexNet with torchvision's weights."""
     features = {"flatten_sequential": True, "out_indices": (0, 1, 2, 3)}
     return build_model_with_cfg(

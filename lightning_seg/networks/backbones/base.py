@@ -9,7 +9,7 @@ from lightning_seg.errors import UserError
 
 
 class Backbone(nn.Module):
-    """What a network asks of its backbone: feature maps, finest first, from normalized images.
+    """The interface of a backbone: from normalized images to feature maps, finest first.
 
     Args:
         channels: Channels of each feature map.
@@ -62,10 +62,10 @@ class Backbone(nn.Module):
         return len(self.strides) - 1 - self.strides[::-1].index(stride)
 
     def stages(self) -> list[tuple[str, nn.ModuleList]]:
-        """Return the parts that make each feature map from the one before, from the image to the deepest.
+        """Return the parts of the backbone, each computing one feature map from the one before, from the image on.
 
-        Every parameter is in exactly one stage. The lists are made anew: use them to freeze parts or to give
-        them learning rates, not to run them.
+        Every parameter is in exactly one stage. The lists are new containers: use them to freeze
+        parts or to set learning rates, not to run them.
         """
         return [(name, nn.ModuleList([child])) for name, child in self.named_children()]
 
@@ -74,7 +74,7 @@ class Backbone(nn.Module):
         return "random"
 
     def checkpoint_gradients(self) -> None:
-        """Keep fewer activations for the backward pass and compute them again.
+        """Turn on gradient checkpointing: recompute activations in the backward pass to save memory.
 
         Raises:
             UserError: This backbone cannot.

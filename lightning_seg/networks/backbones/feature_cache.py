@@ -11,10 +11,9 @@ from torch import Tensor
 class FeatureCache:
     """Keep the feature maps of images by their content, in the processor's memory.
 
-    An image that comes again, pixel by pixel the same, gets the maps that it had. So whatever augmentation changes is
-    computed anew, and whatever stays (validation images; training images that are only mirrored have two forms) is
-    not. The numbers are those of the batch in which an image came first: another batch may round the last bit
-    otherwise.
+    An image that comes again with identical pixels gets the maps computed before: validation images, and training
+    images that augmentation leaves as they are (mirroring gives two variants). The values are those of the batch in
+    which the image came first; in another batch the last bit may be rounded differently.
 
     Args:
         gigabytes: How much memory the maps may take; what comes later is not kept.

@@ -35,7 +35,8 @@ class MixTransformer(Backbone):
 
     def forward(self, x: Tensor) -> list[Tensor]:
         """Return the feature maps (B, channels[i], H / strides[i], W / strides[i]) of normalized images."""
-        return self.net(x)[-4:]
+        out: list[Tensor] = self.net(x)[-4:]
+        return out
 
     def stages(self) -> list[tuple[str, nn.ModuleList]]:
         """Return the parts that make each feature map from the one before (see `Backbone.stages`)."""
@@ -76,7 +77,8 @@ def _from_hub(name: str) -> dict[str, Tensor]:
     # The hub client retries for about half a minute without a network, so ask first whether it answers.
     reason = "" if isinstance(cached, str) else unreachable(hub.constants.ENDPOINT)
     if not reason:
-        return get_encoder(name, weights="imagenet").state_dict()
+        out: dict[str, Tensor] = get_encoder(name, weights="imagenet").state_dict()
+        return out
     raise UserError(
         f"the pretrained weights of {name} ({repo}) cannot be downloaded: {reason}. "
         "Give weights the path of a file, or false to start from random ones."

@@ -1,4 +1,4 @@
-"""Encoders of our own: stages of convolutions with a pooling between them."""
+"""A backbone of plain convolutional stages with a pooling between them."""
 
 from collections.abc import Callable, Sequence
 

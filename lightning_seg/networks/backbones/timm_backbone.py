@@ -73,7 +73,7 @@ class TimmBackbone(Backbone):
         return [(name, stage) for name, stage in stages if any(True for _ in stage.parameters())]
 
     def checkpoint_gradients(self) -> None:
-        """Keep fewer activations for the backward pass and compute them again (see `Backbone`).
+        """Turn on gradient checkpointing (see `Backbone`).
 
         BatchNorm inside the backbone then sees every batch twice, and its running statistics move twice as far.
         """
@@ -166,7 +166,7 @@ def _pretrained_config(name: str) -> Any:
     return timm.get_pretrained_cfg(name)
 
 
-def _create(name: str, output_stride: int = 32, **kwargs) -> Any:
+def _create(name: str, output_stride: int = 32, **kwargs: Any) -> Any:
     """Create timm's feature extractor, for images of any size."""
     import timm
 
@@ -228,7 +228,8 @@ class DensePool(nn.MaxPool2d):
 
     def forward(self, x: Tensor) -> Tensor:
         """Pool maps (B, C, H, W) of values that are not negative."""
-        return super().forward(F.pad(x, self.pad))  # zeros change nothing after a ReLU
+        out: Tensor = super().forward(F.pad(x, self.pad))  # zeros change nothing after a ReLU
+        return out
 
 
 def _dilate_pools(net: Any, output_stride: int) -> list[int]:

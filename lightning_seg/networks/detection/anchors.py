@@ -1,4 +1,4 @@
-"""Anchor boxes: where a region proposal network begins to look."""
+"""Anchor boxes of the region proposal network."""
 
 from collections.abc import Sequence
 

@@ -1,4 +1,4 @@
-"""What networks that find objects have in common, of torchvision's parts."""
+"""Base of the networks for instance segmentation, built from torchvision's parts."""
 
 import math
 from abc import ABC, abstractmethod
@@ -23,14 +23,14 @@ Objects = dict[str, Tensor]
 
 
 class Detector(BackboneNetwork, ABC):
-    """A network that finds objects: losses in training, objects in evaluation.
+    """A network for instance segmentation: losses in training, objects in evaluation.
 
     A subclass sets `decoder`, and `head` to a `DetectionHead`.
 
     Args:
         backbone: A timm model's name, or a `Backbone`.
         weights: Pretrained weights of the backbone (see `TimmBackbone`).
-        min_size: In evaluation, images are resized so that their shorter side has so many pixels; training images
+        min_size: In evaluation, images are resized so that their shorter side has this many pixels; training images
             come as the data module cuts them. None leaves the size alone.
         max_size: Limit of the longer side after that, in pixels.
     """
@@ -45,8 +45,9 @@ class Detector(BackboneNetwork, ABC):
 
     @property
     def anchors(self) -> Anchors:
-        """Where the network begins to look for objects."""
-        return self.head.rpn.anchor_generator
+        """The anchor boxes of the region proposal network."""
+        out: Anchors = self.head.rpn.anchor_generator
+        return out
 
     def forward(
         self, images: Tensor, targets: Sequence[Objects] | None = None
@@ -59,7 +60,7 @@ class Detector(BackboneNetwork, ABC):
                 int64 from 1 on, "masks" (N, H, W) uint8.
 
         Returns:
-            In training losses by name. In evaluation the objects of each image, the surest first, with "scores" (N,)
+            In training losses by name. In evaluation the objects of each image by decreasing score, with "scores" (N,)
             in 0..1; masks are the probability of each pixel.
         """
         size = (images.shape[-2], images.shape[-1])
@@ -73,15 +74,15 @@ class Detector(BackboneNetwork, ABC):
 
     @abstractmethod
     def decode(self, features: list[Tensor]) -> dict[str, Tensor]:
-        """Turn the backbone's feature maps into those that objects are sought in, by name, finest first."""
+        """Turn the backbone's feature maps into the inputs of `head`, by name, finest first."""
 
 
 class DetectionHead(nn.Module):
-    """Proposals, and what becomes of them.
+    """Region proposal network and region-of-interest heads.
 
     Args:
-        rpn: Makes proposals of feature maps.
-        roi_heads: Makes objects of proposals.
+        rpn: Makes proposals from feature maps.
+        roi_heads: Makes objects from proposals.
     """
 
     def __init__(self, rpn: RegionProposalNetwork, roi_heads: RoIHeads) -> None:
@@ -116,7 +117,7 @@ class DetectionHead(nn.Module):
 
 
 class RoIAlign(MultiScaleRoIAlign):
-    """RoIAlign that is told its stride: torchvision guesses it once, from the first image without its padding."""
+    """RoIAlign with a given stride; torchvision infers it once, from the first image without its padding."""
 
     def __init__(self, names: list[str], output_size: int, stride: int) -> None:
         super().__init__(names, output_size, sampling_ratio=2)
@@ -125,7 +126,8 @@ class RoIAlign(MultiScaleRoIAlign):
     def forward(self, x: dict[str, Tensor], boxes: list[Tensor], image_shapes: Any) -> Tensor:
         """Cut boxes out of feature maps."""
         height, width = x[self.featmap_names[0]].shape[-2:]
-        return super().forward(x, boxes, [(height * self.stride, width * self.stride)])
+        out: Tensor = super().forward(x, boxes, [(height * self.stride, width * self.stride)])
+        return out
 
 
 class _RPNHead(RPNHead):
@@ -150,7 +152,8 @@ class MaskPredictor(MaskRCNNPredictor):
 
     def forward(self, x: Tensor) -> Tensor:
         """Return logits of masks."""
-        return super().forward(x).float()
+        out: Tensor = super().forward(x).float()
+        return out
 
 
 def rpn(channels: int, anchors: Anchors, proposals: tuple[int, int], depth: int = 1) -> RegionProposalNetwork:
@@ -158,8 +161,8 @@ def rpn(channels: int, anchors: Anchors, proposals: tuple[int, int], depth: int 
 
     Args:
         channels: Channels of the feature maps.
-        anchors: Where to begin to look.
-        proposals: Proposals that are kept of each image in training, and in evaluation.
+        anchors: Anchor boxes.
+        proposals: Number of proposals kept of each image in training, and in evaluation.
         depth: Number of convolutions.
     """
     kept = {"training": proposals[0], "testing": proposals[1]}
@@ -177,7 +180,7 @@ def rpn(channels: int, anchors: Anchors, proposals: tuple[int, int], depth: int 
 
 
 def roi_options(samples: int, detections: int) -> dict[str, Any]:
-    """Return torchvision's settings of RoIHeads, with so many proposals to train on and objects kept of each image."""
+    """Return torchvision's settings of RoIHeads for this number of training proposals and of objects an image."""
     return {
         "fg_iou_thresh": 0.5,
         "bg_iou_thresh": 0.5,

@@ -46,13 +46,13 @@ class MaskRCNN(Detector):
         hidden: Width of the fully connected layers of the box branch.
         v2_heads: Four convolutions before the box branch, two before the proposals, and BatchNorm in pyramid, box
             and mask branch (Li et al., arXiv:2111.11429).
-        anchors: Where to begin to look for objects; `DataAnchors` take their sizes from the training data.
-        min_size: In evaluation, images are resized so that their shorter side has so many pixels; training images
+        anchors: Anchor boxes of the proposals; `DataAnchors` take their sizes from the training data.
+        min_size: In evaluation, images are resized so that their shorter side has this many pixels; training images
             come as the data module cuts them. None leaves the size alone.
         max_size: Limit of the longer side after that, in pixels.
-        proposals: Proposals that are kept of each image in training, and in evaluation.
-        samples: Proposals of each image that the box and mask branch train on.
-        detections: Objects that are kept of each image.
+        proposals: Number of proposals kept of each image in training, and in evaluation.
+        samples: Number of proposals of each image that the box and mask branch train on.
+        detections: Number of objects kept of each image.
 
     Raises:
         UserError: The backbone lacks a feature map.
@@ -100,7 +100,10 @@ class MaskRCNN(Detector):
 
     def decode(self, features: list[Tensor]) -> dict[str, Tensor]:
         """Make the pyramid, finest level first."""
-        return self.decoder({str(level): features[tap] for level, tap in enumerate(self.taps)})
+        out: dict[str, Tensor] = self.decoder(
+            {str(level): features[tap] for level, tap in enumerate(self.taps)}
+        )
+        return out
 
     def load_weights(self, find_checkpoint: Callable[[str], Path] = Path) -> str:
         """Load the pretrained weights: those of the whole detector if given, else what `weights` names.

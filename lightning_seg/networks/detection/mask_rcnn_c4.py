@@ -26,12 +26,12 @@ class MaskRCNNC4(Detector):
         num_classes: Number of classes; class 0 is the background.
         backbone: A timm model's name with feature maps of strides 16 and 32, or a `Backbone`.
         weights: Pretrained weights of the backbone (see `TimmBackbone`).
-        anchors: Where to begin to look for objects; `DataAnchors` take their sizes from the training data.
-        min_size: In evaluation, images are resized so that their shorter side has so many pixels.
+        anchors: Anchor boxes of the proposals; `DataAnchors` take their sizes from the training data.
+        min_size: In evaluation, images are resized so that their shorter side has this many pixels.
         max_size: Limit of the longer side after that, in pixels.
-        proposals: Proposals that are kept of each image in training, and in evaluation.
-        samples: Proposals of each image that the box and mask branch train on.
-        detections: Objects that are kept of each image.
+        proposals: Number of proposals kept of each image in training, and in evaluation.
+        samples: Number of proposals of each image that the box and mask branch train on.
+        detections: Number of objects kept of each image.
 
     Raises:
         UserError: The backbone lacks a feature map.

@@ -75,5 +75,5 @@ def _load_plain(layer: nn.Module, state: dict[str, Any], prefix: str, *_: Any) -
     if weight is None:
         return
     inner = f"{prefix}parametrizations.weight."
-    own = layer.parametrizations.state_dict(prefix=f"{prefix}parametrizations.")  # type: ignore[union-attr, operator]
+    own = layer.parametrizations.state_dict(prefix=f"{prefix}parametrizations.")  # type: ignore[union-attr]
     state.update({**own, f"{inner}original": weight})

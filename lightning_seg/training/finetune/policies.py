@@ -52,11 +52,11 @@ class Full:
         self.batch_norm: BatchNorm = batch_norm
 
     def frozen_stages(self, stages: int) -> int:
-        """Say how many of the backbone's stages, from the image on, never train."""
+        """Return how many of the backbone's stages, from the image on, never train."""
         return 0
 
     def stage_lr(self, stage: int, stages: int) -> float:
-        """Say the factor on the learning rate of one of the backbone's stages, counted from the image."""
+        """Return the factor on the learning rate of one of the backbone's stages, counted from the image."""
         return self.backbone_lr_mult
 
     def apply(self, network: BackboneNetwork) -> None:
@@ -75,12 +75,12 @@ class Full:
         """Clean up after a training."""
 
     def advance(self, network: BackboneNetwork, epoch: int, progress: float) -> bool:
-        """Change what trains, if its time has come. Call it before every training step.
+        """Unfreeze the parts that are due. Call it before every training step.
 
         Args:
             network: The network.
             epoch: The current epoch, from 0.
-            progress: The steps taken as a fraction of all.
+            progress: Optimizer steps done, as a fraction of all.
 
         Returns:
             Whether anything changed; `set_mode` is to be called then.
@@ -147,14 +147,14 @@ class Frozen(Full):
 
     Args:
         batch_norm: With ``train`` no parameter of the backbone trains, but its BatchNorm uses and updates the
-            statistics of the batch, which is what "frozen" means where only gradients are switched off. ``eval``
+            statistics of the batch, as in code that only switches gradients off. ``eval``
             and ``frozen`` are the same here: nothing moves.
         cache_gb: Gigabytes of the processor's memory in which the feature maps of images that come again are kept
             while it trains: those of validation, and those of training where nothing random changes them. A resumed
             run is then equal up to rounding, not bit by bit.
 
     Raises:
-        UserError: Features that move are to be kept.
+        UserError: `cache_gb` is set although BatchNorm's statistics change.
     """
 
     def __init__(self, batch_norm: BatchNorm = "frozen", cache_gb: float = 0) -> None:
@@ -166,10 +166,10 @@ class Frozen(Full):
         self.cache_gb = cache_gb
 
     def begin(self, network: BackboneNetwork) -> None:
-        """Keep features from now on, if wanted.
+        """Turn on the feature cache, if wanted.
 
         Raises:
-            UserError: The network has no place for them.
+            UserError: The network cannot cache features.
         """
         if not self.cache_gb:
             return
@@ -180,7 +180,7 @@ class Frozen(Full):
         network.cache_features(self.cache_gb)
 
     def end(self, network: BackboneNetwork) -> None:
-        """Forget the features."""
+        """Drop the cached features."""
         if isinstance(network, Network):
             network.cache_features(0)
 
@@ -204,10 +204,9 @@ class Frozen(Full):
 
 
 class LinearProbe(Frozen):
-    """Train one 1x1 convolution on frozen features: what do the features hold by themselves?
+    """Train one 1x1 convolution on frozen features, to measure what the features contain.
 
-    It is `Frozen`, and refuses a network that adds more than that, such as `lightning_seg.networks.linear.Linear`
-    does not.
+    It is `Frozen`, and refuses networks other than `lightning_seg.networks.linear.Linear`, which add more layers.
 
     Args:
         batch_norm: What the backbone's BatchNorm does (see `Frozen`).
@@ -301,7 +300,7 @@ class GradualUnfreeze(Full):
         self._parameters = [[p for p in stage.parameters() if p.requires_grad] for stage in stages]
 
     def advance(self, network: BackboneNetwork, epoch: int, progress: float) -> bool:
-        """Let those stages train whose time has come (see `Full.advance`)."""
+        """Unfreeze the stages that are due (see `Full.advance`)."""
         begun = sum((progress if time < 1 else epoch) >= time for time in self.schedule)
         waiting = len(self._parameters) - begun
         if waiting == self._waiting:
@@ -359,7 +358,7 @@ def batch_norms(module: nn.Module) -> Iterator[nn.Module]:
 
 
 def table(parts: list[Part]) -> str:
-    """Lay out what a policy does as text, one line a part."""
+    """Format what a policy does as a table, one line for each part."""
     width = max(len(part.name) for part in parts)
     lines = [f"{'part':<{width}}  parameters   trainable  lr x   BatchNorm  trains"]
     for part in parts:
