@@ -1,4 +1,4 @@
-"""The one label that means "not counted".
+"""The one label of pixels that losses and scores ignore.
 
 Data sets mark void pixels in many ways (255, 11, black). Every data module maps its own mark to
 `IGNORE_INDEX` when it reads a mask, and from there losses, metrics, augmentation, pictures and export all

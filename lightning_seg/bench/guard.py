@@ -13,7 +13,7 @@ from lightning_seg.bench.turns import Goal, ratio, table, take_turns
 from lightning_seg.cli.main import config_arguments
 from lightning_seg.data.datasets.folder import Folder
 from lightning_seg.data.datasets.shapes import Shapes
-from lightning_seg.data.transforms.geometry import ColorJitter
+from lightning_seg.data.transforms.color import ColorJitter
 from lightning_seg.errors import UserError
 from lightning_seg.experiment.experiment import DataOnly, quiet
 
@@ -112,4 +112,4 @@ def _photographs(folder: Path) -> Folder:
         Image.fromarray(mask).save(folder / "masks" / "train" / f"{i}.png")
     color = ColorJitter(brightness=0.4, contrast=0.4, saturation=0.4, hue=0.1)
     names = list(drawn.class_names)
-    return Folder(str(folder), names, batch_size=8, crop_size=(320, 320), scale=(0.5, 2.0), color=color)
+    return Folder(str(folder), names, batch_size=8, crop_size=(320, 320), scale_range=(0.5, 2.0), color=color)

@@ -17,7 +17,8 @@ from lightning_seg.constants import IGNORE_INDEX
 from lightning_seg.data.base import SegmentationData
 from lightning_seg.data.dataset import Split
 from lightning_seg.data.loading import collate, keep_memory
-from lightning_seg.data.transforms.geometry import FILL, apply_color
+from lightning_seg.data.transforms.color import apply_color
+from lightning_seg.data.transforms.geometry import FILL
 from lightning_seg.errors import UserError
 from lightning_seg.experiment.experiment import DataOnly, quiet
 from lightning_seg.networks.backbones.base import Backbone
@@ -47,8 +48,8 @@ def main(args: list[str]) -> None:
     times = take_turns(ways, options.rounds)
     height, width = data.crop_size
     print(
-        f"{type(data).__name__}, {images} images a turn; scale {list(data.geometry[0].scale)}, crop {height}x{width},"
-        " flip, colours and hue, normalised to float; processor time of one thread"
+        f"{type(data).__name__}, {images} images a turn; scale {list(data.geometry[0].scale_range)},"
+        f" crop {height}x{width}, flip, colours and hue, normalised to float; processor time of one thread"
     )
     print(table(times, TORCHVISION, GOALS, unit=images))
     if ALBUMENTATIONS not in times:
@@ -141,7 +142,7 @@ def _torchvision(data: SegmentationData) -> Callable[[np.ndarray, np.ndarray], A
 
     def make(image: np.ndarray, mask: np.ndarray) -> Any:
         pixels = tv_tensors.Image(torch.from_numpy(image).permute(2, 0, 1).contiguous())
-        resize = v2.ScaleJitter((image.shape[0], image.shape[1]), crop.scale)
+        resize = v2.ScaleJitter((image.shape[0], image.shape[1]), crop.scale_range)
         return after(*resize(pixels, tv_tensors.Mask(torch.from_numpy(mask))))
 
     return make
@@ -156,7 +157,7 @@ def _albumentations(data: SegmentationData) -> Callable[[np.ndarray, np.ndarray]
     factors = [(1 - spread, 1 + spread) for spread in (color.brightness, color.contrast, color.saturation)]
     pipeline = A.Compose(
         [
-            A.RandomScale((crop.scale[0] - 1, crop.scale[1] - 1), p=1),
+            A.RandomScale((crop.scale_range[0] - 1, crop.scale_range[1] - 1), p=1),
             A.PadIfNeeded(*crop.size, fill=FILL, fill_mask=IGNORE_INDEX),
             A.RandomCrop(*crop.size),
             A.HorizontalFlip(p=flip.p),

@@ -6,6 +6,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Iterable, Sequence
 from functools import cached_property, partial
 from pathlib import Path
+from types import FunctionType
 from typing import Any, Literal
 
 import cv2
@@ -16,18 +17,14 @@ from torch.utils.data import Dataset
 from torchvision.transforms import v2
 
 from lightning_seg.data.cache import cache_key, in_memory, on_disk
-from lightning_seg.data.checks.check import check_quickly
 from lightning_seg.data.dataset import Images, Split, read_pair
+from lightning_seg.data.examination import refuse_faulty
 from lightning_seg.data.folds import block_folds, presence, readable, stratified_folds
 from lightning_seg.data.instances import CopyPaste, Sample, mix_objects
 from lightning_seg.data.io import read_image, read_mask
 from lightning_seg.data.loading import EpochSampler, Loader, choose_workers, collate, keep_memory, seeded
-from lightning_seg.data.transforms.geometry import (
-    ColorJitter,
-    RandomHorizontalFlip,
-    RandomScaleCrop,
-    apply_color,
-)
+from lightning_seg.data.transforms.color import ColorJitter, apply_color
+from lightning_seg.data.transforms.geometry import RandomHorizontalFlip, RandomScaleCrop
 from lightning_seg.data.transforms.mixing import Mix
 from lightning_seg.errors import UserError
 
@@ -47,25 +44,25 @@ class SegmentationData(L.LightningDataModule, ABC):
         root: Folder of the data set.
         batch_size: Training images per step on each device.
         crop_size: Height and width that training images are cut to, in pixels.
-        scale: Smallest and largest random magnification before cropping.
-        fit: A magnification of 1 makes an image just fit into `crop_size`, instead of leaving it as it is; for images
-            of very different sizes. With a `scale` of [0.1, 2.0] this is large-scale jitter.
+        scale_range: Smallest and largest random magnification before cropping.
+        large_scale_jitter: `scale_range` is relative to the magnification at which an image just fits into `crop_size`,
+            not to the image itself; for images of very different sizes. Usual with a `scale_range` of [0.1, 2.0].
         hflip: Probability of mirroring left and right.
-        color: Random brightness, contrast, saturation and hue. None leaves the colours alone.
+        color: Random brightness, contrast, saturation and hue. None leaves the colors alone.
         transforms: Further torchvision v2 transforms, applied to the cut image and mask together. Whatever
-            they fill in is not counted in the mask.
+            they fill in is set to `ignore_index` in the mask.
         mix: Mixes the samples of a batch: MixUp, CutMix or ClassMix of `lightning_seg.data.transforms.mixing`; with
             `instances` CopyPaste of `lightning_seg.data.instances`.
         train_split: Split to train on; several are joined by a plus, as in `train+val`.
         val_split: Split that is scored after every epoch and chooses the best checkpoint.
         test_split: Split of the final score.
-        predict_folder: Folder of images, or one image, for the `predict` command.
+        predict_folder: Folder of images, one image, or a list of images, for the `predict` command.
         eval_batch_size: Images per step in evaluation and prediction.
         num_workers: Processes that prepare samples. None measures how long a sample takes and chooses.
         seed: Seed of order and augmentation. None takes the seed of the whole run (`seed_everything`).
         cache: Keep the decoded training and validation images in memory (`ram`) or in a memory-mapped file
             that all processes and runs share (`disk`).
-        class_crops: Probability that a crop is placed around a pixel of a class drawn evenly from those in the
+        class_balanced_crops: Probability that a crop is placed around a pixel of a class drawn evenly from those in the
             image, so that rare classes are seen more often.
         fold: Cross-validation: train on `train_split` and `val_split` without this fold, score this fold. 0 is
             the first.
@@ -90,8 +87,8 @@ class SegmentationData(L.LightningDataModule, ABC):
         root: str,
         batch_size: int,
         crop_size: tuple[int, int],
-        scale: tuple[float, float] = (0.5, 2.0),
-        fit: bool = False,
+        scale_range: tuple[float, float] = (0.5, 2.0),
+        large_scale_jitter: bool = False,
         hflip: float = 0.5,
         color: ColorJitter | None = None,
         transforms: list[v2.Transform] | None = None,
@@ -99,12 +96,12 @@ class SegmentationData(L.LightningDataModule, ABC):
         train_split: str = "train",
         val_split: str = "val",
         test_split: str = "test",
-        predict_folder: str | None = None,
+        predict_folder: str | list[str] | None = None,
         eval_batch_size: int = 1,
         num_workers: int | None = None,
         seed: int | None = None,
         cache: Literal["none", "ram", "disk"] = "none",
-        class_crops: float = 0.0,
+        class_balanced_crops: float = 0.0,
         fold: int | None = None,
         folds: int = 5,
         instances: bool = False,
@@ -142,10 +139,14 @@ class SegmentationData(L.LightningDataModule, ABC):
                 len(crop_size) == 2 and min(crop_size) >= 1,
                 "height and width in pixels, as [512, 512]",
             ),
-            ("scale", len(scale) == 2 and 0 < scale[0] <= scale[1], "smallest and largest, as [0.5, 2.0]"),
+            (
+                "scale_range",
+                len(scale_range) == 2 and 0 < scale_range[0] <= scale_range[1],
+                "smallest and largest, as [0.5, 2.0]",
+            ),
             ("hflip", 0 <= hflip <= 1, "a probability, 0 to 1"),
             ("num_workers", num_workers is None or num_workers >= 0, "0 or more, or null to choose"),
-            ("class_crops", 0 <= class_crops <= 1, "a probability, 0 to 1"),
+            ("class_balanced_crops", 0 <= class_balanced_crops <= 1, "a probability, 0 to 1"),
             ("folds", folds >= 2, "at least 2"),
             ("fold", fold is None or 0 <= fold < folds, f"0 to {folds - 1}, or null"),
             ("seed", seed is None or seed >= 0, "0 or more, or null for the seed of the run"),
@@ -153,7 +154,12 @@ class SegmentationData(L.LightningDataModule, ABC):
             if not ok:
                 raise UserError(f"data.init_args.{name} must be {expected}; got {locals()[name]}.")
         self.geometry = (
-            RandomScaleCrop(self.crop_size, scale, class_crops=class_crops, fit=fit),
+            RandomScaleCrop(
+                self.crop_size,
+                scale_range,
+                class_balanced_crops=class_balanced_crops,
+                large_scale_jitter=large_scale_jitter,
+            ),
             RandomHorizontalFlip(hflip),
         )
         if instances:
@@ -161,11 +167,12 @@ class SegmentationData(L.LightningDataModule, ABC):
         elif isinstance(mix, CopyPaste):
             raise UserError("CopyPaste pastes objects; in masks of classes ClassMix does the like.")
         self.transforms = transforms or []
+        self._general = frozenset(vars(self))
         for transform in self.transforms:
             if _fills(transform):
                 raise UserError(
                     f"Leave out `fill` of {type(transform).__name__}: it would fill the mask with a class. "
-                    "Without it the image is filled with black and the mask with pixels that do not count."
+                    "Without it the image is filled with black and the mask with ignore_index."
                 )
 
     # What a data set states
@@ -191,6 +198,9 @@ class SegmentationData(L.LightningDataModule, ABC):
     def name_of(self, sample: Any) -> str:
         """Name a sample for people: by default its image's file name without ending."""
         return Path(sample[0]).stem
+
+    def __getstate__(self) -> dict[str, Any]:  # workers that are not forked get a copy
+        return {**vars(self), "trainer": None, "_caches": {}}
 
     def fetch(self) -> None:
         """Download what is missing; for data sets that have the argument `download`."""
@@ -249,6 +259,16 @@ class SegmentationData(L.LightningDataModule, ABC):
     def num_classes(self) -> int:
         """Number of classes, background included, void not."""
         return len(self.class_names)
+
+    @property
+    def reading_settings(self) -> dict[str, Any]:
+        """The settings that decide what `read` gives: those that a subclass adds to the ones of every data set."""
+        return {
+            name: value
+            for name, value in vars(self).items()
+            if not (name.startswith("_") or name in self._general)
+            and not isinstance(getattr(type(self), name, None), cached_property | FunctionType)
+        }
 
     @cached_property
     def fingerprint(self) -> str:
@@ -330,7 +350,7 @@ class SegmentationData(L.LightningDataModule, ABC):
                     f"Say so yourself with --data.init_args.test_split={self.val_split}."
                 )
                 self.test_split = self.val_split
-            check_quickly(self)
+            refuse_faulty(self)
         elif stage == "validate":
             Split(self, self.val_split)
         elif stage == "test":
@@ -362,7 +382,7 @@ class SegmentationData(L.LightningDataModule, ABC):
         return self._loader(Images(self.predict_folder or "."), self.eval_batch_size)
 
     def on_after_batch_transfer(self, batch: dict[str, Any], dataloader_idx: int) -> dict[str, Any]:
-        """Apply the colours of a training batch and mix its samples, on the device."""
+        """Apply the color jitter of a training batch and mix its samples, on the device."""
         if "color" in batch:
             batch["image"] = apply_color(batch["image"], batch.pop("color"))
         if self.mix is not None and self.trainer is not None and self.trainer.training:
@@ -376,7 +396,7 @@ class SegmentationData(L.LightningDataModule, ABC):
         except UserError:
             return False
 
-    def _loader(self, dataset: Dataset, batch_size: int) -> Loader:
+    def _loader(self, dataset: Dataset[dict[str, Any]], batch_size: int) -> Loader:
         train = getattr(dataset, "train", False)
         trainer = self.trainer
         seed = self.run_seed

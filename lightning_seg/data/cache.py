@@ -1,7 +1,5 @@
 """Decoded images and masks, kept in memory or in a file, so that they are decoded once."""
 
-from __future__ import annotations
-
 import fcntl
 import hashlib
 import inspect
@@ -9,17 +7,15 @@ import os
 import shutil
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 
+from lightning_seg.data import io
+from lightning_seg.data.cache_folder import cache_folder
 from lightning_seg.data.loading import in_parallel
+from lightning_seg.data.protocol import DataSet, Pair
 from lightning_seg.errors import UserError
-
-if TYPE_CHECKING:
-    from lightning_seg.data.base import SegmentationData
-
-Pair = tuple[np.ndarray, np.ndarray]
 
 
 def in_memory(read: Callable[[Any], Pair], samples: Sequence[Any], title: str) -> list[Pair]:
@@ -42,7 +38,7 @@ def in_memory(read: Callable[[Any], Pair], samples: Sequence[Any], title: str) -
     return list(_read_all(read, samples, title))
 
 
-class DiskCache(Sequence):
+class DiskCache(Sequence[Any]):
     """Samples in one memory-mapped file, which all workers and processes of a machine share.
 
     Args:
@@ -65,7 +61,7 @@ class DiskCache(Sequence):
             height, width
         )
 
-    def __reduce__(self) -> tuple:
+    def __reduce__(self) -> tuple[type["DiskCache"], tuple[Path]]:
         return DiskCache, (self.folder,)
 
 
@@ -84,7 +80,7 @@ def on_disk(read: Callable[[Any], Pair], samples: Sequence[Any], key: str, title
     Raises:
         UserError: If the disk is too small.
     """
-    root = cache_root()
+    root = cache_folder()
     root.mkdir(parents=True, exist_ok=True)
     folder = root / key
     with (root / f"{key}.lock").open("w") as lock:
@@ -104,36 +100,18 @@ def on_disk(read: Callable[[Any], Pair], samples: Sequence[Any], key: str, title
     return DiskCache(folder)
 
 
-def cache_root() -> Path:
-    """The folder of all caches: `LIGHTNING_SEG_CACHE`, or `~/.cache/lightning_seg`."""
-    home = Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache")
-    return Path(os.environ.get("LIGHTNING_SEG_CACHE") or home / "lightning_seg").expanduser()
-
-
-def cache_key(data: SegmentationData, split: str, samples: Sequence[Any]) -> str:
-    """Name the cache of a split, so that a change of files, settings or code gives another name.
+def cache_key(data: DataSet, split: str, samples: Sequence[Any]) -> str:
+    """Name what is computed from a split, so that a change of files, settings or code gives another name.
 
     Args:
         data: The data set.
         split: Name of the split.
         samples: Its samples.
     """
-    from lightning_seg.data.base import SegmentationData
-
-    digest = hashlib.sha256(inspect.getsource(type(data)).encode())
-
-    class Bare(SegmentationData):
-        def list_samples(self, split: str) -> Sequence[Any]:
-            return []
-
-    general = vars(Bare("", batch_size=1, crop_size=(1, 1)))  # batch size, augmentation and the like
-    for name, value in sorted(vars(data).items()):
-        if name.startswith("_") or name in general:
-            continue
-        if isinstance(value, np.ndarray):
-            digest.update(name.encode() + value.tobytes())
-        elif isinstance(value, (str, int, float, bool, tuple, list, dict, type(None))):
-            digest.update(f"\0{name}={value}".encode())
+    kinds = (k for k in type(data).__mro__ if k is type(data) or vars(k).keys() & {"list_samples", "read"})
+    code = [inspect.getsource(io), *(inspect.getsource(kind) for kind in kinds)]
+    digest = hashlib.sha256("".join(code).encode())
+    _feed(digest, data.reading_settings)
     for sample in samples:
         for part in sample:
             digest.update(f"\0{part}".encode())
@@ -141,6 +119,20 @@ def cache_key(data: SegmentationData, split: str, samples: Sequence[Any]) -> str
                 digest.update(f":{part.stat().st_size}:{part.stat().st_mtime_ns}".encode())
     readable = "".join(letter if letter.isalnum() else "_" for letter in split)
     return f"{type(data).__name__}-{readable}-{digest.hexdigest()[:16]}"
+
+
+def _feed(digest: Any, value: Any) -> None:
+    """Add a setting to a digest: an array by its bytes, an object of ours by its attributes."""
+    if isinstance(value, np.ndarray):
+        digest.update(value.tobytes())
+    elif isinstance(value, dict):
+        for key in sorted(value, key=str):
+            digest.update(f"\0{key}=".encode())
+            _feed(digest, value[key])
+    elif hasattr(value, "__dict__"):  # an object of this package, such as a `ColorMask`
+        _feed(digest, vars(value))
+    else:
+        digest.update(repr(value).encode())
 
 
 def _write(pairs: Iterable[Pair], folder: Path) -> None:

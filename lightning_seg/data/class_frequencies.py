@@ -1,25 +1,22 @@
 """How often each class occurs in the training split, counted once and cached, and weights that balance classes."""
 
-from __future__ import annotations
-
-import hashlib
 import os
 import tempfile
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal
+from typing import Literal
 
 import numpy as np
 
-if TYPE_CHECKING:
-    from lightning_seg.data.base import SegmentationData
-
+from lightning_seg.data.cache import cache_key
+from lightning_seg.data.cache_folder import cache_folder
+from lightning_seg.data.protocol import DataSet
 
 Balance = Literal["inverse", "median_frequency", "inverse_sqrt"]
 
 
-def class_frequencies(data: SegmentationData) -> tuple[np.ndarray, np.ndarray]:
+def class_frequencies(data: DataSet) -> tuple[np.ndarray, np.ndarray]:
     """Count the pixels of each class in the original masks of the training split.
 
     Args:
@@ -28,14 +25,14 @@ def class_frequencies(data: SegmentationData) -> tuple[np.ndarray, np.ndarray]:
     Returns:
         Pixels of each class (C,), and for each class the pixels of all images in which it occurs (C,).
     """
-    key = "\0".join((type(data).__name__, data.fingerprint, data.train_split, *data.class_names))
-    file = _cache() / f"frequencies-{hashlib.sha256(key.encode()).hexdigest()[:16]}.npy"
+    samples = data.samples(data.train_split)
+    file = cache_folder() / f"frequencies-{cache_key(data, data.train_split, samples)}.npy"
     with suppress(OSError, ValueError):
         found = np.load(file, allow_pickle=False)
         if found.shape == (2, data.num_classes):
             return found[0], found[1]
     with ThreadPoolExecutor(os.cpu_count()) as pool:  # decoding releases the interpreter's lock
-        masks = pool.map(lambda sample: data.read(sample)[1], data.samples(data.train_split))
+        masks = pool.map(lambda sample: data.read(sample)[1], samples)
         labels = np.array([np.bincount(mask.ravel(), minlength=256) for mask in masks])
     counts = labels[:, : data.num_classes]
     found = np.stack([counts.sum(0), (labels.sum(1, keepdims=True) * (counts > 0)).sum(0)])
@@ -74,7 +71,3 @@ def balanced_weights(how: Balance, pixels: np.ndarray, pixels_around: np.ndarray
     weights = 1 / share if how == "inverse" else share**-0.5
     out[seen] = weights / (share * weights).sum()
     return out
-
-
-def _cache() -> Path:
-    return Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache").expanduser() / "lightning_seg"

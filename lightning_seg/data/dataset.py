@@ -1,15 +1,11 @@
 """Samples of one split, augmented where they are for training."""
 
-from __future__ import annotations
-
-import copy
 from collections.abc import Sequence
 from pathlib import Path
 from random import Random
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import cv2
-import numpy as np
 import torch
 from torch.utils.data import Dataset
 from torchvision import tv_tensors
@@ -17,14 +13,12 @@ from torchvision import tv_tensors
 from lightning_seg.data.instances import as_batch_item, augment
 from lightning_seg.data.io import list_images, read_image
 from lightning_seg.data.loading import seed_of, seeded
+from lightning_seg.data.protocol import DataSet, Pair
 from lightning_seg.data.transforms.geometry import random_by_torch
 from lightning_seg.errors import UserError
 
-if TYPE_CHECKING:
-    from lightning_seg.data.base import SegmentationData
 
-
-def read_pair(data: SegmentationData, sample: Any) -> tuple[np.ndarray, np.ndarray]:
+def read_pair(data: DataSet, sample: Any) -> Pair:
     """Read a sample: image (H, W, 3) and mask (H, W).
 
     Raises:
@@ -36,7 +30,7 @@ def read_pair(data: SegmentationData, sample: Any) -> tuple[np.ndarray, np.ndarr
     return pixels, labels
 
 
-class Split(Dataset):
+class Split(Dataset[dict[str, Any]]):
     """One split of a data set as a torch `Dataset`.
 
     Args:
@@ -48,10 +42,8 @@ class Split(Dataset):
         UserError: If the split does not exist or is empty.
     """
 
-    def __init__(self, data: SegmentationData, split: str, train: bool = False) -> None:
-        self.data = copy.copy(data)
-        self.data._caches = {}
-        self.data.trainer = None  # workers that are not forked get a copy of all this
+    def __init__(self, data: DataSet, split: str, train: bool = False) -> None:
+        self.data = data
         self.samples = data.samples(split)
         self.cache = data.cached(split)
         self.train = train
@@ -78,7 +70,7 @@ class Split(Dataset):
             if self.train:
                 for cut in self.data.geometry:
                     pixels, labels = cut.arrays(pixels, labels, random)
-            if (labels + 1).max() > self.data.num_classes:  # 255, which is not counted, wraps to 0
+            if (labels + 1).max() > self.data.num_classes:  # ignore_index, 255, wraps to 0
                 raise UserError(
                     f"{type(self.data).__name__} has the classes 0 to {self.data.num_classes - 1}, but the mask of "
                     f"{sample} has label {labels[labels < 255].max()}. 'lightning-seg check' lists all such files."
@@ -136,15 +128,15 @@ class Split(Dataset):
             )
 
 
-class Images(Dataset):
+class Images(Dataset[dict[str, Any]]):
     """Images without masks, for prediction.
 
     Args:
         folder: Folder of images, one image, or a list of files.
     """
 
-    def __init__(self, folder: str | Sequence[Path]) -> None:
-        self.paths = list_images(folder) if isinstance(folder, str) else list(folder)
+    def __init__(self, folder: str | Sequence[str | Path]) -> None:
+        self.paths = list_images(folder) if isinstance(folder, str) else [*map(Path, folder)]
 
     def __len__(self) -> int:
         return len(self.paths)

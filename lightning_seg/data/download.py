@@ -6,6 +6,7 @@ import tarfile
 import urllib.error
 import urllib.request
 import zipfile
+from http.client import HTTPResponse
 from pathlib import Path
 from urllib.parse import urlparse
 
@@ -86,7 +87,7 @@ def unpack(archive: Path, folder: Path) -> None:
         raise UserError(f"{archive} cannot be unpacked ({error}). Delete it and download it again.") from None
 
 
-def _write(response, part: Path, done: int) -> None:
+def _write(response: HTTPResponse, part: Path, done: int) -> None:
     from rich.progress import BarColumn, DownloadColumn, Progress, TimeRemainingColumn, TransferSpeedColumn
 
     total = done + response.length if response.length is not None else None

@@ -1,4 +1,4 @@
-"""Dividing samples into parts: by shares, or into folds for cross-validation."""
+"""Dividing samples into parts: by ratios, or into folds for cross-validation."""
 
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -12,19 +12,19 @@ from lightning_seg.errors import UserError
 Read = Callable[[Any], tuple[np.ndarray, np.ndarray]]
 
 
-def divide(items: Sequence[Any], shares: dict[str, float], seed: int = 0) -> dict[str, list[Any]]:
+def divide(items: Sequence[Any], ratios: dict[str, float], seed: int = 0) -> dict[str, list[Any]]:
     """Divide items at random into named parts, each in the order of the items.
 
     Args:
         items: What to divide.
-        shares: Relative size of each part.
+        ratios: Relative size of each part.
         seed: Seed of the division.
     """
     order = np.random.default_rng(seed).permutation(len(items))
-    bounds = np.round(np.cumsum([0, *shares.values()]) / sum(shares.values()) * len(items)).astype(int)
+    bounds = np.round(np.cumsum([0, *ratios.values()]) / sum(ratios.values()) * len(items)).astype(int)
     return {
         name: [items[i] for i in sorted(order[start:end])]
-        for name, start, end in zip(shares, bounds[:-1], bounds[1:], strict=True)
+        for name, start, end in zip(ratios, bounds[:-1], bounds[1:], strict=True)
     }
 
 

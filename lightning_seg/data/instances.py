@@ -33,7 +33,7 @@ def instance_sample(
         iscrowd: Which masks show several objects at once.
     """
     flags = {} if iscrowd is None else {"iscrowd": torch.as_tensor(iscrowd, dtype=torch.bool)}
-    return sanitise(
+    return sanitize(
         {
             "image": tv_tensors.Image(torch.from_numpy(image).permute(2, 0, 1)),
             "masks": tv_tensors.Mask(torch.from_numpy(np.asarray(masks, np.uint8))),
@@ -46,7 +46,8 @@ def instance_sample(
 def masks_of_numbers(numbers: np.ndarray) -> np.ndarray:
     """Split a map of instance numbers (H, W), 0 for none, into masks (N, H, W), in the order of the numbers."""
     present = np.unique(numbers)
-    return numbers == present[present > 0][:, None, None]
+    masks: np.ndarray = numbers == present[present > 0][:, None, None]
+    return masks
 
 
 def boxes_from_masks(masks: torch.Tensor) -> torch.Tensor:
@@ -71,7 +72,7 @@ def boxes_from_masks(masks: torch.Tensor) -> torch.Tensor:
     return torch.stack([left, top, right, bottom], 1).float()
 
 
-def sanitise(sample: Sample, min_pixels: int = 1) -> Sample:
+def sanitize(sample: Sample, min_pixels: int = 1) -> Sample:
     """Recompute the boxes from the masks and leave out instances of which too little is left.
 
     Without masks, boxes are cut at the edge of the image, and those without an area left out.
@@ -102,7 +103,7 @@ def sanitise(sample: Sample, min_pixels: int = 1) -> Sample:
 
 
 def augment(sample: Sample, transforms: Iterable[v2.Transform], min_pixels: int = 1) -> Sample:
-    """Transform image, masks and boxes together, then `sanitise`.
+    """Transform image, masks and boxes together, then `sanitize`.
 
     Args:
         sample: A sample; see the module.
@@ -111,7 +112,7 @@ def augment(sample: Sample, transforms: Iterable[v2.Transform], min_pixels: int 
     """
     for transform in transforms:
         sample = transform(sample)
-    return sanitise(sample, min_pixels)
+    return sanitize(sample, min_pixels)
 
 
 def as_batch_item(sample: Sample, index: int) -> dict[str, Any]:
@@ -134,7 +135,7 @@ def read_numbers(path: str | Path) -> np.ndarray:
     """Read a mask that numbers objects, of 8 or 16 bits: (H, W), ``int32``.
 
     Raises:
-        UserError: The file is missing, damaged or shows colours.
+        UserError: The file is missing, damaged or shows colors.
     """
     image = open_image(path, "mask")
     numbers = np.asarray(image)
@@ -194,4 +195,4 @@ class CopyPaste:
         for key in ("labels", "iscrowd"):
             if key in sample:
                 out[key] = torch.cat([sample[key], other[key][chosen]])
-        return sanitise(out, self.min_pixels)
+        return sanitize(out, self.min_pixels)

@@ -17,9 +17,7 @@ Color = tuple[int, int, int]
 IMAGE_SUFFIXES = {".bmp", ".gif", ".jpeg", ".jpg", ".png", ".ppm", ".pgm", ".tif", ".tiff", ".webp"}
 GREY, RGB = 0, 2  # PNG's numbers of the kinds of pixels
 PLAIN_CHUNKS = {b"IHDR", b"IDAT", b"IEND", b"bKGD", b"cHRM", b"gAMA", b"pHYs", b"sRGB", b"tIME"}
-MAX_PIXELS = (
-    178_956_970  # Pillow's own limit: half a gigabyte of colours, and a small file can claim any size
-)
+MAX_PIXELS = 178_956_970  # Pillow's own limit: half a gigabyte of colors, and a small file can claim any size
 MAX_SIDE = 65_535  # that of a JPEG; much longer strips are damaged headers
 
 
@@ -56,7 +54,7 @@ def read_image(path: str | Path) -> np.ndarray:
 
 
 def read_mask(path: str | Path) -> np.ndarray:
-    """Read a mask whose pixels are class numbers: grey, palette (its indices, not its colours) or 1-bit.
+    """Read a mask whose pixels are class numbers: grey, palette (its indices, not its colors) or 1-bit.
 
     Args:
         path: The mask file.
@@ -65,7 +63,7 @@ def read_mask(path: str | Path) -> np.ndarray:
         Mask (H, W), ``uint8``, with the numbers that are in the file.
 
     Raises:
-        UserError: If the file is missing or damaged, holds colours, or numbers above 255.
+        UserError: If the file is missing or damaged, holds colors, or numbers above 255.
     """
     array = _plain_png(path, "mask", GREY)
     return to_labels(open_image(path, "mask"), path) if array is None else array
@@ -102,7 +100,7 @@ def to_labels(image: Image.Image, name: str | Path) -> np.ndarray:
         name: What to call it in errors.
 
     Raises:
-        UserError: If it holds colours, or numbers above 255.
+        UserError: If it holds colors, or numbers above 255.
     """
     array = np.array(image)
     if array.ndim == 3 and (array[..., :1] == array[..., 1:3]).all():  # grey, saved as RGB
@@ -110,7 +108,7 @@ def to_labels(image: Image.Image, name: str | Path) -> np.ndarray:
     if array.ndim != 2 or array.dtype.kind not in "bui":
         raise UserError(
             f"{name} should hold one class number per pixel, but is a {image.mode} image. Save it as a "
-            "grey or palette PNG, or read it with lightning_seg.data.datasets.folder.Folder, which takes colours."
+            "grey or palette PNG, or read it with lightning_seg.data.datasets.folder.Folder, which takes colors."
         )
     if array.dtype != np.uint8:
         if array.min() < 0 or array.max() > 255:
@@ -132,11 +130,11 @@ def label_table(classes: Mapping[int, int], others: int | None = None) -> np.nda
 
 
 class ColorMask:
-    """Reads masks that show classes by colour.
+    """Reads masks that show classes by color.
 
     Args:
-        colors: RGB colour of each class.
-        void: Colours of pixels that are not counted.
+        colors: RGB color of each class.
+        void: Colors of pixels that become `ignore_index`.
     """
 
     def __init__(self, colors: Sequence[Color], void: Sequence[Color] = ()) -> None:
@@ -149,16 +147,16 @@ class ColorMask:
         """Read a mask (H, W).
 
         Raises:
-            UserError: If it cannot be read or has a colour that is no class.
+            UserError: If it cannot be read or has a color that is no class.
         """
         colors = _plain_png(path, "mask", RGB)
         if colors is None:
             colors = np.asarray(open_image(path, "mask").convert("RGB"))
-        mask = self.table[_pack(colors)]
+        mask: np.ndarray = self.table[_pack(colors)]
         if (strange := mask == self.unknown).any():
             raise UserError(
-                f"{path} has {strange.sum()} pixels of colours that are no class, first {colors[strange][0]}. "
-                "Make the colour a class or a void colour; masks must not be JPEG or smoothed."
+                f"{path} has {strange.sum()} pixels of colors that are no class, first {colors[strange][0]}. "
+                "Make the color a class or a void color; masks must not be JPEG or smoothed."
             )
         return mask
 
@@ -166,14 +164,15 @@ class ColorMask:
 def _pack(colors: np.ndarray) -> np.ndarray:
     """Red, green and blue (..., 3) as one number (...)."""
     red, green, blue = np.moveaxis(colors.astype(np.int32), -1, 0)
-    return red << 16 | green << 8 | blue
+    packed: np.ndarray = red << 16 | green << 8 | blue
+    return packed
 
 
 def default_palette(count: int) -> tuple[Color, ...]:
-    """The colours of Pascal VOC, continued: black, then colours that differ as much as they can."""
+    """The colors of Pascal VOC, continued: black, then colors that differ as much as they can."""
     labels = np.arange(count)[:, None] >> np.arange(
         3
-    )  # bit 3 i + channel of the label is bit 7 - i of the colour
+    )  # bit 3 i + channel of the label is bit 7 - i of the color
     colors = np.sum([((labels >> 3 * i) & 1) << (7 - i) for i in range(3)], axis=0)
     return tuple((int(red), int(green), int(blue)) for red, green, blue in colors)
 

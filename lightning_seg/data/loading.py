@@ -19,11 +19,11 @@ from torch.utils.data import DataLoader, Dataset, DistributedSampler
 from lightning_seg.constants import IGNORE_INDEX
 from lightning_seg.errors import UserError
 
-FILLER = -1  # the index of a sample that does not count; read as the last one
+FILLER = -1  # the index of a sample that no score counts; read as the last one
 WAIT = 300.0  # seconds that a batch may take to come from a worker
 
 
-class EpochSampler(DistributedSampler):
+class EpochSampler(DistributedSampler[tuple[int, int]]):
     """Tells every sample its epoch, so that augmentation can depend on it in workers that outlive epochs.
 
     It is a `DistributedSampler` so that Lightning calls `set_epoch` and does not put its own in its place,
@@ -37,11 +37,11 @@ class EpochSampler(DistributedSampler):
         seed: Seed of the order.
         rank: Number of this process.
         world_size: Number of processes.
-        keep_step: In evaluation, let a process that has fewer samples than another take one that does not count:
-            processes that are not at work together may wait for one another for ever.
+        keep_step: In evaluation, let a process that has fewer samples than another take a filler that no score
+            counts: processes that are not at work together may wait for one another for ever.
 
     Yields:
-        Pairs (epoch, index); the index is `FILLER` where the sample does not count.
+        Pairs (epoch, index); the index is `FILLER` where no score counts the sample.
     """
 
     def __init__(
@@ -56,7 +56,11 @@ class EpochSampler(DistributedSampler):
         super().__init__(dataset, world_size, rank, shuffle=train, seed=seed, drop_last=train)
         if not (train or keep_step):
             self.num_samples = len(range(rank, len(dataset), world_size))
-        self.start = 0  # samples of this process to pass over, after a resume in mid-epoch
+        self._skipped = 0
+
+    def skip(self, samples: int) -> None:
+        """Pass over the first samples of this process in the next epoch, after a resume in mid-epoch."""
+        self._skipped = samples
 
     def __iter__(self) -> Iterator[tuple[int, int]]:
         total = len(self.dataset)  # type: ignore[arg-type]
@@ -66,10 +70,10 @@ class EpochSampler(DistributedSampler):
                 order = torch.randperm(total).tolist()
         mine = order[self.rank :: self.num_replicas][: self.num_samples]
         mine += [FILLER] * (self.num_samples - len(mine))
-        return iter([(self.epoch, index) for index in mine[self.start :]])
+        return iter([(self.epoch, index) for index in mine[self._skipped :]])
 
 
-class Loader(DataLoader):
+class Loader(DataLoader[dict[str, Any]]):
     """`DataLoader` that can continue in mid-epoch, and whose workers report a user's error as the user's.
 
     Lightning saves and restores its state with the checkpoint. It starts with the first batch that is asked
@@ -89,7 +93,7 @@ class Loader(DataLoader):
             batches = self._resume[1]
         self._resume = (0, 0)
         if isinstance(self.sampler, EpochSampler):
-            self.sampler.start = batches * (self.batch_size or 1)
+            self.sampler.skip(batches * (self.batch_size or 1))
         start, self._waited = time.perf_counter(), 0.0
         first = batches
         end = threading.Event()
@@ -220,7 +224,7 @@ def collate(samples: Sequence[dict[str, Any]]) -> dict[str, Any]:
     """Stack samples to a batch, the images in channels_last memory without transposing them.
 
     Images of different size are padded at the bottom and right to the largest, masks with `IGNORE_INDEX`, and
-    the batch then says the true sizes (B, 2) as "size". A batch of which nothing counts says so as "filler".
+    the batch then says the true sizes (B, 2) as "size". A batch of nothing but fillers says so as "filler".
     """
     filler = all(sample["index"] == FILLER for sample in samples)
     samples = samples[:1] if filler else [sample for sample in samples if sample["index"] != FILLER]
@@ -245,7 +249,7 @@ def collate(samples: Sequence[dict[str, Any]]) -> dict[str, Any]:
     return {**batch, "filler": True} if filler else batch
 
 
-def choose_workers(dataset: Dataset, trainer: L.Trainer | None) -> int:
+def choose_workers(dataset: Dataset[Any], trainer: L.Trainer | None) -> int:
     """Choose the number of worker processes from the time a sample takes and the cores of this process."""
     times = []
     for index in range(min(3, len(dataset))):  # type: ignore[arg-type]

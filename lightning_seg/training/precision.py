@@ -13,6 +13,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from lightning_seg.data.cache_folder import cache_folder
 from lightning_seg.networks.detection.detector import Detector
 
 PROBE_SIDE = 96  # pixels: small enough to take no time, large enough that convolutions dominate
@@ -62,9 +63,7 @@ def choose_precision(network: nn.Module, device: torch.device, probe: bool = Tru
 def _cache_file(network: nn.Module) -> Path:
     parts = (repr(network), torch.__version__, platform.processor(), torch.backends.cpu.get_cpu_capability())
     key = hashlib.sha256("\n".join(parts).encode()).hexdigest()[:16]
-    return Path(
-        os.environ.get("XDG_CACHE_HOME", Path.home() / ".cache"), "lightning_seg", f"precision-{key}.json"
-    )
+    return cache_folder() / f"precision-{key}.json"
 
 
 def _gain(network: nn.Module) -> float:

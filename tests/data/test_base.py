@@ -13,7 +13,7 @@ from lightning_seg.data.dataset import Split
 from lightning_seg.data.datasets.camvid import CamVid
 from lightning_seg.data.datasets.folder import Folder
 from lightning_seg.data.datasets.shapes import Shapes
-from lightning_seg.data.transforms.geometry import ColorJitter
+from lightning_seg.data.transforms.color import ColorJitter
 from lightning_seg.errors import UserError
 
 
@@ -27,10 +27,10 @@ def shapes(**kwargs):
     [
         ({"batch_size": 0}, "batch_size must be at least 1; got 0"),
         ({"crop_size": (0, 5)}, "crop_size must be height and width"),
-        ({"scale": (2.0, 0.5)}, "scale must be smallest and largest"),
+        ({"scale_range": (2.0, 0.5)}, "scale_range must be smallest and largest"),
         ({"hflip": 1.5}, "hflip must be a probability"),
         ({"num_workers": -1}, "num_workers must be 0 or more"),
-        ({"class_crops": 2.0}, "class_crops must be a probability"),
+        ({"class_balanced_crops": 2.0}, "class_balanced_crops must be a probability"),
         ({"fold": 5}, "fold must be 0 to 4"),
         ({"seed": -1}, "seed must be 0 or more"),
         ({"transforms": [v2.RandomRotation(10, fill=7)]}, "Leave out `fill` of RandomRotation"),
@@ -127,7 +127,7 @@ def test_evaluation_gives_the_original_image_and_mask():
 
 
 def test_what_a_transform_fills_in_is_not_counted():
-    data = shapes(scale=(1.0, 1.0), transforms=[v2.RandomRotation((45, 45))])
+    data = shapes(scale_range=(1.0, 1.0), transforms=[v2.RandomRotation((45, 45))])
     data.setup("fit")
     for batch in data.train_dataloader():
         corners = batch["mask"][:, [0, 0, -1, -1], [0, -1, 0, -1]]

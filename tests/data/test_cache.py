@@ -10,7 +10,8 @@ import torch
 from PIL import Image
 
 from lightning_seg.data import cache as module
-from lightning_seg.data.cache import cache_key, cache_root
+from lightning_seg.data.cache import cache_key
+from lightning_seg.data.cache_folder import cache_folder
 from lightning_seg.data.dataset import Split
 from lightning_seg.data.datasets.camvid import CamVid
 from lightning_seg.data.datasets.folder import Folder
@@ -72,7 +73,7 @@ def key(data, split="train"):
 def test_another_file_setting_or_split_is_another_cache(camvid):
     first = key(camvid_data(camvid))
     assert first == key(
-        camvid_data(camvid, batch_size=5, crop_size=(8, 8), scale=(1, 1), seed=4, num_workers=1)
+        camvid_data(camvid, batch_size=5, crop_size=(8, 8), scale_range=(1, 1), seed=4, num_workers=1)
     )
     assert first != key(camvid_data(camvid), "val")
     path = camvid_data(camvid).samples("train")[0][1]
@@ -148,7 +149,7 @@ def test_the_test_split_is_not_cached(camvid):
 
 def test_the_place_of_caches(monkeypatch):
     monkeypatch.setenv("LIGHTNING_SEG_CACHE", "/somewhere")
-    assert cache_root() == Path("/somewhere")
+    assert cache_folder() == Path("/somewhere")
     monkeypatch.delenv("LIGHTNING_SEG_CACHE")
     monkeypatch.setenv("XDG_CACHE_HOME", "/home/of/caches")
-    assert cache_root() == Path("/home/of/caches/lightning_seg")
+    assert cache_folder() == Path("/home/of/caches/lightning_seg")

@@ -12,7 +12,7 @@ from lightning_seg.data.instances import (
     boxes_from_masks,
     instance_sample,
     masks_of_numbers,
-    sanitise,
+    sanitize,
 )
 from lightning_seg.data.transforms.geometry import RandomHorizontalFlip, RandomScaleCrop
 from lightning_seg.errors import UserError
@@ -44,11 +44,11 @@ def test_what_is_left_of_an_instance_decides_whether_it_stays():
     sample = scene(1)
     sizes = sample["masks"].sum((1, 2))
     limit = int(sizes.sort().values[1])
-    kept = sanitise(sample, limit)
+    kept = sanitize(sample, limit)
     assert kept["labels"].tolist() == sample["labels"][sizes >= limit].tolist() and len(kept["labels"]) == 3
     nothing = augment(sample, [RandomScaleCrop((48, 64))], min_pixels=10**6)
     assert nothing["masks"].shape == (0, 48, 64) and nothing["boxes"].shape == (0, 4)
-    again = augment(nothing, [RandomScaleCrop((20, 30), class_crops=1.0), RandomHorizontalFlip(1.0)])
+    again = augment(nothing, [RandomScaleCrop((20, 30), class_balanced_crops=1.0), RandomHorizontalFlip(1.0)])
     assert again["masks"].shape == (0, 20, 30) and again["image"].shape == (3, 20, 30)
 
 
@@ -58,7 +58,7 @@ def test_boxes_without_masks_follow_the_crop(fit):
     for seed in range(20):
         whole = scene(seed)
         alone = {key: value for key, value in whole.items() if key != "masks"}
-        crop = RandomScaleCrop((40, 56), (0.5, 3.0), fit=fit)
+        crop = RandomScaleCrop((40, 56), (0.5, 3.0), large_scale_jitter=fit)
         torch.manual_seed(seed)
         expected = crop(whole)
         torch.manual_seed(seed)
@@ -75,7 +75,7 @@ def test_large_scale_jitter_fits_the_image_into_the_crop():
     image = tv_tensors.Image(torch.zeros(3, 100, 200, dtype=torch.uint8))
     mask = tv_tensors.Mask(torch.zeros(100, 200, dtype=torch.uint8))
     for size, expected in (((50, 50), (25, 50)), ((400, 400), (200, 400))):
-        _, labels = RandomScaleCrop(size, (1.0, 1.0), fit=True)(image, mask)
+        _, labels = RandomScaleCrop(size, (1.0, 1.0), large_scale_jitter=True)(image, mask)
         inside = (labels == 0).nonzero()
         assert tuple((inside.amax(0) - inside.amin(0) + 1).tolist()) == expected
 

@@ -140,8 +140,8 @@ def test_masks_give_the_numbers_in_the_file(tmp_path):
 
 
 def test_masks_of_colours_or_large_numbers_are_refused(tmp_path):
-    with pytest.raises(UserError, match="colours.png should hold one class number per pixel"):
-        read_mask(save(tmp_path / "colours.png", Image.fromarray(COLORS)))
+    with pytest.raises(UserError, match="colors.png should hold one class number per pixel"):
+        read_mask(save(tmp_path / "colors.png", Image.fromarray(COLORS)))
     with pytest.raises(UserError, match="up to 256"):
         read_mask(save(tmp_path / "large.png", Image.fromarray(np.full((4, 4), 256, np.uint16))))
 

@@ -12,7 +12,7 @@ from lightning_seg.data.dataset import Split
 from lightning_seg.data.datasets.camvid import CamVid
 from lightning_seg.data.datasets.shapes import Shapes
 from lightning_seg.data.loading import EpochSampler, Loader, collate, seeded
-from lightning_seg.data.transforms.geometry import ColorJitter
+from lightning_seg.data.transforms.color import ColorJitter
 from lightning_seg.errors import UserError
 
 

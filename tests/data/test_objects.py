@@ -15,7 +15,7 @@ from lightning_seg.data.datasets.pennfudan import PennFudan
 from lightning_seg.data.datasets.shapes import Shapes
 from lightning_seg.data.instances import CopyPaste, boxes_from_masks
 from lightning_seg.data.loading import collate
-from lightning_seg.data.transforms.geometry import ColorJitter
+from lightning_seg.data.transforms.color import ColorJitter
 from lightning_seg.data.transforms.mixing import MixUp
 from lightning_seg.errors import UserError
 from lightning_seg.metrics.instance import ObjectScores, annotations, arrays, view_of_found, view_of_truth
@@ -42,7 +42,7 @@ def batches(data):
     "options",
     [
         {},
-        {"scale": (0.1, 2.0), "fit": True, "color": ColorJitter(0.2, 0.2, 0.2)},
+        {"scale_range": (0.1, 2.0), "large_scale_jitter": True, "color": ColorJitter(0.2, 0.2, 0.2)},
         {"transforms": [v2.RandomRotation(30)]},
     ],
 )
@@ -61,7 +61,7 @@ def test_a_training_batch_holds_objects_whose_boxes_fit_their_masks(options):
 
 
 def test_samples_do_not_depend_on_workers():
-    options = {"transforms": [v2.RandomRotation(30)], "scale": (0.1, 2.0)}
+    options = {"transforms": [v2.RandomRotation(30)], "scale_range": (0.1, 2.0)}
     alone, two = (batches(shapes(num_workers=workers, **options)) for workers in (0, 2))
     for a, b in zip(alone, two, strict=True):
         assert torch.equal(a["image"], b["image"])
@@ -108,7 +108,7 @@ def write(path, array):
 
 
 def folder(root, **options):
-    arguments = {"batch_size": 1, "crop_size": (8, 8), "shares": {"train": 1.0}, "instances": True}
+    arguments = {"batch_size": 1, "crop_size": (8, 8), "split_ratios": {"train": 1.0}, "instances": True}
     return Folder(str(root), **{"class_names": ["background", "cell"], **arguments, **options})
 
 

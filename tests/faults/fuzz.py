@@ -59,7 +59,7 @@ data:
   init_args:
     batch_size: 4
     crop_size: [32, 48]
-    scale: [0.5, 2.0]
+    scale_range: [0.5, 2.0]
     hflip: 0.5
     image_size: [48, 40]
     train_images: 16

@@ -1,40 +1,20 @@
 """Example pictures of every class, so that a person sees what the labels mean."""
 
-from __future__ import annotations
-
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import cv2
 import numpy as np
 
-if TYPE_CHECKING:
-    from lightning_seg.data.base import SegmentationData
-    from lightning_seg.data.checks.check import Report
+from lightning_seg.data.checks.check import Report
+from lightning_seg.data.protocol import DataSet
 
 CELL = 160, 120  # width and height of a picture, in pixels
 GAP, TEXT = 8, 210  # pixels
 INK, SOFT, PAPER = (30, 30, 30), (110, 110, 110), (255, 255, 255)
-MARK = 235, 0, 110  # one colour for all classes: some palettes have greys
+MARK = 235, 0, 110  # one color for all classes: some palettes have greys
 
 
-def choose_examples(pixels: np.ndarray, count: int = 4) -> dict[int, list[int]]:
-    """Choose samples that show each class, evenly from most to fewest pixels of it.
-
-    Args:
-        pixels: Pixels of each class in each sample (N, C).
-        count: At most this many for a class.
-    """
-    chosen = {}
-    for label, column in enumerate(pixels.T):
-        order = np.argsort(-column, kind="stable")[: np.count_nonzero(column)]
-        if order.size:
-            places = np.unique(np.linspace(0, order.size - 1, count).round().astype(int))
-            chosen[label] = order[places].tolist()
-    return chosen
-
-
-def draw_examples(data: SegmentationData, report: Report, path: str | Path) -> None:
+def draw_examples(data: DataSet, report: Report, path: str | Path) -> None:
     """Draw one row a class: its share of the training split, and images in which its pixels are marked.
 
     From left to right the class has fewer and fewer pixels; in the last picture it has the fewest of all images,
@@ -70,7 +50,7 @@ def draw_examples(data: SegmentationData, report: Report, path: str | Path) -> N
 
 
 def _mark(image: np.ndarray, inside: np.ndarray) -> np.ndarray:
-    """Show an image (H, W, 3) pale and grey in a cell, the pixels of a class (H, W) coloured."""
+    """Show an image (H, W, 3) pale and grey in a cell, the pixels of a class (H, W) in color."""
     scale = min(CELL[0] / image.shape[1], CELL[1] / image.shape[0])
     size = max(1, round(image.shape[1] * scale)), max(1, round(image.shape[0] * scale))
     how = cv2.INTER_AREA if scale < 1 else cv2.INTER_NEAREST

@@ -1,17 +1,12 @@
 """Pictures of what the network sees in training."""
 
-from __future__ import annotations
-
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import numpy as np
 
+from lightning_seg.data.base import SegmentationData
 from lightning_seg.data.dataset import Split
 from lightning_seg.data.loading import collate
-
-if TYPE_CHECKING:
-    from lightning_seg.data.base import SegmentationData
 
 
 def preview(data: SegmentationData, path: str | Path, count: int = 12, columns: int = 4) -> None:

@@ -15,8 +15,8 @@ FOLDERS = {"train": "training", "val": "validation"}
 class ADE20K(SegmentationData):
     """The scene parsing benchmark, 20210 / 2000 images for train / val.
 
-    Zhou et al., "Scene parsing through ADE20K dataset", CVPR 2017. "Other objects" (0 in the files) are not
-    counted. The test labels are not public: its test is on val.
+    Zhou et al., "Scene parsing through ADE20K dataset", CVPR 2017. "Other objects" (0 in the files) are set
+    to `ignore_index`. The test labels are not public: its test is on val.
 
     Args:
         root: Folder that holds `ADEChallengeData2016`, or that folder itself.

@@ -14,7 +14,7 @@ class CamVid(SegmentationData):
     """Cambridge-driving Labeled Video Database, 367 / 101 / 233 images for train / val / test.
 
     Brostow, Fauqueur and Cipolla, "Semantic object classes in video", Pattern Recognition Letters 2009, as
-    reduced by Badrinarayanan, Kendall and Cipolla, "SegNet", TPAMI 2017. Unlabelled pixels are not counted.
+    reduced by Badrinarayanan, Kendall and Cipolla, "SegNet", TPAMI 2017. Unlabeled pixels are set to `ignore_index`.
 
     Args:
         root: Folder with `train.txt`, `train/`, `trainannot/` and the same for val and test.
@@ -71,13 +71,13 @@ GROUPS = {
     },
     "bicyclist": {"Bicyclist": (0, 128, 192), "MotorcycleScooter": (192, 0, 192)},
 }  # fmt: skip
-"""The 31 classes of the original data set and their colours, under the 11 they are usually merged to."""
+"""The 31 classes of the original data set and their colors, under the 11 they are usually merged to."""
 
 
 class CamVidOriginal(SegmentationData):
-    """CamVid as its authors publish it: 701 images of 720x960 pixels, masks in 32 colours.
+    """CamVid as its authors publish it: 701 images of 720x960 pixels, masks in 32 colors.
 
-    The splits are those of the SegNet version (367 / 101 / 233), by sequence and frame. Void is not counted.
+    The splits are those of the SegNet version (367 / 101 / 233), by sequence and frame. Void is set to `ignore_index`.
 
     Args:
         root: Folder with `701_StillsRaw_full/` and `LabeledApproved_full/`.

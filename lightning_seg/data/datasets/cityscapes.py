@@ -16,7 +16,7 @@ class Cityscapes(SegmentationData):
     """Fine annotations, 2975 / 500 images for train / val.
 
     Cordts et al., "The Cityscapes dataset for semantic urban scene understanding", CVPR 2016. Read from the
-    `labelIds` files, so that no preparation is needed; ids that are not evaluated are not counted. The test
+    `labelIds` files, so that no preparation is needed; ids that are not evaluated are set to `ignore_index`. The test
     labels are not public: its test is on val.
 
     Args:

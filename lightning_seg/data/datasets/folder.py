@@ -28,7 +28,7 @@ class Folder(SegmentationData):
 
     Which sample belongs to which split is said in one of three ways, looked for in this order: lists
     (`root/train.txt`, one name a line, ending and folder optional), folders (`root/images/train/`,
-    `root/masks/train/`), or `shares`.
+    `root/masks/train/`), or `split_ratios`.
 
     Args:
         root: Folder of the data set.
@@ -36,15 +36,15 @@ class Folder(SegmentationData):
         images: Folder of the images in `root`.
         masks: Folder of the masks in `root`.
         mask_suffix: What a mask's name has after its image's name, for example `_mask`.
-        labels: Class of labels in the masks, for example {255: 1} for masks of 0 and 255; 255 as a class
-            means not counted. Labels that are not named stay as they are.
-        colors: RGB colour of each class, for masks that show classes by colour.
-        void_colors: Colours that are not counted.
+        labels: Class of labels in the masks, for example {255: 1} for masks of 0 and 255; 255 is
+            `ignore_index`. Labels that are not named stay as they are.
+        colors: RGB color of each class, for masks that show classes by color.
+        void_colors: Colors that are set to `ignore_index`.
         objects: Folder in `root` of masks (8 or 16 bit) that number the objects of an image from 1 on, named as those
             in `masks`; an object has the class of most of its pixels. If it is `masks` itself, there is one class
             besides the background, and the masks need not say it.
-        shares: Share of each split, for example {train: 0.8, val: 0.1, test: 0.1}.
-        split_seed: Seed of the division by `shares`.
+        split_ratios: Relative size of each split, for example {train: 0.8, val: 0.1, test: 0.1}.
+        split_seed: Seed of the division by `split_ratios`.
         sequence: Whether neighbours in the order of names look alike, as slices and video frames do: folds
             are then blocks of neighbours.
         **kwargs: As for every data set.
@@ -64,7 +64,7 @@ class Folder(SegmentationData):
         colors: list[Color] | None = None,
         void_colors: list[Color] | None = None,
         objects: str | None = None,
-        shares: dict[str, float] | None = None,
+        split_ratios: dict[str, float] | None = None,
         split_seed: int = 0,
         sequence: bool = False,
         **kwargs: Any,
@@ -73,7 +73,7 @@ class Folder(SegmentationData):
         if colors is not None and len(colors) != len(class_names):
             raise UserError(f"There are {len(class_names)} class_names but {len(colors)} colors.")
         if colors is not None and labels is not None:
-            raise UserError("Give labels for masks of numbers, or colors for masks of colours, not both.")
+            raise UserError("Give labels for masks of numbers, or colors for masks of colors, not both.")
         self.class_names = tuple(class_names)
         self.palette = tuple(colors) if colors else default_palette(len(class_names))
         self.images, self.masks, self.mask_suffix = self.root / images, self.root / masks, mask_suffix
@@ -85,7 +85,7 @@ class Folder(SegmentationData):
                 f"objects and masks are both {objects}, so the masks tell objects but no classes: there is one class "
                 f"besides the background; class_names has {len(class_names)}."
             )
-        self.shares = shares
+        self.split_ratios = split_ratios
         self.split_seed = split_seed
         self.sequence = sequence
         self.how_to_get = f"It should hold the folders {images}/ and {masks}/."
@@ -103,12 +103,12 @@ class Folder(SegmentationData):
             return self._listed(listing)
         if (self.images / split).is_dir():
             return self._pairs(split)
-        if self.shares and split in self.shares:
-            return divide(self._pairs(), self.shares, self.split_seed)[split]
+        if self.split_ratios and split in self.split_ratios:
+            return divide(self._pairs(), self.split_ratios, self.split_seed)[split]
         raise UserError(
             f"There is no split {split!r} in {self.root}: no {split}.txt and no {self.images.name}/{split}/. "
-            "Make one of them, or give shares, for example "
-            "--data.init_args.shares='{train: 0.8, val: 0.1, test: 0.1}'."
+            "Make one of them, or give split_ratios, for example "
+            "--data.init_args.split_ratios='{train: 0.8, val: 0.1, test: 0.1}'."
         )
 
     def read(self, sample: tuple[Path, Path]) -> tuple[np.ndarray, np.ndarray]:

@@ -18,7 +18,7 @@ class HuggingFace(SegmentationData):
         class_names: Names of the classes, in the order of their labels.
         image: Column of the images.
         mask: Column of the masks.
-        labels: Class of labels in the masks, for example {0: 255, 1: 0}; 255 as a class means not counted.
+        labels: Class of labels in the masks, for example {0: 255, 1: 0}; 255 is `ignore_index`.
             Labels that are not named stay as they are.
         config: Configuration of the data set, if it has several.
         **kwargs: As for every data set.

@@ -20,7 +20,7 @@ class OxfordPet(SegmentationData):
     """3680 / 3669 photographs of 37 breeds for trainval / test.
 
     Parkhi, Vedaldi, Zisserman and Jawahar, "Cats and dogs", CVPR 2012. The trimaps' border, which their
-    authors could not decide, is not counted. `train` and `val` are 90 and 10 % of `trainval` by a fixed seed.
+    authors could not decide, is set to `ignore_index`. `train` and `val` are 90 and 10 % of `trainval` by a fixed seed.
 
     Args:
         root: Folder with `images/` and `annotations/`.

@@ -16,8 +16,8 @@ HUE_SPREAD = 18.0  # degrees of standard deviation; classes are 72 degrees apart
 class Shapes(SegmentationData):
     """Circles, squares, triangles, stars and crosses that hide one another on a textured ground.
 
-    Every object has a random size, place, angle, brightness and texture. Each class has a usual colour from
-    which its objects stray into those of its neighbours: a network learns the colours within a minute, and
+    Every object has a random size, place, angle, brightness and texture. Each class has a usual color from
+    which its objects stray into those of its neighbours: a network learns the colors within a minute, and
     needs the outlines for the rest. An image depends on its split and number alone.
 
     Args:
@@ -111,19 +111,20 @@ def _outline(rng: np.random.Generator, label: int) -> np.ndarray:
     count = {1: 40, 2: 4, 3: 3, 4: 10}[label]
     angles = rng.uniform(0, 2 * np.pi) + np.arange(count) * 2 * np.pi / count
     radius = np.where(np.arange(count) % 2, 0.42, 1.15) if label == 4 else np.ones(count)
-    return np.stack([np.cos(angles), np.sin(angles)], 1) * radius[:, None]
+    return np.stack([np.cos(angles) * radius, np.sin(angles) * radius], 1)
 
 
 def _rotate(points: np.ndarray, angle: float) -> np.ndarray:
-    return points @ np.array([(np.cos(angle), np.sin(angle)), (-np.sin(angle), np.cos(angle))])
+    turned: np.ndarray = points @ np.array([(np.cos(angle), np.sin(angle)), (-np.sin(angle), np.cos(angle))])
+    return turned
 
 
 def _texture(
     rng: np.random.Generator, size: tuple[int, int], hue: float, saturation: float, value: float
 ) -> np.ndarray:
-    """A colour (degrees, fraction, fraction) with darker blotches or stripes."""
+    """A color (degrees, fraction, fraction) with darker blotches or stripes."""
     height, width = size
-    colour = 255 * np.array(colorsys.hsv_to_rgb(hue / 360 % 1, saturation, value), np.float32)
+    color = 255 * np.array(colorsys.hsv_to_rgb(hue / 360 % 1, saturation, value), np.float32)
     if rng.random() < 0.5:
         grid = rng.random((int(rng.integers(3, 9)), int(rng.integers(3, 9))), np.float32)
         share = cv2.resize(grid, (width, height), interpolation=cv2.INTER_CUBIC)
@@ -132,4 +133,5 @@ def _texture(
         y, x = np.ogrid[:height, :width]
         share = 0.5 + 0.5 * np.sin((x * np.cos(angle) + y * np.sin(angle)) * (2 * np.pi / period))
     shade = 1 - rng.uniform(0.15, 0.45) * share.astype(np.float32)
-    return np.clip(shade[..., None] * colour, 0, 255).astype(np.uint8)
+    textured: np.ndarray = np.clip(shade[..., None] * color, 0, 255).astype(np.uint8)
+    return textured

@@ -29,7 +29,7 @@ class VOC(SegmentationData):
     """Pascal Visual Object Classes 2012 (1464 / 1449 images for train / val) or 2007 (209 / 213 / 210 test).
 
     Everingham et al., "The Pascal Visual Object Classes challenge: a retrospective", IJCV 2015. The void
-    border around objects is not counted. The labels of the 2012 test set are not public: its test is on val.
+    border around objects is set to `ignore_index`. The labels of the 2012 test set are not public: its test is on val.
 
     The split `train_aug` (10582 images) adds the annotations of Hariharan et al., "Semantic contours from
     inverse detectors", ICCV 2011, as the folder `SegmentationClassAug` and the list `train_aug.txt` that most

@@ -1,4 +1,4 @@
-"""Augmentation: geometry on the CPU as torchvision v2 transforms, colour as one matrix for the device.
+"""Random crops, scales and flips of image and mask together, on the CPU, as torchvision v2 transforms.
 
 Images stay ``uint8`` with the memory layout (H, W, 3) from the decoder to the batch: nothing is transposed. Random
 numbers are Python's: after decoding, with cold caches, a call into torch costs as much as cutting a mask.
@@ -6,7 +6,6 @@ numbers are Python's: after decoding, with cold caches, a call into torch costs 
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass, fields
 from random import Random
 from typing import Any, NamedTuple
 
@@ -17,9 +16,8 @@ from torchvision import tv_tensors
 from torchvision.transforms import v2
 
 from lightning_seg.constants import IGNORE_INDEX
-from lightning_seg.errors import UserError
 
-FILL = (124, 116, 104)  # the mean colour of ImageNet: after normalisation, padding is close to zero
+FILL = (124, 116, 104)  # the mean color of ImageNet: after normalisation, padding is close to zero
 
 
 def random_by_torch() -> Random:
@@ -75,28 +73,29 @@ class RandomScaleCrop(v2.Transform):
 
     Args:
         size: Height and width of the result, in pixels.
-        scale: Smallest and largest magnification; drawn uniformly. (1, 1) only crops.
+        scale_range: Smallest and largest magnification; drawn uniformly. (1, 1) only crops.
         fill: Colour of padding, RGB in 0..255.
-        class_crops: Probability that the window is placed around a pixel of a class drawn evenly from those in
+        class_balanced_crops: Probability that the window is placed around a pixel of a class drawn evenly from those in
             the mask, or of an instance.
-        fit: A magnification of 1 is not that of the image itself, but that which makes it just fit into `size`. With
-            a `scale` of (0.1, 2) this is the large-scale jitter of Ghiasi et al., "Simple copy-paste", CVPR 2021.
+        large_scale_jitter: `scale_range` is relative to the magnification at which the image just fits into `size`, not
+            to the image itself. With (0.1, 2) this is the large-scale jitter of Ghiasi et al., "Simple copy-paste",
+            CVPR 2021.
     """
 
     def __init__(
         self,
         size: tuple[int, int],
-        scale: tuple[float, float] = (0.5, 2.0),
+        scale_range: tuple[float, float] = (0.5, 2.0),
         fill: tuple[int, int, int] = FILL,
-        class_crops: float = 0.0,
-        fit: bool = False,
+        class_balanced_crops: float = 0.0,
+        large_scale_jitter: bool = False,
     ) -> None:
         super().__init__()
-        self.class_crops = class_crops
+        self.class_balanced_crops = class_balanced_crops
         self.size = (size[0], size[1])
-        self.scale = scale
+        self.scale_range = scale_range
         self.fill = fill
-        self.fit = fit
+        self.large_scale_jitter = large_scale_jitter
 
     def arrays(self, image: np.ndarray, mask: np.ndarray, random: Random) -> tuple[np.ndarray, np.ndarray]:
         """Cut an image (H, W, 3) and its mask (H, W); the same as for tensors, in half the time."""
@@ -129,11 +128,11 @@ class RandomScaleCrop(v2.Transform):
         Args:
             old: Height and width of the image, in pixels.
             random: Source of random numbers.
-            mask: Its mask (H, W), or masks of instances (N, H, W), for `class_crops`.
+            mask: Its mask (H, W), or masks of instances (N, H, W), for `class_balanced_crops`.
         """
-        low, high = self.scale
+        low, high = self.scale_range
         scale, *starts = low + random.random() * (high - low), random.random(), random.random()
-        if self.fit:
+        if self.large_scale_jitter:
             scale *= min(self.size[0] / old[0], self.size[1] / old[1])
         row, column = self._pixel_to_hold(mask, random)
         top, bottom, y0, y1 = _span(old[0], self.size[0], scale, starts[0], row)
@@ -142,7 +141,7 @@ class RandomScaleCrop(v2.Transform):
 
     def _pixel_to_hold(self, mask: np.ndarray | None, random: Random) -> tuple[int, int] | tuple[None, None]:
         """Row and column of a pixel of a random class or instance, if the window must hold one."""
-        if mask is None or not self.class_crops or random.random() >= self.class_crops:
+        if mask is None or not self.class_balanced_crops or random.random() >= self.class_balanced_crops:
             return None, None
         which, where = random.random(), random.random()
         if mask.ndim == 3:
@@ -206,108 +205,6 @@ class RandomHorizontalFlip(v2.Transform):
         return v2.functional.horizontal_flip(inpt) if params["flip"] else inpt
 
 
-@dataclass(frozen=True)
-class ColorJitter:
-    """Random brightness, contrast, saturation and hue, folded into one affine colour matrix per sample.
-
-    Factors are drawn as torchvision's `ColorJitter` draws them. Applying one matrix on the device costs a
-    hundredth of four passes over the image. Brightness, contrast and saturation are torchvision's own
-    formulas, to 0.02 levels of 255. Hue turns the colours about the grey axis: the hue is torchvision's to 0.007
-    turns, but the mean of red, green and blue is kept where HSV keeps their maximum. Values are clamped once, at the
-    end, not after each step. Images of CamVid, all four at once with factors of 0.4 and a hue of 0.1, differ from
-    torchvision's by 1 to 2 levels in the mean, and by up to 55 in strong colours and where it clamps in between.
-
-    Args:
-        brightness: Factor drawn from 1 ± this.
-        contrast: Factor drawn from 1 ± this.
-        saturation: Factor drawn from 1 ± this.
-        hue: Shift drawn from ± this, in turns of the colour circle, at most 0.5.
-    """
-
-    brightness: float = 0.0
-    contrast: float = 0.0
-    saturation: float = 0.0
-    hue: float = 0.0
-
-    def __post_init__(self) -> None:
-        for field in fields(self):
-            value, most = getattr(self, field.name), 0.5 if field.name == "hue" else 1.0
-            if not 0 <= value <= most:
-                raise UserError(f"color.{field.name} must be between 0 and {most:g}, got {value}.")
-
-    def draw(self, mean: Sequence[float], random: Random) -> torch.Tensor:
-        """Draw one colour matrix.
-
-        Args:
-            mean: Mean red, green and blue of the image, in 0..255: contrast turns about the mean grey.
-            random: Source of random numbers.
-
-        Returns:
-            Matrix (3, 4): new = matrix[:, :3] @ old + matrix[:, 3].
-        """
-        limits = self.brightness, self.contrast, self.saturation, self.hue
-        drawn = [limit * random.uniform(-1, 1) for limit in limits]
-        return color_matrix(mean, 1 + drawn[0], 1 + drawn[1], 1 + drawn[2], drawn[3])
-
-
-GREY = (0.2989, 0.587, 0.114)  # ITU-R 601, to the digits torchvision uses
-
-
-def color_matrix(
-    mean: Sequence[float], brightness: float = 1, contrast: float = 1, saturation: float = 1, hue: float = 0
-) -> torch.Tensor:
-    """Fold brightness, contrast, saturation and hue (in this order) into one matrix.
-
-    Args:
-        mean: Mean red, green and blue of the image, in 0..255.
-        brightness: Factor.
-        contrast: Factor.
-        saturation: Factor.
-        hue: Shift in turns of the colour circle.
-
-    Returns:
-        Matrix (3, 4), ``float32``.
-    """
-    cos, sin = math.cos(2 * math.pi * hue), math.sin(2 * math.pi * hue) / math.sqrt(3)
-    same, one, two = (1 + 2 * cos) / 3, (1 - cos) / 3 - sin, (1 - cos) / 3 + sin
-    rotate = (same, one, two), (two, same, one), (one, two, same)
-    factor, rest = (
-        brightness * contrast,
-        1 - saturation,
-    )  # a rotation leaves grey alone: R (s I + (1 - s) 1 g')
-    offset = (1 - contrast) * brightness * sum(g * m for g, m in zip(GREY, mean, strict=True))
-    offset *= saturation + rest * sum(GREY)
-    matrix = [
-        [*(factor * (saturation * r + rest * g) for r, g in zip(row, GREY, strict=True)), offset]
-        for row in rotate
-    ]
-    return torch.from_numpy(np.array(matrix, np.float32))  # torch.tensor takes five times as long
-
-
-def apply_color(images: torch.Tensor, matrices: torch.Tensor) -> torch.Tensor:
-    """Apply one colour matrix per image, on whatever device they are.
-
-    Args:
-        images: Images (B, 3, H, W) in 0..255, any dtype.
-        matrices: Matrices (B, 3, 4).
-
-    Returns:
-        Images (B, 3, H, W), ``float32``, clamped to 0..255, in channels_last memory.
-    """
-    batch, _, height, width = images.shape
-    pixels = images.permute(0, 2, 3, 1)
-    if images.device.type == "cpu":  # ten times faster there than a batched product of 3x3 matrices
-        out = torch.empty(pixels.shape)
-        for image, matrix, target in zip(pixels, matrices, out, strict=True):  # each fits into the cache
-            cv2.transform(image.float().contiguous().numpy(), matrix.numpy(), dst=target.numpy())
-            target.clamp_(0, 255)
-    else:
-        flat = pixels.reshape(batch, height * width, 3).float()
-        out = torch.baddbmm(matrices[:, None, :, 3], flat, matrices[:, :, :3].mT).clamp_(0, 255)
-        out = out.view(batch, height, width, 3)
-    return out.permute(0, 3, 1, 2)
-
-
 def _to_numpy(tensor: torch.Tensor) -> np.ndarray:
     """See an image (3, H, W) as (H, W, 3), a mask (H, W) as it is, without a copy."""
     array = tensor.numpy()
@@ -316,4 +213,7 @@ def _to_numpy(tensor: torch.Tensor) -> np.ndarray:
 
 def _from_numpy(array: np.ndarray, like: torch.Tensor) -> torch.Tensor:
     tensor = torch.from_numpy(array)
-    return tv_tensors.wrap(tensor if tensor.ndim == 2 else tensor.permute(2, 0, 1), like=like)
+    wrapped: torch.Tensor = tv_tensors.wrap(
+        tensor if tensor.ndim == 2 else tensor.permute(2, 0, 1), like=like
+    )
+    return wrapped

@@ -93,7 +93,7 @@ class CutMix(Mix):
 class ClassMix(Mix):
     """Pastes half of the classes of one image, with their labels, into another.
 
-    Olsson et al., "ClassMix", WACV 2021. Pixels that are not counted stay where they are.
+    Olsson et al., "ClassMix", WACV 2021. Pixels of `ignore_index` stay where they are.
 
     Args:
         p: Probability that a batch is mixed.

@@ -1,6 +1,6 @@
 """Augmentations that torchvision has not, or not for masks; they go into the argument `transforms`.
 
-There the mask is inverted (255 - label), so that 0, with which all of torchvision fills in, means not counted. The
+There the mask is inverted (255 - label), so that 0, with which all of torchvision fills in, means `ignore_index`. The
 masks of instances are not: there 0 means that the instance is not here.
 """
 
@@ -24,14 +24,15 @@ def _affine(
 
     def apply(inpt: torch.Tensor, strength: float) -> torch.Tensor:
         height, width = inpt.shape[-2:]
-        return F.affine(
+        moved: torch.Tensor = F.affine(
             inpt,
             angle=angle * strength,
-            translate=[right * width * strength, down * height * strength],  # type: ignore[list-item]
+            translate=[right * width * strength, down * height * strength],
             scale=1.0,
             shear=[part * strength for part in shear],
             interpolation=v2.InterpolationMode.BILINEAR,
         )
+        return moved
 
     return apply
 
@@ -60,7 +61,7 @@ class RandAugment(v2.Transform):
     """Random operations of one strength, of those that make sense for masks.
 
     Cubuk et al., "RandAugment", NeurIPS 2020. With `operations=1, strength=None` it is Müller and Hutter,
-    "TrivialAugment", ICCV 2021. Rotation, shift and shear move image and mask; the others only colour the
+    "TrivialAugment", ICCV 2021. Rotation, shift and shear move image and mask; the others only change the colors of the
     image.
 
     Args:
@@ -98,7 +99,7 @@ class RandAugment(v2.Transform):
 
 
 class Cutout(v2.Transform):
-    """Cut square holes into the image; what lay there is not counted.
+    """Cut square holes into the image; the mask is set to `ignore_index` there.
 
     DeVries and Taylor, "Improved regularization of convolutional neural networks with Cutout", 2017.
 

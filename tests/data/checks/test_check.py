@@ -4,11 +4,12 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from lightning_seg.data.checks.check import check, check_quickly
+from lightning_seg.data.checks.check import check
 from lightning_seg.data.checks.examples import CELL, GAP, TEXT, draw_examples
 from lightning_seg.data.checks.preview import preview
 from lightning_seg.data.datasets.camvid import CamVid
 from lightning_seg.data.datasets.shapes import Shapes
+from lightning_seg.data.examination import refuse_faulty
 from lightning_seg.errors import UserError
 
 
@@ -48,7 +49,7 @@ def test_a_sound_data_set_has_no_findings(data):
     total = sum(np.bincount(data.read(sample)[1].ravel(), minlength=256) for sample in data.samples("train"))
     np.testing.assert_array_equal(report.pixels["train"], total)
     assert f"{total[0] / total.sum():.2%}" in report.text() and "0 errors, 0 warnings" in report.text()
-    check_quickly(data)
+    refuse_faulty(data)
 
 
 ZEROS = np.zeros((48, 64), np.uint8)
@@ -96,7 +97,7 @@ def test_masks_of_0_and_255_are_recognised(data):
             )
     assert ("binary", "train", "train") in found(data)
     with pytest.raises(UserError, match="Map 255 to class 1"):
-        check_quickly(data)
+        refuse_faulty(data)
 
 
 def test_labels_that_begin_at_one_are_recognised(data):
@@ -175,7 +176,7 @@ def test_examples_show_every_class_from_most_to_fewest_pixels(data, tmp_path):
 def test_a_split_that_holds_training_samples_is_refused_before_training(data):
     data.train_split = "train+val"
     with pytest.raises(UserError, match="(?s)the same image in two splits .5.*is also val"):
-        check_quickly(data)
+        refuse_faulty(data)
 
 
 def test_preview_draws_every_sample_with_its_mask(data, tmp_path):

@@ -7,7 +7,7 @@ from lightning_seg.data.datasets.folder import Folder
 from lightning_seg.errors import UserError
 
 ARGUMENTS = {"batch_size": 2, "crop_size": (16, 16)}
-SHARES = {"train": 0.5, "val": 0.25, "test": 0.25}
+RATIOS = {"train": 0.5, "val": 0.25, "test": 0.25}
 COLORS = [(0, 0, 0), (255, 0, 0), (0, 0, 255)]
 RNG = np.random.default_rng(0)
 NUMBERS = np.arange(20 * 24).reshape(20, 24) // 7 % 3
@@ -27,7 +27,7 @@ def write(root, names, mask=NUMBERS, suffix="", ending="jpg", palette=False):
 
 
 def folder(root, **kwargs):
-    return Folder(str(root), ["a", "b", "c"], **{**ARGUMENTS, "shares": SHARES, **kwargs})
+    return Folder(str(root), ["a", "b", "c"], **{**ARGUMENTS, "split_ratios": RATIOS, **kwargs})
 
 
 def stems(data, split):
@@ -55,7 +55,7 @@ def test_masks_of_colours(tmp_path):
     strict = folder(tmp_path, colors=COLORS)
     with pytest.raises(
         UserError,
-        match=rf"scan_.*{(NUMBERS == 2).sum()} pixels of colours that are no class, first \[9 9 9\]",
+        match=rf"scan_.*{(NUMBERS == 2).sum()} pixels of colors that are no class, first \[9 9 9\]",
     ):
         strict.read(strict.samples("val")[0])
 
@@ -66,18 +66,18 @@ def test_labels_are_mapped(tmp_path):
     np.testing.assert_array_equal(data.read(data.samples("val")[0])[1], np.array([0, 1, 255])[NUMBERS])
 
 
-def test_shares_divide_without_overlap_and_by_the_seed_alone(tmp_path):
+def test_ratios_divide_without_overlap_and_by_the_seed_alone(tmp_path):
     write(tmp_path, EIGHT)
-    parts = [stems(folder(tmp_path), split) for split in SHARES]
+    parts = [stems(folder(tmp_path), split) for split in RATIOS]
     assert [len(part) for part in parts] == [4, 2, 2]
     assert sorted(sum(parts, [])) == EIGHT
-    assert parts == [stems(folder(tmp_path), split) for split in SHARES]
-    assert parts != [stems(folder(tmp_path, split_seed=1), split) for split in SHARES]
+    assert parts == [stems(folder(tmp_path), split) for split in RATIOS]
+    assert parts != [stems(folder(tmp_path, split_seed=1), split) for split in RATIOS]
 
 
 def test_splits_by_folders(tmp_path):
     write(tmp_path, ["train/x", "train/y", "val/x"])
-    data = folder(tmp_path, shares=None)
+    data = folder(tmp_path, split_ratios=None)
     assert stems(data, "train") == ["train/x", "train/y"] and stems(data, "val") == ["val/x"]
     with pytest.warns(UserWarning, match="test_split=val"):
         data.setup("fit")
@@ -87,7 +87,7 @@ def test_splits_by_lists(tmp_path):
     write(tmp_path, ["a.b", "deep/c", "d"])
     (tmp_path / "train.txt").write_text("a.b\n\nc.jpg\n")
     (tmp_path / "val.txt").write_text("/elsewhere/d.png\n")
-    data = folder(tmp_path, shares=None)
+    data = folder(tmp_path, split_ratios=None)
     assert stems(data, "train") == ["a.b", "deep/c"] and stems(data, "val") == ["d"]
     (tmp_path / "test.txt").write_text("nobody\n")
     with pytest.raises(UserError, match="test.txt names 1 files that are not there, first 'nobody'"):
@@ -125,8 +125,8 @@ def test_no_split_and_no_folder(tmp_path):
     with pytest.raises(UserError, match="images does not exist"):
         folder(tmp_path / "nowhere").samples("train")
     write(tmp_path, EIGHT)
-    with pytest.raises(UserError, match="no train.txt and no images/train/.*shares="):
-        folder(tmp_path, shares=None).samples("train")
+    with pytest.raises(UserError, match="no train.txt and no images/train/.*split_ratios="):
+        folder(tmp_path, split_ratios=None).samples("train")
 
 
 def test_arguments_that_contradict_each_other(tmp_path):

@@ -50,7 +50,12 @@ MIXED = {
 def data(*transforms, **kwargs):
     """Scenes of which every crop is the whole image, whose colour encodes the class."""
     arguments = dict(
-        batch_size=2, crop_size=(64, 64), image_size=(64, 64), train_images=8, scale=(1.0, 1.0), hflip=0.0
+        batch_size=2,
+        crop_size=(64, 64),
+        image_size=(64, 64),
+        train_images=8,
+        scale_range=(1.0, 1.0),
+        hflip=0.0,
     )
     out = Shapes(**{**arguments, **kwargs}, transforms=list(transforms))
     read = out.read
@@ -117,8 +122,8 @@ def test_random_augmentation_moves_image_and_mask_together():
 
 OURS = {
     "scaled crop": RandomScaleCrop((64, 64), (0.3, 2.0)),
-    "large-scale jitter": RandomScaleCrop((48, 80), (0.1, 2.0), fit=True),
-    "crop around an instance": RandomScaleCrop((30, 30), (1.0, 2.0), class_crops=1.0),
+    "large-scale jitter": RandomScaleCrop((48, 80), (0.1, 2.0), large_scale_jitter=True),
+    "crop around an instance": RandomScaleCrop((30, 30), (1.0, 2.0), class_balanced_crops=1.0),
     "our horizontal flip": RandomHorizontalFlip(1.0),
 }
 

@@ -1,0 +1,57 @@
+"""What the parts of this package ask of a data set, so that they need not know its base class."""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, Protocol
+
+import numpy as np
+from torchvision.transforms import v2
+
+from lightning_seg.data.instances import Sample
+from lightning_seg.data.transforms.color import ColorJitter
+from lightning_seg.data.transforms.geometry import RandomHorizontalFlip, RandomScaleCrop
+
+Pair = tuple[np.ndarray, np.ndarray]
+
+
+class DataSet(Protocol):
+    """Classes, samples by split, and how to read one; `SegmentationData` says what each part means."""
+
+    class_names: tuple[str, ...]
+    palette: tuple[tuple[int, int, int], ...]
+    root: Path
+    train_split: str
+    val_split: str
+    test_split: str
+    crop_size: tuple[int, int]
+    geometry: tuple[RandomScaleCrop, RandomHorizontalFlip]
+    transforms: list[v2.Transform]
+    color: ColorJitter | None
+    instances: bool
+
+    @property
+    def num_classes(self) -> int:
+        """Number of classes, background included, void not."""
+
+    @property
+    def reading_settings(self) -> dict[str, Any]:
+        """The settings that decide what `read` gives."""
+
+    @property
+    def run_seed(self) -> int:
+        """The seed of order and augmentation."""
+
+    def samples(self, split: str) -> Sequence[Any]:
+        """The samples of a split."""
+
+    def cached(self, split: str) -> Sequence[Pair] | None:
+        """The decoded samples of a split, if they are kept."""
+
+    def read(self, sample: Any) -> Pair:
+        """Read one sample: image (H, W, 3) and mask (H, W)."""
+
+    def read_instances(self, sample: Any) -> Sample:
+        """Read one sample with its objects."""
+
+    def name_of(self, sample: Any) -> str:
+        """Name a sample for people."""
