@@ -52,7 +52,7 @@ function renderPictures() {
   const p = section.pictures, host = $("pictures");
   $("pictures-section").hidden = !p;
   if (!p) return;
-  const groups = chosenGroups().filter((g) => p.columns[g]?.some((picture) => picture)), missing = chosenGroups().length - groups.length;
+  const groups = shownGroups().filter((g) => p.columns[g]?.some((picture) => picture)), missing = shownGroups().length - groups.length;
   painters = [];
   const view = $("picture-view").value, before = Number($("other").value);
   $("other").replaceChildren(...groups.map((g) => el("option", { value: g }, section.groups[g].name)));
@@ -86,21 +86,29 @@ function renderPictures() {
 function enlarge(k, chosen) {
   const p = section.pictures, dialog = $("large");
   const sources = new Map([["image", ["image", null]], ["truth", ["truth", p.truths[k]]],
-    ...chosenGroups().filter((g) => p.columns[g]?.[k]).map((g) => [String(g), [section.groups[g].name, p.columns[g][k].labels]])]);
+    ...shownGroups().filter((g) => p.columns[g]?.[k]).map((g) => [String(g), [section.groups[g].name, p.columns[g][k].labels]])]);
   const canvases = [0, 1].map(() => el("canvas", { width: p.sizes[k][0], height: p.sizes[k][1] }));
   const stack = el("div", { class: "stack" }, canvases), slider = el("input", { type: "range", min: 0, max: 100, value: 50, "aria-label": "where the right picture begins", oninput: () => {
     canvases[1].style.clipPath = `inset(0 0 0 ${slider.value}%)`;
     stack.style.setProperty("--at", `${slider.value}%`);
   } });
-  const pick = (side, value) => {
-    const select = el("select", { "aria-label": side ? "right" : "left", onchange: () => paint(canvases[side], k, sources.get(select.value)[1], "labels") },
-      [...sources].map(([key, [name]]) => el("option", { value: key }, name)));
-    select.value = value;
-    select.dispatchEvent(new Event("change"));
-    return select;
+  const base = Number($("other").value), baseName = section.groups[base]?.name;
+  const views = [["labels", "labels"], ["errors", "errors"], ...(p.columns[base]?.[k] ? [["differs", `differences from ${baseName}`]] : [])];
+  const share = [0, 1].map(() => el("small", { class: "note" }));
+  const pick = (side, value, view) => {
+    const draw = async () => {
+      const marked = await paint(canvases[side], k, sources.get(source.value)[1], how.value, p.columns[base]?.[k]?.labels);
+      share[side].textContent = marked === null ? "" : ` ${number(100 * marked)} % marked`;
+    };
+    const name = side ? "right" : "left";
+    const source = el("select", { "aria-label": name, onchange: draw }, [...sources].map(([key, [title]]) => el("option", { value: key }, title)));
+    const how = el("select", { "aria-label": `${name}: what is drawn`, onchange: draw }, views.map(([key, title]) => el("option", { value: key }, title)));
+    [source.value, how.value] = [value, view];
+    draw();
+    return [source, how, share[side]];
   };
   const other = String(chosen) === "truth" ? [...sources.keys()].at(2) ?? "image" : "truth";
-  dialog.querySelector("p").replaceChildren(p.names[k] ?? "", " – left ", pick(0, String(chosen)), " right ", pick(1, other));
+  dialog.querySelector("p").replaceChildren(p.names[k] ?? "", " – left ", ...pick(0, String(chosen), sources.size > 2 && Number.isInteger(chosen) ? $("picture-view").value : "labels"), " right ", ...pick(1, other, "labels"));
   const place = dialog.querySelector("div"), [width, height] = p.sizes[k];
   place.style.maxWidth = `calc(68vh * ${width / height})`; // so that picture and slider are seen at once
   place.replaceChildren(stack, slider);
@@ -110,7 +118,7 @@ function enlarge(k, chosen) {
 }
 
 function renderConfusion() {
-  const groups = chosenGroups().filter((g) => section.groups[g].confusion), host = $("confusion");
+  const groups = shownGroups().filter((g) => section.groups[g].confusion), host = $("confusion");
   $("confusion-section").hidden = !groups.length;
   if (!groups.length) return;
   const before = Number($("confusion-of").value);
@@ -133,7 +141,7 @@ function renderConfusion() {
 
 /* Every test image with its score, of which the pictures above are a few. */
 function renderImages() {
-  const { names, scores } = section.images, groups = chosenGroups().filter((g) => scores[g]);
+  const { names, scores } = section.images, groups = shownGroups().filter((g) => scores[g]);
   $("images-section").hidden = !groups.length;
   if (!groups.length) return;
   const spread = (i) => { const known = groups.map((g) => scores[g][i]).filter((v) => v !== null); return known.length > 1 ? Math.max(...known) - Math.min(...known) : null; };

@@ -37,7 +37,7 @@ def write_report(comparison: Comparison, file: Path) -> None:
         _plain(_content(comparison)), separators=(",", ":"), ensure_ascii=False, allow_nan=False
     )
     # Within a script element only "<" could end it: names of runs, classes and tags are anyone's.
-    script = (here / "report.pictures.js").read_text() + (here / "report.js").read_text()
+    script = "".join((here / f"report.{name}").read_text() for name in ("curves.js", "pictures.js", "js"))
     parts = {"STYLE": (here / "report.css").read_text(), "SCRIPT": script}
     page = (here / "report.html").read_text()
     for name, text in (*parts.items(), ("DATA", data.replace("<", "\\u003c"))):
