@@ -263,6 +263,11 @@ function chooseSection(index) {
 }
 
 D.sections.forEach((s, i) => $("protocol").append(el("option", { value: i }, s.title)));
+if (D.question) document.querySelector("h1").textContent = D.question;
+$("variants").hidden = !Object.keys(D.variants).length;
+$("variant-table").replaceChildren(el("table", {}, el("tbody", {}, Object.entries(D.variants).map(([name, settings]) =>
+  el("tr", {}, el("th", { scope: "row" }, name), el("td", { class: "name" }, settings.length ? settings.flatMap((s) => [s, el("br")]) : "the base experiment"))))));
+$("live").hidden = !D.live;
 $("explanation").textContent = D.explanation;
 $("created").textContent = D.created;
 $("remarks").append(...D.remarks.map((r) => el("li", {}, r)));
