@@ -7,6 +7,7 @@ import threading
 from collections.abc import Callable
 from functools import lru_cache
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
@@ -15,7 +16,6 @@ from PIL import Image
 from lightning_seg.analysis.compare import Comparison
 from lightning_seg.analysis.report.report import Heading, page
 from lightning_seg.errors import UserError
-from lightning_seg.runs.records import Record
 
 
 class Prediction(NamedTuple):
@@ -32,7 +32,7 @@ class ReportServer(ThreadingHTTPServer):
     Args:
         comparison: What was found.
         heading: What the page is about.
-        predict: Predicts the test image at a position with a run.
+        predict: Predicts the test image at a position with the run of a directory.
         port: Port of the loopback address; 0 takes a free one.
 
     Raises:
@@ -45,7 +45,7 @@ class ReportServer(ThreadingHTTPServer):
         self,
         comparison: Comparison,
         heading: Heading,
-        predict: Callable[[Record, int], Prediction],
+        predict: Callable[[Path, int], Prediction],
         port: int = 0,
     ) -> None:
         try:
@@ -79,7 +79,7 @@ class ReportServer(ThreadingHTTPServer):
         if not 0 <= image < len(record.image_names):
             raise IndexError(image)
         with self._one_at_a_time:
-            found = self._predict(record, image)
+            found = self._predict(record.path, image)
         kind, pixels = (
             ("JPEG", found.image)
             if what == "image"
