@@ -48,7 +48,7 @@ function curveLines(runs, name) {
     const rows = xs.map((x) => [x, own.map((points) => valueAt(points, x)).filter((y) => y !== null)]);
     const whole = rows.filter(([x, ys]) => ys.length === own.length && within([x]));
     lines.push({
-      name: `${section.groups[group].name}, mean of ${own.length} run(s)`, group, dash: dash(group), status: "finished",
+      name: `${section.groups[group].name}, ${own.length === 1 ? "1 run" : `mean of ${own.length} runs`}`, group, dash: dash(group), status: "finished",
       points: whole.map(([x, ys]) => [x, mean(ys)]),
       band: own.length > 1 ? whole.map(([x, ys]) => [x, Math.min(...ys), Math.max(...ys)]) : [],
     });
