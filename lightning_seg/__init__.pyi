@@ -55,9 +55,9 @@ from lightning_seg.metrics.objects import BySize as BySize
 from lightning_seg.metrics.objects import ObjectCounts as ObjectCounts
 from lightning_seg.metrics.objects import PanopticQuality as PanopticQuality
 from lightning_seg.metrics.probability import MeanAbsoluteError as MeanAbsoluteError
+from lightning_seg.networks.backbones.base import Backbone as Backbone
 from lightning_seg.networks.backbones.mix_transformer import MixTransformer as MixTransformer
 from lightning_seg.networks.backbones.plain import PlainBackbone as PlainBackbone
-from lightning_seg.networks.backbones.timm_backbone import Backbone as Backbone
 from lightning_seg.networks.backbones.timm_backbone import TimmBackbone as TimmBackbone
 from lightning_seg.networks.base import Network as Network
 from lightning_seg.networks.baselines import FullResolution as FullResolution
