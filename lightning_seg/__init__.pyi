@@ -31,7 +31,7 @@ from lightning_seg.data.datasets.pennfudan import PennFudan as PennFudan
 from lightning_seg.data.datasets.shapes import Shapes as Shapes
 from lightning_seg.data.datasets.voc import VOC as VOC
 from lightning_seg.data.instances import CopyPaste as CopyPaste
-from lightning_seg.data.transforms.geometry import ColorJitter as ColorJitter
+from lightning_seg.data.transforms.color import ColorJitter as ColorJitter
 from lightning_seg.data.transforms.geometry import RandomHorizontalFlip as RandomHorizontalFlip
 from lightning_seg.data.transforms.geometry import RandomScaleCrop as RandomScaleCrop
 from lightning_seg.data.transforms.mixing import ClassMix as ClassMix

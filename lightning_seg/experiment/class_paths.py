@@ -37,7 +37,7 @@ PLACES: dict[str, tuple[str, ...]] = {
     "postprocess": ("lightning_seg.postprocess",),
     "metrics": ("lightning_seg.metrics", *_METRICS),
     "transforms": ("lightning_seg.data.transforms", "torchvision.transforms.v2"),
-    "color": ("lightning_seg.data.transforms.geometry",),
+    "color": ("lightning_seg.data.transforms.color",),
     "mix": ("lightning_seg.data.transforms.mixing", "lightning_seg.data.instances"),
     "callbacks": ("lightning_seg.callbacks", "lightning.pytorch.callbacks"),
     "logger": ("lightning.pytorch.loggers",),
