@@ -1,16 +1,28 @@
-"""Errors that are the user's to mend."""
+"""Errors that are the user's to mend, and the exit codes of the commands."""
 
 import difflib
 import inspect
 import re
 from collections.abc import Iterable
+from enum import IntEnum
+
+
+class ExitCode(IntEnum):
+    """With what the command line ends; after signal N with ``SIGNAL + N``."""
+
+    DONE = 0
+    FINDINGS = 1
+    """Done, but something is wrong: bad files, failed runs, incomplete uploads, lost speed; or a crash."""
+    USER_ERROR = 2
+    SIGNAL = 128
 
 
 class UserError(Exception):
     """Something outside the program is wrong: a setting, a file, a folder, a download.
 
     The message says what was expected, what was found and what to do. The command line prints it without a
-    traceback and exits with code 2. Of a line that quotes something endless the beginning and the end are kept.
+    traceback and exits with `ExitCode.USER_ERROR`. Of a line that quotes something endless the beginning and the
+    end are kept.
     """
 
     def __init__(self, message: str) -> None:

@@ -1,6 +1,5 @@
-"""``lightning-seg compare``: which experiment is better, and is it certain?"""
+"""Which experiment is better, and is it certain?"""
 
-import sys
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -9,9 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from lightning_seg.analysis import tables
 from lightning_seg.analysis.groups import TRUTH, Group, difference_of_protocols, group_runs, protocol
-from lightning_seg.cli.arguments import Arguments
 from lightning_seg.errors import UserError
 from lightning_seg.runs.directory import CONFIG
 from lightning_seg.runs.records import Record, find, read
@@ -298,50 +295,6 @@ def compare(
         if titles.count(section.title) > 1:  # the same files with other masks
             section.title += f", {TRUTH} {section.protocol[TRUTH]}"
     return Comparison(sections, records, remarks)
-
-
-def main(arguments: list[str]) -> None:
-    """Run the command ``compare``."""
-    parser = Arguments(
-        prog="lightning-seg compare",
-        description="Rank runs, with intervals, and say which differences are real.",
-        epilog=tables.EXPLANATION,
-    )
-    parser.add_argument(
-        "runs", nargs="*", type=Path, default=[Path("runs")], help="run directories or folders"
-    )
-    parser.add_argument("--group-by", metavar="KEY", help="group runs by a setting, such as lr or network")
-    parser.add_argument(
-        "--baseline", metavar="NAME", help="compare all others with this one, not with the best"
-    )
-    parser.add_argument(
-        "--across", metavar="FIELD", action="append", default=[], help="let this field of the protocol differ"
-    )
-    parser.add_argument(
-        "--block",
-        metavar="N",
-        type=int,
-        default=1,
-        help="resample N neighbouring test images together: frames of one video are no independent images",
-    )
-    parser.add_argument("--html", metavar="FILE", type=Path, help="write a report that opens in any browser")
-    kinds = parser.add_mutually_exclusive_group()
-    for layout in (tables.csv, tables.markdown, tables.latex):
-        name = layout.__name__
-        kinds.add_argument(
-            f"--{name}", dest="layout", action="store_const", const=layout, help=f"print the table as {name}"
-        )
-    chosen = parser.parse_args(arguments)
-    comparison = compare(chosen.runs, chosen.group_by, chosen.baseline, chosen.across, chosen.block)
-    print((chosen.layout or tables.text)(comparison), end="")
-    remarks = tables.shortened(comparison.remarks)
-    if remarks:
-        print("\n".join(["", *remarks]), file=sys.stderr if chosen.layout else sys.stdout)
-    if chosen.html:
-        from lightning_seg.analysis.report.report import write_report
-
-        write_report(comparison, chosen.html)
-        print(f"report: {chosen.html}", file=sys.stderr)
 
 
 def _title(protocol: dict[str, Any]) -> str:

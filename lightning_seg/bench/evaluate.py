@@ -1,17 +1,14 @@
 """Scores beside torchmetrics' usual collection, and validation beside the forward pass alone."""
 
-import argparse
 from collections.abc import Callable
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from lightning_seg.bench.train import TrainBench, add_clock
-from lightning_seg.bench.turns import Goal, table, take_turns
-from lightning_seg.cli.main import config_arguments
+from lightning_seg.bench.train import TrainBench
+from lightning_seg.bench.turns import Goal
 from lightning_seg.constants import IGNORE_INDEX
-from lightning_seg.experiment.experiment import DataOnly, quiet
 from lightning_seg.metrics.confusion import ConfusionMatrix, predicted_labels
 
 LOGITS, LABELS, DETERMINISTIC = (
@@ -27,27 +24,6 @@ GOALS = (
     Goal(DETERMINISTIC, LOGITS, 0.95),
     Goal(VALIDATION, FORWARD, 1 / 1.08),
 )
-
-
-def main(args: list[str]) -> None:
-    """Time validation, ``NAME [--rounds 5] [--size 512x512] [--classes 21] [--key=value ...]``."""
-    parser = argparse.ArgumentParser(prog="lightning-seg bench eval NAME", allow_abbrev=False)
-    parser.add_argument("--rounds", type=int, default=5, help="How often each way takes its turn.")
-    parser.add_argument("--size", default="512x512", help="Height and width of the images that are scored.")
-    parser.add_argument("--classes", type=int, default=21, help="Number of classes of the scores.")
-    add_clock(parser)
-    options, rest = parser.parse_known_args(args)
-    height, width = map(int, options.size.split("x"))
-    experiment = DataOnly(quiet(config_arguments(rest)))
-    bench = TrainBench(experiment, 1, options.processor_time)
-    print(
-        f"{bench.batch['image'].shape[0]} images of {height}x{width}, {options.classes} classes, {bench.device_name}"
-    )
-    images = len(bench.batch["image"])
-    score = scoring(images, (height, width), options.classes, bench)
-    print(table(take_turns(score, options.rounds), USUAL_LOGITS, GOALS, unit=images))
-    print(f"\n{type(experiment.model.network).__name__}, {bench.precision}")
-    print(table(take_turns(validation(bench, (height, width)), options.rounds), FORWARD, GOALS, unit=images))
 
 
 def usual(num_classes: int) -> Any:

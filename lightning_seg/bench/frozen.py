@@ -1,6 +1,5 @@
 """What freezing saves: step time and memory of a training step under several policies, as ratios to training all."""
 
-import argparse
 import copy
 import os
 import statistics
@@ -9,38 +8,12 @@ from collections.abc import Callable
 import torch
 
 from lightning_seg.bench.network_profile import Conditions, training_memory
-from lightning_seg.bench.turns import ratio, take_turns
-from lightning_seg.cli.main import config_arguments
-from lightning_seg.experiment.experiment import DataOnly, device_of, quiet
+from lightning_seg.bench.turns import ratio
+from lightning_seg.plotting.tables import text_table
 from lightning_seg.tasks.semantic import SemanticSegmentation
 from lightning_seg.training.finetune.policies import Frozen, FrozenStages, Full
 
 ALL = "nothing frozen"
-
-
-def main(args: list[str]) -> None:
-    """Measure the training step of an experiment, ``NAME [--rounds 5] [--steps 3] [--key=value ...]``."""
-    parser = argparse.ArgumentParser(prog="lightning-seg bench frozen NAME", allow_abbrev=False)
-    parser.add_argument("--rounds", type=int, default=5, help="How often each policy takes its turn.")
-    parser.add_argument("--steps", type=int, default=3, help="Training steps in a turn.")
-    options, rest = parser.parse_known_args(args)
-    experiment = DataOnly(quiet(config_arguments(rest)))
-    data, trainer = experiment.datamodule, experiment.config.trainer
-    conditions = Conditions(
-        size=data.crop_size,
-        batch_size=data.batch_size,
-        device=device_of(trainer.accelerator),
-        bf16=str(trainer.precision).startswith("bf16"),
-    )
-    tasks = under_policies(experiment.model, conditions.device)
-    memory = {name: bytes_of_training(task, conditions) for name, task in tasks.items()}
-    ways = {name: steps(task, conditions, options.steps) for name, task in tasks.items()}
-    times = take_turns(ways, options.rounds)
-    network = experiment.model.network
-    print(
-        f"one training step: {type(network).__name__}, {getattr(network.backbone, 'name', '')}, {conditions}"
-    )
-    print(table(times, memory, options.steps))
 
 
 def under_policies(model: SemanticSegmentation, device: torch.device) -> dict[str, SemanticSegmentation]:
@@ -98,14 +71,13 @@ def bytes_of_training(task: SemanticSegmentation, conditions: Conditions) -> flo
 
 def table(times: dict[str, list[float]], memory: dict[str, float], count: int) -> str:
     """Lay out medians and ratios to the policy that trains everything."""
-    width = max(map(len, times))
-    lines = [f"{'':{width}}  ms/step  time   MB      memory"]
+    rows = []
     for name, seconds in times.items():
         middle, size = statistics.median(seconds) / count * 1000, memory[name]
         time = 1 / ratio(times, name, ALL)
-        lines.append(
-            f"{name:{width}}  {middle:7.1f}  {time:4.2f}x  {size / 1e6:6.0f}  {size / memory[ALL]:5.2f}x"
+        rows.append(
+            [name, f"{middle:.1f}", f"{time:.2f}x", f"{size / 1e6:.0f}", f"{size / memory[ALL]:.2f}x"]
         )
+    text = text_table(["", "ms/step", "time", "MB", "memory"], rows)
     rounds = len(times[ALL])
-    lines.append(f"{rounds} rounds of turns, medians; load of the machine {os.getloadavg()[0]:.1f}")
-    return "\n".join(lines)
+    return f"{text}\n{rounds} rounds of turns, medians; load of the machine {os.getloadavg()[0]:.1f}"

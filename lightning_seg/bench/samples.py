@@ -1,6 +1,5 @@
 """How fast training samples are made, beside torchvision and albumentations on the same work."""
 
-import argparse
 import time
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -11,8 +10,7 @@ import torch
 from torchvision import tv_tensors
 from torchvision.transforms import v2
 
-from lightning_seg.bench.turns import Goal, table, take_turns
-from lightning_seg.cli.main import config_arguments
+from lightning_seg.bench.turns import Goal
 from lightning_seg.constants import IGNORE_INDEX
 from lightning_seg.data.base import SegmentationData
 from lightning_seg.data.dataset import Split
@@ -20,7 +18,6 @@ from lightning_seg.data.loading import collate, keep_memory
 from lightning_seg.data.transforms.color import apply_color
 from lightning_seg.data.transforms.geometry import FILL
 from lightning_seg.errors import UserError
-from lightning_seg.experiment.experiment import DataOnly, quiet
 from lightning_seg.networks.backbones.base import Backbone
 
 MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
@@ -36,24 +33,6 @@ GOALS = (
 )
 
 Make = Callable[[Sequence[int]], Any]
-
-
-def main(args: list[str]) -> None:
-    """Time the making of samples, ``NAME [--rounds 7] [--key=value ...]``."""
-    parser = argparse.ArgumentParser(prog="lightning-seg bench data NAME", allow_abbrev=False)
-    parser.add_argument("--rounds", type=int, default=7, help="How often each way takes its turn.")
-    options, rest = parser.parse_known_args(args)
-    data = DataOnly(quiet(config_arguments(rest))).datamodule
-    ways, images = sample_ways(data)
-    times = take_turns(ways, options.rounds)
-    height, width = data.crop_size
-    print(
-        f"{type(data).__name__}, {images} images a turn; scale {list(data.geometry[0].scale_range)},"
-        f" crop {height}x{width}, flip, colours and hue, normalised to float; processor time of one thread"
-    )
-    print(table(times, TORCHVISION, GOALS, unit=images))
-    if ALBUMENTATIONS not in times:
-        print("To compare with albumentations: `uv pip install albumentations`.")
 
 
 def sample_ways(data: SegmentationData) -> tuple[dict[str, Callable[[], float]], int]:

@@ -9,6 +9,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from lightning_seg.bench.turns import take_turns
+from lightning_seg.plotting.tables import text_table
 
 HELP, NAME, IMPORT, ERROR, STEP = (
     "--help",
@@ -20,21 +21,25 @@ HELP, NAME, IMPORT, ERROR, STEP = (
 GOALS = {HELP: ("s", 1.0), NAME: ("s", 1.0), ERROR: ("x", 1.2), STEP: ("x", 1.6)}
 
 
-def main(args: list[str]) -> None:
-    """Time the start of commands, each in a fresh process, ``[ROUNDS]``."""
-    rounds = int(args[0]) if args else 3
+def measure(rounds: int) -> dict[str, list[float]]:
+    """Time the start of commands, each in a fresh process."""
     with tempfile.TemporaryDirectory() as folder:
-        times = take_turns(ways(Path(folder)), rounds)
+        return take_turns(ways(Path(folder)), rounds)
+
+
+def table(times: dict[str, list[float]]) -> str:
+    """Lay out the medians, and whether the goals are reached."""
     base = statistics.median(times[IMPORT])
-    width = max(map(len, times))
-    print(f"{'':{width}}  seconds  of the import  goal")
+    rows = []
     for name, seconds in times.items():
         middle = statistics.median(seconds)
         unit, most = GOALS.get(name, ("", 0.0))
         value = middle if unit == "s" else middle / base
         goal = f"<= {most:g} {unit}: {'reached' if value <= most else 'missed'}" if unit else ""
-        print(f"{name:{width}}  {middle:7.2f}  {middle / base:12.2f}x  {goal}".rstrip())
-    print(f"{rounds} rounds of turns, medians; the last is the whole process, writing a checkpoint included")
+        rows.append([name, f"{middle:.2f}", f"{middle / base:.2f}x", goal])
+    text = text_table(["", "seconds", "of the import", "goal"], rows, left=(0, 3))
+    remark = "medians; the last is the whole process, writing a checkpoint included"
+    return f"{text}\n{len(times[IMPORT])} rounds of turns, {remark}"
 
 
 def ways(folder: Path) -> dict[str, Callable[[], float]]:

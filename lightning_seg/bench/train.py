@@ -1,6 +1,5 @@
 """The training step beside a bare loop: what does the framework cost, and what do others'?"""
 
-import argparse
 import copy
 import logging
 import tempfile
@@ -16,10 +15,9 @@ import torch
 from torch import Tensor, nn
 from torch.utils.data import DataLoader
 
-from lightning_seg.bench.turns import Goal, table, take_turns
+from lightning_seg.bench.turns import Goal
 from lightning_seg.callbacks.progress import Progress
-from lightning_seg.cli.main import config_arguments
-from lightning_seg.experiment.experiment import DataOnly, device_of, quiet
+from lightning_seg.experiment.experiment import device_of
 from lightning_seg.runs.csv_logger import RunLogger
 from lightning_seg.tasks.semantic import SemanticSegmentation
 from lightning_seg.training.finetune.policies import Frozen, Full
@@ -34,45 +32,6 @@ GOALS = (
     Goal(FROZEN, OURS, 2.3),
 )
 WARM = 2  # steps of each turn that are not timed
-
-
-def main(args: list[str]) -> None:
-    """Time training steps, ``NAME [--rounds 5] [--steps 6] [--peers] [--key=value ...]``."""
-    parser = argparse.ArgumentParser(prog="lightning-seg bench train NAME", allow_abbrev=False)
-    parser.add_argument("--rounds", type=int, default=5, help="How often each way takes its turn.")
-    parser.add_argument("--steps", type=int, default=6, help="Training steps in a turn.")
-    parser.add_argument(
-        "--peers", action="store_true", help="Time other frameworks, too (needs the extra 'peers')."
-    )
-    add_clock(parser)
-    options, rest = parser.parse_known_args(args)
-    experiment = DataOnly(quiet(config_arguments(rest)))
-    data = experiment.datamodule
-    bench = TrainBench(experiment, options.steps, options.processor_time)
-    ways = bench.ways()
-    if options.peers:
-        from lightning_seg.bench.peers import peers
-
-        ways |= peers(bench)
-    silence()  # the imports of others have set levels of their own
-    times = take_turns(ways, options.rounds)
-    height, width = data.crop_size
-    print(
-        f"one training step: {type(experiment.model.network).__name__}, {data.batch_size} x {height}x{width}, "
-        f"{data.num_classes} classes, {bench.precision}, {bench.device_name}"
-    )
-    print(table(times, BARE, GOALS, unit=data.batch_size))
-    for name, size in bench.memory().items():
-        print(f"{name}: {size}")
-
-
-def add_clock(parser: argparse.ArgumentParser) -> None:
-    """Add the option that chooses the clock."""
-    parser.add_argument(
-        "--processor-time",
-        action="store_true",
-        help="Count one thread's processor time: what other programs take does not disturb it. For CPUs only.",
-    )
 
 
 def silence() -> None:

@@ -5,6 +5,8 @@ import statistics
 from collections.abc import Callable, Mapping, Sequence
 from typing import NamedTuple
 
+from lightning_seg.plotting.tables import text_table
+
 
 class Goal(NamedTuple):
     """A ratio of two ways that has to be reached: how many times faster `ours` has to be than `other`."""
@@ -47,11 +49,11 @@ def table(times: Mapping[str, Sequence[float]], base: str, goals: Sequence[Goal]
         goals: Goals on pairs of ways; those whose ways were not timed are left out.
         unit: Images in what was timed; times are given for one.
     """
-    width = max(map(len, times))
-    lines = [f"{'':{width}}  ms/image  speed"]
+    rows = []
     for name, seconds in times.items():
         middle = statistics.median(seconds) / unit * 1000
-        lines.append(f"{name:{width}}  {middle:8.3f}  {ratio(times, name, base):5.2f}x")
+        rows.append([name, f"{middle:.3f}", f"{ratio(times, name, base):.2f}x"])
+    lines = [text_table(["", "ms/image", "speed"], rows)]
     lines.append("")
     for goal in goals:
         if goal.ours in times and goal.other in times:

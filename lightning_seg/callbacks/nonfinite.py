@@ -128,7 +128,7 @@ class NonFinite(L.Callback):
             told = "\n".join(filter(None, everyones))
         raise UserError(
             f"the loss is not finite, and training has stopped:\n{told}\nNo checkpoint was written since, so the last"
-            f" one is good. If these images and masks look right ('lightning-seg check'): {_remedies(trainer)}"
+            f" one is good. If these images and masks look right ('lightning-seg check-data'): {_remedies(trainer)}"
         )
 
 

@@ -34,7 +34,7 @@ def folds(args: list[str]) -> None:
 
     config, (count, *rest) = args[:2], args[2:] or [""]
     if not count.isdigit() or int(count) < 2:
-        raise UserError(f"how many folds? Type 'lightning-seg folds NAME 5'; got {count!r}.")
+        raise UserError(f"how many folds? Type 'lightning-seg cross-validate NAME 5'; got {count!r}.")
     runs = []
     for fold in range(int(count)):
         print(f"fold {fold} of {count}")

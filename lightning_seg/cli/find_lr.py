@@ -108,7 +108,7 @@ def run(experiment: DataOnly, test: RangeTest) -> None:
 
 def main(args: list[str]) -> None:
     """Suggest a learning rate, ``NAME [--steps N] [--low LR] [--high LR] [--output FILE] [--key=value ...]``."""
-    parser = argparse.ArgumentParser(prog="lightning-seg lr NAME", allow_abbrev=False)
+    parser = argparse.ArgumentParser(prog="lightning-seg find-lr NAME", allow_abbrev=False)
     parser.add_argument(
         "--steps", type=int, default=100, help="Training steps, of ever larger learning rate."
     )

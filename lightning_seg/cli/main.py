@@ -3,86 +3,119 @@
 import difflib
 import importlib
 import os
+import select
+import signal
 import sys
 from collections.abc import Sequence
+from typing import NamedTuple
 
-from lightning_seg.errors import UserError
-from lightning_seg.experiment.files import experiment_file, experiment_names
+from lightning_seg.cli.arguments import config_arguments
+from lightning_seg.errors import ExitCode, UserError
 
-# Every command is a function of the arguments after its name; its module is imported when it is called.
-COMMANDS = {
-    "exp": "lightning_seg.cli.commands:exp",
-    "fit": "lightning_seg.cli.commands:fit",
-    "folds": "lightning_seg.cli.commands:folds",
-    "resume": "lightning_seg.cli.commands:resume",
-    "lr": "lightning_seg.cli.find_lr:main",
-    "check": "lightning_seg.cli.commands:check",
-    "preview": "lightning_seg.cli.commands:preview",
-    "bench": "lightning_seg.cli.bench:main",
-    "validate": "lightning_seg.cli.commands:validate",
-    "test": "lightning_seg.cli.commands:test",
-    "predict": "lightning_seg.cli.predict:main",
-    "ensemble": "lightning_seg.cli.ensemble:main",
-    "calibrate": "lightning_seg.inference.calibration:main",
-    "postprocess": "lightning_seg.cli.postprocess:main",
-    "export": "lightning_seg.inference.export.onnx:main",
-    "demo": "lightning_seg.inference.demo:main",
-    "batch-size": "lightning_seg.cli.find_batch_size:main",
-    "describe": "lightning_seg.cli.commands:describe",
-    "features": "lightning_seg.cli.commands:features",
-    "ablation": "lightning_seg.studies.ablation:main",
-    "compare": "lightning_seg.analysis.compare:main",
-    "runs": "lightning_seg.runs.manage:main",
-    "sync": "lightning_seg.tracking.sync:main",
-    "dashboard": "lightning_seg.tracking.dashboard:main",
-    "search": "lightning_seg.studies.search:main",
+
+class Command(NamedTuple):
+    """A command; its module is imported when it is called.
+
+    Attributes:
+        name: Of the command. That of its module in `lightning_seg.cli` has ``_`` for ``-``; its ``main`` takes the
+            arguments after the name.
+        arguments: They, in short.
+        help: What it does, in a line.
+    """
+
+    name: str
+    arguments: str
+    help: str
+
+
+GROUPS = {
+    "train": (
+        Command("exp", "NAME", "train experiments/NAME.yaml, then test the best checkpoint"),
+        Command("resume", "RUN", "continue a run that was stopped or killed, exactly where it was"),
+        Command("cross-validate", "NAME K", "K runs, one a fold; then mean, spread, pooled score, baseline"),
+        Command("fit", "NAME", "train only; 'fit --help' lists every key of YAML and command line"),
+        Command("search", "FILE", "search for the best settings by a W&B sweep file, with Optuna"),
+        Command("find-lr", "NAME", "raise the learning rate step by step, suggest one, draw the curve"),
+        Command("find-batch-size", "NAME", "find the largest batch that fits into the device's memory"),
+    ),
+    "look at the data": (
+        Command("check-data", "NAME", "read every image and mask, report what is wrong, draw the classes"),
+        Command("preview-data", "NAME", "draw augmented training samples as the network sees them"),
+    ),
+    "evaluate and use": (
+        Command("test", "RUN", "test the best checkpoint of a run again"),
+        Command("validate", "RUN", "the same on the validation split"),
+        Command(
+            "predict", "RUN IMAGES", "masks and overlays for a folder of images, or one image of any size"
+        ),
+        Command("ensemble", "RUN RUN ...", "average the probabilities of runs; the result is a run, tested"),
+        Command("postprocess", "RUN", "what a CRF, morphology ... change, and whether that is certain"),
+        Command("calibrate", "RUN", "fit a temperature; reliability diagram, expected calibration error"),
+        Command("export", "RUN|NAME", "write a network that runs without this package, checked"),
+        Command("demo", "RUN [RUN2]", "drop an image into a local page, see the mask"),
+    ),
+    "compare": (
+        Command("ablation", "NAME", "variants x seeds as resumable runs, then which is better, how certain"),
+        Command("compare", "[RUNS ...]", "rank runs with intervals, say which differences are real"),
+        Command("runs", "[COMMAND]", "list, show, tag and delete runs; disk use; prune old checkpoints"),
+        Command("sync", "[RUNS ...]", "upload to W&B what was logged offline, and check that it arrived"),
+        Command("dashboard", "[RUNS ...]", "make a W&B workspace and report for runs"),
+    ),
+    "look at the network": (
+        Command("profile", "NAME|RUN ...", "parameters, multiply-adds, memory, speed, receptive field"),
+        Command("features", "RUN IMAGE", "draw the feature maps of an image"),
+        Command("bench", "WHAT", "ratios to bare loops and other libraries, measured on this machine"),
+    ),
 }
-# Their first argument is the name of an experiment.
-NAMED = ("exp", "folds", "lr", "check", "preview", "batch-size")
+COMMANDS = {command.name: command for group in GROUPS.values() for command in group}
+RENAMED = {
+    "lr": "find-lr",
+    "batch-size": "find-batch-size",
+    "folds": "cross-validate",
+    "check": "check-data",
+    "preview": "preview-data",
+    "describe": "profile",
+}
+# Commands whose module has another name for now.
+_COMMANDS = "lightning_seg.cli.commands:"
+_MODULES = {
+    name: f"{_COMMANDS}{function}"
+    for name, function in {
+        **{name: name for name in ("exp", "fit", "resume", "test", "validate", "features")},
+        "cross-validate": "folds",
+        "check-data": "check",
+        "preview-data": "preview",
+        "profile": "describe",
+    }.items()
+}
+_NAMED = ("exp", "cross-validate", "find-lr", "check-data", "preview-data", "find-batch-size")
 
-USAGE = """\
+_HEAD = """\
 usage: lightning-seg COMMAND ...
 
-train
-  exp NAME [--key=value ...]         train experiments/NAME.yaml, then test the best checkpoint
-  resume RUN [--key=value ...]       continue a run that was stopped or killed
-  folds NAME K [--key=value ...]     cross-validate with K folds: K runs, then mean, spread and pooled score
-  fit -c FILE [--key=value ...]      train only
-  search FILE [--trials N]           search for the best settings by a W&B sweep file, with Optuna or with W&B
-  lr NAME [--output FILE]            raise the learning rate from step to step, suggest one, draw the curve
-
-look at the data
-  check NAME [--output FILE]         look at every image and mask, report what is wrong; draw each class into FILE
-  preview NAME [--output FILE]       draw augmented training samples as the network sees them
-
-evaluate and use
-  test RUN [--key=value ...]         test the best checkpoint of a run again
-  validate RUN [--key=value ...]     the same on the validation split
-  predict RUN IMAGES [--output DIR]  write masks and overlays for a folder of images, or one image of any size
-  ensemble RUN RUN ...               average the probabilities of runs; the result is a run, tested
-  postprocess RUN --chain FILE       what a CRF, morphology ... change, and whether that is certain; --tune N, --each
-  calibrate RUN                      make probabilities honest: temperature, reliability diagram, ECE
-  export RUN|NAME [--format onnx]    write a network that runs without this package; 'export --help'
-  demo RUN [RUN2]                    drop an image into a page, see the mask, compare two checkpoints
-
-compare
-  ablation NAME [--key=value ...]    make the missing runs of experiments/ablations/NAME.yaml, then answer it
-  compare [RUNS...] [--html FILE]    rank runs with intervals, say which differences are real; 'compare --help'
-  runs [list|show|tag|disk|...]      look after run directories; 'runs --help'
-  sync [RUNS...]                     upload to W&B what was logged offline, and check that it arrived
-  dashboard [RUNS...]                make a W&B workspace and report for runs
-
-look at the network
-  bench data|train|eval|start ...    ratios to bare loops and other libraries, measured on this machine
-  bench frozen NAME                  step time and memory with more and more of the backbone frozen
-  describe NAME|RUN... [--all]       parameters, work, memory, speed, receptive field; 'describe --help' for more
-  batch-size NAME [--key=value ...]  the largest batch that fits into the device's memory
-  features RUN IMAGE [--output FILE] draw the feature maps of an image
-
-RUN is runs/<experiment>/<id>, or runs/<experiment> for its latest run. NAME may be the path of a YAML file.
-'lightning-seg fit --help' lists every key; each can stand in the YAML or on the command line, for example
-  lightning-seg exp unet_camvid --trainer.devices=2 --data.init_args.batch_size=8
+'lightning-seg COMMAND --help' explains a command, its options and an example.
 """
+_TAIL = """
+RUN is runs/<experiment>/<id>, or runs/<experiment> for its latest run. NAME may be the path of a YAML file.
+Every key of the YAML can be given on the command line; 'lightning-seg fit --help' lists them. For example
+  lightning-seg exp unet_camvid --trainer.devices=2 --data.init_args.batch_size=8
+
+exit codes
+  0        done
+  1        done, but something is wrong: bad files, failed runs, incomplete uploads, lost speed; or a crash
+  2        not done: the error says what to change; LIGHTNING_SEG_TRACEBACK=1 shows where it came from
+  128 + N  ended by signal N, such as 130 after Ctrl-C
+"""
+
+
+def usage() -> str:
+    """Return the help that lists all commands."""
+    return "\n".join([_HEAD, *(_section(title, group) for title, group in GROUPS.items())]) + _TAIL
+
+
+def _section(title: str, group: Sequence[Command]) -> str:
+    rows = [f"  {f'{command.name} {command.arguments}':<26} {command.help}\n" for command in group]
+    return "".join([f"{title}\n", *rows])
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -92,38 +125,70 @@ def main(argv: Sequence[str] | None = None) -> int:
         argv: The arguments after the program's name; those of the process unless given.
 
     Returns:
-        The exit code: 0, or 2 after an error that is the user's to mend.
+        The exit code, see `lightning_seg.errors.ExitCode`.
     """
     arguments = list(sys.argv[1:] if argv is None else argv)
     try:
-        _dispatch(arguments)
+        try:
+            return _dispatch(arguments)
+        finally:
+            sys.stdout.flush()
     except UserError as error:
-        if os.environ.get("LIGHTNING_SEG_TRACEBACK"):
+        return _failed(error, str(error))
+    except BrokenPipeError:
+        if not _nobody_reads():
             raise
-        print(f"error: {error}", file=sys.stderr)
-        return 2
-    return 0
+        return ExitCode.SIGNAL + signal.SIGPIPE
+    except OSError as error:
+        if error.filename is None:  # no file of the user's
+            raise
+        return _failed(error, f"{error.filename}: {error.strerror}.")
+    except KeyboardInterrupt:
+        print("interrupted", file=sys.stderr)
+        return ExitCode.SIGNAL + signal.SIGINT
 
 
-def _dispatch(arguments: list[str]) -> None:
+def _dispatch(arguments: list[str]) -> int:
     if not arguments or arguments[0] in ("-h", "--help", "help"):
-        print(USAGE, end="")
-        return
-    command, rest = arguments[0], arguments[1:]
-    if command not in COMMANDS:
-        close = difflib.get_close_matches(command, COMMANDS, n=1)
+        print(usage(), end="")
+        return ExitCode.DONE
+    name, rest = arguments[0], arguments[1:]
+    if name in RENAMED:
+        raise UserError(
+            f"the command {name!r} is called {RENAMED[name]!r}: lightning-seg {RENAMED[name]} ..."
+        )
+    if name not in COMMANDS:
+        close = difflib.get_close_matches(name, COMMANDS, n=1)
         hint = f" Did you mean {close[0]}?" if close else ""
-        raise UserError(f"unknown command {command!r}.{hint} 'lightning-seg --help' lists the commands.")
-    if command in NAMED:
-        rest = config_arguments(rest)
-    module, function = COMMANDS[command].split(":")
-    getattr(importlib.import_module(module), function)(rest)
+        raise UserError(f"unknown command {name!r}.{hint} 'lightning-seg --help' lists the commands.")
+    if name in _NAMED:
+        rest = _config_arguments(rest)
+    module, _, function = _MODULES.get(name, f"lightning_seg.cli.{name.replace('-', '_')}").partition(":")
+    return getattr(importlib.import_module(module), function or "main")(rest) or ExitCode.DONE
 
 
-def config_arguments(arguments: list[str]) -> list[str]:
-    """Replace the experiment's name by ``-c FILE``."""
-    if not arguments or arguments[0].startswith("-"):
-        if any(a in ("-h", "--help", "-c") or a.startswith("--config") for a in arguments):
-            return arguments
-        raise UserError(f"which experiment? There are: {', '.join(experiment_names())}.")
-    return ["-c", str(experiment_file(arguments[0])), *arguments[1:]]
+def _config_arguments(arguments: list[str]) -> list[str]:
+    if arguments and not arguments[0].startswith("-"):
+        return [*config_arguments(arguments[0]), *arguments[1:]]
+    if any(a in ("-h", "--help", "-c") or a.startswith("--config") for a in arguments):
+        return arguments
+    return config_arguments(None)
+
+
+def _failed(error: Exception, message: str) -> int:
+    """Report an error that is the user's to mend."""
+    if os.environ.get("LIGHTNING_SEG_TRACEBACK"):
+        raise error
+    print(f"error: {message}", file=sys.stderr)
+    return ExitCode.USER_ERROR
+
+
+def _nobody_reads() -> bool:
+    """Whether it is standard output whose reader has gone, as in ``| head``; what is left for it is dropped."""
+    output = sys.stdout.fileno()
+    poll = select.poll()
+    poll.register(output, 0)
+    if not poll.poll(0):  # an error or a hang-up would be reported without being asked for
+        return False
+    os.dup2(os.open(os.devnull, os.O_WRONLY), output)  # or Python complains when it exits
+    return True

@@ -76,7 +76,9 @@ def main(args: list[str]) -> None:
 
 
 def _parser() -> Arguments:
-    parser = Arguments(prog="lightning-seg postprocess RUN", allow_abbrev=False)
+    parser = Arguments(
+        "lightning-seg postprocess RUN", "What a chain of steps changes, and whether that is certain."
+    )
     add = parser.add_argument
     add("--chain", type=Path, required=True, help="list of steps in YAML, as in experiments/postprocess/")
     add("--each", action="store_true", help="each step by itself instead of the chain")

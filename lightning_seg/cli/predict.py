@@ -18,7 +18,7 @@ from lightning_seg.inference.writing import make_folders
 def main(args: list[str]) -> None:
     """Predict, ``RUN IMAGES [--output DIR] [--uncertainty] [--key=value ...]``."""
     run, args = run_argument("predict", args)
-    parser = Arguments(prog="lightning-seg predict RUN", allow_abbrev=False)
+    parser = Arguments("lightning-seg predict RUN", "Write masks and overlays for images.")
     parser.add_argument("images", nargs="?", help="a folder of images, or one image of any size")
     parser.add_argument("--output", type=Path, default=Path("predictions", run.parent.name, run.name))
     parser.add_argument("--uncertainty", action="store_true", help="also draw how unsure each pixel is")

@@ -1,4 +1,4 @@
-"""The `describe` command: what networks cost and how far they see, for one experiment or in a table over many."""
+"""The `profile` command: what networks cost and how far they see, for one experiment or in a table over many."""
 
 import argparse
 import base64
@@ -47,7 +47,9 @@ def main(args: list[str]) -> None:
             print(text(description, data.batch_size, data.crop_size, conditions.size))
             print(f"picture        {picture}")
     if left_out:
-        remark = f"{', '.join(left_out)}: describe measures networks that label pixels, not those that find objects"
+        remark = (
+            f"{', '.join(left_out)}: profile measures networks that label pixels, not those that find objects"
+        )
         if not described:
             raise UserError(remark)
         print(remark)
@@ -190,7 +192,7 @@ def page(described: Sequence[Description], conditions: Conditions, drawn: Sequen
 
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
-        "lightning-seg describe", description="What networks cost and how far they see.", allow_abbrev=False
+        "lightning-seg profile", description="What networks cost and how far they see.", allow_abbrev=False
     )
     parser.add_argument("names", nargs="*", metavar="NAME", help="an experiment, or a run with its weights")
     parser.add_argument("--all", action="store_true", help="all experiments")

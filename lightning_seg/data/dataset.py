@@ -73,7 +73,7 @@ class Split(Dataset[dict[str, Any]]):
             if (labels + 1).max() > self.data.num_classes:  # ignore_index, 255, wraps to 0
                 raise UserError(
                     f"{type(self.data).__name__} has the classes 0 to {self.data.num_classes - 1}, but the mask of "
-                    f"{sample} has label {labels[labels < 255].max()}. 'lightning-seg check' lists all such files."
+                    f"{sample} has label {labels[labels < 255].max()}. 'lightning-seg check-data' lists all such files."
                 )
             out = {"image": torch.from_numpy(pixels).permute(2, 0, 1), "mask": torch.from_numpy(labels)}
             if self.train and self.data.transforms:

@@ -131,7 +131,7 @@ def _out_of_memory(experiment: Any) -> str:
         )
     return (
         f"{what} in training with {batch} crops of {height}x{width} on each device.\nTry {advice}, or"
-        " --trainer.precision=bf16-mixed; 'lightning-seg batch-size NAME' finds the largest batch that fits."
+        " --trainer.precision=bf16-mixed; 'lightning-seg find-batch-size NAME' finds the largest batch that fits."
     )
 
 

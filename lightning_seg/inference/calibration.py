@@ -2,7 +2,8 @@
 
 import json
 import math
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -11,10 +12,9 @@ import torch
 from PIL import Image, ImageDraw, ImageFont
 from torch import Tensor
 from torch.nn import functional as F
+from torch.utils.data import DataLoader
 
 from lightning_seg.constants import IGNORE_INDEX
-from lightning_seg.errors import UserError
-from lightning_seg.experiment.experiment import run_argument, trained
 from lightning_seg.runs.directory import BEST_CHECKPOINT, PICTURES
 
 CALIBRATION = "calibration.json"
@@ -94,45 +94,59 @@ def temperature_of(run: Path, checkpoint: Path | None = None) -> float:
     return 1.0
 
 
-def main(args: list[str]) -> None:
-    """Calibrate a run, ``RUN [--key=value ...]``: fit on the validation split, report on it and on the test split."""
-    run, args = run_argument("calibrate", args)
-    experiment = trained(run, args)
-    data = experiment.datamodule
-    task: Any = experiment.model.to("cuda" if torch.cuda.is_available() else "cpu").eval()
-    if not hasattr(task, "evaluated"):
-        raise UserError(f"{run} has no probability for each pixel: calibrate runs of semantic segmentation.")
-    data.setup("validate")
-    loaders = {data.val_split: data.val_dataloader()}
-    try:
-        data.setup("test")
-        loaders.setdefault(data.test_split, data.test_dataloader())
-    except UserError as error:
-        print(f"no test split, so none is reported: {str(error).splitlines()[0]}")
+@dataclass(frozen=True)
+class Calibration:
+    """What a calibration found.
+
+    Attributes:
+        temperature: What logits are to be divided by.
+        fitted_on: The split whose pixels it was fitted to.
+        pixels: How many of them.
+        reliability: For each split before and after scaling.
+    """
+
+    temperature: float
+    fitted_on: str
+    pixels: int
+    reliability: dict[str, tuple[Reliability, Reliability]]
+
+    @property
+    def at_limit(self) -> bool:
+        """Whether a temperature beyond the limits would have been better."""
+        return not 1 / LARGEST * 1.001 < self.temperature < LARGEST / 1.001
+
+    def save(self, run: Path) -> list[Path]:
+        """Write the temperature and the diagrams of the best checkpoint into a run directory; return the files."""
+        result = {
+            "temperature": self.temperature,
+            "fitted_on": self.fitted_on,
+            "step": _step(run / BEST_CHECKPOINT),
+            "ece": {
+                split: {"before": before.ece, "after": after.ece}
+                for split, (before, after) in self.reliability.items()
+            },
+        }
+        (run / CALIBRATION).write_text(json.dumps(result, indent=2) + "\n")
+        (run / PICTURES).mkdir(exist_ok=True)
+        picture = run / PICTURES / "reliability.png"
+        draw(self.reliability, self.temperature).save(picture)
+        return [run / CALIBRATION, picture]
+
+
+def calibrate(task: Any, loaders: Mapping[str, DataLoader], fitted_on: str) -> Calibration:
+    """Fit a temperature on one split and measure the calibration on all.
+
+    Args:
+        task: A task of semantic segmentation in evaluation mode.
+        loaders: The batches of each split.
+        fitted_on: The split whose pixels the temperature is fitted to.
+    """
+    loader = loaders[fitted_on]
     with torch.inference_mode():
-        sample = _sample(task, loaders[data.val_split], _PIXELS // len(data.samples(data.val_split)) + 1)
-    temperature = fit_temperature(*sample)
+        logits, labels = _sample(task, loader, _PIXELS // len(loader.dataset) + 1)  # type: ignore[arg-type]
+    temperature = fit_temperature(logits, labels)
     found = {split: _measure(task, loader, temperature) for split, loader in loaders.items()}
-    result = {
-        "temperature": temperature,
-        "fitted_on": data.val_split,
-        "step": _step(run / BEST_CHECKPOINT),
-        "ece": {split: {"before": pair[0].ece, "after": pair[1].ece} for split, pair in found.items()},
-    }
-    (run / CALIBRATION).write_text(json.dumps(result, indent=2) + "\n")
-    (run / PICTURES).mkdir(exist_ok=True)
-    picture = run / PICTURES / "reliability.png"
-    draw(found, temperature).save(picture)
-    if not 1 / LARGEST * 1.001 < temperature < LARGEST / 1.001:
-        print(
-            "The temperature is at its limit: no single one makes this network's probabilities honest."
-            " It may have learnt too little to be calibrated."
-        )
-    print(f"temperature {temperature:.3f}, fitted to {len(sample[0])} pixels of {data.val_split}")
-    for split, (before, after) in found.items():
-        fitted = ", on the images that the temperature is fitted to" if split == data.val_split else ""
-        print(f"ECE {split}: {before.ece:.4f} before, {after.ece:.4f} after{fitted}")
-    print(f"{run / CALIBRATION}, {picture}")
+    return Calibration(temperature, fitted_on, len(labels), found)
 
 
 def draw(found: dict[str, tuple[Reliability, Reliability]], temperature: float) -> Image.Image:

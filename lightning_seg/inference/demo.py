@@ -1,50 +1,14 @@
-"""The `demo` command: a page on this machine where an image is dropped and its mask appears."""
+"""A page on this machine where an image is dropped and its mask appears."""
 
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from lightning_seg.cli.arguments import Arguments
 from lightning_seg.errors import UserError
-from lightning_seg.inference.predictor import Predictor, as_rgb, load
-from lightning_seg.runs.directory import existing_run
+from lightning_seg.inference.predictor import Predictor, as_rgb
 
 Annotated = tuple[np.ndarray, list[tuple[np.ndarray, str]]]
 """An image (H, W, 3) and its regions: a mask (H, W) and the name of each."""
-
-
-def main(args: list[str]) -> None:
-    """Open the page, ``RUN [RUN2] [--host HOST] [--port PORT]``."""
-    parser = Arguments(
-        prog="lightning-seg demo", description="Drop an image, see the mask.", allow_abbrev=False
-    )
-    parser.add_argument("runs", nargs="+", metavar="RUN", help="a run, or two to compare")
-    parser.add_argument(
-        "--host", default="127.0.0.1", help="0.0.0.0 lets other machines in; nobody else by default"
-    )
-    parser.add_argument("--port", type=int, help="the first free one from 7860 unless given")
-    chosen, settings = parser.parse_known_args(args)
-    if len(chosen.runs) > 2:
-        raise UserError(f"the demo compares two runs, not {len(chosen.runs)}.")
-    runs = [existing_run(run) for run in chosen.runs]
-    page = build([load(run, settings=settings) for run in runs], [_name(run) for run in runs])
-    try:
-        _, address, _ = page.launch(
-            server_name=chosen.host,
-            server_port=chosen.port,
-            share=False,
-            show_error=True,
-            quiet=True,
-            prevent_thread_lock=True,
-        )
-    except (OSError, OverflowError) as error:  # the port is taken, or none
-        where = "a free port from 7860 to 7959" if chosen.port is None else f"port {chosen.port}"
-        raise UserError(
-            f"the demo cannot have {where} at {chosen.host}: {error} Say another --port."
-        ) from None
-    print(f"{address} (Ctrl-C ends it)", flush=True)
-    page.block_thread()
 
 
 def build(models: list[Predictor], names: list[str]) -> Any:
@@ -115,7 +79,3 @@ def segment(models: list[Predictor], image: Any) -> list[Annotated | None]:
 
 def _colours(model: Predictor) -> list[tuple[str, tuple[int, int, int]]]:
     return list(zip(model.class_names, model.palette, strict=True))
-
-
-def _name(run: Path) -> str:
-    return f"{run.absolute().parent.name}/{run.name}"

@@ -1,4 +1,4 @@
-"""``lightning-seg search``: the search for settings that a W&B sweep file describes, without a server.
+"""The search for settings that a W&B sweep file describes, without a server.
 
 The file is a W&B sweep configuration, so that ``wandb sweep FILE`` and ``wandb agent`` run the same search with a
 server. Here Optuna chooses the settings and keeps its study in an SQLite file: stopped searches go on, and the
@@ -7,8 +7,6 @@ command may be started several times, also at once. Every trial is an ordinary r
 
 import fcntl
 import json
-import re
-import shlex
 import signal
 import subprocess
 import sys
@@ -20,7 +18,6 @@ from typing import Any
 
 import yaml
 
-from lightning_seg.cli.arguments import Arguments
 from lightning_seg.errors import UserError
 from lightning_seg.runs.directory import CONFIG
 from lightning_seg.runs.records import Record, read
@@ -54,30 +51,6 @@ class Search:
     method: str
     trials: int | None
     min_iter: int | None
-
-
-def main(arguments: list[str]) -> None:
-    """Run the command ``search``."""
-    parser = Arguments(
-        prog="lightning-seg search",
-        description="Search for the best settings with Optuna. FILE is a W&B sweep configuration: a name in"
-        f" {SEARCHES}/ or a path. Start it again to go on; start it several times at once to share the work.",
-        epilog="Further --key=value are settings for all trials.",
-    )
-    parser.add_argument("file", metavar="FILE")
-    parser.add_argument("--trials", type=int, help="trials in the end; the file's run_cap unless given")
-    parser.add_argument("--runs", type=Path, default=Path("runs"), help="folder of all runs")
-    chosen, settings = parser.parse_known_args(arguments)
-    wrong = [word for word in settings if not re.match(r"--[\w.]+\+?=", word)]
-    if wrong:
-        raise UserError(f"expected settings as --key=value, got {' '.join(wrong)}")
-    search = load(_file(chosen.file))
-    trials = chosen.trials or search.trials
-    if trials is None and search.method != "grid":
-        raise UserError("how many trials? Say --trials=20, or run_cap: 20 in the file")
-    study = open_study(search, chosen.runs / search.name)
-    run(search, study, chosen.runs, trials, settings)
-    _print_best(search, study, settings)
 
 
 def load(file: Path) -> Search:
@@ -325,24 +298,55 @@ def _count(study: Any, *states: Any) -> int:
     return len(study.get_trials(deepcopy=False, states=states))
 
 
-def _print_best(search: Search, study: Any, settings: Sequence[str]) -> None:
-    import optuna
+@dataclass(frozen=True)
+class Best:
+    """The best trial of a search.
 
-    done = study.get_trials(deepcopy=False, states=(optuna.trial.TrialState.COMPLETE,))
+    Attributes:
+        number: Of the trial.
+        value: Its score.
+        run: Its run directory.
+        trials: Out of how many finished ones.
+        command: What makes the same run again.
+    """
+
+    number: int
+    value: float
+    run: str
+    trials: int
+    command: list[str]
+
+
+def best_trial(search: Search, study: Any, settings: Sequence[str] = ()) -> Best | None:
+    """Return the best trial, if any is finished.
+
+    Args:
+        search: The search.
+        study: Its Optuna study.
+        settings: Further settings of all trials.
+    """
+    from optuna.trial import TrialState
+
+    done = _count(study, TrialState.COMPLETE)
     if not done:
-        return
+        return None
     best = study.best_trial
     constants = {name: p["value"] for name, p in search.parameters.items() if "value" in p}
     command = [word for word in search.command if word != "${env}"]
     at = command.index("${args}")
     command[at : at + 1] = [*_arguments({**best.params, **constants}), *settings]
-    print(
-        f"best of {len(done)}: trial {best.number}, {search.metric} {best.value:.4f}, {best.user_attrs.get('run')}"
-    )
-    print(f"again: {shlex.join(command)}")
+    return Best(best.number, best.value, best.user_attrs["run"], done, command)
 
 
-def _file(name: str) -> Path:
+def search_file(name: str) -> Path:
+    """Find the file of a search.
+
+    Args:
+        name: A name in ``experiments/searches/``, or the path of a YAML file.
+
+    Raises:
+        UserError: There is no such file; the message lists those there are.
+    """
     path = Path(name) if name.endswith((".yaml", ".yml")) else SEARCHES / f"{name}.yaml"
     if path.is_file():
         return path

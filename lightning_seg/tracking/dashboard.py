@@ -1,4 +1,4 @@
-"""``lightning-seg dashboard``: a W&B workspace and report made for the runs at hand."""
+"""A W&B workspace and report made for the runs at hand."""
 
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field, fields
@@ -8,10 +8,8 @@ from typing import Any
 import yaml
 
 from lightning_seg.analysis.groups import varied
-from lightning_seg.cli.arguments import Arguments
 from lightning_seg.errors import UserError
-from lightning_seg.runs.records import Record, find, read
-from lightning_seg.tracking.sync import account
+from lightning_seg.runs.records import Record
 
 STEP = "trainer/global_step"
 SCORE = "test/miou"
@@ -46,44 +44,6 @@ class Dashboard:
     group_by: str = "name"
     classes: list[str] = field(default_factory=list)
     settings: list[str] = field(default_factory=list)
-
-
-def main(arguments: list[str]) -> None:
-    """Run the command ``dashboard``."""
-    parser = Arguments(
-        prog="lightning-seg dashboard",
-        description="Make a W&B workspace and a report for runs: curves with bands over seeds, bars per class, speed"
-        " against accuracy, parallel coordinates of what varies, run comparer, pictures. Without an account the"
-        " specification is written to a file, from which they can be made elsewhere.",
-    )
-    parser.add_argument(
-        "runs",
-        nargs="*",
-        type=Path,
-        default=[Path("runs")],
-        help="run directories, folders, or a specification",
-    )
-    parser.add_argument("--group-by", metavar="KEY", help="setting whose runs make one curve")
-    parser.add_argument("--title", help="name of workspace and report")
-    parser.add_argument(
-        "--output", type=Path, default=Path("dashboard.yaml"), help="where the specification goes"
-    )
-    chosen = parser.parse_args(arguments)
-    dashboard = (
-        load(chosen.runs[0]) if chosen.runs[0].is_file() else describe([read(p) for p in find(chosen.runs)])
-    )
-    dashboard.group_by = chosen.group_by or dashboard.group_by
-    dashboard.title = chosen.title or dashboard.title
-    try:
-        api = account()
-    except UserError as error:
-        chosen.output.write_text(yaml.safe_dump(asdict(dashboard), sort_keys=False, allow_unicode=True))
-        print(f"specification: {chosen.output}\nnot published: {error}")
-        print(f"To publish it, here or elsewhere: lightning-seg dashboard {chosen.output}")
-        return
-    dashboard.entity = dashboard.entity or api.default_entity
-    print(f"workspace: {workspace(dashboard).save().url}")
-    print(f"report: {report(dashboard).save().url}")
 
 
 def describe(records: Sequence[Record]) -> Dashboard:
@@ -130,6 +90,11 @@ def load(file: Path) -> Dashboard:
         raise UserError(
             f"{file} is no specification of a dashboard; expected a YAML file with {known}"
         ) from None
+
+
+def save(dashboard: Dashboard, file: Path) -> None:
+    """Write a specification that `load` reads."""
+    file.write_text(yaml.safe_dump(asdict(dashboard), sort_keys=False, allow_unicode=True))
 
 
 def workspace(dashboard: Dashboard) -> Any:

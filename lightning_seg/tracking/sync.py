@@ -1,4 +1,4 @@
-"""``lightning-seg sync``: upload what runs logged offline, or could not upload, to Weights & Biases."""
+"""Upload what runs logged offline, or could not upload, to Weights & Biases."""
 
 import json
 import os
@@ -6,13 +6,12 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from lightning_seg.cli.arguments import Arguments
 from lightning_seg.errors import UserError
 from lightning_seg.runs.records import find
 from lightning_seg.tracking.wandb_log import has_files, mend, read_log
@@ -40,35 +39,25 @@ class Log:
     artifacts: frozenset[str] = frozenset()
 
 
-def main(arguments: list[str]) -> None:
-    """Run the command ``sync``."""
-    parser = Arguments(
-        prog="lightning-seg sync",
-        description="Upload runs that were logged offline, or could not upload all, to Weights & Biases: curves,"
-        " pictures with masks, configuration, checkpoints. Run directories may have been moved or copied here.",
-    )
-    parser.add_argument(
-        "runs", nargs="*", type=Path, default=[Path("runs")], help="run directories or folders of them"
-    )
-    parser.add_argument("--again", action="store_true", help="also what was uploaded before")
-    chosen = parser.parse_args(arguments)
+def logs_to_upload(folders: Sequence[Path], again: bool = False) -> tuple[dict[Path, list[Path]], list[Path]]:
+    """Find the logs that the server does not have in full.
+
+    Args:
+        folders: Run directories, or folders of them.
+        again: Whether to take also what was uploaded before.
+
+    Returns:
+        The logs of each run, oldest first, and the runs that are left alone because they may still be running.
+    """
     waiting: dict[Path, list[Path]] = {}
-    for run_dir in find(chosen.runs):
-        parts = [part for part in _parts(run_dir) if chosen.again or not _is_uploaded(part)]
+    busy: list[Path] = []
+    for run_dir in find(folders):
+        parts = [part for part in _parts(run_dir) if again or not _is_uploaded(part)]
         if parts and _is_busy(parts[-1]):
-            print(f"{run_dir}: left alone, it may still be running")
+            busy.append(run_dir)
         elif parts:
             waiting[run_dir] = parts
-    if not waiting:
-        print("nothing to upload")
-        return
-    api = account()
-    print(f"uploading {len(waiting)} run{'s' * (len(waiting) > 1)} as {api.default_entity} ...", flush=True)
-    incomplete = [run_dir for run_dir, problem in upload(api, waiting).items() if problem]
-    if incomplete:
-        raise UserError(
-            f"{len(incomplete)} of {len(waiting)} runs did not arrive whole; 'lightning-seg sync' tries them again"
-        )
+    return waiting, busy
 
 
 def upload(api: Any, waiting: Mapping[Path, list[Path]]) -> dict[Path, str]:

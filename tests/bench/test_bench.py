@@ -4,9 +4,9 @@ import pytest
 import torch
 
 from lightning_seg.bench import evaluate, guard
-from lightning_seg.bench.train import BARE, FROZEN, OURS, TrainBench, main
+from lightning_seg.bench.train import BARE, FROZEN, OURS, TrainBench
 from lightning_seg.bench.turns import Goal, ratio, table, take_turns
-from lightning_seg.errors import UserError
+from lightning_seg.cli.main import main
 from lightning_seg.experiment.experiment import DataOnly
 from lightning_seg.metrics.confusion import ConfusionMatrix
 
@@ -82,25 +82,30 @@ def test_the_scores_that_are_timed_are_equal():
 
 
 def test_the_table_is_printed(capsys):
-    main(["quickstart", "--rounds", "1", "--steps", "1", *TINY])
+    assert main(["bench", "train", "quickstart", "--rounds", "1", "--steps", "1", *TINY]) == 0
     out = capsys.readouterr().out
     assert f"{OURS} / {BARE}: " in out
     assert f"{FROZEN} / {OURS}: " in out
 
 
-def test_peers_need_the_network_that_all_have():
-    with pytest.raises(UserError, match="DeepLabV3"):
-        main(["quickstart", "--peers", *TINY])
+def test_peers_need_the_network_that_all_have(capsys):
+    assert main(["bench", "train", "quickstart", "--peers", *TINY]) == 2
+    assert "DeepLabV3" in capsys.readouterr().err
 
 
 def test_the_guard_fails_on_a_loss_that_stays_and_not_on_one_that_passes(capsys):
     floors = (Goal("ours", "bare", 0.8),)
     seconds = {"ours": 1.0, "bare": 1.0}
     ways = {name: lambda name=name: seconds[name] for name in seconds}
-    guard.guard(ways, "bare", floors, 3)
+    assert guard.guard(ways, "bare", floors, 3) == []
     turns = iter([9.0] * 4)  # the first rounds only: something else kept the machine busy
-    guard.guard({**ways, "ours": lambda: next(turns, 1.0)}, "bare", floors, 3)
+    assert guard.guard({**ways, "ours": lambda: next(turns, 1.0)}, "bare", floors, 3) == []
     assert "once more" in capsys.readouterr().out
     seconds["ours"] = 1.5
-    with pytest.raises(UserError, match=r"slower than before: ours / bare is 0.67x, not 0.8x"):
-        guard.guard(ways, "bare", floors, 3)
+    assert guard.guard(ways, "bare", floors, 3) == ["ours / bare is 0.67x, not 0.8x"]
+
+
+def test_lost_speed_is_a_finding(monkeypatch, capsys):
+    monkeypatch.setattr(guard, "run", lambda experiment, rounds: ["ours / bare is 0.67x, not 0.8x"])
+    assert main(["bench", "guard"]) == 1
+    assert "slower than before: ours / bare is 0.67x, not 0.8x. Find" in capsys.readouterr().out

@@ -40,7 +40,7 @@ def test_command_suggests_draws_and_leaves_nothing_else(tmp_path, monkeypatch, c
     monkeypatch.setattr(
         L, "Trainer", lambda callbacks, **options: trainer(callbacks=[*callbacks, seen], **options)
     )
-    assert main(["lr", "tiny.yaml", "--steps", "20", "--low", "1e-4", "--high", "1"]) == 0
+    assert main(["find-lr", "tiny.yaml", "--steps", "20", "--low", "1e-4", "--high", "1"]) == 0
     assert "the experiment has 0.05" in capsys.readouterr().out
     assert sorted(os.listdir(tmp_path)) == ["lr.png", "tiny.yaml"]
     rates = np.array(seen.rates)

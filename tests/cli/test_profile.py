@@ -144,7 +144,7 @@ def workplace(tmp_path, monkeypatch, quick):
 
 def test_one_experiment(workplace, capsys):
     override = "--model.network.init_args.decoder_channels=[32,16,8,8,8]"
-    assert main(["describe", "tiny", "--size=64x96", override]) == 0
+    assert main(["profile", "tiny", "--size=64x96", override]) == 0
     out = capsys.readouterr().out
     assert "tiny: UNet, test_resnet" in out and "12.5 * images/s" in out and "4 crops of 32x32" in out
     assert "64x96 pixels, batch of 1, float32, CPU" in out and "* other programs" in out
@@ -152,7 +152,7 @@ def test_one_experiment(workplace, capsys):
 
 
 def test_table_and_charts_of_all(workplace, capsys):
-    assert main(["describe", "--all", "--size=64x64", "--html=page.html", "--png=chart.png"]) == 0
+    assert main(["profile", "--all", "--size=64x64", "--html=page.html", "--png=chart.png"]) == 0
     out = capsys.readouterr().out.splitlines()
     first, second = (line.split() for line in out[1:3])
     assert first[0] == "tiny" and second[0] == "twin" and first[1:] == second[1:]
@@ -183,5 +183,5 @@ LOSS, ARGUMENT = "--model.loss=lightning_seg.training.losses.", "--model.loss.in
     ],
 )
 def test_mistakes(workplace, capsys, arguments, expected):
-    assert main(["describe", *arguments]) == 2
+    assert main(["profile", *arguments]) == 2
     assert expected in capsys.readouterr().err

@@ -103,7 +103,7 @@ def test_out_of_memory_says_what_to_try(folder, capsys):
 def test_the_largest_batch_that_fits_is_found(folder, capsys):
     greedy = f"--model.loss={{class_path: {SABOTEUR}.Greedy, init_args: {{most: 11}}}}"
     before = {p for p in folder.rglob("*") if "runs" in p.parts}
-    assert here(folder, "batch-size", "tiny.yaml", greedy) == 0
+    assert here(folder, "find-batch-size", "tiny.yaml", greedy) == 0
     assert "--data.init_args.batch_size=8" in capsys.readouterr().out  # the power of two below 11
     assert {p for p in folder.rglob("*") if "runs" in p.parts} == before  # nothing is left behind
 

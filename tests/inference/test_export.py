@@ -14,10 +14,9 @@ from timm.layers import Conv2dSame
 from torch import nn
 
 from lightning_seg.inference import load
-from lightning_seg.inference.export import onnx as export
 from lightning_seg.inference.export.check import Check, check
 from lightning_seg.inference.export.exportable import _RegionMeans, exportable
-from lightning_seg.inference.export.formats import export_onnx, export_pt2
+from lightning_seg.inference.export.formats import FORMATS, export_onnx, export_pt2
 from lightning_seg.networks.backbones.timm_backbone import DensePool
 from lightning_seg.networks.unet import UNet
 from tests.inference.conftest import call
@@ -104,12 +103,12 @@ def test_the_printed_program_runs_without_this_package(runs, tmp_path, capsys):
 
 def test_a_file_that_gives_something_else_is_not_kept(runs, tmp_path, capsys, monkeypatch):
     wrong = [Check((1, 3, 97, 129), 0.5, 0.01, 2.0, 0.97)]
-    monkeypatch.setattr(export, "check", lambda *args: wrong)
+    monkeypatch.setattr("lightning_seg.inference.export.check.check", lambda *args: wrong)
 
     def write(module, path, metadata, kind):
         path.write_text("a network")
 
-    monkeypatch.setitem(export.FORMATS, "onnx", write)
+    monkeypatch.setitem(FORMATS, "onnx", write)
     assert call("export", runs[0], "--output", tmp_path / "model.onnx") == 2
     err = capsys.readouterr().err
     assert "gives other results" in err and "largest difference 5.0e-01 (logits up to 2), 97.000 %" in err
@@ -119,7 +118,7 @@ def test_a_file_that_gives_something_else_is_not_kept(runs, tmp_path, capsys, mo
 @pytest.mark.parametrize(
     ("arguments", "says"),
     [
-        ((), "which network?"),
+        ((), "required: RUN|NAME"),
         (("unet_camvit",), "Did you mean unet_camvid?"),
         (("quickstart", "--format", "tflite"), "invalid choice: 'tflite'"),
     ],

@@ -182,7 +182,7 @@ def test_what_is_wrong_with_the_command_is_said(file, tmp_path, capsys):
     for arguments, says in (
         (["nosuch"], "no search 'nosuch'"),
         ([path], "how many trials?"),
-        ([path, "lr=1"], "expected settings as --key=value, got lr=1"),
+        ([path, "lr=1"], "unrecognized arguments: lr=1"),
     ):
         assert cli.main(["search", *arguments, f"--runs={tmp_path / 'runs'}"]) == 2
         assert says in capsys.readouterr().err

@@ -288,7 +288,7 @@ def test_a_detector_is_no_semantic_network(workplace, capsys):
 
 
 def test_describe_and_features_say_what_they_can(run, workplace, capsys):
-    assert run_in(workplace, "describe", str(run)) == 2
+    assert run_in(workplace, "profile", str(run)) == 2
     assert "those that find objects" in capsys.readouterr().err
     Image.fromarray(np.full((40, 50, 3), 90, np.uint8)).save(workplace / "photo.png")
     assert run_in(workplace, "features", str(run), "photo.png", "--output", "maps.png") == 0
@@ -298,6 +298,6 @@ def test_describe_and_features_say_what_they_can(run, workplace, capsys):
 
 
 def test_preview_and_check(workplace, capsys):
-    assert run_in(workplace, "preview", "tiny.yaml", "--output", "preview.png") == 0
+    assert run_in(workplace, "preview-data", "tiny.yaml", "--output", "preview.png") == 0
     assert Image.open(workplace / "preview.png").size == (4 * (2 * 48 + 8), 3 * (48 + 8))
-    assert run_in(workplace, "check", "tiny.yaml") == 0
+    assert run_in(workplace, "check-data", "tiny.yaml") == 0

@@ -158,7 +158,7 @@ class Folder(SegmentationData):
             first = "".join(f"  {file}: {lack}\n" for file, lack in [*alone.items()][:5])
             raise Unpaired(
                 f"{len(alone)} files have no partner:\n{first}Images and masks are paired by name (mask_suffix is "
-                f"{self.mask_suffix!r}). Move away what has no partner; 'lightning-seg check' lists all.",
+                f"{self.mask_suffix!r}). Move away what has no partner; 'lightning-seg check-data' lists all.",
                 alone,
             )
         return [(images[name], masks[name]) for name in sorted(images)]

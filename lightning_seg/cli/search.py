@@ -1,0 +1,35 @@
+"""``lightning-seg search``: search for the best settings with Optuna, by a W&B sweep file."""
+
+import shlex
+from pathlib import Path
+
+from lightning_seg.cli.arguments import Arguments, at_least
+from lightning_seg.errors import UserError
+from lightning_seg.studies.search import SEARCHES, best_trial, load, open_study, run, search_file
+
+
+def main(arguments: list[str]) -> None:
+    """Run the command."""
+    parser = Arguments(
+        "lightning-seg search",
+        "Search for the best settings with Optuna. FILE is a W&B sweep configuration: a name in"
+        f" {SEARCHES}/ or a path. Start it again to go on; start it several times at once to share the work.",
+        "lightning-seg search quickstart --trials 20",
+        settings=True,
+    )
+    add = parser.add_argument
+    add("file", metavar="FILE", help=f"a name in {SEARCHES}/, or the path of a YAML file")
+    add("--trials", metavar="N", type=at_least(1), help="trials in the end; the file's run_cap unless given")
+    add(
+        "--runs", metavar="FOLDER", type=Path, default=Path("runs"), help="folder of all runs (default: runs)"
+    )
+    options, settings = parser.parse_with_settings(arguments)
+    search = load(search_file(options.file))
+    trials = options.trials or search.trials
+    if trials is None and search.method != "grid":
+        raise UserError("how many trials? Say --trials=20, or run_cap: 20 in the file")
+    study = open_study(search, options.runs / search.name)
+    run(search, study, options.runs, trials, settings)
+    if best := best_trial(search, study, settings):
+        print(f"best of {best.trials}: trial {best.number}, {search.metric} {best.value:.4f}, {best.run}")
+        print(f"again: {shlex.join(best.command)}")
