@@ -4,7 +4,7 @@ import json
 import platform
 import sys
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from importlib.metadata import version
 from pathlib import Path
@@ -18,7 +18,7 @@ from lightning_seg.constants import IGNORE_INDEX
 from lightning_seg.metrics.scores import Scores, scores
 from lightning_seg.runs.csv_logger import RunLogger
 from lightning_seg.runs.directory import CONFIG, ENVIRONMENT, TEST_IMAGES, TEST_SCORES, write_whole
-from lightning_seg.runs.provenance import git
+from lightning_seg.runs.provenance import record_code
 from lightning_seg.tracking.wandb_logger import MirrorLogger
 from lightning_seg.training.finetune.policies import table as part_table
 
@@ -39,19 +39,21 @@ class RunRecord(L.Callback):
     Args:
         run: The run directory.
         config: The resolved configuration as YAML.
+        folders: Where the experiment's own files are, whose repository is recorded beside the package's.
     """
 
-    def __init__(self, run: Path, config: str) -> None:
+    def __init__(self, run: Path, config: str, folders: Sequence[Path] = ()) -> None:
         self.run = run
         self.config = config
+        self.folders = folders
 
     def setup(self, trainer: L.Trainer, pl_module: L.LightningModule, stage: str) -> None:
         """Write config.yaml and environment.json before anything can fail."""
         if not trainer.is_global_zero or stage not in ("fit", "test"):
             return
         if not (self.run / CONFIG).exists():
-            facts = json.dumps(environment(trainer, pl_module), indent=2) + "\n"
-            write_whole(self.run / ENVIRONMENT, facts)
+            facts = record_code(self.run, self.folders) | environment(trainer, pl_module)
+            write_whole(self.run / ENVIRONMENT, json.dumps(facts, indent=2) + "\n")
             write_whole(self.run / CONFIG, self.config)  # last: it makes the folder a run directory
         mirror = next((logger for logger in trainer.loggers if isinstance(logger, MirrorLogger)), None)
         if mirror and stage == "fit":
@@ -196,8 +198,6 @@ def environment(trainer: L.Trainer, module: Any) -> dict[str, Any]:
     return {
         "command": sys.argv[1:],
         "time": time.strftime("%Y-%m-%dT%H:%M:%S%z"),
-        "commit": git("rev-parse", "HEAD"),
-        "uncommitted_changes": bool(git("status", "--porcelain", "--untracked-files=no")),
         "python": platform.python_version(),
         "packages": {name: version(name) for name in PACKAGES},
         "platform": platform.platform(),

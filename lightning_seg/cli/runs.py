@@ -79,8 +79,8 @@ def _show(options: argparse.Namespace) -> None:
     print(f"status      {_status(record)}" + f" ({record.problem})" * bool(record.problem))
     print(f"started     {record.time or 'unknown'}, seed {record.seed}")
     print(f"command     lightning-seg {' '.join(map(str, environment.get('command') or []))}")
-    dirty = " with uncommitted changes" * bool(environment.get("uncommitted_changes"))
-    print(f"commit      {str(environment.get('commit'))[:12]}{dirty}")
+    dirty = environment.get("dirty", environment.get("uncommitted_changes"))  # its name before 0.2
+    print(f"commit      {str(environment.get('commit'))[:12]}{' with uncommitted changes' * bool(dirty)}")
     print(f"device      {', '.join(environment.get('devices') or ['unknown'])}")
     print(f"tags        {' '.join(record.tags) or 'none'}")
     checkpoints = _readable(size_of(record.path / "checkpoints"))

@@ -191,8 +191,13 @@ class Experiment(LightningCLI):
             loggers += [mirror] if mirror else []
         given = self.config_init.trainer.logger  # loggers of the user's own come on top
         loggers += given if isinstance(given, list) else [given] if isinstance(given, Logger) else []
+        folders = [Path(str(file)).parent for file in self.config.config or []]
         bar = self.config.trainer.enable_progress_bar is not False and sys.stderr.isatty()
-        self.trainer_defaults["callbacks"] = [RunRecord(self.run_directory, text), Progress(), SeededSteps()]
+        self.trainer_defaults["callbacks"] = [
+            RunRecord(self.run_directory, text, folders),
+            Progress(),
+            SeededSteps(),
+        ]
         if self.config.trainer.benchmark is None and not self.config.trainer.deterministic:
             self.trainer_defaults["callbacks"].append(CudnnBenchmark())
         plugins = self.config_init.trainer.plugins or []

@@ -17,7 +17,7 @@ import torch
 
 from lightning_seg.errors import UserError
 from lightning_seg.runs.directory import CONFIG, ENVIRONMENT, LAST_CHECKPOINT
-from lightning_seg.runs.provenance import git
+from lightning_seg.runs.provenance import package_commit
 
 _MEMORY = re.compile(r"out of memory|can('t|not) allocate memory", re.IGNORECASE)
 _WORKER = re.compile(r"DataLoader worker .*(killed|exited unexpectedly)", re.DOTALL)
@@ -76,7 +76,7 @@ def _made_by(run: Path) -> str:
         version, commit = known["packages"]["lightning_seg"], known["commit"]
     except (OSError, ValueError, KeyError, TypeError):
         version, commit = "an unknown version", None
-    if version == metadata.version("lightning_seg") and commit in (None, git("rev-parse", "HEAD")):
+    if version == metadata.version("lightning_seg") and commit in (None, package_commit()):
         return ""
     commit = f", commit {commit[:10]}" if commit else ""
     return (

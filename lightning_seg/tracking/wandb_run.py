@@ -21,7 +21,7 @@ from lightning.pytorch.utilities import rank_zero_only
 from torch import nn
 
 from lightning_seg.errors import UserError
-from lightning_seg.runs.provenance import git
+from lightning_seg.runs.provenance import package_commit
 from lightning_seg.runs.records import read
 from lightning_seg.tracking.wandb_logger import ANSWER_TIMEOUT, SAMPLES, MirrorLogger, anonymous, one_line
 
@@ -175,7 +175,7 @@ class Tracking:
             x_disable_meta=True,
             host="",
             disable_git=True,
-            git_commit=git("rev-parse", "HEAD"),
+            git_commit=package_commit(),
             disable_code=True,
         )
 

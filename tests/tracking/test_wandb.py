@@ -84,7 +84,7 @@ def test_offline_runs_are_complete_and_anonymous_and_can_be_moved_and_synced(
     home, tmp_path, capsys, monkeypatch
 ):
     head = "0123456789" * 4
-    monkeypatch.setattr("lightning_seg.tracking.wandb_run.git", lambda *_: head)
+    monkeypatch.setattr("lightning_seg.tracking.wandb_run.package_commit", lambda: head)
     run_dir, model = home / "runs" / "tiny" / "20260101-ab", Tiny()
     config = {"lr": [0.1, 0.2], "data": {"root": f"{home}/data"}, "scratch": "/scratch/ada/x", "none": None}
     tracking = Tracking(group="g", tags=["a", "b"], notes="why", watch="gradients")
