@@ -14,7 +14,7 @@ from lightning_seg.plotting.pictures import comparison, save_parts
 from lightning_seg.runs.csv_logger import RunLogger
 from lightning_seg.runs.directory import PICTURES
 from lightning_seg.tracking.media import log_confusion_matrix, log_per_class, log_pictures
-from lightning_seg.tracking.wandb_logger import MirrorLogger
+from lightning_seg.tracking.wandb_logger import WandbRunLogger
 from lightning_seg.training.fsdp import is_sharded
 
 
@@ -89,7 +89,7 @@ class Pictures(L.Callback):
         step = max(0, trainer.global_step - 1)  # the step that Lightning gives the scores of this validation
         iou = dict(zip(classes, scores(module.matrix).iou_per_class, strict=True))
         for logger in trainer.loggers:
-            if isinstance(logger, MirrorLogger):
+            if isinstance(logger, WandbRunLogger):
                 pictures = images, truths, predictions
                 log_pictures(
                     logger, f"{stage}/pictures", *pictures, classes, step, names, objects=objects or None

@@ -6,6 +6,7 @@ import sys
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
+from functools import partial
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -19,7 +20,7 @@ from lightning_seg.metrics.scores import Scores, scores
 from lightning_seg.runs.csv_logger import RunLogger
 from lightning_seg.runs.directory import CONFIG, ENVIRONMENT, TEST_IMAGES, TEST_SCORES, write_whole
 from lightning_seg.runs.provenance import record_code
-from lightning_seg.tracking.wandb_logger import MirrorLogger
+from lightning_seg.tracking.wandb_logger import WandbRunLogger
 from lightning_seg.training.finetune.policies import table as part_table
 
 PACKAGES = (
@@ -55,13 +56,13 @@ class RunRecord(L.Callback):
             facts = record_code(self.run, self.folders) | environment(trainer, pl_module)
             write_whole(self.run / ENVIRONMENT, json.dumps(facts, indent=2) + "\n")
             write_whole(self.run / CONFIG, self.config)  # last: it makes the folder a run directory
-        mirror = next((logger for logger in trainer.loggers if isinstance(logger, MirrorLogger)), None)
-        if mirror and stage == "fit":
-            described = json.loads((self.run / ENVIRONMENT).read_text())
-            mirror.log_hyperparams({"environment": described})
-            mirror.samples = lambda: trainer.global_step * described["effective_batch_size"]
-            data: Any = trainer.datamodule  # type: ignore[attr-defined]
-            mirror.use_data(type(data).__name__, data_version(data))
+        for logger in trainer.loggers if stage == "fit" else []:
+            if isinstance(logger, WandbRunLogger):
+                described = json.loads((self.run / ENVIRONMENT).read_text())
+                data: Any = trainer.datamodule  # type: ignore[attr-defined]
+                batch = described["effective_batch_size"]
+                seen = partial(lambda batch: trainer.global_step * batch, batch)
+                logger.begin_training(described, type(data).__name__, data_version(data), seen)
 
     def on_fit_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Say what is about to be trained: four lines, and one for each part of the network."""
@@ -92,12 +93,12 @@ class RunRecord(L.Callback):
             )
 
     def _note(self, trainer: L.Trainer, **facts: Any) -> None:
-        """Add to environment.json, and to its mirror, what was not known when it was written."""
+        """Add to environment.json, and to W&B, what was not known when it was written."""
         file = self.run / ENVIRONMENT
         described = json.loads(file.read_text()) | facts
         write_whole(file, json.dumps(described, indent=2) + "\n")
         for logger in trainer.loggers:
-            if isinstance(logger, MirrorLogger):
+            if isinstance(logger, WandbRunLogger):
                 logger.log_hyperparams({"environment": described})
 
     def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:

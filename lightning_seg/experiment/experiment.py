@@ -10,6 +10,7 @@ import os
 import pkgutil
 import sys
 import warnings
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any, Literal
 
@@ -45,7 +46,7 @@ from lightning_seg.runs.directory import (
 )
 from lightning_seg.tasks.base import SegmentationTask
 from lightning_seg.tasks.semantic import SemanticSegmentation
-from lightning_seg.tracking.wandb_run import Tracking
+from lightning_seg.tracking.wandb_run import WandbSettings
 from lightning_seg.training.checkpoint_io import SafeCheckpointIO, read
 from lightning_seg.training.precision import choose_precision
 
@@ -57,37 +58,47 @@ WHOLE = ("--trainer.limit_val_batches=1.0", "--trainer.limit_test_batches=1.0")
 
 
 class Experiment(LightningCLI):
-    """The objects of one run, built from ``-c FILE`` and ``--key=value``.
+    """The objects of one run, built from ``-c FILE`` and ``--key=value``; a ``with`` block ends its W&B run.
 
     Args:
         args: Command-line arguments after the command.
         run: The directory of an existing run to continue or evaluate; a new one is made unless given.
-        tracked: Whether the run is mirrored to W&B.
+        tracked: Whether the run is logged to W&B.
     """
 
     def __init__(self, args: list[str], run: Path | None = None, tracked: bool = True) -> None:
         self.run_directory = run
         self.tracked = tracked
         self.task = _task_class(args)
-        super().__init__(
-            self.task,
-            SegmentationData,
-            args=args,
-            run=False,
-            parser_class=Parser,
-            subclass_mode_data=True,
-            auto_configure_optimizers=False,
-            load_from_checkpoint_support=False,
-            parser_kwargs={"allow_abbrev": False},  # half a key is a misspelt key
-            save_config_callback=None,  # `RunRecord` writes it, into the run directory
-            seed_everything_default=0,
-            trainer_defaults={
-                "use_distributed_sampler": False,  # the data module's own scores every image exactly once
-                "num_sanity_val_steps": 1,
-                "log_every_n_steps": 10,
-                "enable_model_summary": False,  # `RunRecord` says what matters in four lines
-            },
-        )
+        with ExitStack() as self._opened:  # if anything fails, the W&B run ends as failed
+            super().__init__(
+                self.task,
+                SegmentationData,
+                args=args,
+                run=False,
+                parser_class=Parser,
+                subclass_mode_data=True,
+                auto_configure_optimizers=False,
+                load_from_checkpoint_support=False,
+                parser_kwargs={"allow_abbrev": False},  # half a key is a misspelt key
+                save_config_callback=None,  # `RunRecord` writes it, into the run directory
+                seed_everything_default=0,
+                trainer_defaults={
+                    "use_distributed_sampler": False,  # the data module's own scores every image exactly once
+                    "num_sanity_val_steps": 1,
+                    "log_every_n_steps": 10,
+                    "enable_model_summary": False,  # `RunRecord` says what matters in four lines
+                },
+            )
+            self._opened = self._opened.pop_all()
+
+    def __enter__(self) -> "Experiment":
+        """Return the experiment itself."""
+        return self
+
+    def __exit__(self, *details: Any) -> None:
+        """End the W&B run, as failed if the block was left by an error."""
+        self._opened.__exit__(*details)
 
     def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
         """Add what an experiment has besides model, data and trainer."""
@@ -117,7 +128,7 @@ class Experiment(LightningCLI):
             help="Multiply the learning rate by the number of batches that a step gathers, devices x accumulated,"
             " or by its root.",
         )
-        parser.add_class_arguments(Tracking, "wandb")
+        parser.add_class_arguments(WandbSettings, "wandb")
         parser.add_lightning_class_args(ModelCheckpoint, "checkpoint")
         parser.add_lightning_class_args(Pictures, "pictures")
         parser.add_lightning_class_args(OverfittingMonitor, "overfitting")
@@ -185,10 +196,8 @@ class Experiment(LightningCLI):
         text = self.text
         loggers: list[Logger] = [RunLogger(self.run_directory, curves=self.tracked)]
         if self.tracked and not self.config.trainer.fast_dev_run:
-            tracking = self.config_init.wandb
-            tracking.group = tracking.group or self.config.name
-            mirror = tracking.start(self.run_directory, yaml.safe_load(text), self.model)
-            loggers += [mirror] if mirror else []
+            wandb_run = self.config_init.wandb.start(self.run_directory, yaml.safe_load(text), self.model)
+            loggers += [self._opened.enter_context(wandb_run).logger] if wandb_run else []
         given = self.config_init.trainer.logger  # loggers of the user's own come on top
         loggers += given if isinstance(given, list) else [given] if isinstance(given, Logger) else []
         folders = [Path(str(file)).parent for file in self.config.config or []]

@@ -15,18 +15,17 @@ from lightning_seg.errors import UserError
 from lightning_seg.experiment.experiment import RUN_VARIABLE, Experiment, quiet
 from lightning_seg.experiment.failures import end_with_first_process, friendly_errors, note_version_mismatch
 from lightning_seg.runs.directory import CONFIG, METRICS
-from lightning_seg.tracking.wandb_run import finish, finishing
 from lightning_seg.training.checkpoint_io import newest
 
 
 def train(args: list[str], then_test: bool, run: Path | None = None) -> Path:
     """Train, perhaps test, and return the run directory."""
     end_with_first_process()
-    with finishing(), remove_empty_run_on_error(new=run is None):
+    with remove_empty_run_on_error(new=run is None):
         with note_version_mismatch(run):
             experiment = Experiment(quiet(args), run=run)
         trainer, model, data = experiment.trainer, experiment.model, experiment.datamodule
-        with friendly_errors(experiment), print_resume_hint(experiment):
+        with experiment, friendly_errors(experiment), print_resume_hint(experiment):
             trainer.fit(model, data, ckpt_path=experiment.config_init.ckpt_path, weights_only=True)
             if then_test:
                 callback = trainer.checkpoint_callback
@@ -74,9 +73,8 @@ def remove_empty_run_on_error(new: bool) -> Iterator[None]:
     """Remove the directory of a new run that ended in a user's error before it logged anything."""
     try:
         yield
-    except UserError as error:
+    except UserError:
         made = os.environ.pop(RUN_VARIABLE, None)
         if new and made and not Path(made, METRICS).exists() and not rank_zero_only.rank:  # type: ignore[attr-defined]
-            finish(error)
             shutil.rmtree(made, ignore_errors=True)
         raise

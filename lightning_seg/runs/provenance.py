@@ -69,7 +69,9 @@ class Repository:
         """
         changed = self._changes()
         new = [*self._changes("--diff-filter=A"), *self._untracked(besides)]
-        kept, left_out, total = [], [], 0
+        kept: list[str] = []
+        left_out: list[str] = []
+        total = 0
         for name in sorted({*changed, *new}, key=self._size):
             total += self._size(name)
             fits = self._size(name) <= _FILE_LIMIT and total <= _PATCH_LIMIT and len(kept) < _MOST_FILES
@@ -158,12 +160,14 @@ def record_code(run: Path, folders: Iterable[Path] = (), package: Path = PACKAGE
     """
     ours = Repository.of(package / "__init__.py", tracked=True)
     facts = _record(ours, run, CODE_PATCH) if ours else {"commit": _installed_commit(package), "dirty": False}
-    others = dict.fromkeys(Repository.of(path) for path in (*folders, *_imported()))
-    others = [other for other in others if other is not None and other != ours]
-    for i, other in enumerate(others):
-        name = USER_CODE_PATCH if i == 0 else USER_CODE_PATCH.replace(".", f"_{i + 1}.")
-        facts.setdefault("user_code", []).append({"folder": str(other.root), **_record(other, run, name)})
-    return facts
+    found = dict.fromkeys(Repository.of(path) for path in (*folders, *_imported()))
+    others = [other for other in found if other is not None and other != ours]
+    names = [USER_CODE_PATCH, *(USER_CODE_PATCH.replace(".", f"_{i}.") for i in range(2, len(others) + 1))]
+    users = [
+        {"folder": str(other.root), **_record(other, run, name)}
+        for other, name in zip(others, names, strict=False)
+    ]
+    return facts | ({"user_code": users} if users else {})
 
 
 def _record(repository: Repository, run: Path, name: str) -> dict[str, Any]:

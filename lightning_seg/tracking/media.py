@@ -8,14 +8,14 @@ import numpy as np
 
 from lightning_seg.constants import IGNORE_INDEX
 from lightning_seg.metrics.scores import merge_classes, scores
-from lightning_seg.tracking.wandb_logger import MirrorLogger
+from lightning_seg.tracking.wandb_logger import WandbRunLogger
 
 Objects = Mapping[str, np.ndarray]
 JPEG_FROM = 256 * 256  # pixels; a PNG of a photograph takes twenty times as long
 
 
 def log_pictures(
-    logger: MirrorLogger,
+    logger: WandbRunLogger,
     key: str,
     images: Sequence[np.ndarray],
     truths: Sequence[np.ndarray],
@@ -105,7 +105,12 @@ def _boxes(pair: tuple[Objects, Objects], labels: Mapping[int, str]) -> dict[str
 
 
 def log_confusion_matrix(
-    logger: MirrorLogger, key: str, counts: np.ndarray, class_names: Sequence[str], step: int, most: int = 40
+    logger: WandbRunLogger,
+    key: str,
+    counts: np.ndarray,
+    class_names: Sequence[str],
+    step: int,
+    most: int = 40,
 ) -> None:
     """Log a confusion matrix as a chart of row percentages, with its table of pixel counts.
 
@@ -137,7 +142,7 @@ def log_confusion_matrix(
     logger.add_table(key, chart, step)
 
 
-def log_per_class(logger: MirrorLogger, key: str, scores: Mapping[str, float], step: int) -> None:
+def log_per_class(logger: WandbRunLogger, key: str, scores: Mapping[str, float], step: int) -> None:
     """Log a score per class as a table and its bar chart.
 
     Args:

@@ -18,10 +18,11 @@ from lightning_seg.runs.directory import BEST_CHECKPOINT, LAST_CHECKPOINT
 
 SAMPLES = "trainer/samples"  # images seen so far
 ANSWER_TIMEOUT = 3  # seconds that W&B's questions about an artifact may take
+_SLOW = "the server took too long to answer"
 
 
-class MirrorLogger(WandbLogger):
-    """A WandbLogger of one run directory for which training never waits, and that W&B's process may leave alone.
+class WandbRunLogger(WandbLogger):
+    """A WandbLogger of one run directory for which training never waits, and whose W&B process may die.
 
     Values and pictures are written to W&B's log on disk at once. Artifacts, and tables are such, are not: online W&B
     asks the server about each, and forgets those that it could not upload. So the newest are kept here, for
@@ -32,34 +33,61 @@ class MirrorLogger(WandbLogger):
         project: W&B project.
         run: The open W&B run; None where another process has it.
         checkpoints: Whether to upload checkpoints.
+        code: Whether to upload the patches of what was not committed.
 
     Attributes:
-        samples: Counts the images trained on so far, of all processes; gives the curves an axis of samples.
-        behind: Whether the server did not answer a question in time, so that there is something to log again.
+        missing: Why not all tables and artifacts are logged; None if they are.
     """
 
-    def __init__(self, run_dir: Path, project: str, run: Any, checkpoints: bool) -> None:
+    def __init__(
+        self, run_dir: Path, project: str, run: Any, checkpoints: bool = True, code: bool = False
+    ) -> None:
         super().__init__(project=project, save_dir=run_dir, id=run_dir.name, experiment=run)
         self.run_dir = run_dir
-        self.samples: Callable[[], int] | None = None
-        self.behind = False
+        self.missing: str | None = None
+        self._images_seen: Callable[[], int] | None = None
         self._lost = False
         self._use: threading.Thread | None = None
         self._used = False
         self._checkpoints = [BEST_CHECKPOINT, LAST_CHECKPOINT] if checkpoints else []
+        self._code = code
         self._artifacts: dict[str, Callable[[], object]] = {}  # logs the newest of each name
+
+    @rank_zero_only
+    def begin_training(
+        self,
+        environment: Mapping[str, Any],
+        data: str,
+        data_version: Mapping[str, Any],
+        images_seen: Callable[[], int],
+    ) -> None:
+        """Tell what is known when the training begins.
+
+        Args:
+            environment: What the run depends on besides its configuration, in plain types.
+            data: Name of the data set. It becomes an input of the run; equal versions are one artifact for all runs.
+            data_version: What tells this version of the data from others, in plain types; the files themselves stay
+                where they are.
+            images_seen: Counts the images trained on so far, of all processes: an axis of the curves.
+        """
+        self._images_seen = images_seen
+        self.log_hyperparams({"environment": environment})
+        self._add("data", partial(self._use_data, data, data_version))
+        patches = sorted(self.run_dir.glob("*.patch")) if self._code else []
+        if patches:
+            self._add("code", partial(self._upload, f"code-{self.version}", "code", patches))
 
     @rank_zero_only
     def log_metrics(self, metrics: Mapping[str, Any], step: int | None = None) -> None:
         """Log values, or pictures, at a step."""
-        if self.samples:
-            metrics = {**metrics, SAMPLES: self.samples()}
-        self._send(lambda: super(MirrorLogger, self).log_metrics(metrics, step))
+        if self._images_seen:
+            metrics = {**metrics, SAMPLES: self._images_seen()}
+        self._send(lambda: super(WandbRunLogger, self).log_metrics(metrics, step))
 
     @rank_zero_only
     def log_hyperparams(self, params: Any) -> None:
         """Add to the run's configuration."""
-        self._send(lambda: super(MirrorLogger, self).log_hyperparams(anonymous(params)))
+        self._send(lambda: super(WandbRunLogger, self).log_hyperparams(anonymous(params)))
 
     @rank_zero_only
     def add_table(self, name: str, table: Callable[[], Any], step: int) -> None:
@@ -70,32 +98,19 @@ class MirrorLogger(WandbLogger):
             table: Makes the table; called once more if it is to be logged again.
             step: Optimizer step.
         """
-        self._add(name, lambda: super(MirrorLogger, self).log_metrics({name: table()}, step))
+        self._add(name, lambda: super(WandbRunLogger, self).log_metrics({name: table()}, step))
 
-    @rank_zero_only
-    def use_data(self, name: str, version: Mapping[str, Any]) -> None:
-        """Declare the version of the data as an input of the run; equal versions are one artifact for all runs.
+    def _use_data(self, name: str, version: Mapping[str, Any]) -> None:
+        import wandb
 
-        Args:
-            name: Name of the data set.
-            version: What tells this version from others, in plain types; the files themselves stay where they are.
-        """
-
-        def use() -> None:
-            import wandb
-
-            artifact = wandb.Artifact(_artifact_name(name), "dataset", metadata=dict(version))
-            with artifact.new_file("version.json") as file:
-                json.dump(version, file, indent=2, sort_keys=True)
-            if (
-                self.experiment.offline
-            ):  # there W&B knows outputs only; `lightning-seg sync` makes it an input
-                self.experiment.log_artifact(artifact)
-            else:  # this waits until the artifact is uploaded
-                self._use = threading.Thread(target=self._use_artifact, args=(artifact,), daemon=True)
-                self._use.start()
-
-        self._add("data", use)
+        artifact = wandb.Artifact(_artifact_name(name), "dataset", metadata=dict(version))
+        with artifact.new_file("version.json") as file:
+            json.dump(version, file, indent=2, sort_keys=True)
+        if self.experiment.offline:  # there W&B knows outputs only; `lightning-seg sync` makes it an input
+            self.experiment.log_artifact(artifact)
+        else:  # this waits until the artifact is uploaded
+            self._use = threading.Thread(target=self._use_artifact, args=(artifact,), daemon=True)
+            self._use.start()
 
     def _use_artifact(self, artifact: Any) -> None:
         with suppress(Exception):
@@ -106,16 +121,15 @@ class MirrorLogger(WandbLogger):
         """Wait before the run is ended until its data is declared, which a very short one may be ahead of."""
         if self._use is not None:
             self._use.join(3 * ANSWER_TIMEOUT)
-            self.behind |= not self._used
+            self.missing = self.missing or (None if self._used else _SLOW)
 
     @rank_zero_only
     def finalize(self, status: str) -> None:
         """Upload the checkpoints of a training that came to its end."""
         for name in self._checkpoints if status == "success" else []:
-            if (
-                name not in self._artifacts and (self.run_dir / name).is_file()
-            ):  # the test that follows ends here, too
-                self._add(name, partial(self._upload, self.run_dir / name))
+            file = self.run_dir / name
+            if name not in self._artifacts and file.is_file():  # the test that follows ends here, too
+                self._add(name, partial(self._upload, f"model-{self.version}", "model", [file], [file.stem]))
 
     def log_again(self, run: Any) -> None:
         """Log the newest artifact of each name once more.
@@ -131,22 +145,26 @@ class MirrorLogger(WandbLogger):
         import wandb
 
         self._artifacts[name] = artifact
-        if self.behind:
+        if self.missing:
             return  # training waits for a silent server once
         start = time.monotonic()
         try:
             self._send(artifact)
-        except wandb.Error:  # it could not even ask
-            self.behind = True
-        self.behind |= not self._lost and time.monotonic() - start > ANSWER_TIMEOUT * 0.9
+        except wandb.Error as error:
+            self.missing = one_line(error)
+        # Offline nobody was asked: if that took long, the machine is busy.
+        slow = time.monotonic() - start > ANSWER_TIMEOUT * 0.9
+        if slow and not self._lost and not self.experiment.offline:
+            self.missing = self.missing or _SLOW
 
-    def _upload(self, checkpoint: Path) -> None:
+    def _upload(self, name: str, kind: str, files: list[Path], aliases: list[str] | None = None) -> None:
         import wandb
 
-        artifact = wandb.Artifact(_artifact_name(f"model-{self.version}"), "model")
-        # Neither copied before the upload nor cached after it: nothing changes it any more.
-        artifact.add_file(str(checkpoint), policy="immutable", skip_cache=True)
-        self.experiment.log_artifact(artifact, aliases=[checkpoint.stem])
+        artifact = wandb.Artifact(_artifact_name(name), kind)
+        for file in files:
+            # Neither copied before the upload nor cached after it: nothing changes it any more.
+            artifact.add_file(str(file), policy="immutable", skip_cache=True)
+        self.experiment.log_artifact(artifact, aliases=aliases)
 
     def _send(self, message: Callable[[], object]) -> None:
         if self._lost:

@@ -1,6 +1,6 @@
-"""Mirroring a run to Weights & Biases, without ever making it wait, ask or fail.
+"""Logging a run to Weights & Biases, without ever making it wait, ask or fail.
 
-The run directory is the truth and W&B its mirror, so all that can go wrong here (no account, no network, a
+The run directory is the truth and W&B a copy of it, so all that can go wrong here (no account, no network, a
 server that is down or silent) costs a printed line: the run goes on offline, its log complete in the run
 directory, and the last line says how to upload it later.
 """
@@ -9,11 +9,9 @@ import json
 import os
 import shlex
 import shutil
-import sys
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager, suppress
+from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import dataclass, field
-from functools import partial
 from pathlib import Path
 from typing import Any, Literal
 
@@ -23,7 +21,7 @@ from torch import nn
 from lightning_seg.errors import UserError
 from lightning_seg.runs.provenance import package_commit
 from lightning_seg.runs.records import read
-from lightning_seg.tracking.wandb_logger import ANSWER_TIMEOUT, SAMPLES, MirrorLogger, anonymous, one_line
+from lightning_seg.tracking.wandb_logger import ANSWER_TIMEOUT, SAMPLES, WandbRunLogger, anonymous, one_line
 
 # Modes as WANDB_MODE spells them; "run" and "dryrun" are their names of old.
 MODES = {
@@ -37,13 +35,10 @@ MODES = {
 # Which value of a curve speaks for the run.
 BEST = {"val/miou": "max", "val/mask_ap": "max", "val/loss": "min", "train/loss": "min"}
 
-# The logger of this process's run, and what opens that run offline.
-_current: tuple[MirrorLogger, Callable[[], Any]] | None = None
-
 
 @dataclass
-class Tracking:
-    """Whether and where a run is mirrored to Weights & Biases.
+class WandbSettings:
+    """Whether and where a run is logged to Weights & Biases.
 
     Args:
         project: W&B project.
@@ -56,6 +51,7 @@ class Tracking:
         notes: Free text shown with the run.
         watch: Log histograms of the gradients, the parameters or both (all), every 100 steps.
         checkpoints: Upload the best and the last checkpoint as artifacts when training has ended.
+        code: Upload the patches of what was not committed of the code, which the run directory keeps.
         init_timeout: Seconds the server has to answer before the run goes offline.
         finish_timeout: Seconds the last uploads may take; what is left by then stays in the run directory.
     """
@@ -69,24 +65,23 @@ class Tracking:
     notes: str | None = None
     watch: Literal["gradients", "parameters", "all"] | None = None
     checkpoints: bool = True
+    code: bool = False
     init_timeout: float = 20
     finish_timeout: float = 300
 
     def start(
         self, run_dir: Path, config: Mapping[str, Any], model: nn.Module | None = None
-    ) -> "MirrorLogger | None":
-        """Open the W&B run of a run directory, or continue it, and return its logger for the trainer.
-
-        Call it on every rank before the trainer starts, and `finish` at the end; only rank 0 opens a run.
+    ) -> "WandbRun | None":
+        """Open the W&B run of a run directory, or continue it; call it on every rank before the trainer starts.
 
         Args:
             run_dir: The run directory, ``<experiment>/<id>``; its id is the W&B run's. A resumed run keeps the id it
                 has, and one that W&B's agent started for a sweep is given the agent's.
-            config: Configuration and environment in plain types; sent without home folder and user name.
+            config: Configuration in plain types; sent without home folder and user name.
             model: What `watch` watches.
 
         Returns:
-            The logger, or None if tracking is disabled.
+            The run, to be finished by the caller; None if W&B is disabled.
 
         Raises:
             UserError: WANDB_MODE holds no mode.
@@ -98,31 +93,63 @@ class Tracking:
             )
         if MODES[wanted] == "disabled":
             return None
-        run_dir = Path(run_dir).absolute()
-        run = self._open(run_dir, anonymous(config), online=MODES[wanted] == "online")
-        logger = MirrorLogger(run_dir, self.project, run, self.checkpoints)
-        if run is not None:
-            _remember(logger, partial(self._init, run_dir, anonymous(config), "offline"))
+        run = WandbRun(self, Path(run_dir).absolute(), anonymous(config), online=MODES[wanted] == "online")
         if model is not None and self.watch:
-            logger.watch(model, log=self.watch, log_graph=False)
-        return logger
+            run.logger.watch(model, log=self.watch, log_graph=False)
+        return run
+
+
+class WandbRun:
+    """The W&B run of a run directory. It is open from here to `finish`; a ``with`` block finishes it.
+
+    Only rank 0 opens a run; on other ranks the logger logs nothing.
+
+    Args:
+        settings: Whether and where to log.
+        run_dir: The run directory.
+        config: Configuration in plain types, as it may be sent.
+        online: Log online if there is an account and a server that answers.
+
+    Attributes:
+        logger: For the trainer.
+    """
+
+    def __init__(
+        self, settings: WandbSettings, run_dir: Path, config: Mapping[str, Any], online: bool
+    ) -> None:
+        self.settings = settings
+        self.run_dir = run_dir
+        self.config = dict(config)
+        self._run = self._open(online)
+        self.logger = WandbRunLogger(
+            run_dir, settings.project, self._run, settings.checkpoints, settings.code
+        )
+
+    def __enter__(self) -> "WandbRun":
+        """Return the run itself."""
+        return self
+
+    def __exit__(self, kind: object, error: BaseException | None, traceback: object) -> None:
+        """Finish the run, however the block is left."""
+        self.finish(error)
 
     @rank_zero_only
-    def _open(self, run_dir: Path, config: dict[str, Any], online: bool) -> Any:
+    def _open(self, online: bool) -> Any:
         """Open the run online if that is wanted and possible, else offline; one printed line says which."""
-        _write_only_into(run_dir)  # before the import, which reads some of it
+        _write_only_into(self.run_dir)  # before the import, which reads some of it
         import wandb
 
-        finish()  # else wandb would go on with an earlier run of this process
+        if wandb.run is not None:
+            wandb.finish()  # else wandb would go on with an earlier run of this process
         why = "as asked"
         if online:
-            earlier = set(run_dir.glob("wandb/run-*"))
+            earlier = set(self.run_dir.glob("wandb/run-*"))
             try:
-                wandb.setup(self._settings())
+                wandb.setup(self._wandb_settings())
                 if wandb.login(prompt=False, verify=False):
                     import wandb.apis.public  # noqa: F401  (seconds, which the first table would be blamed for)
 
-                    run = self._init(run_dir, config, "online")
+                    run = self._init("online")
                     print(f"W&B: {run.url}", flush=True)
                     return run
                 why = "no account known; `wandb login` adds one"
@@ -130,43 +157,43 @@ class Tracking:
                 why = one_line(error)
                 with suppress(Exception):
                     wandb.teardown(exit_code=1)  # or wandb would hold the id to be in use
-                for started in set(run_dir.glob("wandb/run-*")) - earlier:
+                for started in set(self.run_dir.glob("wandb/run-*")) - earlier:
                     shutil.rmtree(started)  # synced later, its failed start would overwrite the run
         try:
-            run = self._init(run_dir, config, "offline")
+            run = self._init("offline")
             print(f"W&B: offline ({why})", flush=True)
             return run
         except Exception as error:
-            print(f"W&B: off ({one_line(error)}). All is in {run_dir}", flush=True)
+            print(f"W&B: off ({one_line(error)}). All is in {self.run_dir}", flush=True)
             return wandb.init(mode="disabled")
 
-    def _init(self, run_dir: Path, config: dict[str, Any], mode: Literal["online", "offline"]) -> Any:
+    def _init(self, mode: Literal["online", "offline"]) -> Any:
         import wandb
 
         run = wandb.init(
             mode=mode,
-            dir=run_dir,
-            id=_run_id(run_dir),
-            name=f"{run_dir.parent.name}/{run_dir.name}",
+            dir=self.run_dir,
+            id=_run_id(self.run_dir),
+            name=f"{self.run_dir.parent.name}/{self.run_dir.name}",
             resume="allow",
-            config=config,
-            project=self.project,
-            entity=self.entity,
-            group=self.group,
-            job_type=self.job_type,
-            tags=self.tags,
-            notes=self.notes,
-            settings=self._settings(),
+            config=self.config,
+            project=self.settings.project,
+            entity=self.settings.entity,
+            group=self.settings.group or self.config.get("name"),
+            job_type=self.settings.job_type,
+            tags=self.settings.tags,
+            notes=self.settings.notes,
+            settings=self._wandb_settings(),
         )
         _define_metrics(run)
         return run
 
-    def _settings(self) -> Any:
+    def _wandb_settings(self) -> Any:
         import wandb
 
         return wandb.Settings(
-            init_timeout=self.init_timeout,
-            finish_timeout=self.finish_timeout,
+            init_timeout=self.settings.init_timeout,
+            finish_timeout=self.settings.finish_timeout,
             finish_timeout_raises=True,  # `finish` catches it to say what to do
             silent=True,  # wandb prints a dozen lines at either end, we print one
             symlink=False,  # a copied run directory would hold its log twice
@@ -179,66 +206,57 @@ class Tracking:
             disable_code=True,
         )
 
+    @rank_zero_only
+    def finish(self, error: BaseException | None = None) -> None:
+        """End the run as finished, or as failed with its error.
 
-def finish(error: BaseException | None = None) -> None:
-    """End this process's W&B run, if it has one, as finished or as failed with its error.
+        Waits for uploads no longer than `WandbSettings.finish_timeout`, and never raises. A second call does nothing.
 
-    Waits for uploads no longer than `Tracking.finish_timeout`, and never raises.
+        Args:
+            error: What ended the run early.
+        """
+        run, self._run = self._run, None
+        if run is None:
+            return
+        import wandb
 
-    Args:
-        error: What ended the run early.
-    """
-    wandb = sys.modules.get("wandb")  # if nothing imported it, there is no run
-    if wandb is None or wandb.run is None:
-        return
-    run = wandb.run
-    failed = error is not None and not (isinstance(error, SystemExit) and not error.code)
-    run_dir, log = Path(run.settings.root_dir), Path(run.settings.log_internal)
-    summary: dict[str, Any] = {}
-    try:
-        if failed:
-            run.summary["error"] = anonymous(one_line(error))
-        run.summary.update(_best(run_dir))
-        known = {name: run.summary.get(name) for name in run.summary.keys()}
-        summary = {name: value for name, value in known.items() if _is_plain(value)}
-        logged = run.step > 0
-        if _current:
-            _current[0].settle()
-        run.finish(exit_code=int(failed))
-        missing = None if run.offline else _refused(log)
-    except Exception as problem:
-        logged, missing = True, one_line(problem)
-    with suppress(Exception):
-        wandb.teardown(exit_code=int(failed))  # the next run of this process writes elsewhere
-    if _current and _current[0].behind:
-        missing = missing or "the server took too long to answer"
-    if missing:
-        _keep_artifacts(summary, failed)
-        command = sync_command(run_dir)
-        print(f"W&B: not all is uploaded ({missing}). To upload the rest: {command}", flush=True)
-    elif run.offline and logged:
-        print(f"W&B: to upload the run: {sync_command(run_dir)}", flush=True)
-    _remember()
+        failed = error is not None and not (isinstance(error, SystemExit) and not error.code)
+        log = Path(run.settings.log_internal)
+        summary: dict[str, Any] = {}
+        offline, refused = run.offline, None
+        try:
+            if failed:
+                run.summary["error"] = anonymous(one_line(error))
+            run.summary.update(_best(self.run_dir))
+            known = {name: run.summary.get(name) for name in run.summary.keys()}
+            summary = {name: value for name, value in known.items() if _is_plain(value)}
+            logged = run.step > 0
+            self.logger.settle()
+            run.finish(exit_code=int(failed))
+            refused = None if offline else _refused(log)
+        except Exception as problem:
+            logged, refused = True, one_line(problem)
+        with suppress(Exception):
+            wandb.teardown(exit_code=int(failed))  # the next run of this process writes elsewhere
+        missing = refused or self.logger.missing
+        if missing:
+            self._keep_artifacts(summary, failed)
+        if missing and not offline:
+            command = sync_command(self.run_dir)
+            print(f"W&B: not all is uploaded ({missing}). To upload the rest: {command}", flush=True)
+        elif offline and logged:
+            print(f"W&B: to upload the run: {sync_command(self.run_dir)}", flush=True)
 
+    def _keep_artifacts(self, summary: dict[str, Any], failed: bool) -> None:
+        """Log the artifacts in another part of the run, offline: what was not uploaded of them, W&B forgets."""
+        import wandb
 
-def _keep_artifacts(summary: dict[str, Any], failed: bool) -> None:
-    """Log the artifacts in another part of the run, offline: what was not uploaded of them, W&B forgets."""
-    if _current is None:
-        return
-    import wandb
-
-    mirror, reopen = _current
-    with suppress(Exception):  # the files themselves are in the run directory
-        run = reopen()
-        mirror.log_again(run)
-        run.summary.update(summary)  # that of the last part counts
-        run.finish(exit_code=int(failed))
-        wandb.teardown(exit_code=int(failed))
-
-
-def _remember(logger: MirrorLogger | None = None, reopen: Callable[[], Any] | None = None) -> None:
-    global _current
-    _current = (logger, reopen) if logger and reopen else None
+        with suppress(Exception):  # the files themselves are in the run directory
+            run = self._init("offline")
+            self.logger.log_again(run)
+            run.summary.update(summary)  # that of the last part counts
+            run.finish(exit_code=int(failed))
+            wandb.teardown(exit_code=int(failed))
 
 
 def _refused(log: Path) -> str | None:
@@ -253,17 +271,6 @@ def _refused(log: Path) -> str | None:
             if entry["level"].startswith("ERROR"):
                 return f"{entry['msg']} {entry.get('status', '')}".strip()
     return None
-
-
-@contextmanager
-def finishing() -> Iterator[None]:
-    """End the W&B run that the block started, however the block is left."""
-    try:
-        yield
-    except BaseException as error:
-        finish(error)
-        raise
-    finish()
 
 
 def _best(run_dir: Path) -> dict[str, dict[str, float]]:

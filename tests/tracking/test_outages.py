@@ -20,7 +20,7 @@ import wandb
 
 from lightning_seg.runs.directory import CONFIG
 from lightning_seg.tracking.media import log_pictures
-from lightning_seg.tracking.wandb_run import Tracking, finishing
+from lightning_seg.tracking.wandb_run import WandbSettings
 from tests.tracking.fake_wandb import KEY, FakeWandb
 from tests.tracking.wandb_logs import sync
 
@@ -39,12 +39,12 @@ def run_through(outage: str, folder: Path, address: str | None) -> dict:
         if outage == "bad key":
             os.environ["WANDB_API_KEY"] = "short"
         said, times = StringIO(), [time.monotonic()]
-        with redirect_stdout(said), finishing():
-            tracking = Tracking(init_timeout=2, finish_timeout=FINISH_TIMEOUT)
-            logger = tracking.start(folder, {"outage": outage})
+        settings = WandbSettings(init_timeout=2, finish_timeout=FINISH_TIMEOUT)
+        with redirect_stdout(said), settings.start(folder, {"outage": outage}) as run:
+            logger = run.logger
             times.append(time.monotonic())
             logger.log_metrics({"val/miou": 0.0}, 0)
-            logger.use_data("Shapes", {"fingerprint": "abc"})
+            logger.begin_training({}, "Shapes", {"fingerprint": "abc"}, lambda: 0)
             time.sleep(2 * (outage in IN_THE_MIDDLE))  # until the server knows the data
             times.append(time.monotonic())
             if outage == "dies":

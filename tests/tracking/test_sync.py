@@ -8,7 +8,7 @@ import pytest
 from lightning_seg.cli import main as cli
 from lightning_seg.runs.directory import CONFIG
 from lightning_seg.tracking.wandb_log import mend, read_log, write_log
-from lightning_seg.tracking.wandb_run import Tracking, finishing
+from lightning_seg.tracking.wandb_run import WandbSettings
 from tests.tracking.fake_wandb import KEY, FakeWandb
 from tests.tracking.wandb_logs import read, sync
 
@@ -18,8 +18,8 @@ def make(run_dir, mode="offline"):
     (run_dir / "checkpoints").mkdir(parents=True)
     (run_dir / "checkpoints" / "best.ckpt").write_text("weights")
     (run_dir / CONFIG).touch()
-    with finishing():
-        logger = Tracking(mode=mode).start(run_dir, {"lr": 1})
+    with WandbSettings(mode=mode).start(run_dir, {"lr": 1}) as run:
+        logger = run.logger
         logger.log_metrics({"val/miou": 0.5, "long": "x" * 100_000}, 0)
         for step in range(1, 50):
             logger.log_metrics({"val/miou": 0.5, "odd": "y" * (37 * step % 1000)}, step)

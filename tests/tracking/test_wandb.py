@@ -24,7 +24,7 @@ from PIL import Image
 from lightning_seg.errors import UserError
 from lightning_seg.runs.directory import CONFIG
 from lightning_seg.tracking.media import log_confusion_matrix, log_per_class, log_pictures
-from lightning_seg.tracking.wandb_run import Tracking, anonymous, finishing, sync_command
+from lightning_seg.tracking.wandb_run import WandbSettings, anonymous, sync_command
 from tests.tracking.fake_wandb import FakeWandb
 from tests.tracking.wandb_logs import of_type, records, sync
 
@@ -65,6 +65,10 @@ class Tiny(L.LightningModule):
         return torch.optim.SGD(self.parameters(), 0.1)
 
 
+def use_data(logger):
+    logger.begin_training({}, "Shapes", {"fingerprint": "1"}, lambda: 0)
+
+
 def fit(logger, model):
     loader = torch.utils.data.DataLoader(torch.randn(40, 1, 4), batch_size=None)
     L.Trainer(
@@ -87,12 +91,14 @@ def test_offline_runs_are_complete_and_anonymous_and_can_be_moved_and_synced(
     monkeypatch.setattr("lightning_seg.tracking.wandb_run.package_commit", lambda: head)
     run_dir, model = home / "runs" / "tiny" / "20260101-ab", Tiny()
     config = {"lr": [0.1, 0.2], "data": {"root": f"{home}/data"}, "scratch": "/scratch/ada/x", "none": None}
-    tracking = Tracking(group="g", tags=["a", "b"], notes="why", watch="gradients")
-    with finishing():
-        logger = tracking.start(run_dir, config, model)
-        logger.log_hyperparams({"environment": {"commit": "abc", "home": str(home)}})
-        logger.samples = lambda: 8 * model.trainer.global_step
-        logger.use_data("My data", {"fingerprint": "123", "images": {"train": 40}})
+    settings = WandbSettings(group="g", tags=["a", "b"], notes="why", watch="gradients")
+    with settings.start(run_dir, config, model) as opened:
+        logger = opened.logger
+        environment, version = (
+            {"commit": "abc", "home": str(home)},
+            {"fingerprint": "123", "images": {"train": 40}},
+        )
+        logger.begin_training(environment, "My data", version, lambda: 8 * model.trainer.global_step)
         for name in ("best", "last"):
             (run_dir / "checkpoints").mkdir(exist_ok=True)
             (run_dir / "checkpoints" / f"{name}.ckpt").write_text(name)
@@ -177,8 +183,8 @@ def _resume(run_dir):
     for part, values in enumerate([[0.1, 0.2], [0.3]]):
         if part:
             run_dir = run_dir.rename(run_dir.with_name("renamed"))
-        with finishing():
-            logger = Tracking(mode="offline").start(run_dir, {} if part else {"kept": 0})
+        with WandbSettings(mode="offline").start(run_dir, {} if part else {"kept": 0}) as run:
+            logger = run.logger
             assert logger.experiment.id == "again"
             logger.log_hyperparams({"environment": {"part": part}})
             for step, value in enumerate(values, start=2 * part):
@@ -240,17 +246,17 @@ def _check_tables(summary, files):
 
 
 def test_online_run_that_fails_and_the_next_of_the_same_process(server, tmp_path, capsys):
-    log = Tracking(tags=["x"], entity="someone")
-    with pytest.raises(ValueError), finishing():
-        logger = log.start(tmp_path / "e" / "first", {"lr": 1})
+    settings = WandbSettings(tags=["x"], entity="someone")
+    with pytest.raises(ValueError), settings.start(tmp_path / "e" / "first", {"lr": 1}) as run:
+        logger = run.logger
         logger.log_metrics({"val/miou": 0.5, "epoch": 0}, 7)
         picture, mask = np.zeros((300, 300, 3), np.uint8), np.zeros((300, 300), np.uint8)
-        logger.use_data("Shapes", {"fingerprint": "1"})
+        use_data(logger)
         log_pictures(logger, "p", [picture] * 9, [mask] * 9, [mask] * 9, NAMES, 7, [str(i) for i in range(9)])
         raise ValueError(f"no file {os.environ['HOME']}/x\nand more")
-    with pytest.raises(SystemExit), finishing():
-        logger = Tracking(mode="online").start(tmp_path / "e" / "second", {"lr": 2})
-        logger.log_metrics({"val/miou": 0.6}, 1)
+    settings = WandbSettings(mode="online")
+    with pytest.raises(SystemExit), settings.start(tmp_path / "e" / "second", {"lr": 2}) as run:
+        run.logger.log_metrics({"val/miou": 0.6}, 1)
         sys.exit(0)
     assert server.unknown == []
     first, second = server.runs["first"], server.runs["second"]
@@ -274,13 +280,14 @@ def test_online_run_that_is_resumed_keeps_its_id_and_its_history(server, tmp_pat
     run_dir = tmp_path / "e" / "id"
     (run_dir / "checkpoints").mkdir(parents=True)
     for part in range(2):
-        with finishing():
-            logger = Tracking(watch="parameters" if part else None).start(run_dir, {"part": part}, Tiny())
+        settings = WandbSettings(watch="parameters" if part else None)
+        with settings.start(run_dir, {"part": part}, Tiny()) as run:
+            logger = run.logger
             logger.log_metrics({"val/miou": 0.5 - part / 10}, 7 + part)
             for name in ("best", "last"):
                 (run_dir / "checkpoints" / f"{name}.ckpt").write_text(f"{name} of part {part}")
             logger.finalize("success")
-            logger.use_data("Shapes", {"fingerprint": "1"})
+            use_data(logger)
         time.sleep(1.1)  # parts are named by the second they start in
     assert list(server.runs) == ["id"] and server.unknown == []
     run = server.runs["id"]
@@ -302,10 +309,9 @@ def test_a_run_that_ends_before_the_server_knows_its_data(server, tmp_path, monk
         return FakeWandb._ArtifactType(server, variables)
 
     monkeypatch.setattr(server, "_ArtifactType", slow)
-    with finishing():
-        logger = Tracking().start(tmp_path / "e" / "id", {})
-        logger.use_data("Shapes", {"fingerprint": "1"})
-        logger.log_metrics({"val/miou": 0.5}, 7)
+    with WandbSettings().start(tmp_path / "e" / "id", {}) as run:
+        use_data(run.logger)
+        run.logger.log_metrics({"val/miou": 0.5}, 7)
     (data,) = server.artifacts.values()
     assert data["committed"] and data["used_by"] == ["id"]
 
@@ -320,24 +326,58 @@ def test_training_outlives_wandbs_own_process(home, tmp_path, capsys):
                     os.kill(int(pid), signal.SIGKILL)
                 time.sleep(1)  # until its sockets are closed; before that a write still seems to succeed
 
-    with finishing():
+    with WandbSettings().start(tmp_path / "e" / "id", {}) as run:
         model = Killing()
-        fit(Tracking().start(tmp_path / "e" / "id", {}), model)
+        fit(run.logger, model)
     assert model.trainer.current_epoch == 3
     out = capsys.readouterr().out
     assert out.count("W&B: lost") == 1 and "Traceback" not in out
-    with finishing():  # and the next run of the process is a whole one
-        Tracking().start(tmp_path / "e" / "next", {}).log_metrics({"a": 1}, 0)
+    with WandbSettings().start(tmp_path / "e" / "next", {}) as run:  # a whole one, in the same process
+        run.logger.log_metrics({"a": 1}, 0)
     assert [end["exit_code"] for end in of_type(records(tmp_path / "e" / "next"), "exit")] == [0]
+
+
+def test_an_offline_run_on_a_busy_machine_loses_no_table_and_blames_no_server(
+    home, tmp_path, capsys, monkeypatch
+):
+    def table(value):
+        time.sleep(0.1)
+        return wandb.Table(columns=["a"], data=[[value]])
+
+    monkeypatch.setattr("lightning_seg.tracking.wandb_logger.ANSWER_TIMEOUT", 0.01)
+    run_dir = tmp_path / "e" / "id"
+    with WandbSettings(mode="offline").start(run_dir, {}) as run:
+        use_data(run.logger)
+        for step in range(3):
+            run.logger.log_metrics({"val/miou": 0.5}, step)
+            run.logger.add_table("val/t", lambda step=step: table(step), step)
+    assert run.logger.missing is None
+    said = capsys.readouterr().out.splitlines()
+    assert said == ["W&B: offline (as asked)", f"W&B: to upload the run: {sync_command(run_dir)}"]
+    artifacts = of_type(records(run_dir), "artifact")  # of the only part
+    assert [a["type"] for a in artifacts] == ["dataset", "run_table", "run_table", "run_table"]
+
+
+def test_patches_of_uncommitted_work_are_uploaded_only_if_asked(server, tmp_path):
+    for name, code in (("quiet", False), ("open", True)):
+        run_dir = tmp_path / "e" / name
+        with WandbSettings(code=code).start(run_dir, {}) as run:
+            (run_dir / "code.patch").write_text("+secret")
+            use_data(run.logger)
+            run.logger.log_metrics({"a": 1}, 0)
+    sent = [(a["name"], a["files"]["code.patch"]) for a in server.artifacts.values() if a["type"] == "code"]
+    assert sent == [("code-open", b"+secret")]
+    assert not any(b"+secret" in content for content in server.runs["quiet"].files.values())
+    assert server.unknown == []
 
 
 def test_never_asks_even_where_somebody_could_answer(home, tmp_path):
     """At a terminal wandb would wait for a key for ever."""
     code = """
 from pathlib import Path
-from lightning_seg.tracking.wandb_run import Tracking, finishing
-with finishing():
-    Tracking(mode="online").start(Path("e/id"), {})
+from lightning_seg.tracking.wandb_run import WandbSettings
+with WandbSettings(mode="online").start(Path("e/id"), {}):
+    pass
 """
     terminal, end = pty.openpty()
     process = subprocess.Popen([sys.executable, "-c", code], cwd=tmp_path, stdin=end, stdout=end, stderr=end)
@@ -357,9 +397,8 @@ def test_if_not_even_offline_works_the_run_goes_on(home, tmp_path, capsys, monke
         return real(mode=mode, **arguments)
 
     monkeypatch.setattr(wandb, "init", init)
-    with finishing():
-        logger = Tracking().start(tmp_path / "e" / "id", {}, Tiny())
-        fit(logger, Tiny())
+    with WandbSettings().start(tmp_path / "e" / "id", {}, Tiny()) as run:
+        fit(run.logger, Tiny())
     assert "W&B: off" in capsys.readouterr().out
 
 
@@ -367,32 +406,33 @@ def test_if_not_even_offline_works_the_run_goes_on(home, tmp_path, capsys, monke
 def test_disabled_is_only_what_the_user_says(home, tmp_path, mode, environment):
     if environment:
         os.environ["WANDB_MODE"] = environment
-    assert Tracking(mode=mode).start(tmp_path / "e" / "id", {}) is None
+    assert WandbSettings(mode=mode).start(tmp_path / "e" / "id", {}) is None
     assert list(tmp_path.glob("e/**/*")) == []
 
 
 def test_mode_from_the_environment(home, server, tmp_path):
     os.environ["WANDB_MODE"] = "dryrun"
-    with finishing():
-        assert Tracking(mode="online").start(tmp_path / "e" / "id", {}).experiment.offline
+    with WandbSettings(mode="online").start(tmp_path / "e" / "id", {}) as run:
+        assert run.logger.experiment.offline
     os.environ["WANDB_MODE"] = "of"
     with pytest.raises(UserError, match="online, .*'of'"):
-        Tracking().start(tmp_path / "e" / "id", {})
+        WandbSettings().start(tmp_path / "e" / "id", {})
 
 
 def test_other_ranks_open_no_run(home, tmp_path, monkeypatch):
     monkeypatch.setattr(rank_zero_only, "rank", 1)
-    logger = Tracking(watch="all").start(tmp_path / "e" / "id", {}, Tiny())
-    logger.log_metrics({"a": 1}, 0)
+    with WandbSettings(watch="all").start(tmp_path / "e" / "id", {}, Tiny()) as run:
+        logger = run.logger
+        logger.log_metrics({"a": 1}, 0)
     assert logger.version == "id" and wandb.run is None
     assert list(tmp_path.glob("e/**/*")) == []
 
 
 def test_reads_from_yaml():
     parser = ArgumentParser(exit_on_error=False)
-    parser.add_class_arguments(Tracking, "wandb")
+    parser.add_class_arguments(WandbSettings, "wandb")
     config = parser.parse_string("wandb: {project: p, tags: [a, b], mode: offline, watch: all}")
-    expected = Tracking(project="p", tags=["a", "b"], mode="offline", watch="all")
+    expected = WandbSettings(project="p", tags=["a", "b"], mode="offline", watch="all")
     assert parser.instantiate_classes(config).wandb == expected
 
 

@@ -5,8 +5,8 @@ import socket
 from unittest import mock
 
 import pytest
+import wandb
 
-from lightning_seg.tracking.wandb_run import finish
 from tests.tracking.fake_wandb import KEY, FakeWandb
 
 
@@ -18,7 +18,7 @@ def home(tmp_path):
     kept = {key: value for key, value in os.environ.items() if not key.startswith(("WANDB_", "XDG_"))}
     with mock.patch.dict(os.environ, kept | {"HOME": str(folder), "USER": "ada"}, clear=True):
         yield folder
-        finish()
+        wandb.teardown()
 
 
 @pytest.fixture
@@ -27,7 +27,7 @@ def server(home):
     with FakeWandb() as server:
         os.environ |= {"WANDB_BASE_URL": server.url, "WANDB_API_KEY": KEY}
         yield server
-        finish()
+        wandb.teardown()
 
 
 @pytest.fixture
