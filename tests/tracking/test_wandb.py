@@ -382,8 +382,9 @@ with WandbSettings(mode="online").start(Path("e/id"), {}):
     terminal, end = pty.openpty()
     process = subprocess.Popen([sys.executable, "-c", code], cwd=tmp_path, stdin=end, stdout=end, stderr=end)
     os.close(end)
-    assert process.wait(timeout=120) == 0  # the import alone may take half a minute
+    status = process.wait(timeout=120)  # the import alone may take half a minute
     said = os.read(terminal, 10_000).decode()
+    assert status == 0, said
     os.close(terminal)
     assert re.fullmatch(r"W&B: offline \(no account known[^\n]*\r\n", said)
 
