@@ -7,7 +7,6 @@ builds the objects and the trainer. The commands that use it are in `lightning_s
 import argparse
 import logging
 import os
-import pkgutil
 import sys
 import warnings
 from contextlib import ExitStack
@@ -33,6 +32,7 @@ from lightning_seg.callbacks.progress import Progress
 from lightning_seg.callbacks.run_record import RunRecord
 from lightning_seg.data.base import SegmentationData
 from lightning_seg.errors import UserError
+from lightning_seg.experiment.class_paths import make_importable, resolve_class
 from lightning_seg.experiment.failures import does_not_fit, note_version_mismatch
 from lightning_seg.experiment.files import read_settings
 from lightning_seg.experiment.parser import Parser
@@ -283,6 +283,7 @@ def _task_class(args: list[str]) -> type[SegmentationTask]:
     early.add_argument("-c", "--config", action="append", default=[])
     early.add_argument("--task")
     given, _ = early.parse_known_args(args)
+    make_importable(map(Path, given.config))
     names = [given.task]
     for file in reversed(given.config):
         settings = read_settings(Path(file))
@@ -290,10 +291,7 @@ def _task_class(args: list[str]) -> type[SegmentationTask]:
     name = next(filter(None, names), None)
     if name is None:
         return SemanticSegmentation
-    try:
-        task = pkgutil.resolve_name(name)
-    except (ValueError, ImportError, AttributeError) as error:
-        raise UserError(f"task: expected the path of a task's class, got {name!r} ({error}).") from None
+    task = resolve_class(name, "task")
     if not (isinstance(task, type) and issubclass(task, SegmentationTask)):
         raise UserError(
             f"task: expected a subclass of lightning_seg.tasks.base.SegmentationTask, got {name!r}."

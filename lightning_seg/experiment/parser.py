@@ -1,16 +1,36 @@
 """The parser of experiment files: a wrong setting is answered in a line or two."""
 
-from typing import Never
+import re
+from collections.abc import Sequence
+from typing import Any, Never
 
+import yaml
+from jsonargparse import Namespace, set_loader
 from lightning.pytorch.cli import LightningArgumentParser
 
 from lightning_seg.data.base import SegmentationData
 from lightning_seg.errors import UserError, did_you_mean, parameters_of_subclasses, without_noise
+from lightning_seg.experiment.class_paths import expand_arguments, load_settings, no_such_class
 from lightning_seg.networks.base import BackboneNetwork
+
+_MODE = "experiment"  # how jsonargparse reads files and values
+set_loader(_MODE, load_settings, (yaml.YAMLError,))
+
+# What jsonargparse says of a name without dots that is no class it knows.
+_UNKNOWN = r'Parser key "([\w.]+)":.*dot import path string: (\w+)$'
 
 
 class Parser(LightningArgumentParser):
-    """Reports a wrong setting in a line or two, with the nearest right one, instead of a page of usage."""
+    """Knows classes by short names, and reports a wrong setting in a line or two, with the nearest right one."""
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **{"parser_mode": _MODE, **kwargs})
+
+    def parse_args(  # type: ignore[override]
+        self, args: Sequence[str], namespace: Namespace | None = None, **kwargs: Any
+    ) -> Namespace:
+        """Parse arguments, with the full class path in place of each short name."""
+        return super().parse_args(expand_arguments(args), namespace, **kwargs)
 
     def error(self, message: str, ex: Exception | None = None) -> Never:  # type: ignore[override]
         """Raise the error for `lightning_seg.cli.main.main` to print."""
@@ -18,5 +38,7 @@ class Parser(LightningArgumentParser):
         known = {action.dest for action in self._actions if action.dest}
         for base in (BackboneNetwork, SegmentationData):
             known |= parameters_of_subclasses(base)
+        if unknown := re.search(_UNKNOWN, message, re.DOTALL | re.MULTILINE):
+            raise UserError(no_such_class(*unknown.groups())) from None
         hint = did_you_mean(message, known)
         raise UserError(f"{message}{hint}\n'lightning-seg fit --help' lists the settings.") from None

@@ -21,7 +21,11 @@ import yaml
 from jsonargparse import ArgumentParser
 
 from lightning_seg.errors import UserError, did_you_mean, parameters_of_subclasses, without_noise
+from lightning_seg.postprocess import components, confidence, crf, morphology, superpixels
 from lightning_seg.postprocess.chain import Chain, Step
+
+# jsonargparse finds the steps by their short names where these were imported.
+_STEPS = (components, confidence, crf, morphology, superpixels)
 
 
 @dataclass(frozen=True)

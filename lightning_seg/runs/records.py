@@ -184,8 +184,12 @@ class Record:
         classes = len(self.test.get("protocol", {}).get("classes", ()))
         return matrix if matrix.shape == (classes, classes) else None
 
-    def curves(self) -> dict[str, np.ndarray]:
-        """Read metrics.csv: for each quantity that is not a class's, points (P, 3) of step, epoch and value."""
+    def curves(self, classes: bool = False) -> dict[str, np.ndarray]:
+        """Read metrics.csv: for each quantity points (P, 3) of step, epoch and value.
+
+        Args:
+            classes: Also those of single classes, such as ``val/iou/car``.
+        """
         try:
             with (self.path / METRICS).open(newline="") as lines:
                 table = list(csv.reader(lines))
@@ -199,7 +203,8 @@ class Record:
         epochs = _numbers(columns["epoch"]) if "epoch" in columns else np.full(len(steps), np.nan)
         found = {}
         for name, texts in columns.items():
-            if name.count("/") == 1 and not name.startswith("test/"):
+            depth = name.count("/")
+            if (depth == 1 or (depth > 1 and (classes or name.startswith("train/")))) and name[:5] != "test/":
                 points = np.stack([steps, epochs, _numbers(texts)], axis=1)
                 points = points[np.isfinite(points[:, 0]) & np.isfinite(points[:, 2])]
                 if len(points):

@@ -6,7 +6,7 @@ from pathlib import Path
 from lightning_seg.analysis import tables
 from lightning_seg.analysis.compare import Comparison, compare
 from lightning_seg.analysis.groups import varied
-from lightning_seg.analysis.report.report import write_report
+from lightning_seg.analysis.report.report import Heading, write_report
 from lightning_seg.errors import UserError
 from lightning_seg.studies.plan import Ablation, Slot
 
@@ -37,17 +37,30 @@ def answer(ablation: Ablation, planned: Sequence[Slot], name: str = "answer") ->
     print(f"\n{tables.text(comparison)}")
     for remark in tables.shortened(comparison.remarks):
         print(remark)
-    print(f"written to {write(comparison, planned[0].folder / name)}.md, .csv, .tex and .html")
+    base = write(comparison, planned[0].folder / name, heading(ablation))
+    print(f"written to {base}.md, .csv, .tex and .html")
 
 
-def write(comparison: Comparison, base: Path) -> Path:
+def heading(ablation: Ablation) -> Heading:
+    """Say what an ablation asks, and what each variant changes that not all of them do."""
+    shared = set.intersection(*map(set, ablation.variants.values()))
+    own = {
+        name: [setting.removeprefix("--") for setting in settings if setting not in shared]
+        for name, settings in ablation.variants.items()
+    }
+    return Heading(ablation.question, own)
+
+
+def write(comparison: Comparison, base: Path, heading: Heading) -> Path:
     """Write a comparison as Markdown, CSV, LaTeX and HTML, and return the path.
 
     Args:
         comparison: What was found.
         base: Path of the files without ending.
+        heading: What the HTML page and the Markdown begin with.
     """
     for ending, layout in ((".md", tables.markdown), (".csv", tables.csv), (".tex", tables.latex)):
-        base.with_suffix(ending).write_text(layout(comparison), encoding="utf-8")
-    write_report(comparison, base.with_suffix(".html"))
+        question = f"{heading.question}\n\n" if ending == ".md" and heading.question else ""
+        base.with_suffix(ending).write_text(question + layout(comparison), encoding="utf-8")
+    write_report(comparison, base.with_suffix(".html"), heading)
     return base

@@ -23,7 +23,7 @@ from lightning_seg.runs.records import Record, read, settings_of
 ABLATIONS = Path("experiments/ablations")
 State = Literal["done", "running", "half done", "failed", "missing"]
 _SETTLED = ("trainer.precision",)  # a run decides where the experiment leaves it open
-_KEYS = ("experiment", "seeds", "baseline", "block", "settings", "variants")
+_KEYS = ("experiment", "seeds", "baseline", "block", "settings", "variants", "question")
 
 
 @dataclass(frozen=True)
@@ -37,6 +37,7 @@ class Ablation:
         seeds: With which each variant is run.
         baseline: The variant that the others are compared with; without one the best.
         block: Neighbouring test images that are resampled together: more than 1 for frames of a video.
+        question: What the ablation answers, in a sentence.
     """
 
     name: str
@@ -45,6 +46,7 @@ class Ablation:
     seeds: tuple[int, ...]
     baseline: str | None = None
     block: int = 1
+    question: str = ""
 
 
 @dataclass(eq=False)
@@ -208,6 +210,7 @@ def load(name: str) -> Ablation:
         tuple(range(seeds)) if isinstance(seeds, int) else tuple(seeds),
         baseline,
         int(content.get("block", 1)),
+        str(content.get("question") or ""),
     )
 
 

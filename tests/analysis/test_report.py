@@ -62,10 +62,16 @@ def test_what_is_in_it(tmp_path):
         np.add(np.add(classes["iou"], classes["missed"]), classes["added"]), 1, atol=1e-2
     )
     assert section["sentences"] == [f"{expected.sentence(1)}. {expected.class_sentence(1)}"]
-    assert {run["status"] for run in data["runs"]} == {"tested", "not tested", "broken"}
+    assert {run["status"] for run in data["runs"]} == {"tested", "running", "broken"}
     running = next(run for run in data["runs"] if run["experiment"] == "running")
     assert (running["section"], running["group"]) == (0, -1)
-    assert set(running["curves"]) == {"train/loss", "val/loss", "val/miou", "train/images_per_second"}
+    assert set(running["curves"]) == {
+        "train/loss",
+        "val/loss",
+        "val/miou",
+        "val/iou/disc",
+        "train/images_per_second",
+    }
     assert section["groups"][0]["confusion"] is None
     # three seeds: rows 18, 33 and 9 pixels
     expected = [[100 * 18 / 24, 12.5, 12.5], [100 / 13, 1100 / 13, 100 / 13], [100 / 3] * 3]
@@ -181,19 +187,38 @@ addEventListener("load", async () => {
   $("filter").value = "unet"; $("filter").dispatchEvent(new Event("input"));
   seen.filtered = names();
   $("filter").value = ""; $("filter").dispatchEvent(new Event("input"));
+  seen.means = [all("#curves polyline").length, all("#curves polygon").length];
+  set("curve-view", "runs");
   seen.curves = all("#curves polyline").length;
+  seen.dashes = new Set(all("#curves polyline").map((line) => line.getAttribute("stroke-dasharray"))).size;
+  $("smoothing").value = 80; $("smoothing").dispatchEvent(new Event("input"));
+  seen.smoothed = curveLines(curveRuns("val/miou"), "val/miou")[0].points.map(([, y]) => y);
+  $("smoothing").value = 0; $("smoothing").dispatchEvent(new Event("input"));
+  $("filter").value = "deeplab"; $("filter").dispatchEvent(new Event("input"));
+  seen.curvesFiltered = all("#curves polyline").length;
+  $("filter").value = ""; $("filter").dispatchEvent(new Event("input"));
+  $("untested").click(); seen.ended = all("#curves polyline.stopped").length + all("#curves polyline.running").length; $("untested").click();
   const chart = document.querySelector("#curves svg");
   for (let i = 0; i < 3; i++) chart.dispatchEvent(new KeyboardEvent("keydown", { key: "ArrowRight" }));
   seen.readout = document.querySelector("#curves .readout b").textContent;
   all("#ranking input")[0].click();
   seen.curvesOfOne = all("#curves polyline").length;
   all("#ranking input")[0].click();
-  set("quantity", "train/loss"); set("axis", "1");
+  const quantity = (name) => all("#quantities input").find((box) => box.value === name);
+  quantity("val/iou/disc").click(); seen.charts = all("#curves .chart > svg").length; quantity("val/iou/disc").click();
+  quantity("val/miou").click(); quantity("train/loss").click(); set("axis", "1");
+  const drag = (kind, x) => document.querySelector("#curves .chart > svg").dispatchEvent(new PointerEvent(kind, { clientX: x, pointerType: "mouse" }));
+  const box = document.querySelector("#curves .chart > svg").getBoundingClientRect();
+  const wide = document.querySelector("#curves polyline").points.numberOfItems;
+  drag("pointerdown", box.left + box.width * 0.5); drag("pointermove", box.left + box.width); drag("pointerup", box.left + box.width);
+  seen.zoomed = [wide, document.querySelector("#curves polyline").points.numberOfItems, $("whole").hidden];
+  $("whole").click();
+  $("log").click(); seen.log = all("#curves .chart > svg > text").map((t) => t.textContent).filter((t) => Number(t) < 0).length; $("log").click();
   seen.epochs = document.querySelector("#curves svg").getAttribute("aria-label");
   set("axis", "2");
   document.querySelector("#curves svg").dispatchEvent(new KeyboardEvent("keydown", { key: "ArrowRight" }));
   seen.images = document.querySelector("#curves .readout b").textContent;
-  seen.leftOut = [all("#curves polyline").length, document.querySelector("#curves > .note").textContent];
+  seen.leftOut = [all("#curves polyline").length, document.querySelector("#curves .note:not(.readout .note)").textContent];
   set("class-view", "errors"); seen.errorBars = all("#classes rect").length;
   set("class-view", "difference"); seen.differenceBars = all("#classes rect").length;
   seen.confusions = all("#confusion li").map((item) => item.textContent);
@@ -216,6 +241,9 @@ addEventListener("load", async () => {
   seen.focus = document.activeElement === slider;
   slider.value = 80; slider.dispatchEvent(new Event("input"));
   seen.dialog = [$("large").open, $("large").querySelectorAll("canvas")[1].style.clipPath];
+  const sides = $("large").querySelectorAll("select");
+  sides[0].value = "0"; sides[1].value = "errors"; sides[1].dispatchEvent(new Event("change")); await drawn();
+  seen.sliderErrors = count($("large").querySelector("canvas"), [220, 20, 60]);
   $("large").querySelector("button").click(); seen.closed = !$("large").open;
   seen.allImages = all("#images tbody tr").length;
   $("theme").click(); seen.theme = document.documentElement.style.colorScheme;
@@ -242,6 +270,7 @@ def test_in_a_browser(tmp_path):
         run = make_run(runs, "unet", seed=seed, parts=parts(1), **common)
         (run / ENVIRONMENT).write_text("{}")  # knows nothing of its batch size
         make_run(runs, "deeplab", seed=seed, shift=0.1, parts=parts(9), **common)
+    make_run(runs, "killed", tested=False)
     file, page, data = report(runs, tmp_path)
     file.write_text(page.replace("</body>", CLICKS))
     flags = "headless no-sandbox disable-gpu no-first-run disable-sync disable-background-networking"
@@ -259,16 +288,29 @@ def test_in_a_browser(tmp_path):
     score_here = pictures["columns"]["0"][0]["score"]
     level = [np.mean([tiles[k]["score"] for tiles in pictures["columns"].values()]) for k in range(2)]
     worst = [pictures["names"][k] for k in np.argsort(level)]
+    *_, best_truth, best_labels = list(parts(9))[int(np.argmax(level))]
+    slider_errors = int(((best_truth != 255) & (best_labels != best_truth)).sum())
+    values = next(run for run in data["runs"] if run["group"] >= 0)["curves"]["val/miou"][2]
+    weights = [[0.8 ** (i - j) for j in range(i + 1)] for i in range(len(values))]
+    smoothed = [np.average(values[: len(w)], weights=w) for w in weights]
     assert seen == {
         "ranking": ["deeplab", "unet"],
         "rankingReversed": ["unet", "deeplab"],
         "sorted": "descending",
-        "runs": 4,
+        "runs": 5,
         "filtered": ["unet"],
+        "means": [2, 2],
         "curves": 4,
+        "dashes": 2,
+        "smoothed": pytest.approx(smoothed, rel=1e-6),
+        "curvesFiltered": 2,
+        "ended": 1,
+        "charts": 2,
+        "zoomed": [5, 3, False],
+        "log": 0,
         "readout": "step 20",
         "curvesOfOne": 2,
-        "epochs": "train/loss against epoch; arrow keys read values",
+        "epochs": "train/loss against epoch; arrow keys read values, dragging zooms",
         "images": "images seen 16",
         "leftOut": [2, "Runs left out, which did not record that axis: 2."],
         "errorBars": 2 * 3 * 3,
@@ -285,6 +327,7 @@ def test_in_a_browser(tmp_path):
         "best": worst[::-1],
         "focus": True,
         "dialog": [True, "inset(0px 0px 0px 80%)"],
+        "sliderErrors": slider_errors,
         "closed": True,
         "allImages": 20,
         "theme": seen["theme"],

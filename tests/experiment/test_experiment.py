@@ -296,7 +296,14 @@ def test_voc_folder_runs_deeplab_voc_for_two_steps(tmp_path, monkeypatch):
     assert json.loads((run / "test.json").read_text())["scores"]["iou"]["cow"] in (None, 0.0)
 
 
-@pytest.mark.parametrize("task", ["lightning_seg.tasks.semantic.Semantics", "torch.nn.Linear", "instance"])
-def test_a_task_that_is_none_is_refused_by_name(task):
-    with pytest.raises(UserError, match=f"task: expected .*{task}"):
+@pytest.mark.parametrize(
+    ("task", "says"),
+    [
+        ("lightning_seg.tasks.semantic.Semantics", "lightning_seg.tasks.semantic has no 'Semantics'"),
+        ("torch.nn.Linear", "expected .*torch.nn.Linear"),
+        ("instance", "there is no class 'instance'"),
+    ],
+)
+def test_a_task_that_is_none_is_refused_by_name(task, says):
+    with pytest.raises(UserError, match=f"task: {says}"):
         Experiment(["-c", "experiments/quickstart.yaml", f"--task={task}"])

@@ -5,7 +5,7 @@ const COLOURS = ["#0072b2", "#d55e00", "#009e73", "#cc79a7", "#c48a00", "#56b4e9
 const MOST_CHOSEN = 6;
 const $ = (id) => document.getElementById(id);
 // Chosen groups have a place in COLOURS, which they keep until they are chosen no more; the others are grey.
-const state = { section: 0, chosen: new Map(), sort: {}, cursor: null, all: new Set() };
+const state = { section: 0, chosen: new Map(), sort: {}, cursor: null, all: new Set(), zoom: null, quantities: null };
 let section;
 
 // ---- small helpers ------------------------------------------------------------------------------------------
@@ -37,6 +37,10 @@ const groupName = (run) => (run.group < 0 ? run.experiment : section.groups[run.
 const breakable = (name) => name.split(/(?<=[/_=,.])/).flatMap((part) => [part, el("wbr")]);
 const chosenGroups = () => [...state.chosen.keys()].sort((a, b) => a - b);
 const matches = (text) => $("filter").value.toLowerCase().split(/\s+/).every((word) => text.toLowerCase().includes(word));
+// What the filter looks at: a group matches by its name or by one of its runs.
+const searchable = (run) => [groupName(run), run.experiment, run.id, run.status, run.tags.join(" "), run.settings.map((v, i) => `${D.settings[i]}=${v}`).join(" ")].join(" ");
+const groupMatches = (g) => matches(section.groups[g].name) || D.runs.some((r) => r.section === state.section && r.group === g && matches(searchable(r)));
+const shownGroups = () => chosenGroups().filter(groupMatches);
 
 function ticks(low, high, wanted) {
   const raw = (high - low || 1) / wanted;
@@ -54,14 +58,14 @@ function compact(value) {
 }
 
 /* A frame with axes. Returns the drawing and the functions from values to pixels. */
-function frame(host, height, [x0, x1], [y0, y1], xName, yName, label) {
+function frame(host, height, [x0, x1], [y0, y1], xName, yName, label, log = false) {
   const width = Math.max(280, host.clientWidth), left = 46, right = 12, top = 20, bottom = 34;
   const x = (v) => left + ((v - x0) / (x1 - x0 || 1)) * (width - left - right);
   const y = (v) => height - bottom - ((v - y0) / (y1 - y0 || 1)) * (height - top - bottom);
   const root = svg("svg", { viewBox: `0 0 ${width} ${height}`, role: "img", "aria-label": label });
   for (const t of ticks(y0, y1, 5))
     root.append(svg("line", { class: "axis", x1: left, x2: width - right, y1: y(t), y2: y(t) }),
-      svg("text", { x: left - 6, y: y(t) + 4, "text-anchor": "end" }, compact(t)));
+      svg("text", { x: left - 6, y: y(t) + 4, "text-anchor": "end" }, compact(log ? 10 ** t : t)));
   for (const t of ticks(x0, x1, Math.max(3, Math.floor(width / 85))))
     root.append(svg("text", { x: x(t), y: height - bottom + 16, "text-anchor": "middle" }, compact(t)));
   root.append(svg("text", { x: width - right, y: height - 3, "text-anchor": "end" }, xName),
@@ -134,61 +138,12 @@ function renderRanking() {
     { name: "", cell: (g) => el("span", { class: g.verdict }, g.verdict) },
     { name: "runs", value: (g) => g.runs, cell: (g) => String(g.runs), number: true },
     { name: "std of runs", value: (g) => g.std, cell: (g) => number(g.std), number: true },
-  ], groups.filter((g) => matches(g.name)), (g) => ({ class: g.index === section.reference ? "reference" : null }));
+  ], groups.filter((g) => groupMatches(g.index)), (g) => ({ class: g.index === section.reference ? "reference" : null }));
   const all = section.sentences, shown = all.slice(0, 5).map((s) => el("li", {}, s));
   const more = all.slice(5).map((s) => el("li", {}, s));
   $("sentences").replaceChildren(el("ul", {}, shown),
     more.length ? el("details", {}, el("summary", {}, `${more.length} more`), el("ul", {}, more)) : "",
     section.remark ? el("p", {}, section.remark) : "");
-}
-
-function renderCurves() {
-  const host = $("curves"), name = $("quantity").value, axis = Number($("axis").value);
-  const wanted = D.runs.filter((run) => run.section === state.section && run.curves[name]
-    && (state.chosen.has(run.group) || (run.group < 0 && $("untested").checked)));
-  if (!wanted.length) return host.replaceChildren(el("p", { class: "note" }, "No curve of the experiments chosen above."));
-  const place = (run, i) => (axis === 1 ? run.curves[name][1][i] : axis === 2 ? run.batch && (run.curves[name][0][i] + 1) * run.batch : run.curves[name][0][i]);
-  const points = (run) => run.curves[name][2].map((y, i) => [place(run, i), y]).filter(([x]) => x !== null);
-  const runs = wanted.filter((run) => points(run).length);
-  const all = runs.flatMap(points), xs = all.map((p) => p[0]), ys = all.map((p) => p[1]);
-  if (!all.length) return host.replaceChildren(el("p", { class: "note" }, "The runs did not record that axis."));
-  const left = wanted.length - runs.length;
-  const low = Math.min(...ys), high = Math.max(...ys), room = (high - low || 1) * 0.04;
-  const unit = ["step", "epoch", "images seen"][axis];
-  const f = frame(host, 340, [Math.min(...xs), Math.max(...xs)], [low - room, high + room], unit, name, `${name} against ${unit}; arrow keys read values`);
-  for (const run of runs) {
-    const line = points(run);
-    f.root.append(line.length > 1
-      ? svg("polyline", { points: line.map(([x, y]) => `${f.x(x).toFixed(1)},${f.y(y).toFixed(1)}`).join(" "), fill: "none",
-        stroke: colour(run.group), "stroke-width": 1.8, "stroke-dasharray": run.group < 0 ? "2 3" : dash(run.group) })
-      : svg("circle", { cx: f.x(line[0][0]), cy: f.y(line[0][1]), r: 3, fill: colour(run.group) }));
-  }
-  const cursor = svg("line", { class: "zero", y1: f.top, y2: f.bottom, visibility: "hidden" });
-  const readout = el("div", { class: "readout", "aria-live": "polite" }, el("span", { class: "note" }, "Point at the chart, or focus it and use the arrow keys, to read values."));
-  const stops = [...new Set(xs)].sort((a, b) => a - b);
-  const read = (at) => {
-    state.cursor = at;
-    build(cursor, { x1: f.x(at), x2: f.x(at), visibility: "visible" }, []);
-    const values = runs.map((run) => [run, points(run).reduce((best, p) => (Math.abs(p[0] - at) < Math.abs(best[0] - at) ? p : best))[1]]);
-    values.sort((a, b) => b[1] - a[1]);
-    readout.replaceChildren(el("b", {}, `${unit} ${compact(at)}`), ...values.slice(0, 24).map(([run, value]) =>
-      el("span", {}, swatch(run.group), `${groupName(run)}, seed ${run.seed ?? "–"}: ${+value.toPrecision(4)}`)));
-  };
-  const nearest = (at) => stops.reduce((best, s) => (Math.abs(s - at) < Math.abs(best - at) ? s : best));
-  f.root.append(cursor);
-  f.root.setAttribute("tabindex", "0");
-  f.root.addEventListener("pointermove", (event) => {
-    const box = f.root.getBoundingClientRect(), share = ((event.clientX - box.left) / box.width * f.width - f.left) / (f.right - f.left);
-    read(nearest(stops[0] + Math.min(1, Math.max(0, share)) * (stops.at(-1) - stops[0])));
-  });
-  f.root.addEventListener("keydown", (event) => {
-    const step = { ArrowRight: 1, ArrowLeft: -1 }[event.key];
-    if (!step) return;
-    event.preventDefault();
-    const at = state.cursor === null ? 0 : stops.indexOf(nearest(state.cursor)) + step;
-    read(stops[Math.min(stops.length - 1, Math.max(0, at))]);
-  });
-  host.replaceChildren(f.root, readout, left ? el("p", { class: "note" }, `Runs left out, which did not record that axis: ${left}.`) : "");
 }
 
 function classOrder(groups) {
@@ -200,7 +155,7 @@ function classOrder(groups) {
 
 function renderClasses() {
   const host = $("classes"), view = $("class-view").value;
-  const groups = chosenGroups().filter((g) => view !== "difference" || g !== section.reference);
+  const groups = shownGroups().filter((g) => view !== "difference" || g !== section.reference);
   if (!groups.length) return host.replaceChildren(el("p", { class: "note" }, "Choose an experiment above, for a difference another than the reference."));
   const bar = 11, gap = 12, left = Math.min(150, host.clientWidth * 0.3), width = Math.max(280, host.clientWidth), right = 50;
   const order = classOrder(groups), shown = state.all.has("classes") ? order : order.slice(0, 40);
@@ -263,14 +218,12 @@ function renderSpeed() {
   host.replaceChildren(f.root, el("p", { class: "note" }, "Dashed: no run is both faster and better. Speeds compare only between runs of the same machine."));
 }
 
-const searchable = (run) => [groupName(run), run.experiment, run.id, run.status, run.tags.join(" "), run.settings.map((v, i) => `${D.settings[i]}=${v}`).join(" ")].join(" ");
-
 function renderRuns() {
   const score = (name, key) => ({ name, value: (r) => r.scores[key], number: true });
   table($("runs"), [
     { name: "experiment", value: groupName, cell: (r) => el("span", { title: r.path }, swatch(r.group), breakable(groupName(r))), className: "name" },
     { name: "run", value: (r) => r.id, cell: (r) => el("span", { title: r.problem || r.path }, r.id) },
-    { name: "status", value: (r) => r.status, cell: (r) => el("span", { title: r.problem, class: r.status === "broken" ? "worse" : null }, r.status) },
+    { name: "status", value: (r) => r.status, cell: (r) => el("span", { title: r.problem, class: `status ${r.status}` }, r.status, r.problem && r.status === "failed" ? el("small", {}, ` ${r.problem.slice(0, 60)}`) : "") },
     { name: "seed", value: (r) => r.seed, cell: (r) => (r.seed === null ? "–" : String(r.seed)), number: true },
     score("mIoU %", "miou"), score("Dice %", "dice"), score("pixels right %", "pixel_accuracy"),
     { name: "images/s", value: (r) => r.speed, number: true },
@@ -301,26 +254,29 @@ function render() {
 function chooseSection(index) {
   state.section = index;
   state.sort = {};
-  state.cursor = null;
+  state.cursor = state.zoom = null;
   state.all = new Set();
   section = D.sections[index];
   state.chosen = new Map([...new Set([section.reference, ...section.groups.keys()])].slice(0, MOST_CHOSEN).map((g, i) => [g, i]));
-  const names = [...new Set(D.runs.filter((r) => r.section === index).flatMap((r) => Object.keys(r.curves)))];
-  const before = $("quantity").value, first = ["val/miou", "val/loss", "train/loss"].filter((n) => names.includes(n));
-  const ordered = [...new Set([...first, ...names])];
-  const aCurve = (name) => D.runs.some((r) => r.section === index && r.curves[name]?.[0].length > 1);
-  $("quantity").replaceChildren(...ordered.map((n) => el("option", {}, n)));
-  $("quantity").value = ordered.includes(before) ? before : ordered.find(aCurve) ?? ordered[0];
+  offerQuantities();
   render();
 }
 
 D.sections.forEach((s, i) => $("protocol").append(el("option", { value: i }, s.title)));
+if (D.question) document.querySelector("h1").textContent = D.question;
+$("variants").hidden = !Object.keys(D.variants).length;
+$("variant-table").replaceChildren(el("table", {}, el("tbody", {}, Object.entries(D.variants).map(([name, settings]) =>
+  el("tr", {}, el("th", { scope: "row" }, name), el("td", { class: "name" }, settings.length ? settings.flatMap((s) => [s, el("br")]) : "the base experiment"))))));
+$("live").hidden = !D.live;
 $("explanation").textContent = D.explanation;
 $("created").textContent = D.created;
 $("remarks").append(...D.remarks.map((r) => el("li", {}, r)));
 $("protocol").addEventListener("change", (event) => chooseSection(Number(event.target.value)));
-$("filter").addEventListener("input", () => { renderRanking(); renderRuns(); renderSpeed(); });
-for (const id of ["quantity", "axis", "untested"]) $(id).addEventListener("change", () => { state.cursor = null; renderCurves(); });
+$("filter").addEventListener("input", render);
+for (const id of ["curve-view", "log", "untested"]) $(id).addEventListener("change", () => { state.cursor = null; renderCurves(); });
+$("axis").addEventListener("change", () => zoomTo(null)); // the ends of a zoom are steps, epochs or images
+$("smoothing").addEventListener("input", renderCurves);
+$("whole").addEventListener("click", () => zoomTo(null));
 for (const id of ["class-view", "class-order"]) $(id).addEventListener("change", renderClasses);
 for (const id of ["picture-view", "picture-order", "other"]) $(id).addEventListener("change", renderPictures);
 $("opacity").addEventListener("input", () => painters.forEach((paint) => paint()));

@@ -20,8 +20,8 @@ function pixels(source) {
 
 /* Draw an image with labels over it. View: labels, errors (against the truth) or differs (from other labels).
    Returns the share of the counted pixels that errors and differs mark. */
-async function paint(canvas, k, own, view, other) {
-  const p = section.pictures, opacity = $("opacity").value / 100;
+async function paint(p, canvas, k, own, view, other) {
+  const opacity = $("opacity").value / 100;
   const [photo, truth, mine, theirs] = await Promise.all([p.images[k], p.truths[k], own, other].map((s) => s && pixels(s)));
   const out = new ImageData(canvas.width, canvas.height);
   let marked = 0, counted = 0;
@@ -52,7 +52,7 @@ function renderPictures() {
   const p = section.pictures, host = $("pictures");
   $("pictures-section").hidden = !p;
   if (!p) return;
-  const groups = chosenGroups().filter((g) => p.columns[g]?.some((picture) => picture)), missing = chosenGroups().length - groups.length;
+  const groups = shownGroups().filter((g) => p.columns[g]?.some((picture) => picture)), missing = shownGroups().length - groups.length;
   painters = [];
   const view = $("picture-view").value, before = Number($("other").value);
   $("other").replaceChildren(...groups.map((g) => el("option", { value: g }, section.groups[g].name)));
@@ -66,12 +66,12 @@ function renderPictures() {
     const canvas = el("canvas", { width: p.sizes[k][0], height: p.sizes[k][1], "aria-hidden": "true" });
     const score = group === undefined ? null : p.columns[group][k].score;
     const caption = `${name}${score === null ? "" : `: ${number(score)} % here`}`, text = el("span", {}, caption);
-    const draw = () => paint(canvas, k, own, group === undefined ? "labels" : view, p.columns[base]?.[k]?.labels);
+    const draw = () => paint(p, canvas, k, own, group === undefined ? "labels" : view, p.columns[base]?.[k]?.labels);
     painters.push(draw);
     draw().then((share) => {
       if (share !== null) text.textContent = `${caption}, ${number(100 * share)} % ${view === "errors" ? "wrong" : "differ"}`;
     });
-    return el("button", { type: "button", "aria-label": `enlarge and compare: ${name}`, onclick: () => enlarge(k, group ?? (own ? "truth" : "image")) },
+    return el("button", { type: "button", "aria-label": `enlarge and compare: ${name}`, onclick: () => enlarge(p, k, group ?? (own ? "truth" : "image")) },
       canvas, el("small", {}, group === undefined ? "" : swatch(group), text));
   };
   host.replaceChildren(...order.map((k) => el("div", { class: "figure" }, el("h3", {}, p.names[k] ?? `image ${k + 1}`),
@@ -83,24 +83,32 @@ function renderPictures() {
 }
 
 /* Two drawings of one image on top of each other, with a slider between them. */
-function enlarge(k, chosen) {
-  const p = section.pictures, dialog = $("large");
+function enlarge(p, k, chosen) {
+  const dialog = $("large");
   const sources = new Map([["image", ["image", null]], ["truth", ["truth", p.truths[k]]],
-    ...chosenGroups().filter((g) => p.columns[g]?.[k]).map((g) => [String(g), [section.groups[g].name, p.columns[g][k].labels]])]);
+    ...shownGroups().filter((g) => p.columns[g]?.[k]).map((g) => [String(g), [section.groups[g].name, p.columns[g][k].labels]])]);
   const canvases = [0, 1].map(() => el("canvas", { width: p.sizes[k][0], height: p.sizes[k][1] }));
   const stack = el("div", { class: "stack" }, canvases), slider = el("input", { type: "range", min: 0, max: 100, value: 50, "aria-label": "where the right picture begins", oninput: () => {
     canvases[1].style.clipPath = `inset(0 0 0 ${slider.value}%)`;
     stack.style.setProperty("--at", `${slider.value}%`);
   } });
-  const pick = (side, value) => {
-    const select = el("select", { "aria-label": side ? "right" : "left", onchange: () => paint(canvases[side], k, sources.get(select.value)[1], "labels") },
-      [...sources].map(([key, [name]]) => el("option", { value: key }, name)));
-    select.value = value;
-    select.dispatchEvent(new Event("change"));
-    return select;
+  const base = $("other").value === "" ? p.reference : Number($("other").value), baseName = section.groups[base]?.name;
+  const views = [["labels", "labels"], ["errors", "errors"], ...(p.columns[base]?.[k] ? [["differs", `differences from ${baseName}`]] : [])];
+  const share = [0, 1].map(() => el("small", { class: "note" }));
+  const pick = (side, value, view) => {
+    const draw = async () => {
+      const marked = await paint(p, canvases[side], k, sources.get(source.value)[1], how.value, p.columns[base]?.[k]?.labels);
+      share[side].textContent = marked === null ? "" : ` ${number(100 * marked)} % marked`;
+    };
+    const name = side ? "right" : "left";
+    const source = el("select", { "aria-label": name, onchange: draw }, [...sources].map(([key, [title]]) => el("option", { value: key }, title)));
+    const how = el("select", { "aria-label": `${name}: what is drawn`, onchange: draw }, views.map(([key, title]) => el("option", { value: key }, title)));
+    [source.value, how.value] = [value, view];
+    draw();
+    return [source, how, share[side]];
   };
   const other = String(chosen) === "truth" ? [...sources.keys()].at(2) ?? "image" : "truth";
-  dialog.querySelector("p").replaceChildren(p.names[k] ?? "", " – left ", pick(0, String(chosen)), " right ", pick(1, other));
+  dialog.querySelector("p").replaceChildren(p.names[k] ?? "", " – left ", ...pick(0, String(chosen), sources.size > 2 && Number.isInteger(chosen) ? $("picture-view").value : "labels"), " right ", ...pick(1, other, "labels"));
   const place = dialog.querySelector("div"), [width, height] = p.sizes[k];
   place.style.maxWidth = `calc(68vh * ${width / height})`; // so that picture and slider are seen at once
   place.replaceChildren(stack, slider);
@@ -110,7 +118,7 @@ function enlarge(k, chosen) {
 }
 
 function renderConfusion() {
-  const groups = chosenGroups().filter((g) => section.groups[g].confusion), host = $("confusion");
+  const groups = shownGroups().filter((g) => section.groups[g].confusion), host = $("confusion");
   $("confusion-section").hidden = !groups.length;
   if (!groups.length) return;
   const before = Number($("confusion-of").value);
@@ -131,15 +139,40 @@ function renderConfusion() {
       el("tbody", {}, percent.map((row, r) => el("tr", {}, el("th", { scope: "row" }, names[r]), row.map((value, c) => cell(value, r, c))))))));
 }
 
+/* The colour that Pascal VOC gives to a label, continued. */
+const vocColour = (_, label) => [0, 1, 2].map((c) => [...Array(8).keys()].reduce((sum, i) => sum + (((label >> (3 * i + c)) & 1) << (7 - i)), 0));
+
+/* Have the server on this machine predict a test image, and compare what the experiments chosen above make of it. */
+async function predict(i) {
+  const { names, indices, scores } = section.images, dialog = $("large"), palette = section.pictures?.palette ?? section.classes.map(vocColour);
+  const address = (what) => `picture/${state.section}/${indices[i]}/${what}`;
+  dialog.querySelector("p").textContent = `${names[i]} is being predicted …`;
+  dialog.querySelector("div").replaceChildren();
+  dialog.showModal();
+  try {
+    const photo = new Image(), groups = shownGroups().filter((g) => scores[g]);
+    photo.src = address("image");
+    await photo.decode();
+    await Promise.all([address("truth"), ...groups.map(address)].map(pixels));
+    dialog.close();
+    enlarge({
+      names: [names[i]], sizes: [[photo.naturalWidth, photo.naturalHeight]], images: [address("image")], truths: [address("truth")], palette,
+      columns: Object.fromEntries(groups.map((g) => [g, [{ labels: address(g), score: scores[g][i] }]])), reference: section.reference,
+    }, 0, groups[0] ?? "image");
+  } catch {
+    dialog.querySelector("p").textContent = `${names[i]} cannot be predicted; the terminal says why.`;
+  }
+}
+
 /* Every test image with its score, of which the pictures above are a few. */
 function renderImages() {
-  const { names, scores } = section.images, groups = chosenGroups().filter((g) => scores[g]);
+  const { names, scores } = section.images, groups = shownGroups().filter((g) => scores[g]);
   $("images-section").hidden = !groups.length;
   if (!groups.length) return;
   const spread = (i) => { const known = groups.map((g) => scores[g][i]).filter((v) => v !== null); return known.length > 1 ? Math.max(...known) - Math.min(...known) : null; };
   state.sort.images ??= { column: 1, down: false };
   table($("images"), [
-    { name: "image", value: (i) => names[i], className: "name" },
+    { name: "image", value: (i) => names[i], cell: (i) => (D.live ? el("button", { type: "button", class: "link", onclick: () => predict(i) }, names[i]) : names[i]), className: "name" },
     { name: "mean", value: (i) => mean(groups.map((g) => scores[g][i])), number: true },
     ...(groups.length > 1 ? [{ name: "spread", value: spread, number: true }] : []),
     ...groups.map((g) => ({ name: section.groups[g].name, value: (i) => scores[g][i], number: true })),

@@ -4,7 +4,8 @@ import base64
 import io
 import json
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -14,10 +15,12 @@ from lightning_seg.analysis.compare import Comparison, Section
 from lightning_seg.analysis.groups import short, show_setting, varied
 from lightning_seg.analysis.tables import EXPLANATION
 from lightning_seg.metrics.scores import merge_classes, miou_and_iou, ratio
-from lightning_seg.runs.directory import PICTURES
+from lightning_seg.runs.directory import METRICS, PICTURES
 from lightning_seg.runs.records import Record
 
 _POINTS = 100  # of each curve
+_CLASS_POINTS = 30  # of the curve of a class
+_RUNNING = 600  # seconds without a new row after which a run without a test is taken for stopped
 _SETTINGS = 12  # columns of the table of runs
 _SHOWN = 8  # groups of a section whose pictures go in
 _PICTURE_BYTES = 6_000_000  # of all pictures together
@@ -25,26 +28,56 @@ _MATRIX = 40  # classes in a confusion matrix
 _IMAGES = 2000  # test images in a list of them
 
 
-def write_report(comparison: Comparison, file: Path) -> None:
+@dataclass(frozen=True)
+class Heading:
+    """What a page is about, said before its tables.
+
+    Args:
+        question: The question that the runs answer, in a sentence.
+        settings: For each variant the settings in which it differs from the base experiment.
+    """
+
+    question: str = ""
+    settings: Mapping[str, Sequence[str]] = field(default_factory=dict)
+
+
+def write_report(comparison: Comparison, file: Path, heading: Heading | None = None) -> None:
     """Write a comparison with curves, classes and pictures as an HTML file.
 
     Args:
         comparison: What `lightning_seg.analysis.compare.compare` found.
         file: Where to write; its folder is made.
+        heading: The question and the variants of an ablation.
+    """
+    file.parent.mkdir(parents=True, exist_ok=True)
+    file.write_text(page(comparison, heading or Heading()), encoding="utf-8")
+
+
+def page(comparison: Comparison, heading: Heading, live: bool = False) -> str:
+    """Render the HTML page.
+
+    Args:
+        comparison: What was found.
+        heading: The question and the variants of an ablation.
+        live: Whether a server on this machine answers the page's requests for pictures of any test image.
     """
     here = Path(__file__).parent
-    data = json.dumps(
-        _plain(_content(comparison)), separators=(",", ":"), ensure_ascii=False, allow_nan=False
-    )
+    content = _content(comparison) | {
+        "live": live,
+        "question": heading.question,
+        "variants": heading.settings,
+    }
+    data = json.dumps(_plain(content), separators=(",", ":"), ensure_ascii=False, allow_nan=False)
     # Within a script element only "<" could end it: names of runs, classes and tags are anyone's.
-    script = (here / "report.pictures.js").read_text() + (here / "report.js").read_text()
+    script = "".join((here / f"report.{name}").read_text() for name in ("curves.js", "pictures.js", "js"))
     parts = {"STYLE": (here / "report.css").read_text(), "SCRIPT": script}
-    page = (here / "report.html").read_text()
+    html = (here / "report.html").read_text()
+    if live:
+        html = html.replace("img-src data:", "img-src data: 'self'")
     for name, text in (*parts.items(), ("DATA", data.replace("<", "\\u003c"))):
-        before, after = page.split(f"{{{{{name}}}}}", 1)
-        page = before + text + after
-    file.parent.mkdir(parents=True, exist_ok=True)
-    file.write_text(page, encoding="utf-8")
+        before, after = html.split(f"{{{{{name}}}}}", 1)
+        html = before + text + after
+    return html
 
 
 def _content(comparison: Comparison) -> dict[str, Any]:
@@ -103,7 +136,7 @@ def _section(section: Section, budget: list[int]) -> dict[str, Any]:
 def _run(
     record: Record, place: tuple[int, int] | None, keys: Sequence[str], data: Sequence[Any]
 ) -> dict[str, Any]:
-    curves = record.curves()
+    curves = record.curves(classes=place is None or place[1] < _SHOWN)
     speed = curves.get("train/images_per_second")
     if place is None:  # not tested: it belongs to the runs on the same data
         name = str((record.config.get("data") or {}).get("class_path", "")).rsplit(".", 1)[-1]
@@ -114,7 +147,7 @@ def _run(
         "experiment": record.experiment,
         "id": record.id,
         "path": str(record.path),
-        "status": record.status,
+        "status": _status(record),
         "problem": record.problem,
         "seed": record.seed,
         "time": record.time,
@@ -125,7 +158,9 @@ def _run(
         "batch": record.environment.get("effective_batch_size"),
         "settings": [show_setting(record, key) for key in keys],
         "curves": {
-            k: _thinned(v) for k, v in curves.items() if k not in ("val/classes_present", "val/recall")
+            k: _thinned(v, _CLASS_POINTS if k.count("/") > 1 else _POINTS)
+            for k, v in curves.items()
+            if k not in ("val/classes_present", "val/recall")
         },
     }
 
@@ -158,6 +193,7 @@ def _images(section: Section) -> dict[str, Any]:
     names = section.groups[0].records[0].image_names
     return {
         "names": [names[i] for i in order],
+        "indices": order,
         "scores": {g: np.round(100 * s[order], 1) for g, s in zip(shown, scores, strict=True)},
     }
 
@@ -232,9 +268,20 @@ def _png(labels: np.ndarray) -> str:
     return "data:image/png;base64," + base64.b64encode(file.getvalue()).decode()
 
 
-def _thinned(points: np.ndarray) -> list[list[float]]:
-    """Average neighbouring points (P, 3) so that about a hundred are left; return steps, epochs and values."""
-    starts = np.unique(np.linspace(0, len(points), min(_POINTS, len(points)), endpoint=False).astype(int))
+def _status(record: Record) -> str:
+    """Tell runs without a test apart: those that log (running), and those that were stopped or killed."""
+    if record.status != "not tested":
+        return record.status
+    try:
+        quiet = time.time() - (record.path / METRICS).stat().st_mtime
+    except OSError:
+        return "stopped"
+    return "running" if quiet < _RUNNING else "stopped"
+
+
+def _thinned(points: np.ndarray, most: int) -> list[list[float]]:
+    """Average neighbouring points (P, 3) so that at most so many are left; return steps, epochs and values."""
+    starts = np.unique(np.linspace(0, len(points), min(most, len(points)), endpoint=False).astype(int))
     ends = np.append(starts[1:], len(points))
     values = np.add.reduceat(points[:, 2], starts) / (ends - starts)
     return [*points[ends - 1, :2].T.tolist(), values.tolist()]

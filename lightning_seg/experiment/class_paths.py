@@ -1,0 +1,230 @@
+"""Class paths in experiment files and on command lines: short names, and what is wrong with those that lead nowhere.
+
+A name without dots is looked up among the public classes of this package and in the libraries' modules where such a
+class is usually found. So its meaning depends on nothing but the setting it stands in, whatever was imported before.
+"""
+
+import difflib
+import importlib
+import pkgutil
+import sys
+from collections.abc import Iterable, Sequence
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+
+import yaml
+from jsonargparse import get_loader
+
+from lightning_seg import PUBLIC
+from lightning_seg.errors import UserError
+from lightning_seg.experiment import renamed
+
+# Where the class of a setting is looked up: packages of this one, and modules of libraries.
+_LOSSES = ("lightning_seg.training.losses", "torch.nn")
+_METRICS = ("torchmetrics", "torchmetrics.classification", "torchmetrics.segmentation")
+PLACES: dict[str, tuple[str, ...]] = {
+    "task": ("lightning_seg.tasks",),
+    "data": ("lightning_seg.data.datasets",),
+    "network": ("lightning_seg.networks",),
+    "upsampling": ("lightning_seg.networks.upsampling",),
+    "loss": _LOSSES,
+    "losses": _LOSSES,
+    "optimizer": ("torch.optim",),
+    "lr_scheduler": ("lightning_seg.training.schedules", "torch.optim.lr_scheduler"),
+    "finetune": ("lightning_seg.training.finetune",),
+    "inference": ("lightning_seg.inference",),
+    "postprocess": ("lightning_seg.postprocess",),
+    "metrics": ("lightning_seg.metrics", *_METRICS),
+    "transforms": ("lightning_seg.data.transforms", "torchvision.transforms.v2"),
+    "color": ("lightning_seg.data.transforms.color",),
+    "mix": ("lightning_seg.data.transforms.mixing", "lightning_seg.data.instances"),
+    "callbacks": ("lightning_seg.callbacks", "lightning.pytorch.callbacks"),
+    "logger": ("lightning.pytorch.loggers",),
+    "profiler": ("lightning.pytorch.profilers",),
+    "strategy": ("lightning_seg.training.fsdp", "lightning.pytorch.strategies"),
+    "plugins": ("lightning.pytorch.plugins",),
+}
+_HELPERS = ("init_args", "dict_kwargs")
+_FOLDERS: dict[str, None] = {}  # of the user's own modules
+
+
+def expand_settings(settings: Any, key: str = "") -> Any:
+    """Return settings with a full class path for each short name.
+
+    Args:
+        settings: What a YAML file holds, or a part of it.
+        key: The setting that a part belongs to, as in ``model.loss``.
+
+    Raises:
+        UserError: A short name means several classes, or a class path leads nowhere.
+    """
+    if isinstance(settings, dict):
+        return {k: expand_settings(value, f"{key}.{k}".lstrip(".")) for k, value in settings.items()}
+    if isinstance(settings, list):
+        return [expand_settings(value, key) for value in settings]
+    return _expand(settings, key) if isinstance(settings, str) else settings
+
+
+def expand_arguments(arguments: Sequence[str]) -> list[str]:
+    """Return ``--key=value`` and ``--key value`` with a full class path for each short name.
+
+    Raises:
+        UserError: As `expand_settings`.
+    """
+    expanded, key = [], ""
+    for argument in arguments:
+        option, equals, value = argument.partition("=")
+        if argument.startswith("--"):
+            key = "" if equals else option[2:]
+            expanded.append(f"{option}={_expand_text(value, option[2:])}" if equals else argument)
+        else:
+            expanded.append(_expand_text(argument, key) if key else argument)
+            key = ""
+    return expanded
+
+
+def load_settings(text: str) -> Any:
+    """Read YAML as jsonargparse does, with short names expanded where it is a mapping: an experiment file."""
+    settings = get_loader("yaml")(text)
+    return expand_settings(settings) if isinstance(settings, dict) else settings
+
+
+def resolve_class(path: str, key: str) -> Any:
+    """Import what a short name or a class path names.
+
+    Raises:
+        UserError: As `expand_settings`, or there is no such class.
+    """
+    path = expand_settings(path, key)
+    with suppress(ImportError, AttributeError, ValueError):
+        return pkgutil.resolve_name(path)
+    raise UserError(no_such_class(key, path))
+
+
+def no_such_class(key: str, name: str) -> str:
+    """Say that a setting knows no class by a short name, and which is the nearest."""
+    known = _named_in(PLACES.get(key.rpartition(".")[2], ()))
+    close = difflib.get_close_matches(name, known, n=1, cutoff=0.7)
+    hint = (
+        f" Did you mean {close[0]}?"
+        if close
+        else " Classes that docs/api.md does not list need their class path."
+    )
+    return f"{key}: there is no class {name!r}.{hint}"
+
+
+def _expand_text(text: str, key: str) -> str:
+    if text.lstrip()[:1] not in ("{", "["):
+        return _expand(text, key)
+    try:
+        value = get_loader("yaml")(text)
+    except yaml.YAMLError:
+        return text  # for the parser to refuse
+    expanded = expand_settings(value, key)
+    if expanded == value:
+        return text
+    return yaml.safe_dump(expanded, default_flow_style=True, width=sys.maxsize, sort_keys=False).strip()
+
+
+def _expand(text: str, key: str) -> str:
+    words = [word.rstrip("+") for word in key.split(".") if word not in _HELPERS]
+    is_path = words[-1] == "class_path"
+    setting = words[-2] if is_path and len(words) > 1 else words[-1]
+    places = PLACES.get(setting)
+    if places is None and not is_path or text.endswith((".yaml", ".yml", ".json")):
+        return text
+    if text in renamed.CLASSES:
+        raise UserError(f"{key}: {text} is now {renamed.CLASSES[text]}.")
+    if text.isidentifier():
+        paths = _named_in(places or dict.fromkeys(p for ps in PLACES.values() for p in ps)).get(text, [])
+        if len(paths) > 1:  # libraries export a class in two places
+            paths = [*{id(_import(path)): path for path in reversed(paths)}.values()]
+        if len(paths) > 1:
+            raise UserError(f"{key}: {text} may be {' or '.join(sorted(paths))}: write one of them.")
+        return paths[0] if paths else text
+    stated = is_path or not set(_HELPERS) & set(key.split("."))
+    if stated and "." in text and all(word.isidentifier() for word in text.split(".")):
+        _check(text, key, places or ())
+    return text
+
+
+def _check(path: str, key: str, places: tuple[str, ...]) -> None:
+    """Import a class path to see that it leads to something, and say why not."""
+    module, _, name = path.rpartition(".")
+    try:
+        found: Any = importlib.import_module(module)
+    except ModuleNotFoundError as error:
+        if error.name is None or not f"{module}.".startswith(f"{error.name}."):
+            raise UserError(f"{key}: {module} cannot be imported: {error}.") from error
+        with suppress(ImportError, AttributeError, ValueError):
+            pkgutil.resolve_name(path)  # a class within a class
+            return
+        where = f"no module {error.name!r}"
+        if "." not in error.name:
+            where += (
+                "; modules are looked for in the current folder, in experiments/ and beside the YAML, too"
+            )
+        ours = [f"{m.name}.{name}" for m in pkgutil.iter_modules([*_FOLDERS])]
+        raise UserError(f"{key}: {where}.{_nearest(path, _named_in(places), ours)}") from error
+    except Exception as error:  # a module may fail in any way
+        raise UserError(f"{key}: {module} cannot be imported: {_last_line(error)}.") from error
+    if not hasattr(found, name):
+        others = [f"{module}.{n}" for n in dir(found) if isinstance(getattr(found, n), type)]
+        raise UserError(f"{key}: {module} has no {name!r}.{_nearest(path, {}, others)}")
+
+
+def _last_line(error: Exception) -> str:
+    """Say what an import has raised, and in which line of which file."""
+    text = f"{type(error).__name__}: {error}"
+    trace = error.__traceback__
+    while trace is not None and trace.tb_next is not None:
+        trace = trace.tb_next
+    if trace is None or isinstance(error, SyntaxError):
+        return text
+    return f"{text} ({trace.tb_frame.f_code.co_filename}, line {trace.tb_lineno})"
+
+
+def _nearest(path: str, known: dict[str, list[str]], more: Iterable[str] = ()) -> str:
+    name = path.rpartition(".")[2]
+    if name in PUBLIC:
+        return f" Did you mean {PUBLIC[name]}.{name}?"
+    full = [*more, *(place for places in known.values() for place in places)]
+    close = difflib.get_close_matches(path, full, n=1, cutoff=0.75)
+    if not close:
+        close = [known[n][0] for n in difflib.get_close_matches(name, known, n=1, cutoff=0.75)]
+    return f" Did you mean {close[0]}?" if close else ""
+
+
+def _named_in(places: Iterable[str]) -> dict[str, list[str]]:
+    """Return the full paths of each class that is found in some places, by its short name."""
+    found: dict[str, list[str]] = {}
+    for place in places:
+        if place.startswith("lightning_seg."):
+            inside = [n for n, module in PUBLIC.items() if f"{module}.".startswith(f"{place}.")]
+            paths = {n: f"{PUBLIC[n]}.{n}" for n in inside}
+        else:
+            members = vars(importlib.import_module(place))
+            paths = {
+                n: f"{place}.{n}" for n, m in members.items() if isinstance(m, type) and not n.startswith("_")
+            }
+        for name, path in paths.items():
+            found.setdefault(name, []).append(path)
+    return found
+
+
+def _import(path: str) -> Any:
+    module, _, name = path.rpartition(".")
+    return getattr(importlib.import_module(module), name)
+
+
+def make_importable(files: Iterable[Path] = ()) -> None:
+    """Let class paths name modules in the current folder, in its ``experiments/`` and beside experiment files.
+
+    What is installed comes first: a file here hides no library.
+    """
+    for folder in (Path.cwd(), Path("experiments").absolute(), *(f.absolute().parent for f in files)):
+        if folder.is_dir():
+            _FOLDERS[str(folder)] = None
+            if str(folder) not in sys.path:
+                sys.path.append(str(folder))
