@@ -8,6 +8,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from lightning_seg.plotting.tables import text_table
+
 if TYPE_CHECKING:
     from lightning_seg.analysis.compare import Comparison, Section
 
@@ -25,21 +27,9 @@ def text(comparison: "Comparison") -> str:
     """Lay a comparison out for a terminal."""
     blocks = []
     for section in comparison.sections:
-        table = [
-            [
-                "rank",
-                "experiment",
-                "runs",
-                "mIoU %",
-                "95 % interval",
-                "std",
-                "difference",
-                "",
-                "min",
-                "images/s",
-            ]
-        ]
-        table += [
+        header = ["rank", "experiment", "runs", "mIoU %", "95 % interval", "std", "difference", "", "min"]
+        header.append("images/s")
+        rows = [
             [
                 str(row["rank"]),
                 row["experiment"],
@@ -54,8 +44,7 @@ def text(comparison: "Comparison") -> str:
             ]
             for row in section.rows()
         ]
-        widths = [max(len(row[i]) for row in table) for i in range(len(table[0]))]
-        lines = [section.title, *(_aligned(row, widths) for row in table)]
+        lines = [section.title, text_table(header, rows, left=(1, 7))]
         sentences = [f"{section.sentence(i)}\n  {section.class_sentence(i)}" for i in section.differences]
         lines += ["", *sentences[:10]] if sentences else []
         if len(sentences) > 10:
@@ -165,13 +154,6 @@ def csv(comparison: "Comparison") -> str:
 def shortened(remarks: Sequence[str], most: int = 8) -> list[str]:
     """Keep the first of many remarks."""
     return [*remarks[:most], *([f"and {len(remarks) - most} more remarks"] if len(remarks) > most else [])]
-
-
-def _aligned(row: Sequence[str], widths: Sequence[int]) -> str:
-    cells = [
-        c.ljust(w) if i in (1, 7) else c.rjust(w) for i, (c, w) in enumerate(zip(row, widths, strict=True))
-    ]
-    return "  ".join(cells).rstrip()
 
 
 def _percent(value: float) -> str:

@@ -17,6 +17,7 @@ import torch
 
 from lightning_seg.constants import IGNORE_INDEX
 from lightning_seg.metrics.scores import Scores, scores
+from lightning_seg.plotting.tables import text_table
 from lightning_seg.runs.csv_logger import RunLogger
 from lightning_seg.runs.directory import CONFIG, ENVIRONMENT, TEST_IMAGES, TEST_SCORES, write_whole
 from lightning_seg.runs.provenance import record_code
@@ -187,8 +188,8 @@ class RunRecord(L.Callback):
         if module.instances:
             lines = [object_table(module.image_scores, module.class_names), "", "merged by class", *lines]
         else:
-            width = max(map(len, further), default=0)
-            lines += [f"{name:<{width}}  {value:>7.4g}" for name, value in further.items()]
+            rows = [[name, f"{value:.4g}"] for name, value in further.items()]
+            lines += [text_table(["", ""], rows)] if rows else []
         print("\n" + "\n".join([*lines, f"{of_what}; {self.run}"]))
 
 
@@ -233,22 +234,16 @@ def score_table(result: Any, names: tuple[str, ...]) -> str:
         result: A `lightning_seg.metrics.scores.Scores`.
         names: The classes.
     """
-    width = max(len("pixel accuracy"), *map(len, names))
-    lines = [f"{'class':<{width}}     IoU    Dice  precision  recall"]
     columns = (
         result.iou_per_class,
         result.dice_per_class,
         result.precision_per_class,
         result.recall_per_class,
     )
-    for i, name in enumerate(names):
-        cells = ["–" if np.isnan(column[i]) else f"{column[i]:.3f}" for column in columns]
-        lines.append(f"{name:<{width}}  {cells[0]:>6}  {cells[1]:>6}  {cells[2]:>9}  {cells[3]:>6}")
-    lines.append(
-        f"{'mean':<{width}}  {result.miou:>6.3f}  {result.dice:>6.3f}  {result.precision:>9.3f}  {result.recall:>6.3f}"
-    )
-    lines.append(f"{'pixel accuracy':<{width}}  {result.pixel_accuracy:>6.3f}")
-    return "\n".join(lines)
+    rows = [_row(name, [column[i] for column in columns]) for i, name in enumerate(names)]
+    rows.append(_row("mean", [result.miou, result.dice, result.precision, result.recall]))
+    rows.append(_row("pixel accuracy", [result.pixel_accuracy]))
+    return text_table(["class", "IoU", "Dice", "precision", "recall"], rows)
 
 
 def object_table(values: Mapping[str, Any], names: tuple[str, ...]) -> str:
@@ -258,22 +253,21 @@ def object_table(values: Mapping[str, Any], names: tuple[str, ...]) -> str:
         values: Those of `lightning_seg.metrics.instance.ObjectScores`.
         names: The classes, the background first.
     """
-    width = max(map(len, [*names, "small objects"]))
     kinds = ("mask_ap", "box_ap")
-    lines = [f"{'class':<{width}}  mask AP  box AP     PQ"]
-    for i, name in enumerate(names[1:], start=1):
-        lines.append(_line(name, width, [values[f"{k}_per_class"][i] for k in (*kinds, "pq")]))
-    lines.append(_line("mean", width, [values[k] for k in (*kinds, "pq")]))
+    rows = [
+        _row(name, [values[f"{k}_per_class"][i] for k in (*kinds, "pq")])
+        for i, name in enumerate(names[1:], start=1)
+    ]
+    rows.append(_row("mean", [values[k] for k in (*kinds, "pq")]))
     for suffix, title in (("50", "AP at IoU .50"), ("75", "AP at IoU .75")):
-        lines.append(_line(title, width, [values[k + suffix] for k in kinds]))
+        rows.append(_row(title, [values[k + suffix] for k in kinds]))
     for size in ("small", "medium", "large"):
-        lines.append(_line(f"{size} objects", width, [values[f"{k}_{size}"] for k in kinds]))
-    return "\n".join(lines)
+        rows.append(_row(f"{size} objects", [values[f"{k}_{size}"] for k in kinds]))
+    return text_table(["class", "mask AP", "box AP", "PQ"], rows)
 
 
-def _line(name: str, width: int, values: list[float]) -> str:
-    cells = ["–" if np.isnan(value) else f"{value:.3f}" for value in values]
-    return f"{name:<{width}}  " + "  ".join(f"{c:>{w}}" for c, w in zip(cells, (7, 6, 5), strict=False))
+def _row(name: str, values: list[float]) -> list[str]:
+    return [name, *("–" if np.isnan(value) else f"{value:.3f}" for value in values)]
 
 
 def _describe(data: Any) -> str:

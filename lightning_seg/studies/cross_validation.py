@@ -7,6 +7,7 @@ from pathlib import Path
 import numpy as np
 
 from lightning_seg.metrics.scores import class_dice, class_iou, nan_mean, ratio
+from lightning_seg.plotting.tables import text_table
 from lightning_seg.runs.directory import TEST_IMAGES, TEST_SCORES
 
 
@@ -27,19 +28,18 @@ def summarise(runs: Sequence[Path]) -> str:
     names = tests[0]["protocol"]["classes"]
     folds, pooled, baseline = _scores(counts), _scores(counts.sum(0)), _scores(constant.sum(0))
 
-    rows = [*(f"IoU {name}" for name in names), "mean IoU", "mean Dice", "pixel accuracy"]
-    width = max(map(len, rows))
-    head = "".join(f"{f'fold {i}':>8}" for i in range(len(runs)))
-    lines = [f"{'':<{width}}{head}{'mean ± std':>17}{'pooled':>8}{'constant':>10}"]
-    for row, values, whole, trivial in zip(rows, folds.T, pooled, baseline, strict=True):
+    titles = [*(f"IoU {name}" for name in names), "mean IoU", "mean Dice", "pixel accuracy"]
+    header = ["", *(f"fold {i}" for i in range(len(runs))), "mean ± std", "pooled", "constant"]
+    rows = []
+    for title, values, whole, trivial in zip(titles, folds.T, pooled, baseline, strict=True):
         known = values[~np.isnan(values)]
         mean = known.mean() if known.size else np.nan
         spread = known.std(ddof=1) if known.size > 1 else np.nan
-        cells = "".join(f"{_number(value):>8}" for value in values)
         middle = f"{_number(mean)} ± {_number(spread)}"
-        lines.append(f"{row:<{width}}{cells}{middle:>17}{_number(whole):>8}{_number(trivial):>10}")
+        rows.append([title, *map(_number, values), middle, _number(whole), _number(trivial)])
     always = " or ".join(f"'{names[label]}'" for label in sorted(set(commonest)))
-    lines += [
+    lines = [
+        text_table(header, rows),
         f"{len(runs)} folds, {sum(test['protocol']['images'] for test in tests)} images in all.",
         f"constant prediction: always {always}, the commonest class of the training images; pooled.",
     ]

@@ -14,6 +14,7 @@ import yaml
 
 from lightning_seg.cli import main as cli
 from lightning_seg.errors import UserError
+from lightning_seg.experiment.files import experiment_file
 from lightning_seg.runs.records import find, read
 from lightning_seg.studies import search as searching
 from lightning_seg.studies.search import SEARCHES, load, open_study, suggest
@@ -252,7 +253,7 @@ def test_shipped_searches_can_be_read(path):
     search = load(path)
     assert search.trials and search.metric == "val/miou"
     names = [word for word in search.command if not word.startswith(("-", "$"))]
-    assert names[:2] == ["lightning-seg", "exp"] and cli.experiment_file(names[2]).is_file()
+    assert names[:2] == ["lightning-seg", "exp"] and experiment_file(names[2]).is_file()
 
 
 @pytest.mark.slow

@@ -12,6 +12,7 @@ from lightning_seg.data.class_frequencies import balanced_weights
 from lightning_seg.data.examination import Finding, Inspection, describe, examine, files_of, shared
 from lightning_seg.data.io import IMAGE_SUFFIXES
 from lightning_seg.data.protocol import DataSet
+from lightning_seg.plotting.tables import text_table
 
 
 @dataclass
@@ -70,16 +71,14 @@ class Report:
         return "\n\n".join(parts)
 
     def _class_table(self) -> str:
-        width = max(len(name) for name in (*self.class_names, "ignored"))
-        rows = [
-            "class".ljust(width) + "".join(f"{split + ' pixels':>16}{'images':>8}" for split in self.pixels)
-        ]
+        header = ["class", *(title for split in self.pixels for title in (f"{split} pixels", "images"))]
+        rows = []
         for label, name in [*enumerate(self.class_names), (IGNORE_INDEX, "ignored")]:
-            row = name.ljust(width)
+            row = [name]
             for split, pixels in self.pixels.items():
-                row += f"{pixels[label] / max(1, pixels.sum()):>15.2%} {self.images[split][label]:>7}"
+                row += [f"{pixels[label] / max(1, pixels.sum()):.2%}", str(self.images[split][label])]
             rows.append(row)
-        return "\n".join(rows)
+        return text_table(header, rows)
 
 
 def _choose_examples(pixels: np.ndarray, count: int = 4) -> dict[int, list[int]]:

@@ -9,6 +9,7 @@ from torch.optim import Optimizer
 
 from lightning_seg.errors import UserError
 from lightning_seg.networks.base import BackboneNetwork, Network
+from lightning_seg.plotting.tables import text_table
 
 BatchNorm = Literal["train", "eval", "frozen"]
 
@@ -359,16 +360,14 @@ def batch_norms(module: nn.Module) -> Iterator[nn.Module]:
 
 def table(parts: list[Part]) -> str:
     """Format what a policy does as a table, one line for each part."""
-    width = max(len(part.name) for part in parts)
-    lines = [f"{'part':<{width}}  parameters   trainable  lr x   BatchNorm  trains"]
+    rows = []
     for part in parts:
         factor = "–" if part.lr_factor is None else f"{part.lr_factor:.3g}"
         start = (
             f"from epoch {part.start:g}" if part.start >= 1 else f"from {100 * part.start:g} % of the steps"
         )
         when = "no" if not part.trainable else start if part.start else "yes"
-        lines.append(
-            f"{part.name:<{width}}  {part.parameters:>10,}  {part.trainable:>10,}  {factor:<5}  "
-            f"{part.batch_norm or '–':<9}  {when}"
-        )
-    return "\n".join(lines)
+        counts = f"{part.parameters:,}", f"{part.trainable:,}"
+        rows.append([part.name, *counts, factor, part.batch_norm or "–", when])
+    header = ["part", "parameters", "trainable", "lr x", "BatchNorm", "trains"]
+    return text_table(header, rows, left=(0, 3, 4, 5))
