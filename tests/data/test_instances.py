@@ -4,7 +4,7 @@ import torch
 from torchvision import tv_tensors
 from torchvision.ops import masks_to_boxes
 
-from lightning_seg.data.datasets.coco import COCO
+from lightning_seg.data.datasets.coco import COCO, THING_IDS, THINGS
 from lightning_seg.data.datasets.shapes import Shapes
 from lightning_seg.data.instances import (
     CopyPaste,
@@ -179,7 +179,11 @@ def test_coco_gives_overlapping_things_and_crowds(tmp_path):
             "segmentation": {"counts": [72, 8]},
         },
     ]
-    listing = {"images": [{"id": 1, "file_name": "1.jpg"}], "annotations": entries}
+    listing = {
+        "images": [{"id": 1, "file_name": "1.jpg"}],
+        "annotations": entries,
+        "categories": [{"id": n, "name": name} for n, name in zip(THING_IDS, THINGS, strict=True)],
+    }
     (tmp_path / "annotations" / "instances_train2017.json").write_text(json.dumps(listing))
     data = COCO(str(tmp_path), batch_size=1, crop_size=(8, 8))
     sample = data.read_instances(data.samples("train")[0])

@@ -9,7 +9,7 @@ from torchvision.transforms import v2
 from lightning_seg.constants import IGNORE_INDEX
 from lightning_seg.data.dataset import Split
 from lightning_seg.data.datasets.camvid import CamVid
-from lightning_seg.data.datasets.coco import COCO, THING_IDS
+from lightning_seg.data.datasets.coco import COCO, THING_IDS, THINGS
 from lightning_seg.data.datasets.folder import Folder
 from lightning_seg.data.datasets.pennfudan import PennFudan
 from lightning_seg.data.datasets.shapes import Shapes
@@ -197,14 +197,14 @@ def test_coco_files_are_scored_as_pycocotools_scores_them(tmp_path):
         "info": {},
         "images": images,
         "annotations": [{"id": i, **entry} for i, entry in enumerate(entries, start=1)],
-        "categories": [{"id": number} for number in THING_IDS],
+        "categories": [{"id": n, "name": name} for n, name in zip(THING_IDS, THINGS, strict=True)],
     }
     file = tmp_path / "annotations/instances_val2017.json"
     file.write_text(json.dumps(listing))
     data = COCO(str(tmp_path), instances=True, batch_size=1, crop_size=(8, 8))
     scores, results = ObjectScores(81), {"segm": [], "bbox": []}
-    for place, (path, number) in enumerate(data.samples("val")):
-        truth = arrays(data.read_instances((path, number)))
+    for place, sample in enumerate(data.samples("val")):
+        truth, number = arrays(data.read_instances(sample)), sample[-1]
         count = len(truth["labels"])
         found = {
             "boxes": truth["boxes"] + rng.normal(0, 1, (count, 4)).astype(np.float32),

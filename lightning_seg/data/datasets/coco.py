@@ -1,6 +1,5 @@
 """COCO: everyday scenes; things as instances, stuff and panoptic annotations as classes."""
 
-import json
 from pathlib import Path
 from typing import Any, Literal
 
@@ -10,6 +9,15 @@ from torchvision import tv_tensors
 
 from lightning_seg.constants import IGNORE_INDEX
 from lightning_seg.data.base import SegmentationData
+from lightning_seg.data.coco_file import (
+    Annotation,
+    CocoFile,
+    CocoImage,
+    Id,
+    read_coco,
+    read_json,
+)
+from lightning_seg.data.coco_masks import turn, turn_box
 from lightning_seg.data.instances import instance_sample
 from lightning_seg.data.io import default_palette, label_table, read_image
 from lightning_seg.errors import UserError
@@ -59,18 +67,22 @@ NEEDED = {
 
 
 class COCO(SegmentationData):
-    """Common Objects in Context as classes, 118287 / 5000 images for train / val (2017).
+    """Common Objects in Context as classes, 118287 / 5000 images for train / val (2017), or a data set in its format.
 
     Lin et al., "Microsoft COCO", ECCV 2014; Kirillov et al., "Panoptic segmentation", CVPR 2019; Caesar et
     al., "COCO-Stuff", CVPR 2018. The test labels are not public: its test is on val.
 
     Args:
         root: Folder with `train2017/`, `val2017/` and `annotations/`.
-        labels: `instances`: background and 80 things, smaller ones over larger ones, crowds not counted;
+        labels: `instances`: background and the categories that the annotations list, COCO's 80 things or others, in the
+            order of their ids; smaller objects over larger ones, crowds are set to `ignore_index`;
             `panoptic`: 133 classes; `stuff`: the 171 classes of COCO-Stuff.
         year: Year in the names of folders and files.
         test_split: Split of the final score.
         **kwargs: As for every data set.
+
+    Raises:
+        UserError: An annotation file holds something that has no certain meaning.
     """
 
     def __init__(
@@ -85,9 +97,11 @@ class COCO(SegmentationData):
         self.labels = labels
         self.year = year
         self.how_to_get = HOW_TO_GET.format(year=year, needed=NEEDED[labels].format(year=year))
+        self._files: dict[str, CocoFile] = {}
         if labels == "instances":
-            self.class_names = ("background", *THINGS)
-            self.class_of = {number: label for label, number in enumerate(THING_IDS, 1)}
+            categories = self._categories() or dict(zip(THING_IDS, THINGS, strict=True))
+            self.class_names = ("background", *categories.values())
+            self.class_of: dict[Id, int] = {number: label for label, number in enumerate(categories, 1)}
         elif labels == "panoptic":
             self.class_names = (*THINGS, *PANOPTIC_STUFF)
             self.class_of = {number: label for label, number in enumerate([*THING_IDS, *PANOPTIC_STUFF_IDS])}
@@ -96,10 +110,11 @@ class COCO(SegmentationData):
             numbers = [*THING_IDS, *range(92, 183)]
             self.table = label_table({n - 1: label for label, n in enumerate(numbers)}, others=IGNORE_INDEX)
         self.palette = default_palette(self.num_classes)
-        self._annotations: dict[int, list[dict]] = {}  # of each image
+        self._images: dict[tuple[Path, Id], CocoImage] = {}  # by annotation file and number
+        self._segments: dict[Path, list[dict[str, Any]]] = {}  # of each panoptic mask
 
-    def list_samples(self, split: str) -> list[tuple]:
-        """List (image, number), (image, mask, number) or (image, mask) of `train` or `val`."""
+    def list_samples(self, split: str) -> list[tuple[Any, ...]]:
+        """List (image, annotations, number), (image, mask, number) or (image, mask) of `train` or `val`."""
         images, annotations = self.root / f"{split}{self.year}", self.root / "annotations"
         if not images.is_dir():
             raise self.missing(images)
@@ -108,59 +123,128 @@ class COCO(SegmentationData):
             if not masks.is_dir():
                 raise self.missing(masks)
             return [(images / f"{path.stem}.jpg", path) for path in sorted(masks.glob("*.png"))]
-        listing = annotations / f"{self.labels}_{images.name}.json"
+        listing = self._listing(split)
         if not listing.is_file():
             raise self.missing(listing)
-        contents = json.loads(listing.read_text())
-        names = {image["id"]: image["file_name"] for image in contents["images"]}
         if self.labels == "panoptic":
-            entries = sorted(contents["annotations"], key=lambda entry: entry["image_id"])
-            self._annotations |= {entry["image_id"]: entry["segments_info"] for entry in entries}
-            masks = annotations / f"panoptic_{images.name}"
-            return [(images / names[e["image_id"]], masks / e["file_name"], e["image_id"]) for e in entries]
-        self._annotations |= {number: [] for number in names}
-        for entry in contents["annotations"]:
-            self._annotations[entry["image_id"]].append(entry)
-        return [(images / name, number) for number, name in sorted(names.items())]
+            return self._list_panoptic(read_json(listing), listing, images)
+        file = self._file(split)
+        ours = dict(zip(self.class_of, self.class_names[1:], strict=True))
+        if file.categories != ours:
+            differing = sorted({*file.categories.items()} ^ {*ours.items()}, key=str)
+            raise UserError(
+                f"{listing} has other categories than the other split: {differing[:6]}. All splits need the same ones."
+            )
+        self._images |= {(listing, number): image for number, image in file.images.items()}
+        return [(images / image.name, listing, number) for number, image in file.images.items()]
 
-    def read(self, sample: tuple) -> tuple[np.ndarray, np.ndarray]:
+    def read(self, sample: tuple[Any, ...]) -> tuple[np.ndarray, np.ndarray]:
         """Read an image and its mask, or paint the mask."""
         if self.labels == "stuff":
             return super().read(sample)
-        image, segments = read_image(sample[0]), self._annotations[sample[-1]]
+        image = read_image(sample[0])
         if self.labels == "panoptic":
-            return image, self._panoptic(sample[1], segments)
-        height, width = image.shape[:2]
-        mask = np.zeros((height, width), np.uint8)
-        for entry in sorted(segments, key=lambda entry: (not entry["iscrowd"], -entry["area"])):
-            label = IGNORE_INDEX if entry["iscrowd"] else self.class_of[entry["category_id"]]
-            mask[paint(entry["segmentation"], (height, width))] = label
+            return image, self._panoptic(sample[1], self._segments[sample[1]])
+        mask = np.zeros(image.shape[:2], np.uint8)
+        painted = [(entry, _area(entry, one), one) for entry, one, _ in self._painted(sample, image)]
+        for entry, _, one in sorted(painted, key=lambda found: (not found[0].is_crowd, -found[1])):
+            mask[one] = IGNORE_INDEX if entry.is_crowd else self.class_of[entry.category]
         return image, mask
 
-    def read_instances(self, sample: tuple) -> dict[str, Any]:
+    def read_instances(self, sample: tuple[Any, ...]) -> dict[str, Any]:
         """Read an image and its things, as a sample of `lightning_seg.data.instances`; for `labels: instances`.
 
-        Boxes are those of the annotation, in fractions of pixels, as COCO's scores want them, and so is "area" (N,).
+        Boxes are those of the annotation, in fractions of pixels, as COCO's scores want them, and so is "area" (N,);
+        where the file has none they are those of the mask.
         """
         if self.labels != "instances":
             raise UserError(
                 f"COCO has objects with labels=instances only; data.init_args.labels is {self.labels}."
             )
-        image, entries = read_image(sample[0]), self._annotations[sample[-1]]
-        size = image.shape[:2]
-        masks = np.array([paint(entry["segmentation"], size) for entry in entries], bool).reshape(-1, *size)
-        kept = [bool(mask.any()) for mask in masks]
-        masks = masks[kept]
-        entries = [entry for entry, keep in zip(entries, kept, strict=True) if keep]
-        labels = [self.class_of[entry["category_id"]] for entry in entries]
-        found = instance_sample(image, masks, labels, [bool(entry["iscrowd"]) for entry in entries])
-        boxes = torch.tensor([entry["bbox"] for entry in entries], dtype=torch.float32).view(-1, 4)
-        boxes[:, 2:] += boxes[:, :2]
+        image = read_image(sample[0])
+        painted = [found for found in self._painted(sample, image) if found[1].any()]
+        masks = np.array([mask for _, mask, _ in painted], bool).reshape(-1, *image.shape[:2])
+        labels = [self.class_of[entry.category] for entry, _, _ in painted]
+        found = instance_sample(image, masks, labels, [entry.is_crowd for entry, _, _ in painted])
+        boxes = found["boxes"].as_subclass(torch.Tensor).clone()
+        for place, (entry, _, box) in enumerate(painted):
+            if box is not None:
+                left, top, width, height = box
+                stated = torch.tensor([left, top, left + width, top + height])
+                off, as_corners = (stated - boxes[place]).abs().max(), torch.tensor(box) - boxes[place]
+                if off > 3 and as_corners.abs().max() <= 1.5:
+                    raise UserError(
+                        f"{entry.where}: bbox is {list(box)}, left, top, right and bottom of its mask; COCO's format has "
+                        "left, top, width and height."
+                    )
+                boxes[place] = stated
         found["boxes"] = tv_tensors.wrap(boxes, like=found["boxes"])
-        found["area"] = torch.tensor([entry["area"] for entry in entries], dtype=torch.float64)
+        areas = [_area(entry, mask) for entry, mask, _ in painted]
+        found["area"] = torch.tensor(areas, dtype=torch.float64)
         return found
 
-    def _panoptic(self, path: Path, segments: list[dict]) -> np.ndarray:
+    def _painted(
+        self, sample: tuple[Any, ...], image: np.ndarray
+    ) -> list[tuple[Annotation, np.ndarray, tuple[float, ...] | None]]:
+        """Return each annotation of an image with its mask (H, W) and its box, of the upright image."""
+        listed = self._images[sample[1:]]
+        size, orientation = listed.frame(sample[0], (image.shape[0], image.shape[1]))
+        found = []
+        for entry in listed.annotations:
+            mask = turn(entry.paint(size), orientation)
+            box = entry.box and turn_box(entry.box, orientation, size)
+            found.append((entry, mask, box))
+        return found
+
+    def _listing(self, split: str) -> Path:
+        return self.root / "annotations" / f"{self.labels}_{split}{self.year}.json"
+
+    def _file(self, split: str) -> CocoFile:
+        if split not in self._files:
+            self._files[split] = read_coco(self._listing(split))
+        return self._files[split]
+
+    def _categories(self) -> dict[Id, str]:
+        """Read the categories of the smaller file: for COCO itself that of val, a twentieth of the other."""
+        files = {
+            split: self._listing(split)
+            for joined in (self.train_split, self.val_split, self.test_split)
+            for split in joined.split("+")
+        }
+        there = {split: file for split, file in files.items() if file.is_file()}
+        if not there:
+            return {}
+        return self._file(min(there, key=lambda split: there[split].stat().st_size)).categories
+
+    def _list_panoptic(self, contents: Any, listing: Path, images: Path) -> list[tuple[Any, ...]]:
+        try:
+            names = {image["id"]: image["file_name"] for image in contents["images"]}
+            entries = sorted(contents["annotations"], key=lambda entry: entry["image_id"])
+            masks = self.root / "annotations" / f"panoptic_{images.name}"
+            samples = [
+                (images / names[e["image_id"]], masks / e["file_name"], e["image_id"]) for e in entries
+            ]
+            self._segments |= {masks / entry["file_name"]: entry["segments_info"] for entry in entries}
+            wrong = next(
+                (
+                    (e["file_name"], s)
+                    for e in entries
+                    for s in e["segments_info"]
+                    if s["category_id"] not in self.class_of or type(s["id"]) is not int
+                ),
+                None,
+            )
+        except (KeyError, TypeError) as error:
+            raise UserError(
+                f"{listing} is not in the format of COCO's panoptic annotations: {error!r}."
+            ) from None
+        if wrong:
+            raise UserError(
+                f"{listing}: a segment of {wrong[0]} is of no category of COCO's 133, or has no id: {wrong[1]}."
+            )
+        return samples
+
+    def _panoptic(self, path: Path, segments: list[dict[str, Any]]) -> np.ndarray:
         numbers = read_image(path).astype(np.int32) @ np.array([1, 256, 65536])
         mask = np.full(numbers.shape, IGNORE_INDEX, np.uint8)
         for segment in segments:
@@ -168,22 +252,6 @@ class COCO(SegmentationData):
         return mask
 
 
-def paint(segmentation: Any, size: tuple[int, int]) -> np.ndarray:
-    """Turn a COCO segmentation into a mask, pixel by pixel as COCO's own tools do.
-
-    Args:
-        segmentation: Polygons [[x, y, x, y, ...], ...], or run lengths {"size": ..., "counts": ...} down the columns,
-            as a list of numbers or compressed.
-        size: Height and width, in pixels.
-
-    Returns:
-        Mask (H, W), ``bool``.
-    """
-    from faster_coco_eval.core import mask as coco_mask
-
-    if not segmentation:
-        return np.zeros(size, bool)
-    height, width = size
-    if isinstance(segmentation, dict):
-        segmentation = {"size": [height, width], **segmentation}
-    return coco_mask.decode(coco_mask.segmToRle(segmentation, width, height)).astype(bool)
+def _area(entry: Annotation, mask: np.ndarray) -> float:
+    """Return the area that the annotation states, or that of its mask, in pixels."""
+    return float(mask.sum()) if entry.area is None else entry.area

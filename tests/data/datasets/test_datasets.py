@@ -11,6 +11,7 @@ import torch
 from PIL import Image
 
 from lightning_seg.data.checks.check import check
+from lightning_seg.data.coco_masks import paint
 from lightning_seg.data.datasets.ade20k import ADE20K
 from lightning_seg.data.datasets.camvid import GROUPS, CamVid, CamVidOriginal
 from lightning_seg.data.datasets.cityscapes import Cityscapes
@@ -21,7 +22,6 @@ from lightning_seg.data.datasets.coco import (
     STUFF,
     THING_IDS,
     THINGS,
-    paint,
 )
 from lightning_seg.data.datasets.hugging_face import HuggingFace
 from lightning_seg.data.datasets.isbi import ISBI
@@ -144,10 +144,11 @@ def coco_instances(root):
                 "segmentation": {"size": [40, 48], "counts": [0, 400, 1520]},
             },
         ]  # fmt: skip
-        images = [{"id": number, "file_name": f"{number:012d}.jpg"} for number in (1, 2)]
+        images = [{"id": n, "file_name": f"{n:012d}.jpg", "height": 40, "width": 48} for n in (1, 2)]
+        categories = [{"id": n, "name": name} for n, name in zip(THING_IDS, THINGS, strict=True)]
         path = root / "annotations" / f"instances_{split}.json"
         path.parent.mkdir(exist_ok=True)
-        path.write_text(json.dumps({"images": images, "annotations": annotations}))
+        path.write_text(json.dumps({"images": images, "annotations": annotations, "categories": categories}))
     expected = np.zeros((40, 48), int)
     expected[:, :10] = 255  # the crowd: the first ten columns
     expected[30:40, :20] = 1 + THINGS.index("stop sign")
