@@ -174,8 +174,8 @@ class COCO(SegmentationData):
                 off, as_corners = (stated - boxes[place]).abs().max(), torch.tensor(box) - boxes[place]
                 if off > 3 and as_corners.abs().max() <= 1.5:
                     raise UserError(
-                        f"{entry.where}: bbox is {list(box)}, left, top, right and bottom of its mask; COCO's format has "
-                        "left, top, width and height."
+                        f"{entry.where}: bbox is {list(box)}, left, top, right and bottom of its mask; COCO's "
+                        "format has left, top, width and height."
                     )
                 boxes[place] = stated
         found["boxes"] = tv_tensors.wrap(boxes, like=found["boxes"])
