@@ -1,6 +1,7 @@
 """Writers of predictions: masks, overlays and objects as files."""
 
 import json
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +11,7 @@ import torch
 from PIL import Image
 
 from lightning_seg.inference.inferers import entropy
-from lightning_seg.inference.writing import as_bytes, make_folders
+from lightning_seg.inference.writing import Outputs, as_bytes
 from lightning_seg.metrics.instance import annotations, view_of_found
 from lightning_seg.plotting.heat import HEAT
 from lightning_seg.plotting.pictures import draw_objects, object_colour, overlay, save_palette_png
@@ -19,16 +20,29 @@ from lightning_seg.plotting.pictures import draw_objects, object_colour, overlay
 class PredictionWriter(L.Callback):
     """Write ``masks/name.png`` (labels, with the class colors as palette) and ``overlays/name.png`` for each image.
 
+    An image that cannot be read is reported and left out.
+
     Args:
-        output: Folder to write to; it is created.
+        outputs: Where to write.
+        run: The run that predicts.
         uncertainty: Also write ``uncertainty/name.png``: the normalised entropy of each pixel, from 0 (one class
             certain, violet) to 255 (all classes equally probable, yellow); the colors are the file's palette.
+        probabilities: Also write ``probabilities/name.npy``: (C, H, W) float32.
+
+    Attributes:
+        written: Number of images that were predicted, by all processes once they have finished.
+        unreadable: Number of images that could not be read, likewise.
     """
 
-    def __init__(self, output: Path, uncertainty: bool = False) -> None:
-        self.output = output
-        self.folders = ["masks", "overlays"] + ["uncertainty"] * uncertainty
-        self._written = 0
+    kinds: tuple[str, ...] = ("masks", "overlays")
+
+    def __init__(
+        self, outputs: Outputs, run: Path, uncertainty: bool = False, probabilities: bool = False
+    ) -> None:
+        self.outputs = outputs
+        self.run = run
+        self.kinds += ("uncertainty",) * uncertainty + ("probabilities",) * probabilities
+        self.written = self.unreadable = 0
 
     def on_predict_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Create the folders.
@@ -36,27 +50,51 @@ class PredictionWriter(L.Callback):
         Raises:
             UserError: They cannot be created.
         """
-        make_folders(self.output, self.folders)
+        if trainer.is_global_zero:
+            self.outputs.create(self.kinds, self.run)
 
     def on_predict_batch_end(
         self, trainer: L.Trainer, pl_module: L.LightningModule, outputs: Any, batch: Any, *args: Any
     ) -> None:
         """Write the files of one batch."""
-        palette = trainer.datamodule.palette  # type: ignore[attr-defined]
-        for image, logits, path in zip(images_of(batch), outputs, batch["path"], strict=True):
-            pixels = torch.from_numpy(image).permute(2, 0, 1)
-            mask = pl_module.labels(logits[None], pixels[None])[0].byte().cpu().numpy()  # type: ignore[operator]
-            name = f"{Path(path).stem}.png"
-            save_palette_png(mask, palette, self.output / "masks" / name)
-            Image.fromarray(overlay(image, mask, palette)).save(self.output / "overlays" / name)
-            if "uncertainty" in self.folders:
-                unsure = as_bytes(entropy(logits[None] / pl_module.temperature)[0])  # type: ignore[operator]
-                save_palette_png(unsure, HEAT, self.output / "uncertainty" / name)
-            self._written += 1
+        for image, output, path, error in zip(
+            images_of(batch), outputs, batch["path"], batch["error"], strict=True
+        ):
+            if error:
+                print(f"skipped: {error}", file=sys.stderr, flush=True)
+                self.unreadable += 1
+                continue
+            self.write(trainer, pl_module, image, output, path)
+            self.written += 1
+
+    def write(self, trainer: Any, module: Any, image: np.ndarray, output: Any, path: str) -> None:
+        """Write the files of one image.
+
+        Args:
+            trainer: The trainer.
+            module: The task.
+            image: (H, W, 3) uint8.
+            output: What the task predicts for the image.
+            path: File of the image.
+        """
+        palette = trainer.datamodule.palette
+        pixels = torch.from_numpy(image).permute(2, 0, 1)
+        mask = module.labels(output[None], pixels[None])[0].byte().cpu().numpy()
+        save_palette_png(mask, palette, self.outputs.file("masks", path, ".png"))
+        Image.fromarray(overlay(image, mask, palette)).save(self.outputs.file("overlays", path, ".png"))
+        if "uncertainty" in self.kinds:
+            values = as_bytes(entropy(output[None] / module.temperature)[0])
+            save_palette_png(values, HEAT, self.outputs.file("uncertainty", path, ".png"))
+        if "probabilities" in self.kinds:
+            probabilities = (output / module.temperature).softmax(0).cpu().numpy()
+            np.save(self.outputs.file("probabilities", path, ".npy"), probabilities)
 
     def on_predict_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        """Print where the files are."""
-        print(f"{self._written} images: {', '.join(self.folders)} in {self.output}/")
+        """Count over all processes, and print where the files are."""
+        counts = torch.tensor([self.written, self.unreadable], device=pl_module.device, dtype=torch.float64)
+        self.written, self.unreadable = trainer.strategy.reduce(counts, reduce_op="sum").int().tolist()
+        if trainer.is_global_zero:
+            print(f"{self.written} images: {', '.join(self.kinds)} in {self.outputs.folder}/")
 
 
 class ObjectWriter(PredictionWriter):
@@ -68,38 +106,33 @@ class ObjectWriter(PredictionWriter):
     shows all of it.
 
     Args:
-        output: Folder to write to; it is created.
+        outputs: Where to write.
+        run: The run that predicts.
     """
 
-    def __init__(self, output: Path) -> None:
-        super().__init__(output)
-        self.folders = ["objects", "masks", "overlays"]
+    kinds = ("objects", "masks", "overlays")
 
-    def on_predict_batch_end(
-        self, trainer: L.Trainer, pl_module: L.LightningModule, outputs: Any, batch: Any, *args: Any
-    ) -> None:
-        """Write the files of one batch."""
-        data: Any = trainer.datamodule  # type: ignore[attr-defined]
-        task: Any = pl_module
-        colors = [(0, 0, 0), *map(object_colour, range(255))]
-        for image, found, path in zip(images_of(batch), outputs, batch["path"], strict=True):
-            view = view_of_found(found, task.score_threshold)
-            listed = []
-            for number, one in enumerate(annotations(found), start=1):
-                runs = {**one["segmentation"], "counts": one["segmentation"]["counts"].decode()}
-                name = data.class_names[one["category_id"]]
-                listed.append({"number": number, "class": name, **one, "segmentation": runs})
-            stem = Path(path).stem
-            (self.output / "objects" / f"{stem}.json").write_text(json.dumps(listed) + "\n")
-            numbers = self.output / "objects" / f"{stem}.png"
-            if view.parts.max() < 256:
-                save_palette_png(view.parts, colors, numbers)
-            else:  # no palette has so many
-                Image.fromarray(view.parts.astype(np.uint16)).save(numbers)
-            save_palette_png(view.labels, data.palette, self.output / "masks" / f"{stem}.png")
-            drawn = draw_objects(image, {**found, "parts": view.parts}, data.class_names)
-            Image.fromarray(drawn).save(self.output / "overlays" / f"{stem}.png")
-            self._written += 1
+    def __init__(self, outputs: Outputs, run: Path) -> None:
+        super().__init__(outputs, run)
+
+    def write(self, trainer: Any, module: Any, image: np.ndarray, output: Any, path: str) -> None:
+        """Write the files of one image."""
+        data = trainer.datamodule
+        view = view_of_found(output, module.score_threshold)
+        listed = []
+        for number, one in enumerate(annotations(output), start=1):
+            runs = {**one["segmentation"], "counts": one["segmentation"]["counts"].decode()}
+            name = data.class_names[one["category_id"]]
+            listed.append({"number": number, "class": name, **one, "segmentation": runs})
+        self.outputs.file("objects", path, ".json").write_text(json.dumps(listed) + "\n")
+        numbers = self.outputs.file("objects", path, ".png")
+        if view.parts.max() < 256:
+            save_palette_png(view.parts, [(0, 0, 0), *map(object_colour, range(255))], numbers)
+        else:  # no palette has so many
+            Image.fromarray(view.parts.astype(np.uint16)).save(numbers)
+        save_palette_png(view.labels, data.palette, self.outputs.file("masks", path, ".png"))
+        drawn = draw_objects(image, {**output, "parts": view.parts}, data.class_names)
+        Image.fromarray(drawn).save(self.outputs.file("overlays", path, ".png"))
 
 
 def images_of(batch: dict[str, Any]) -> list[np.ndarray]:

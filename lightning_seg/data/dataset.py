@@ -6,6 +6,7 @@ from random import Random
 from typing import Any
 
 import cv2
+import numpy as np
 import torch
 from torch.utils.data import Dataset
 from torchvision import tv_tensors
@@ -142,7 +143,12 @@ class Images(Dataset[dict[str, Any]]):
         return len(self.paths)
 
     def __getitem__(self, key: int | tuple[int, int]) -> dict[str, Any]:
-        """Read the image at an index."""
+        """Read the image at an index; "error" says why it cannot be read, and the image is a black one then."""
         index = key[1] if isinstance(key, tuple) else key
-        image = torch.from_numpy(read_image(self.paths[index])).permute(2, 0, 1)
-        return {"image": image, "path": str(self.paths[index]), "index": index}
+        error = ""
+        try:
+            pixels = read_image(self.paths[index])
+        except UserError as unreadable:  # the others are still predicted
+            pixels, error = np.zeros((64, 64, 3), np.uint8), str(unreadable)
+        image = torch.from_numpy(pixels).permute(2, 0, 1)
+        return {"image": image, "path": str(self.paths[index]), "index": index, "error": error}

@@ -3,7 +3,7 @@
 import math
 import sys
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from functools import partial
 from pathlib import Path
@@ -18,7 +18,7 @@ from lightning_seg.errors import UserError
 from lightning_seg.inference.inferers import Predict, SlidingWindow, entropy
 from lightning_seg.inference.precision import full_precision
 from lightning_seg.inference.predictor import Predictor
-from lightning_seg.inference.writing import as_bytes
+from lightning_seg.inference.writing import Outputs, as_bytes
 from lightning_seg.plotting.heat import HEAT
 from lightning_seg.plotting.pictures import Palette
 
@@ -43,7 +43,20 @@ def is_large(path: Path) -> bool:
         return False  # the reader of images says what is wrong with it
 
 
-def predict_large(model: Predictor, path: Path, output: Path, uncertainty: bool = False) -> None:
+def check_windows(model: Predictor, path: Path) -> None:
+    """Check that a model can predict an image window by window.
+
+    Raises:
+        UserError: It has post-processing.
+    """
+    if model.postprocess is not None:
+        raise UserError(
+            f"{path} is predicted window by window, but post-processing needs the whole image: "
+            "leave it out by --model.postprocess=null."
+        )
+
+
+def predict_large(model: Predictor, path: Path, outputs: Outputs, uncertainty: bool = False) -> None:
     """Write the mask of an image of any size.
 
     Memory holds one window and one strip of logits, independently of the size of the image. Where the inference
@@ -53,42 +66,53 @@ def predict_large(model: Predictor, path: Path, output: Path, uncertainty: bool 
     Args:
         model: The model.
         path: A .npy file (H, W, 3) uint8, or any raster file that GDAL reads by windows, such as a tiled TIFF.
-        output: Folder for ``masks/`` and ``uncertainty/``; these must exist.
+        outputs: Where to write.
         uncertainty: Also write the normalised entropy of each pixel, scaled to 0..255.
 
     Raises:
         UserError: The file cannot be read window by window, or the model has post-processing.
     """
-    if model.postprocess is not None:
-        raise UserError(
-            f"{path} is predicted window by window, but post-processing needs the whole image: "
-            "leave it out by --model.postprocess=null."
-        )
+    check_windows(model, path)
+    files = {"masks": model.palette} | ({"uncertainty": HEAT} if uncertainty else {})
+    ending = ".npy" if path.suffix == ".npy" else ".tif"
+    targets = [outputs.file(kind, path, ending) for kind in files]
+    unfinished = [target.with_name(f".unfinished-{target.name}") for target in targets]
+    try:
+        with ExitStack() as stack:
+            open_files = _open_array if ending == ".npy" else _open_raster
+            size, read, writers = open_files(path, dict(zip(unfinished, files.values(), strict=True)), stack)
+            pieces, total = _sweep(model, read, size)
+            stack.enter_context(torch.inference_mode())
+            stack.enter_context(full_precision(model.device))
+            for top, left, logits in track(pieces, path.name, total, disable=not sys.stderr.isatty()):
+                writers[0](top, left, logits[0].max(0)[1].byte().cpu().numpy())
+                if uncertainty:
+                    writers[1](top, left, as_bytes(entropy(logits / model.temperature)[0]))
+        for file, target in zip(unfinished, targets, strict=True):
+            file.replace(target)
+    finally:
+        for file in unfinished:
+            file.unlink(missing_ok=True)
+
+
+def _sweep(
+    model: Predictor, read: Read, size: tuple[int, int]
+) -> tuple[Iterator[tuple[int, int, torch.Tensor]], int]:
+    """Return the pieces of an image's logits, and how many there are; see `SlidingWindow.sweep`."""
     window, predict = SlidingWindow(), cast(Predict, model.network)
     if isinstance(model.inference, SlidingWindow):
         window = model.inference
     elif model.inference is not None:
         predict = partial(model.inference, model.network)
-    files = {"masks": model.palette} | ({"uncertainty": HEAT} if uncertainty else {})
-    with ExitStack() as stack:
-        open_files = _open_array if path.suffix == ".npy" else _open_raster
-        size, read, writers = open_files(
-            path, {output / name / path.stem: palette for name, palette in files.items()}, stack
-        )
 
-        def images(*box: int) -> torch.Tensor:
-            return torch.from_numpy(read(*box)).permute(2, 0, 1)[None].to(model.device)
+    def images(*box: int) -> torch.Tensor:
+        return torch.from_numpy(read(*box)).permute(2, 0, 1)[None].to(model.device)
 
-        strip = _BUDGET // (4 * len(model.class_names) * window.size[0])
-        strip = max(strip, 2 * window.size[1])  # a narrow one would compute most windows twice
-        columns = math.ceil(strip / _TILE) * _TILE
-        pieces = window.sweep(predict, images, size, columns)
-        total = math.ceil(size[1] / columns) * len(window.starts(size[0], window.size[0]))
-        with torch.inference_mode(), full_precision(model.device):
-            for top, left, logits in track(pieces, path.name, total, disable=not sys.stderr.isatty()):
-                writers[0](top, left, logits[0].max(0)[1].byte().cpu().numpy())
-                if uncertainty:
-                    writers[1](top, left, as_bytes(entropy(logits / model.temperature)[0]))
+    strip = _BUDGET // (4 * len(model.class_names) * window.size[0])
+    strip = max(strip, 2 * window.size[1])  # a narrow one would compute most windows twice
+    columns = math.ceil(strip / _TILE) * _TILE
+    total = math.ceil(size[1] / columns) * len(window.starts(size[0], window.size[0]))
+    return window.sweep(predict, images, size, columns), total
 
 
 def _open_array(
@@ -111,10 +135,9 @@ def _open_array(
     def write(file: Path, top: int, left: int, values: np.ndarray) -> None:
         np.load(file, mmap_mode="r+")[top : top + values.shape[0], left : left + values.shape[1]] = values
 
-    files = [mask.with_suffix(".npy") for mask in masks]
-    for file in files:
+    for file in masks:
         np.lib.format.open_memmap(file, "w+", np.uint8, array.shape[:2])
-    return array.shape[:2], read, [partial(write, file) for file in files]
+    return array.shape[:2], read, [partial(write, file) for file in masks]
 
 
 def _open_raster(
@@ -154,7 +177,7 @@ def _open_raster(
         place = {"crs": image.crs, "transform": image.transform}
         file = stack.enter_context(
             rasterio.open(
-                mask.with_suffix(".tif"),
+                mask,
                 "w",
                 "GTiff",
                 image.width,

@@ -1,26 +1,130 @@
-"""Files of predictions: folders and values of their pixels."""
+"""Files of predictions: which images are read, and where the results of each are written."""
 
+import json
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 
 import numpy as np
 from torch import Tensor
 
+from lightning_seg.data.io import list_images
 from lightning_seg.errors import UserError
+from lightning_seg.runs.directory import write_whole
+
+KINDS = ("masks", "overlays", "objects", "uncertainty", "probabilities")
+"""Folders that predictions are written to."""
+INDEX = "predictions.json"
+"""Lists the predictions of a folder, and marks it as one: its pictures are not read as images to predict."""
+
+
+@dataclass(frozen=True)
+class Outputs:
+    """Where the predictions of images are written.
+
+    Attributes:
+        folder: The folder of `KINDS`.
+        names: For each image, the path of its results in the folder of a kind, without their ending.
+    """
+
+    folder: Path
+    names: dict[Path, Path]
+
+    def file(self, kind: str, image: str | Path, ending: str) -> Path:
+        """Return the file of an image's result, and create the folder that it is in.
+
+        Args:
+            kind: One of `KINDS`.
+            image: The image, one of `names`.
+            ending: Ending of the file, such as ``.png``.
+        """
+        name = self.names[Path(image)]
+        path = self.folder / kind / name.with_name(name.name + ending)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        return path
+
+    def create(self, kinds: Sequence[str], run: Path) -> None:
+        """Create the folders, and list in `INDEX` what each image's results are called.
+
+        Args:
+            kinds: Those of `KINDS` that are written.
+            run: The run that predicts.
+
+        Raises:
+            UserError: They cannot be created.
+        """
+        try:
+            for kind in kinds:
+                (self.folder / kind).mkdir(parents=True, exist_ok=True)
+            names = {str(image): name.as_posix() for image, name in self.names.items()}
+            content = {"run": str(run), "kinds": list(kinds), "images": names}
+            write_whole(self.folder / INDEX, json.dumps(content, indent=2) + "\n")
+        except OSError as error:
+            raise UserError(
+                f"cannot write to {self.folder}: {error.strerror}; choose another --output"
+            ) from error
+
+
+def plan_outputs(source: str | Path, folder: Path) -> Outputs:
+    """List the images to predict and name the results of each, so that none overwrites another.
+
+    Results are named as the image without its ending, in the same sub-folders; images that differ in nothing but their
+    ending keep it, as in ``a.jpg.png`` and ``a.tif.png``. Earlier predictions inside the source are no images.
+
+    Args:
+        source: A folder of images, or one image.
+        folder: Where predictions are written.
+
+    Raises:
+        UserError: There is no image, or predictions would overwrite images or one another.
+    """
+    source = Path(source).expanduser()
+    base = (source if source.is_dir() else source.parent).resolve()
+    own = folder.resolve()
+
+    @cache
+    def predicted(place: Path) -> bool:
+        parents = [place.resolve(), *place.resolve().parents]
+        return any(
+            (parent.parent == own or (parent.parent / INDEX).is_file())
+            for parent in parents
+            if parent.name in KINDS and not base.is_relative_to(parent)
+        )
+
+    found = list_images(source)
+    images = [image for image in found if not predicted(image.parent)]
+    if not images:
+        raise UserError(
+            f"all {len(found)} images in {source} are predictions; name the folder of the images."
+        )
+    for image in images:
+        if any(image.resolve().is_relative_to(own / kind) for kind in KINDS):
+            raise UserError(
+                f"predictions in {folder} would lie among the images, such as {image}: choose another --output."
+            )
+    return Outputs(folder, _names(images, source if source.is_dir() else source.parent))
+
+
+def _names(images: Sequence[Path], base: Path) -> dict[Path, Path]:
+    """Name the results of images; names may not differ in capitals only, which some file systems do not tell apart."""
+    relative = {image: image.relative_to(base) for image in images}
+    stems = Counter(str(path.with_suffix("")).casefold() for path in relative.values())
+    names = {
+        image: path if stems[str(path.with_suffix("")).casefold()] > 1 else path.with_suffix("")
+        for image, path in relative.items()
+    }
+    taken: dict[str, Path] = {}
+    for image, name in names.items():
+        other = taken.setdefault(str(name).casefold(), image)
+        if other != image:
+            raise UserError(
+                f"the predictions of {other} and {image} would have the same name: rename one of them."
+            )
+    return names
 
 
 def as_bytes(values: Tensor) -> np.ndarray:
     """Turn values (H, W) in 0..1 into 0..255."""
     return (255 * values).round().byte().cpu().numpy()
-
-
-def make_folders(output: Path, names: list[str]) -> None:
-    """Create folders to write to.
-
-    Raises:
-        UserError: They cannot be created.
-    """
-    try:
-        for name in names:
-            (output / name).mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise UserError(f"cannot write to {output}: {error.strerror}; choose another --output") from error

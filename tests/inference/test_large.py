@@ -11,6 +11,7 @@ from PIL import Image
 from lightning_seg.errors import UserError
 from lightning_seg.inference import MultiScale, Predictor, SlidingWindow
 from lightning_seg.inference.large import is_large, predict_large
+from lightning_seg.inference.writing import plan_outputs
 from lightning_seg.networks.unet import ClassicUNet
 
 NAMES, PALETTE = ("a", "b", "c"), ((0, 0, 0), (255, 0, 0), (0, 128, 255))
@@ -33,9 +34,12 @@ def picture():
 
 @pytest.fixture
 def output(tmp_path):
-    for name in ("masks", "uncertainty"):
-        (tmp_path / "out" / name).mkdir(parents=True)
     return tmp_path / "out"
+
+
+def predict(model, file, output, **options):
+    predict_large(model, file, plan_outputs(file, output), **options)
+    assert not [path for path in output.rglob("*") if path.is_file() and "unfinished" in path.name]
 
 
 @pytest.fixture
@@ -46,7 +50,7 @@ def narrow_strips(monkeypatch):
 
 def test_array_from_and_to_disk(model, picture, output, narrow_strips, tmp_path):
     np.save(tmp_path / "field.npy", picture)
-    predict_large(model, tmp_path / "field.npy", output, uncertainty=True)
+    predict(model, tmp_path / "field.npy", output, uncertainty=True)
     mask = np.load(output / "masks/field.npy")
     expected = model(picture)
     assert mask.dtype == np.uint8 and len(np.unique(expected)) > 1
@@ -66,7 +70,7 @@ def test_tiff_keeps_its_place_on_the_earth(model, picture, output, narrow_strips
     with rasterio.open(file, "w", "GTiff", tiled=True, blockxsize=64, blockysize=64, **form) as image:
         values = picture.transpose(2, 0, 1).astype(kind) << (8 if kind == np.uint16 else 0)
         image.write(np.concatenate([values, values[:1]]))  # a fourth band, such as infrared
-    predict_large(model, file, output)
+    predict(model, file, output)
     with rasterio.open(output / "masks/field.tif") as mask:
         assert mask.crs == "EPSG:32633" and mask.transform == place
         assert [mask.colormap(1)[i][:3] for i in range(3)] == list(PALETTE)
@@ -78,7 +82,7 @@ def test_any_other_inference_is_used_in_each_window(model, output, tmp_path):
     small = np.random.default_rng(1).integers(0, 256, (90, 70, 3), np.uint8)
     np.save(tmp_path / "small.npy", small)
     model.inference = MultiScale((1.0, 1.5))
-    predict_large(model, tmp_path / "small.npy", output)  # fits into one window
+    predict(model, tmp_path / "small.npy", output)  # fits into one window
     assert (np.load(output / "masks/small.npy") == model(small)).all()
 
 
@@ -92,7 +96,7 @@ def test_memory_does_not_grow_with_the_image(model, output, tmp_path):
         file = tmp_path / f"rows{rows}.npy"
         np.lib.format.open_memmap(file, "w+", np.uint8, (rows, 512, 3))[:] = 7
         reset.write_text("5")
-        predict_large(model, file, output)
+        predict(model, file, output)
         return int(re.search(r"VmHWM:\s+(\d+)", Path("/proc/self/status").read_text())[1]) / 1024
 
     model.inference = SlidingWindow((256, 256), overlap=0.0)
@@ -106,10 +110,10 @@ def test_memory_does_not_grow_with_the_image(model, output, tmp_path):
 def test_what_cannot_be_read_by_windows(model, output, tmp_path):
     np.save(tmp_path / "grey.npy", np.zeros((40, 40), np.uint8))
     with pytest.raises(UserError, match=r"expected an array \(H, W, 3\) of uint8, got \(40, 40\)"):
-        predict_large(model, tmp_path / "grey.npy", output)
+        predict(model, tmp_path / "grey.npy", output)
     (tmp_path / "broken.npy").write_bytes(b"nothing")
     with pytest.raises(UserError, match="broken.npy cannot be read"):
-        predict_large(model, tmp_path / "broken.npy", output)
+        predict(model, tmp_path / "broken.npy", output)
 
 
 def test_only_large_images_are_read_by_windows(monkeypatch, tmp_path):
