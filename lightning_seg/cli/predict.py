@@ -1,45 +1,38 @@
-"""The `predict` command: masks and overlays for a folder of any images, or for one."""
+"""``lightning-seg predict``: masks and overlays for a folder of images, or for one image of any size."""
 
+import argparse
 import os
 import signal
 import sys
+import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from types import FrameType
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from lightning_seg.callbacks.checkpointing import Stopped
-from lightning_seg.callbacks.prediction_writer import ObjectWriter, PredictionWriter
 from lightning_seg.cli.arguments import Arguments
-from lightning_seg.errors import UserError
-from lightning_seg.experiment.experiment import finished_run, run_argument
-from lightning_seg.experiment.failures import friendly_errors
-from lightning_seg.inference.calibration import temperature_of
-from lightning_seg.inference.large import check_windows, is_large, predict_large
-from lightning_seg.inference.predictor import load
-from lightning_seg.inference.writing import plan_outputs
+from lightning_seg.errors import ExitCode, UserError
+from lightning_seg.runs.directory import existing_run
+
+if TYPE_CHECKING:
+    from lightning_seg.inference.writing import Outputs
 
 
-def main(args: list[str]) -> None:
-    """Predict, ``RUN IMAGES [--output DIR] [--uncertainty] [--probabilities] [--key=value ...]``."""
-    run, args = run_argument("predict", args)
-    parser = Arguments("lightning-seg predict RUN", "Write masks and overlays for images.")
-    parser.add_argument("images", nargs="?", help="a folder of images, or one image of any size")
-    parser.add_argument("--output", type=Path, default=Path("predictions", run.parent.name, run.name))
-    parser.add_argument("--uncertainty", action="store_true", help="also write the entropy of each pixel")
-    parser.add_argument(
-        "--probabilities", action="store_true", help="also write them, .npy (classes, height, width) float32"
-    )
-    chosen, settings = parser.parse_known_args(args)
-    if chosen.images is None:
-        raise UserError(
-            "which images? Type 'lightning-seg predict RUN FOLDER [--output DIR] [--uncertainty]'."
-        )
-    outputs = plan_outputs(chosen.images, chosen.output)
+def main(arguments: list[str]) -> int:
+    """Run the command; the exit code tells whether all images could be read."""
+    options, settings = _parser().parse_with_settings(arguments)
+    run = existing_run(options.run)
+    folder = options.output or Path("predictions", run.absolute().parent.name, run.name)
+
+    from lightning_seg.callbacks.checkpointing import Stopped
+    from lightning_seg.inference.large import is_large
+    from lightning_seg.inference.writing import plan_outputs
+
+    outputs = plan_outputs(options.images, folder)
     large = [path for path in outputs.names if is_large(path)]
-    if large and chosen.probabilities:
+    if large and options.probabilities:
         raise UserError(
             f"{large[0]} is predicted window by window, without --probabilities: they would take"
             " 4 bytes a pixel and class. Cut it into tiles, or leave the option out."
@@ -47,26 +40,50 @@ def main(args: list[str]) -> None:
     small = [path for path in outputs.names if path not in set(large)]
     try:
         with _stoppable():
-            unreadable = _predict_large(run, settings, outputs, large, chosen.uncertainty) if large else 0
-            unreadable += _predict_small(run, settings, outputs, small, chosen) if small else 0
+            unreadable = _predict_large(run, settings, outputs, large, options) if large else 0
+            unreadable += _predict_small(run, settings, outputs, small, options) if small else 0
     except Stopped as stop:
         print(f"{stop}; what was predicted before is in {outputs.folder}", file=sys.stderr)
         raise
     if unreadable:
         print(f"{unreadable} of {len(outputs.names)} images could not be predicted", file=sys.stderr)
-        raise SystemExit(1)
+    return ExitCode.FINDINGS if unreadable else ExitCode.DONE
+
+
+def _parser() -> Arguments:
+    parser = Arguments(
+        "lightning-seg predict",
+        "Write the mask of each image, and the mask laid over the image. Sub-folders are kept; a file that cannot be"
+        " read is reported and left out. Images over 67 megapixels and .npy files are predicted window by window.",
+        "lightning-seg predict runs/unet_camvid photos --output out --uncertainty",
+        settings=True,
+    )
+    parser.add_run()
+    add = parser.add_argument
+    add("images", metavar="IMAGES", help="a folder of images, or one image of any size")
+    add("--output", type=Path, metavar="DIR", help="predictions/<experiment>/<id> unless given")
+    add("--uncertainty", action="store_true", help="also write the entropy of each pixel, 0 to 255")
+    add(
+        "--probabilities",
+        action="store_true",
+        help="also write .npy arrays (classes, height, width), float32",
+    )
+    return parser
 
 
 def _predict_large(
-    run: Path, settings: list[str], outputs: Any, images: list[Path], uncertainty: bool
+    run: Path, settings: list[str], outputs: "Outputs", images: list[Path], options: argparse.Namespace
 ) -> int:
     """Predict images window by window; return how many could not be read."""
+    from lightning_seg.inference.large import check_windows, predict_large
+    from lightning_seg.inference.predictor import load
+
     model, unreadable = load(run, settings=settings), 0
     check_windows(model, images[0])
-    outputs.create(["masks"] + ["uncertainty"] * uncertainty, run)
+    outputs.create(["masks"] + ["uncertainty"] * options.uncertainty, run)
     for path in images:
         try:
-            predict_large(model, path, outputs, uncertainty)
+            predict_large(model, path, outputs, options.uncertainty)
         except UserError as error:
             print(f"skipped: {error}", file=sys.stderr, flush=True)
             unreadable += 1
@@ -74,18 +91,25 @@ def _predict_large(
     return unreadable
 
 
-def _predict_small(run: Path, settings: list[str], outputs: Any, images: list[Path], chosen: Any) -> int:
-    """Predict images as a whole; return how many could not be read."""
-    experiment, options = finished_run(
-        "predict", [str(run), f"--data.init_args.predict_folder={chosen.images}", *settings]
+def _predict_small(
+    run: Path, settings: list[str], outputs: "Outputs", images: list[Path], options: argparse.Namespace
+) -> int:
+    """Predict whole images; return how many could not be read."""
+    from lightning_seg.callbacks.prediction_writer import ObjectWriter, PredictionWriter
+    from lightning_seg.experiment.experiment import finished_run
+    from lightning_seg.experiment.failures import friendly_errors
+    from lightning_seg.inference.calibration import temperature_of
+
+    experiment, kwargs = finished_run(
+        "predict", [str(run), f"--data.init_args.predict_folder={options.images}", *settings]
     )
     data: Any = experiment.datamodule
     data.predict_folder = images
     writer: PredictionWriter
     if not experiment.model.instances:
-        experiment.model.temperature = temperature_of(run, Path(options["ckpt_path"]))
-        writer = PredictionWriter(outputs, run, chosen.uncertainty, chosen.probabilities)
-    elif chosen.uncertainty or chosen.probabilities:
+        experiment.model.temperature = temperature_of(run, Path(kwargs["ckpt_path"]))
+        writer = PredictionWriter(outputs, run, options.uncertainty, options.probabilities)
+    elif options.uncertainty or options.probabilities:
         raise UserError(
             "--uncertainty and --probabilities are of pixels; a run that finds objects gives each a score, in"
             " objects/*.json."
@@ -94,7 +118,7 @@ def _predict_small(run: Path, settings: list[str], outputs: Any, images: list[Pa
         writer = ObjectWriter(outputs, run)
     experiment.trainer.callbacks.append(writer)  # type: ignore[attr-defined]
     with friendly_errors(experiment):
-        experiment.trainer.predict(**options, return_predictions=False)
+        experiment.trainer.predict(**kwargs, return_predictions=False)
     return writer.unreadable
 
 
@@ -105,6 +129,11 @@ def _stoppable() -> Iterator[None]:
     Raises:
         Stopped: A signal came.
     """
+    from lightning_seg.callbacks.checkpointing import Stopped
+
+    if threading.current_thread() is not threading.main_thread():
+        yield  # only there Python allows handlers
+        return
     process, received = os.getpid(), list[signal.Signals]()
 
     def stop(number: int, frame: FrameType | None) -> None:
@@ -117,9 +146,7 @@ def _stoppable() -> Iterator[None]:
         yield
     except Exception as error:
         if "killed by signal" in str(error.__cause__ or error) and not received:
-            time.sleep(
-                0.5
-            )  # a worker died before the signal reached this process, which raises `Stopped` here
+            time.sleep(0.5)  # the signal that ended a worker is on its way to this process, too
         if not received:
             raise
     finally:
