@@ -110,9 +110,9 @@ def _predict_small(
         experiment.model.temperature = temperature_of(run, Path(kwargs["ckpt_path"]))
         writer = PredictionWriter(outputs, run, options.uncertainty, options.probabilities)
     elif options.uncertainty or options.probabilities:
+        name = "--uncertainty" if options.uncertainty else "--probabilities"
         raise UserError(
-            "--uncertainty and --probabilities are of pixels; a run that finds objects gives each a score, in"
-            " objects/*.json."
+            f"{name} is of pixels; a run that finds objects gives each a score, in objects/*.json."
         )
     else:
         writer = ObjectWriter(outputs, run)
