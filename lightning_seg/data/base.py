@@ -17,9 +17,10 @@ from torch.utils.data import Dataset
 from torchvision.transforms import v2
 
 from lightning_seg.data.cache import cache_key, in_memory, on_disk
+from lightning_seg.data.classes import check_classes
 from lightning_seg.data.dataset import Images, Split, read_pair
 from lightning_seg.data.examination import refuse_faulty
-from lightning_seg.data.folds import block_folds, presence, readable, stratified_folds
+from lightning_seg.data.folds import block_folds, group_folds, presence, readable, stratified_folds
 from lightning_seg.data.instances import CopyPaste, Sample, mix_objects
 from lightning_seg.data.io import read_image, read_mask
 from lightning_seg.data.loading import EpochSampler, Loader, choose_workers, collate, keep_memory, seeded
@@ -70,6 +71,8 @@ class SegmentationData(L.LightningDataModule, ABC):
             alike (slices of a stack, frames of a video), a fold is a block of neighbours instead.
         instances: Give objects, each with a mask of its own, instead of one mask of classes; the task sets it.
         skip_unreadable: Read every file before training and leave out what is damaged, instead of stopping.
+        value_range: Values in the files that become 0 and 255, for images of more than 8 bits a channel, for example
+            [0, 4095] for a camera of 12 bits; what lies outside is clipped. Prediction uses it, too.
 
     Raises:
         UserError: If an argument makes no sense.
@@ -106,6 +109,7 @@ class SegmentationData(L.LightningDataModule, ABC):
         folds: int = 5,
         instances: bool = False,
         skip_unreadable: bool = False,
+        value_range: tuple[float, float] | None = None,
     ) -> None:
         super().__init__()
         self.allow_zero_length_dataloader_with_multiple_devices = True  # a small split on many processes
@@ -126,6 +130,7 @@ class SegmentationData(L.LightningDataModule, ABC):
         self.folds = folds
         self.instances = instances
         self.skip_unreadable = skip_unreadable
+        self.value_range = None if value_range is None else (value_range[0], value_range[1])
         self._pool = dict.fromkeys(f"{train_split}+{val_split}".split("+"))  # what folds divide
         if fold is not None:
             self.val_split = self.test_split = f"fold {fold} of {folds}"
@@ -149,6 +154,11 @@ class SegmentationData(L.LightningDataModule, ABC):
             ("class_balanced_crops", 0 <= class_balanced_crops <= 1, "a probability, 0 to 1"),
             ("folds", folds >= 2, "at least 2"),
             ("fold", fold is None or 0 <= fold < folds, f"0 to {folds - 1}, or null"),
+            (
+                "value_range",
+                value_range is None or (len(value_range) == 2 and value_range[0] < value_range[1]),
+                "lowest and highest value, as [0, 4095], or null",
+            ),
             ("seed", seed is None or seed >= 0, "0 or more, or null for the seed of the run"),
         ):
             if not ok:
@@ -189,7 +199,9 @@ class SegmentationData(L.LightningDataModule, ABC):
         """Read one sample: image (H, W, 3) and mask (H, W) with `IGNORE_INDEX` for void, both ``uint8``."""
         image, mask = sample
         labels = read_mask(mask)
-        return read_image(image), labels if self.table is None else cv2.LUT(labels, self.table)
+        return read_image(image, self.value_range), labels if self.table is None else cv2.LUT(
+            labels, self.table
+        )
 
     def read_instances(self, sample: Any) -> Sample:
         """Read one sample with its objects (see `lightning_seg.data.instances`), where the data set knows them."""
@@ -198,6 +210,10 @@ class SegmentationData(L.LightningDataModule, ABC):
     def name_of(self, sample: Any) -> str:
         """Name a sample for people: by default its image's file name without ending."""
         return Path(sample[0]).stem
+
+    def group_of(self, sample: Any) -> str | None:
+        """Name what a sample belongs to that must not be divided between folds, such as a patient; None for nothing."""
+        return None
 
     def __getstate__(self) -> dict[str, Any]:  # workers that are not forked get a copy
         return {**vars(self), "trainer": None, "_caches": {}}
@@ -231,7 +247,10 @@ class SegmentationData(L.LightningDataModule, ABC):
                 if split in self.train_split.split("+"):
                     raise
         samples = self._kept(list(found.values()))
-        if self.sequence:
+        groups = [self.group_of(sample) for sample in samples]
+        if any(group is not None for group in groups):
+            fold_of = group_folds(groups, self.folds)
+        elif self.sequence:
             fold_of = block_folds(len(samples), self.folds)
         else:
             fold_of = stratified_folds(presence(self.read, samples), self.folds)
@@ -263,7 +282,7 @@ class SegmentationData(L.LightningDataModule, ABC):
     @property
     def reading_settings(self) -> dict[str, Any]:
         """The settings that decide what `read` gives: those that a subclass adds to the ones of every data set."""
-        return {
+        return {"value_range": self.value_range} | {
             name: value
             for name, value in vars(self).items()
             if not (name.startswith("_") or name in self._general)
@@ -332,6 +351,7 @@ class SegmentationData(L.LightningDataModule, ABC):
         Raises:
             UserError: If files are missing, or masks and classes do not fit.
         """
+        check_classes(self.class_names)
         cv2.setNumThreads(0)  # its threads do not survive the fork into workers, and gain nothing on crops
         keep_memory()
         if stage in ("fit", None):
@@ -379,7 +399,7 @@ class SegmentationData(L.LightningDataModule, ABC):
 
     def predict_dataloader(self) -> Loader:
         """Load the images of `predict_folder`: "image", "index" and "path", a list of file names."""
-        return self._loader(Images(self.predict_folder or "."), self.eval_batch_size)
+        return self._loader(Images(self.predict_folder or ".", self.value_range), self.eval_batch_size)
 
     def on_after_batch_transfer(self, batch: dict[str, Any], dataloader_idx: int) -> dict[str, Any]:
         """Apply the color jitter of a training batch and mix its samples, on the device."""

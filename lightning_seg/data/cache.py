@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from lightning_seg.data import io
+from lightning_seg.data import classes, io
 from lightning_seg.data.cache_folder import cache_folder
 from lightning_seg.data.loading import in_parallel
 from lightning_seg.data.protocol import DataSet, Pair
@@ -109,7 +109,7 @@ def cache_key(data: DataSet, split: str, samples: Sequence[Any]) -> str:
         samples: Its samples.
     """
     kinds = (k for k in type(data).__mro__ if k is type(data) or vars(k).keys() & {"list_samples", "read"})
-    code = [inspect.getsource(io), *(inspect.getsource(kind) for kind in kinds)]
+    code = [inspect.getsource(io), inspect.getsource(classes), *(inspect.getsource(kind) for kind in kinds)]
     digest = hashlib.sha256("".join(code).encode())
     _feed(digest, data.reading_settings)
     for sample in samples:

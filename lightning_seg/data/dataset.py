@@ -11,8 +11,9 @@ import torch
 from torch.utils.data import Dataset
 from torchvision import tv_tensors
 
+from lightning_seg.data.files import list_images
 from lightning_seg.data.instances import as_batch_item, augment
-from lightning_seg.data.io import list_images, read_image
+from lightning_seg.data.io import read_image
 from lightning_seg.data.loading import seed_of, seeded
 from lightning_seg.data.protocol import DataSet, Pair
 from lightning_seg.data.transforms.geometry import random_by_torch
@@ -134,9 +135,13 @@ class Images(Dataset[dict[str, Any]]):
 
     Args:
         folder: Folder of images, one image, or a list of files.
+        value_range: Values that become 0 and 255; see `read_image`.
     """
 
-    def __init__(self, folder: str | Sequence[str | Path]) -> None:
+    def __init__(
+        self, folder: str | Sequence[str | Path], value_range: tuple[float, float] | None = None
+    ) -> None:
+        self.value_range = value_range
         self.paths = list_images(folder) if isinstance(folder, str) else [*map(Path, folder)]
 
     def __len__(self) -> int:
@@ -147,7 +152,7 @@ class Images(Dataset[dict[str, Any]]):
         index = key[1] if isinstance(key, tuple) else key
         error = ""
         try:
-            pixels = read_image(self.paths[index])
+            pixels = read_image(self.paths[index], self.value_range)
         except UserError as unreadable:  # the others are still predicted
             pixels, error = np.zeros((64, 64, 3), np.uint8), str(unreadable)
         image = torch.from_numpy(pixels).permute(2, 0, 1)

@@ -1,6 +1,7 @@
 """What is wrong with samples of a data set, found by looking at them: a few before training, all for a report."""
 
-from collections.abc import Iterable, Sequence
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
@@ -8,114 +9,35 @@ from typing import Any
 
 import cv2
 import numpy as np
+from lightning.pytorch.utilities import rank_zero_warn
 
 from lightning_seg.constants import IGNORE_INDEX
-from lightning_seg.data.io import Unpaired
+from lightning_seg.data.classes import palette_of
+from lightning_seg.data.files import Unpaired
+from lightning_seg.data.findings import EARLY, Finding, describe
+from lightning_seg.data.io import WideRange
 from lightning_seg.data.loading import in_parallel
 from lightning_seg.data.protocol import DataSet
 from lightning_seg.errors import UserError
 
 
-@dataclass(frozen=True)
-class Kind:
-    """A kind of finding: its title, whether training must not start, and what to do about it."""
-
-    title: str
-    is_error: bool
-    remedy: str
-
-
-KINDS = {
-    "split": Kind("no such split", True, "Make it, or choose another with --data.init_args.val_split."),
-    "unpaired": Kind(
-        "without a partner", True, "Add the mask or the image that is missing, or move the file away."
-    ),
-    "unreadable": Kind("cannot be read", True, "Replace the file, or take it off the list."),
-    "size": Kind(
-        "image and mask differ in size",
-        True,
-        "Export the mask again at the size of its image. If height and width are exchanged, the camera noted "
-        "a rotation (EXIF) that the annotation tool ignored: store the image upright.",
-    ),
-    "labels": Kind(
-        "labels that are no class",
-        True,
-        "Map them to classes, or to 255 (ignore_index), where the masks are read. Masks that were saved as "
-        "JPEG are beyond repair: export them again as PNG.",
-    ),
-    "binary": Kind(
-        "masks of 0 and 255",
-        True,
-        "255 is ignore_index, so there is a single class. Map 255 to class 1 where the masks are read.",
-    ),
-    "shifted": Kind(
-        "labels begin at 1",
-        True,
-        "Subtract one where the masks are read, or add a class in front if 0 is a class that is rare.",
-    ),
-    "leak": Kind(
-        "the same image in two splits", True, "Remove one: a score on what was trained on means nothing."
-    ),
-    "untested": Kind("no test split", False, "To score val, say so: --data.init_args.test_split=val."),
-    "void": Kind("nothing to count", False, "These masks teach and score nothing. Annotate or remove them."),
-    "plain": Kind("one color only", False, "These images are probably damaged. Replace or remove them."),
-    "double": Kind("the same image twice", False, "It counts twice. Remove one of each pair."),
-    "absent": Kind(
-        "never in the training split", False, "Check the class names, their number and their order."
-    ),
-    "unused": Kind("in no split", False, "Add these files to a list, or ignore this."),
-}
-
-
-@dataclass(frozen=True)
-class Finding:
-    """One thing that is wrong.
-
-    Args:
-        kind: A key of `KINDS`.
-        split: Name of the split.
-        file: The file, or another name of the sample.
-        detail: What was found.
-    """
-
-    kind: str
-    split: str
-    file: str
-    detail: str = ""
-
-    @property
-    def is_error(self) -> bool:
-        """Whether training must not start."""
-        return KINDS[self.kind].is_error
-
-
-def describe(findings: Sequence[Finding], files: int | None = 10) -> list[str]:
-    """Render findings for people, one paragraph for each kind.
-
-    Args:
-        findings: The findings.
-        files: How many files to name for each kind; None names all.
-    """
-    parts = []
-    for key, kind in KINDS.items():
-        found = [finding for finding in findings if finding.kind == key]
-        if not found:
-            continue
-        lines = [f"{'ERROR' if kind.is_error else 'WARNING'}: {kind.title} ({len(found)})"]
-        lines += [f"  {f.split}: {f.file}" + (f": {f.detail}" if f.detail else "") for f in found[:files]]
-        if files is not None and len(found) > files:
-            lines.append(f"  ... and {len(found) - files} more")
-        parts.append("\n".join([*lines, f"  -> {kind.remedy}"]))
-    return parts
-
-
 @dataclass
 class Inspection:
-    """What one sample told: findings, pixels of each label (256,), a small grey copy of it (16, 17)."""
+    """What one sample told.
+
+    Args:
+        findings: What is wrong with it.
+        labels: Pixels of each label (256,).
+        thumbnail: A small grey copy of it (16, 17).
+        palette: Color of each label, where the mask is a palette file that is read by its numbers.
+        values: Lowest and highest value of an image of more than 8 bits that could not be read.
+    """
 
     findings: list[Finding]
     labels: np.ndarray
     thumbnail: np.ndarray | None = None
+    palette: Mapping[int, tuple[int, ...]] = field(default_factory=dict)
+    values: tuple[float, float] | None = None
 
 
 def inspect(data: DataSet, split: str, sample: Any) -> Inspection:
@@ -130,6 +52,8 @@ def inspect(data: DataSet, split: str, sample: Any) -> Inspection:
     image_file, mask_file = files_of(data, sample)
     try:
         image, mask = data.read(sample)
+    except WideRange as error:
+        return Inspection([], labels, values=error.values)
     except UserError as error:
         file = mask_file if mask_file in str(error) else image_file
         return Inspection([Finding("unreadable", split, file, str(error))], labels)
@@ -148,10 +72,21 @@ def inspect(data: DataSet, split: str, sample: Any) -> Inspection:
         )
     if labels[IGNORE_INDEX] == mask.size:
         findings.append(Finding("void", split, mask_file))
+    if data.value_range is not None and (lost := _lost(image)):
+        findings.append(Finding("clipped", split, image_file, lost))
     thumbnail = cv2.resize(cv2.cvtColor(image, cv2.COLOR_RGB2GRAY), (17, 16), interpolation=cv2.INTER_AREA)
     if image.min() == image.max():
         findings.append(Finding("plain", split, image_file, f"all pixels are {image.min()}"))
-    return Inspection(findings, labels, thumbnail)
+    return Inspection(findings, labels, thumbnail, palette_of(mask_file, mask, data.table))
+
+
+def _lost(image: np.ndarray) -> str:
+    """What a range of values has cost an image."""
+    ends = (np.isin(image, (0, 255))).mean()
+    used = int(image.max()) - int(image.min()) + 1
+    if ends > 0.25:
+        return f"{ends:.0%} of the values are clipped to black or white"
+    return f"the image uses {used} of 256 grey levels" if used < 48 else ""
 
 
 @dataclass
@@ -228,10 +163,14 @@ def refuse_faulty(data: DataSet, samples: int = 16) -> None:
         UserError: With all that is wrong, if any of them has an error.
     """
     found = examine(data, limit=samples)
-    errors = [finding for finding in found.findings + shared(data, found.lengths) if finding.is_error]
+    findings = found.findings + shared(data, found.lengths)
+    errors = [finding for finding in findings if finding.is_error]
     if errors:
         lines = "\n\n".join(describe(errors))
         raise UserError(f"The data set has faults that would spoil the training.\n{lines}")
+    warnings = [finding for finding in findings if finding.kind in EARLY]
+    if warnings:
+        rank_zero_warn("\n".join(describe(warnings, files=5)))
 
 
 def files_of(data: DataSet, sample: Any) -> tuple[str, str]:
@@ -247,18 +186,54 @@ def _track(results: Iterable[Inspection], split: str, total: int) -> Iterable[In
 
 
 def _systematic(data: DataSet, examination: Examination) -> list[Finding]:
-    """See what only the whole split shows."""
-    found = []
-    for split in examination.inspections:
-        images = (examination.labels(split) > 0).sum(0)
+    """See what only several samples show."""
+    found = _palettes(data, examination)
+    for split, inspections in examination.inspections.items():
+        labels = examination.labels(split)
+        images = (labels > 0).sum(0)
         present = set(np.flatnonzero(images).tolist())
+        wide = [one.values for one in inspections if one.values is not None]
+        if wide:
+            low, high = min(low for low, _ in wide), max(high for _, high in wide)
+            first = next(
+                files_of(data, sample)[0]
+                for sample, one in zip(examination.samples[split], inspections, strict=True)
+                if one.values is not None
+            )
+            found.append(
+                Finding("range", split, first, f"values of {len(wide)} images go from {low:g} to {high:g}")
+            )
         if present == {0, 255} and images[255] > images[0] / 2:
             found.append(Finding("binary", split, split, "no other label occurs"))
+        elif 0 not in present and len(present) > 1 and labels[:, 255].sum() > labels.sum() / 2:
+            found.append(Finding("background", split, split))
+        if present == {255} and len(inspections) == examination.lengths[split]:
+            found.append(Finding("empty", split, split, "every mask is 255 throughout"))
         if 0 not in present and max(present - {255}, default=0) == data.num_classes:
             found.append(Finding("shifted", split, split, f"labels go from 1 to {data.num_classes}"))
         if split == data.train_split and len(present) > 1:
             absent = [name for label, name in enumerate(data.class_names) if label not in present]
             found += [Finding("absent", split, name) for name in absent]
+    return found
+
+
+def _palettes(data: DataSet, examination: Examination) -> list[Finding]:
+    """Find masks in which a number has another color than in most."""
+    masks = [
+        (split, files_of(data, sample)[1], one.palette)
+        for split, inspections in examination.inspections.items()
+        for sample, one in zip(examination.samples[split], inspections, strict=True)
+    ]
+    colors = Counter((label, color) for _, _, palette in masks for label, color in palette.items())
+    usual = {label: color for (label, color), _ in reversed(colors.most_common())}
+    found = []
+    for split, file, palette in masks:
+        odd = {label: color for label, color in palette.items() if color != usual[label]}
+        if odd:
+            label, color = next(iter(odd.items()))
+            found.append(
+                Finding("palettes", split, file, f"{label} is {color}, in other files {usual[label]}")
+            )
     return found
 
 

@@ -1,6 +1,6 @@
-"""Dividing samples into parts: by ratios, or into folds for cross-validation."""
+"""Dividing samples into parts: by ratios, or into folds for cross-validation; groups and neighbours stay together."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -12,20 +12,78 @@ from lightning_seg.errors import UserError
 Read = Callable[[Any], tuple[np.ndarray, np.ndarray]]
 
 
-def divide(items: Sequence[Any], ratios: dict[str, float], seed: int = 0) -> dict[str, list[Any]]:
-    """Divide items at random into named parts, each in the order of the items.
+def divide(
+    items: Sequence[Any],
+    ratios: Mapping[str, float],
+    seed: int = 0,
+    groups: Sequence[str | None] | None = None,
+    in_order: bool = False,
+) -> dict[str, list[Any]]:
+    """Divide items into named parts, each in the order of the items: at random, by groups, or in blocks.
 
     Args:
         items: What to divide.
         ratios: Relative size of each part.
         seed: Seed of the division.
+        groups: Group of each item, to keep those of one group together.
+        in_order: Make each part a block of neighbours, in the order of the ratios; of no effect with groups.
+
+    Raises:
+        UserError: A part would be empty, because there are too few groups, or ratios make no sense.
     """
-    order = np.random.default_rng(seed).permutation(len(items))
-    bounds = np.round(np.cumsum([0, *ratios.values()]) / sum(ratios.values()) * len(items)).astype(int)
+    shares = np.array([*ratios.values()], float)
+    if not (shares.size and (shares >= 0).all() and shares.sum() > 0):
+        raise UserError(
+            f"split_ratios must be positive numbers, as {{train: 0.8, val: 0.2}}; got {dict(ratios)}."
+        )
+    bounds = np.round(np.cumsum([0, *shares]) / shares.sum() * len(items)).astype(int)
+    if groups is not None:
+        part_of = _parts_of_groups(groups, shares, seed)
+    else:
+        order = np.arange(len(items)) if in_order else np.random.default_rng(seed).permutation(len(items))
+        part_of = np.empty(len(items), int)
+        part_of[order] = np.repeat(np.arange(len(ratios)), np.diff(bounds))
     return {
-        name: [items[i] for i in sorted(order[start:end])]
-        for name, start, end in zip(ratios, bounds[:-1], bounds[1:], strict=True)
+        name: [item for item, part in zip(items, part_of, strict=True) if part == i]
+        for i, name in enumerate(ratios)
     }
+
+
+def _parts_of_groups(groups: Sequence[str | None], shares: np.ndarray, seed: int) -> np.ndarray:
+    """Part of each item: groups, from the largest to the smallest, each go to the part that lacks most."""
+    names, sizes = np.unique([str(group) for group in groups], return_counts=True)
+    if len(names) < (needed := int((shares > 0).sum())):
+        raise UserError(
+            f"There are {len(names)} groups ({', '.join(names[:3])}), too few for {needed} parts. Make smaller groups, "
+            "or fewer parts."
+        )
+    lack = shares / shares.sum() * len(groups)
+    empty = set(np.flatnonzero(shares).tolist())
+    part_of: dict[str, int] = {}
+    order = np.random.default_rng(seed).permutation(len(names))
+    for done, i in enumerate(sorted(order, key=lambda i: -sizes[i])):
+        open_parts = sorted(empty) if len(names) - done <= len(empty) else range(len(shares))
+        part = max(open_parts, key=lambda part: lack[part])
+        part_of[names[i]] = part
+        lack[part] -= sizes[i]
+        empty.discard(part)
+    return np.array([part_of[str(group)] for group in groups])
+
+
+def group_folds(groups: Sequence[str | None], folds: int) -> np.ndarray:
+    """Divide samples into folds of about equal size that keep groups together.
+
+    Args:
+        groups: Group of each sample.
+        folds: Number of folds.
+
+    Returns:
+        Number of the fold of each sample (N,).
+
+    Raises:
+        UserError: There are fewer groups than folds.
+    """
+    return _parts_of_groups(groups, np.ones(folds), 0)
 
 
 def stratified_folds(presence: np.ndarray, folds: int, seed: int = 0) -> np.ndarray:

@@ -7,7 +7,6 @@ A sample is a dictionary of "image" (3, H, W) ``uint8``, "masks" (N, H, W) ``uin
 """
 
 from collections.abc import Iterable, Sequence
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -15,7 +14,6 @@ import torch
 from torchvision import tv_tensors
 from torchvision.transforms import v2
 
-from lightning_seg.data.io import open_image
 from lightning_seg.errors import UserError
 
 Sample = dict[str, Any]
@@ -129,19 +127,6 @@ def mix_objects(batch: dict[str, Any], mix: "CopyPaste") -> dict[str, Any]:
         "image": torch.stack([i["image"] for i in items]),
         "targets": [i["targets"] for i in items],
     }
-
-
-def read_numbers(path: str | Path) -> np.ndarray:
-    """Read a mask that numbers objects, of 8 or 16 bits: (H, W), ``int32``.
-
-    Raises:
-        UserError: The file is missing, damaged or shows colors.
-    """
-    image = open_image(path, "mask")
-    numbers = np.asarray(image)
-    if numbers.ndim != 2 or numbers.dtype.kind not in "bui":
-        raise UserError(f"{path} should number objects, one number a pixel, but its pixels are {image.mode}.")
-    return numbers.astype(np.int32)
 
 
 class CopyPaste:

@@ -1,56 +1,86 @@
-"""Reading images and masks of every common kind into plain ``uint8`` arrays."""
+"""Reading images and masks of every common kind into plain ``uint8`` arrays.
+
+Whatever a file holds is read as it is, or refused: nothing is cut off, rescaled or guessed without a setting that
+says so.
+"""
 
 import struct
 import zlib
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator
 from pathlib import Path
+from typing import NamedTuple
 
 import cv2
 import numpy as np
-from PIL import Image, ImageOps
+from PIL import Image, ImageFile, ImageOps, TiffImagePlugin, WebPImagePlugin
 
-from lightning_seg.constants import IGNORE_INDEX
 from lightning_seg.errors import UserError
 
-Color = tuple[int, int, int]
-
-IMAGE_SUFFIXES = {".bmp", ".gif", ".jpeg", ".jpg", ".png", ".ppm", ".pgm", ".tif", ".tiff", ".webp"}
 GREY, RGB = 0, 2  # PNG's numbers of the kinds of pixels
 PLAIN_CHUNKS = {b"IHDR", b"IDAT", b"IEND", b"bKGD", b"cHRM", b"gAMA", b"pHYs", b"sRGB", b"tIME"}
 MAX_PIXELS = 178_956_970  # Pillow's own limit: half a gigabyte of colors, and a small file can claim any size
 MAX_SIDE = 65_535  # that of a JPEG; much longer strips are damaged headers
+ORIENTATION = 0x0112  # number of the EXIF tag
 
 
-class Unpaired(UserError):
-    """Some images have no mask, or masks no image.
+class WideRange(UserError):
+    """An image has more than 8 bits a channel, and nothing says which of its values become 0 and 255.
 
     Args:
-        message: What to tell, with some of the files.
-        files: All of the files, and what each of them lacks.
+        message: What to tell.
+        values: Its lowest and highest value.
     """
 
-    def __init__(self, message: str, files: Mapping[str, str]) -> None:
+    def __init__(self, message: str, values: tuple[float, float] = (0, 0)) -> None:
         super().__init__(message)
-        self.files = files
+        self.values = values
 
 
-def read_image(path: str | Path) -> np.ndarray:
+class Stored(NamedTuple):
+    """How a file stores its pixels, where Pillow's mode does not tell.
+
+    Args:
+        raw: Pillow's name of the layout in the file, such as "L;4" for 4 bits a pixel.
+        maximum: Largest value of a PGM or PPM file that Pillow rescales.
+        orientation: Rotation noted in EXIF, 1 for none.
+        lossy: Whether the compression changes values.
+    """
+
+    raw: str = ""
+    maximum: int | None = None
+    orientation: int = 1
+    lossy: bool = False
+
+
+def read_image(path: str | Path, value_range: tuple[float, float] | None = None) -> np.ndarray:
     """Read any image file as RGB.
 
-    Grey, palette, CMYK, 1-bit and 16-bit files are converted (16-bit keeps the high byte), transparency is
-    dropped, and the orientation that a camera noted (EXIF) is applied.
+    Grey, palette, CMYK and 1-bit files are converted, transparency is dropped, and the orientation that a camera noted
+    (EXIF) is applied.
 
     Args:
         path: The image file.
+        value_range: Values of the file that become 0 and 255; what lies outside is clipped. Files of more than 8 bits
+            a channel need it.
 
     Returns:
         Image (H, W, 3), ``uint8``.
 
     Raises:
-        UserError: If the file is missing, damaged, absurdly large or of a kind that has no 8-bit meaning.
+        WideRange: The file has more than 8 bits a channel and there is no `value_range`.
+        UserError: The file is missing, damaged, absurdly large or holds several pages.
     """
     array = _plain_png(path, "image", RGB)
-    return to_rgb(open_image(path, "image"), path) if array is None else array
+    if array is not None:
+        return array if value_range is None else scale(array, value_range, path)
+    image, stored = _open(path, "image")
+    if ";16" in stored.raw and not image.mode.startswith("I"):  # Pillow would keep the high bytes only
+        return scale(_wide_colors(path, image.mode, stored), value_range, path)
+    if stored.maximum is not None and stored.maximum > 255:
+        if image.mode != "I":
+            raise UserError(f"{path} is a PPM file of more than 8 bits a channel. Save it as PNG or TIFF.")
+        return _grey(scale(np.rint(np.asarray(image) * (stored.maximum / 65535)), value_range, path))
+    return to_rgb(image, path, value_range)
 
 
 def read_mask(path: str | Path) -> np.ndarray:
@@ -63,33 +93,82 @@ def read_mask(path: str | Path) -> np.ndarray:
         Mask (H, W), ``uint8``, with the numbers that are in the file.
 
     Raises:
-        UserError: If the file is missing or damaged, holds colors, or numbers above 255.
+        UserError: The file is missing or damaged, holds colors or numbers outside 0..255, or leaves open which number
+            a pixel has: transparency, a noted rotation, lossy compression, several pages.
     """
     array = _plain_png(path, "mask", GREY)
-    return to_labels(open_image(path, "mask"), path) if array is None else array
+    if array is not None:
+        return array
+    image, stored = _open(path, "mask")
+    return _as_bytes(_numbers(image, path, stored), path)
 
 
-def to_rgb(image: Image.Image, name: str | Path) -> np.ndarray:
+def read_numbers(path: str | Path) -> np.ndarray:
+    """Read a mask that numbers objects, of 1 to 32 bits: (H, W), ``int32``.
+
+    Raises:
+        UserError: It shows colors, or see `read_mask`.
+    """
+    image, stored = _open(path, "mask")
+    if len(image.getbands()) > 1:
+        raise UserError(f"{path} should number objects, one number a pixel, but its pixels are {image.mode}.")
+    return _numbers(image, path, stored).astype(np.int32)
+
+
+def to_rgb(
+    image: Image.Image, name: str | Path, value_range: tuple[float, float] | None = None
+) -> np.ndarray:
     """Turn a picture of any kind into RGB (H, W, 3), ``uint8``; see `read_image`.
 
     Args:
         image: The picture.
         name: What to call it in errors.
+        value_range: Values that become 0 and 255.
 
     Raises:
-        UserError: If it has no 8-bit meaning.
+        WideRange: It has more than 8 bits a channel and there is no `value_range`.
     """
     image = ImageOps.exif_transpose(image)
-    if image.mode.startswith("I"):  # 16-bit grey; Pillow itself would clip at 255 instead of scaling
-        array = np.asarray(image)
-        if array.min() < 0 or array.max() > 65535:
-            raise UserError(f"{name} holds 32-bit values. Convert it to 8 or 16 bits per channel.")
-        return np.repeat((array >> 8).astype(np.uint8)[..., None], 3, axis=2)
-    if image.mode == "F":
-        raise UserError(f"{name} holds floating-point values. Convert it to 8 or 16 bits per channel.")
+    if image.mode == "F" or image.mode.startswith("I"):
+        return _grey(scale(np.asarray(image), value_range, name))
     if image.has_transparency_data:
         image = image.convert("RGBA")
-    return np.array(image.convert("RGB"))
+    array = np.array(image.convert("RGB"))
+    return array if value_range is None else scale(array, value_range, name)
+
+
+def scale(array: np.ndarray, value_range: tuple[float, float] | None, name: str | Path) -> np.ndarray:
+    """Scale an image (H, W) or (H, W, 3) so that a range of values becomes 0..255, ``uint8``.
+
+    With (0, 65535) the high byte of 16 bits remains, with (0, 255) everything.
+
+    Args:
+        array: The image.
+        value_range: The range, or None if the user states none.
+        name: What to call the image in errors.
+
+    Raises:
+        WideRange: There is no range.
+        UserError: Values that are no number, or 8 bits where the range reaches beyond them.
+    """
+    if array.dtype.kind == "f" and not np.isfinite(array).all():
+        raise UserError(f"{name} holds NaN or infinite values. Replace them by numbers, then try again.")
+    least, most = (f"{value:g}" for value in (array.min(), array.max()))
+    if value_range is None:
+        raise WideRange(
+            f"{name} has more than 8 bits a channel ({array.dtype}), its values go from {least} to {most}. State which "
+            "values become black and white, the same for all images: --data.init_args.value_range=[LOW,HIGH], for "
+            "example [0,4095] for a camera of 12 bits, [0,65535] for the full range of 16.",
+            (float(array.min()), float(array.max())),
+        )
+    if array.dtype == np.uint8 and value_range[1] > 255:
+        raise UserError(
+            f"{name} has 8 bits a channel, but data.init_args.value_range is {list(value_range)}: it would be nearly "
+            "black. Export it with the bits of the other images, or leave it out."
+        )
+    low, high = value_range
+    scaled = (array.astype(np.float64) - low) * (255.999 / (high - low))
+    return np.clip(scaled, 0, 255).astype(np.uint8)
 
 
 def to_labels(image: Image.Image, name: str | Path) -> np.ndarray:
@@ -100,98 +179,98 @@ def to_labels(image: Image.Image, name: str | Path) -> np.ndarray:
         name: What to call it in errors.
 
     Raises:
-        UserError: If it holds colors, or numbers above 255.
+        UserError: See `read_mask`.
     """
+    return _as_bytes(_numbers(image, name, _stored(image)), name)
+
+
+def _as_bytes(array: np.ndarray, name: str | Path) -> np.ndarray:
+    least, most = array.min(), array.max()
+    if least < 0 or most > 255:
+        raise UserError(
+            f"{name} holds class numbers from {least} to {most}; masks may use 0 to 255, and 255 is ignore_index. Save "
+            "them with other numbers: data.init_args.labels cannot map what has no place in 8 bits."
+        )
+    return array.astype(np.uint8)
+
+
+def _numbers(image: Image.Image, name: str | Path, stored: Stored) -> np.ndarray:
+    """The numbers (H, W) in a file, if there is no doubt about them."""
+    if stored.orientation != 1:
+        raise UserError(
+            f"{name} notes a rotation (EXIF orientation {stored.orientation}), and it is not certain whether its "
+            "pixels are turned already. Store the mask upright, without the note."
+        )
+    if stored.lossy:
+        raise UserError(
+            f"{name} is a {image.format} with lossy compression, which changes class numbers. Export the mask again "
+            "as PNG from where it was drawn; a conversion of this file does not help."
+        )
+    if ";16" in stored.raw and not image.mode.startswith("I"):
+        raise UserError(f"{name} has colors of 16 bits. Save the mask as grey or palette PNG.")
+    if ";I" in stored.raw or stored.raw.endswith(("2I", "4I")):
+        raise UserError(f"{name} is stored inverted (white is zero). Save the mask as grey or palette PNG.")
+    _refuse_transparency(image, name)
     array = np.array(image)
-    if array.ndim == 3 and (array[..., :1] == array[..., 1:3]).all():  # grey, saved as RGB
-        array = array[..., 0]
+    if image.mode in ("LA", "PA") or (array.ndim == 3 and (array[..., :1] == array[..., 1:3]).all()):
+        array = array[..., 0]  # grey, saved as RGB
     if array.ndim != 2 or array.dtype.kind not in "bui":
         raise UserError(
-            f"{name} should hold one class number per pixel, but is a {image.mode} image. Save it as a "
-            "grey or palette PNG, or read it with lightning_seg.data.datasets.folder.Folder, which takes colors."
+            f"{name} should hold one class number per pixel, but is a {image.mode} image. Save it as a grey or palette "
+            "PNG, or use lightning_seg.data.datasets.folder.Folder, whose setting `colors` reads colors as classes."
         )
-    if array.dtype != np.uint8:
-        if array.min() < 0 or array.max() > 255:
-            raise UserError(f"{name} holds class numbers up to {array.max()}; masks may use 0 to 255.")
-        array = array.astype(np.uint8)
+    if stored.raw in ("L;2", "L;4"):  # Pillow spreads 0..3 and 0..15 over 0..255
+        array = array // (85 if stored.raw == "L;2" else 17)
+    if stored.maximum is not None:
+        spread = 255 if image.mode == "L" else 65535
+        array = np.rint(array * (stored.maximum / spread)).astype(np.int32)
     return array
 
 
-def label_table(classes: Mapping[int, int], others: int | None = None) -> np.ndarray:
-    """Make the table (256,) that turns the labels of a file into classes.
-
-    Args:
-        classes: Class, or `IGNORE_INDEX`, for labels of the file.
-        others: What all other labels become; None leaves them as they are.
-    """
-    table = np.arange(256) if others is None else np.full(256, others)
-    table[list(classes)] = list(classes.values())
-    return table.astype(np.uint8)
-
-
-class ColorMask:
-    """Reads masks that show classes by color.
-
-    Args:
-        colors: RGB color of each class.
-        void: Colors of pixels that become `ignore_index`.
-    """
-
-    def __init__(self, colors: Sequence[Color], void: Sequence[Color] = ()) -> None:
-        self.table = np.full(1 << 24, len(colors), np.uint8)  # 16 MB, and one look-up a pixel
-        self.unknown = len(colors)
-        for label, color in [*enumerate(colors), *((IGNORE_INDEX, color) for color in void)]:
-            self.table[_pack(np.array(color))] = label
-
-    def read(self, path: str | Path) -> np.ndarray:
-        """Read a mask (H, W).
-
-        Raises:
-            UserError: If it cannot be read or has a color that is no class.
-        """
-        colors = _plain_png(path, "mask", RGB)
-        if colors is None:
-            colors = np.asarray(open_image(path, "mask").convert("RGB"))
-        mask: np.ndarray = self.table[_pack(colors)]
-        if (strange := mask == self.unknown).any():
+def _refuse_transparency(image: Image.Image, name: str | Path, palettes: bool = False) -> None:
+    """Refuse a mask with pixels whose color is hidden; for one that shows classes by color also in its palette."""
+    if image.mode in ("LA", "PA", "RGBA", "La", "RGBa") or (palettes and image.has_transparency_data):
+        alpha = np.asarray(image.convert("RGBA").getchannel("A"))
+        if (hidden := alpha < 255).any():
             raise UserError(
-                f"{path} has {strange.sum()} pixels of colors that are no class, first {colors[strange][0]}. "
-                "Make the color a class or a void color; masks must not be JPEG or smoothed."
+                f"{name} has {hidden.sum()} transparent pixels, and what color lies below them is not what you see. "
+                "Save the mask without transparency (alpha channel)."
             )
-        return mask
 
 
-def _pack(colors: np.ndarray) -> np.ndarray:
-    """Red, green and blue (..., 3) as one number (...)."""
-    red, green, blue = np.moveaxis(colors.astype(np.int32), -1, 0)
-    packed: np.ndarray = red << 16 | green << 8 | blue
-    return packed
+def _grey(array: np.ndarray) -> np.ndarray:
+    return np.repeat(array[..., None], 3, axis=2)
 
 
-def default_palette(count: int) -> tuple[Color, ...]:
-    """The colors of Pascal VOC, continued: black, then colors that differ as much as they can."""
-    labels = np.arange(count)[:, None] >> np.arange(
-        3
-    )  # bit 3 i + channel of the label is bit 7 - i of the color
-    colors = np.sum([((labels >> 3 * i) & 1) << (7 - i) for i in range(3)], axis=0)
-    return tuple((int(red), int(green), int(blue)) for red, green, blue in colors)
+def _wide_colors(path: str | Path, mode: str, stored: Stored) -> np.ndarray:
+    """Decode an image of several channels and 16 bits, of which Pillow keeps 8."""
+    array = None
+    if mode in ("LA", "RGB", "RGBA", "RGBX") and stored.orientation == 1:
+        array = cv2.imdecode(np.fromfile(path, np.uint8), cv2.IMREAD_UNCHANGED)
+    if array is None or array.ndim != 3 or array.shape[2] < 3 or array.dtype != np.uint16:
+        raise UserError(
+            f"The image {path} has 16 bits a channel in a form that cannot be read whole ({stored.raw}). Save it as "
+            "RGB PNG of 16 bits, upright."
+        )
+    return np.ascontiguousarray(array[..., 2::-1])
 
 
-def list_images(folder: str | Path) -> list[Path]:
-    """List the image files of a folder and its subfolders, sorted, or the one file if it is a file.
+def read_colors(path: str | Path) -> np.ndarray:
+    """Read a mask that shows classes by color: (H, W, 3), ``uint8``.
 
     Raises:
-        UserError: If there is no such folder or file, or no image in it.
+        UserError: The file is missing or damaged, or leaves open which color a pixel has; see `read_mask`.
     """
-    folder = Path(folder).expanduser()
-    if folder.is_file():
-        return [folder]
-    if not folder.is_dir():
-        raise UserError(f"There is no folder or image {folder}.")
-    found = sorted(path for path in folder.rglob("*") if path.suffix.lower() in IMAGE_SUFFIXES)
-    if not found:
-        raise UserError(f"No image in {folder}. Known endings: {', '.join(sorted(IMAGE_SUFFIXES))}.")
-    return found
+    array = _plain_png(path, "mask", RGB)
+    if array is not None:
+        return array
+    image, stored = _open(path, "mask")
+    if ";16" in stored.raw or image.mode not in ("1", "L", "LA", "P", "PA", "RGB", "RGBA", "RGBX"):
+        raise UserError(f"{path} should show classes by colors of 8 bits, but its pixels are {stored.raw}.")
+    if stored.orientation != 1 or stored.lossy:
+        _numbers(image, path, stored)  # raises, with the reason
+    _refuse_transparency(image, path, palettes=True)
+    return np.asarray(image.convert("RGB"))
 
 
 def _plain_png(path: str | Path, kind: str, pixels: int) -> np.ndarray | None:
@@ -217,7 +296,7 @@ def _plain_png(path: str | Path, kind: str, pixels: int) -> np.ndarray | None:
     flag = cv2.IMREAD_UNCHANGED if pixels == GREY else cv2.IMREAD_COLOR_RGB
     array = cv2.imdecode(np.frombuffer(data, np.uint8), flag)
     if array is None:
-        open_image(path, kind)  # raises with a reason, unless Pillow overlooks the damage
+        _open(path, kind)  # raises with a reason, unless Pillow overlooks the damage
         raise UserError(
             f"The {kind} {path} cannot be read (a checksum is wrong). Replace it or leave it out."
         )
@@ -247,27 +326,59 @@ def _is_whole(png: bytes) -> bool:
     return False
 
 
-def open_image(path: str | Path, kind: str) -> Image.Image:
+def _open(path: str | Path, kind: str) -> tuple[Image.Image, Stored]:
     """Open and decode a file; whatever goes wrong becomes an error that names it."""
     try:
         image = Image.open(path)
         if not _too_large(*image.size):
-            image.load()
-            if image.format == "PNG" and not _is_whole(Path(path).read_bytes()):
-                raise ValueError("a checksum is wrong")  # Pillow reads on where only pixels are damaged
-            return image
-        size = "is {}x{} pixels".format(*image.size)
+            stored, pages = _stored(image), _pages(image)
+            if pages == 1:
+                image.load()
+                if image.format == "PNG" and not _is_whole(Path(path).read_bytes()):
+                    raise ValueError("a checksum is wrong")  # Pillow reads on where only pixels are damaged
+                return image, stored
+            size = f"holds {pages} pages or frames, and one is expected. Save each as a file of its own"
+        else:
+            size = "is {}x{} pixels: more than {:.0f} megapixels or {} pixels a side. ".format(
+                *image.size, MAX_PIXELS / 1e6, MAX_SIDE
+            )
+            size += "Cut it into tiles, or leave it out if it is damaged"
     except FileNotFoundError:
         raise UserError(f"The {kind} {path} does not exist.") from None
     except Image.DecompressionBombError:
-        size = "is too large"
+        size = f"has more than {MAX_PIXELS / 1e6:.0f} megapixels. Cut it into tiles, or leave it out if it is damaged"
     except Exception as error:  # Pillow raises OSError, SyntaxError, ValueError, EOFError and struct.error
         reason = str(error) or type(error).__name__
         raise UserError(f"The {kind} {path} cannot be read ({reason}). Replace it or leave it out.") from None
-    raise UserError(
-        f"The {kind} {path} {size}: more than {MAX_PIXELS / 1e6:.0f} megapixels or {MAX_SIDE} pixels a side. Cut it"
-        " into tiles, or leave it out if it is damaged."
-    )
+    raise UserError(f"The {kind} {path} {size}.")
+
+
+def _stored(image: Image.Image) -> Stored:
+    """Tell how a file stores its pixels, as long as they are not decoded."""
+    tile = image.tile[0] if isinstance(image, ImageFile.ImageFile) and image.tile else None
+    args = () if tile is None else tile.args if isinstance(tile.args, tuple) else (tile.args,)
+    raw = args[0] if args and isinstance(args[0], str) else image.mode
+    maximum = args[1] if tile is not None and tile.codec_name.startswith("ppm") else None
+    lossy = image.format in ("JPEG", "MPO", "JPEG2000")
+    if isinstance(image, WebPImagePlugin.WebPImageFile) and image.fp is not None:
+        image.fp.seek(0)
+        lossy = b"VP8 " in image.fp.read(4096)  # the chunk of lossy pixels
+    return Stored(raw, maximum, image.getexif().get(ORIENTATION, 1) or 1, lossy)
+
+
+def _pages(image: Image.Image) -> int:
+    """Count the pages or frames of a file that are pictures of their own: no previews, pyramids or alpha masks."""
+    count: int = getattr(image, "n_frames", 1)
+    if count == 1 or image.format == "MPO":  # a photograph and what the camera adds to it
+        return 1
+    if isinstance(image, TiffImagePlugin.TiffImageFile):
+        kinds = []
+        for page in range(count):
+            image.seek(page)
+            kinds.append(image.tag_v2.get(254, 0))  # NewSubfileType: 1 a smaller copy, 4 a transparency mask
+        image.seek(0)
+        count = 1 + sum(not kind & 5 for kind in kinds[1:])
+    return count
 
 
 def _too_large(width: int, height: int) -> bool:

@@ -28,6 +28,8 @@ class DataSet(Protocol):
     transforms: list[v2.Transform]
     color: ColorJitter | None
     instances: bool
+    table: np.ndarray | None
+    value_range: tuple[float, float] | None
 
     @property
     def num_classes(self) -> int:

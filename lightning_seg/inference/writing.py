@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 from torch import Tensor
 
-from lightning_seg.data.io import list_images
+from lightning_seg.data.files import list_images
 from lightning_seg.errors import UserError
 from lightning_seg.runs.directory import write_whole
 

@@ -82,7 +82,7 @@ def test_another_file_setting_or_split_is_another_cache(camvid):
 
     def folder(**kwargs):
         arguments = {"images": "train", "masks": "trainannot", "batch_size": 1, "crop_size": (8, 8)}
-        data = Folder(str(camvid), ["a"] * 12, **arguments, **kwargs)
+        data = Folder(str(camvid), [f"class {i}" for i in range(12)], **arguments, **kwargs)
         return cache_key(data, "train", [])
 
     assert len({folder(), folder(labels={1: 2}), folder(colors=[(i, 0, 0) for i in range(12)])}) == 3

@@ -351,7 +351,8 @@ def try_file(path: Path, kind: str, good: bytes) -> str:
     Raises:
         Finding: It went wrong.
     """
-    from lightning_seg.data.io import ColorMask, read_image, read_mask
+    from lightning_seg.data.classes import ColorMask
+    from lightning_seg.data.io import read_image, read_mask
     from lightning_seg.errors import UserError
 
     colors = ColorMask([(0, 0, 0), (255, 255, 255)])

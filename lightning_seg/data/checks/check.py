@@ -4,13 +4,15 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from itertools import combinations
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
 from lightning_seg.constants import IGNORE_INDEX
 from lightning_seg.data.class_frequencies import balanced_weights
-from lightning_seg.data.examination import Finding, Inspection, describe, examine, files_of, shared
-from lightning_seg.data.io import IMAGE_SUFFIXES
+from lightning_seg.data.examination import Examination, Inspection, examine, files_of, shared
+from lightning_seg.data.files import IMAGE_SUFFIXES, is_hidden, natural_order
+from lightning_seg.data.findings import Finding, describe
 from lightning_seg.data.protocol import DataSet
 from lightning_seg.plotting.tables import text_table
 
@@ -125,6 +127,7 @@ def check(data: DataSet, limit: int | None = None, progress: bool = False) -> Re
         names = {split: [files_of(data, s)[0] for s in samples] for split, samples in found.samples.items()}
         report.findings += _duplicates(found.inspections, names)
         report.findings += _unused(data, report.lengths)
+        report.findings += _neighbours(data, found)
     return report
 
 
@@ -169,7 +172,11 @@ def _unused(data: DataSet, splits: Iterable[str]) -> list[Finding]:
     found = []
     for folder in sorted({path.parent for path in used}):
         there = (
-            {path for path in folder.iterdir() if path.suffix.lower() in IMAGE_SUFFIXES}
+            {
+                path
+                for path in folder.iterdir()
+                if path.suffix.lower() in IMAGE_SUFFIXES and not is_hidden(path.name)
+            }
             if folder.is_dir()
             else set()
         )
@@ -177,3 +184,48 @@ def _unused(data: DataSet, splits: Iterable[str]) -> list[Finding]:
         if len(unused) < len(there) / 2:  # otherwise the folder is a store for several purposes
             found += [Finding("unused", folder.name, str(path)) for path in unused]
     return found
+
+
+def _neighbours(data: DataSet, found: Examination) -> list[Finding]:
+    """Find splits whose images follow one another in names with those of training, and look alike."""
+    named = sorted(
+        (natural_order(data.name_of(sample)), split, i)
+        for split, samples in found.samples.items()
+        for i, sample in enumerate(samples)
+        if found.inspections[split][i].thumbnail is not None
+    )
+    series = [[part for part in key[:-2]] for key, _, _ in named]  # the name without its last number
+    findings = []
+    for split in sorted(found.samples.keys() - {data.train_split}):
+        pairs = [
+            (i, j)
+            for i, (_, own, _) in enumerate(named)
+            for j in (i - 1, i + 1)
+            if own == split
+            and 0 <= j < len(named)
+            and named[j][1] == data.train_split
+            and series[i] == series[j]
+        ]
+        held_out, total = {i for i, _ in pairs}, sum(own == split for _, own, _ in named)
+        if len(held_out) < max(3, total / 5):
+            continue
+        near = np.median([_difference(found, named[i], named[j]) for i, j in pairs])
+        rng = np.random.default_rng(0)
+        others = [rng.integers(len(named), size=2) for _ in range(200)]
+        far = np.median([_difference(found, named[i], named[j]) for i, j in others if abs(i - j) > 2])
+        if near < far / 2:
+            first, second = (data.name_of(found.samples[named[k][1]][named[k][2]]) for k in pairs[0])
+            findings.append(
+                Finding(
+                    "neighbours", split, split, f"{len(held_out)} of {total} images follow one of "
+                    f"{data.train_split} or come before it, and look alike: {first}, {second}",
+                )
+            )  # fmt: skip
+    return findings
+
+
+def _difference(found: Examination, *places: tuple[Any, str, int]) -> float:
+    """Mean difference of two thumbnails, in grey levels."""
+    one, two = (found.inspections[split][i].thumbnail for _, split, i in places)
+    assert one is not None and two is not None
+    return float(np.abs(one.astype(int) - two.astype(int)).mean())

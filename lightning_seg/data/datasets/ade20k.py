@@ -5,8 +5,9 @@ from typing import Any
 
 from lightning_seg.constants import IGNORE_INDEX
 from lightning_seg.data.base import SegmentationData
+from lightning_seg.data.classes import default_palette, label_table
 from lightning_seg.data.download import fetch
-from lightning_seg.data.io import default_palette, label_table
+from lightning_seg.data.files import glob_visible
 
 SERVER = "http://data.csail.mit.edu/places/ADEchallenge"
 FOLDERS = {"train": "training", "val": "validation"}
@@ -72,4 +73,4 @@ class ADE20K(SegmentationData):
         if not folder.is_dir():
             raise self.missing(folder)
         masks = self.base / "annotations" / FOLDERS[split]
-        return [(path, masks / f"{path.stem}.png") for path in sorted(folder.glob("*.jpg"))]
+        return [(path, masks / f"{path.stem}.png") for path in glob_visible(folder, "*.jpg")]

@@ -7,7 +7,11 @@ import numpy as np
 
 from lightning_seg.constants import IGNORE_INDEX
 from lightning_seg.data.base import SegmentationData
-from lightning_seg.data.io import ColorMask, label_table, read_image
+from lightning_seg.data.classes import ColorMask, label_table
+from lightning_seg.data.files import glob_visible
+from lightning_seg.data.io import read_image
+from lightning_seg.data.lists import columns, read_lines
+from lightning_seg.errors import UserError
 
 
 class CamVid(SegmentationData):
@@ -40,13 +44,32 @@ class CamVid(SegmentationData):
         super().__init__(root, **kwargs)
 
     def list_samples(self, split: str) -> list[tuple[Path, Path]]:
-        """List (image, mask) of a split, resolving the lists' foreign paths by their last two parts."""
+        """List (image, mask) of a split, resolving the lists' foreign paths by their last two parts.
+
+        Raises:
+            UserError: There is no list, or a line that is not an image and its mask.
+        """
         listing = self.root / f"{split}.txt"
         if not listing.is_file():
             raise self.missing(listing)
-        lines = [line.split() for line in listing.read_text().splitlines() if line.strip()]
-        image_and_mask = ([self.root.joinpath(*Path(name).parts[-2:]) for name in line] for line in lines)
-        return [(image, mask) for image, mask in image_and_mask]
+        return [self._pair(listing, line) for line in read_lines(listing)]
+
+    def _pair(self, listing: Path, line: str) -> tuple[Path, Path]:
+        names = [Path(name) for name in columns(line)]
+        ends = [name.parts[-2:] for name in names]
+        if len(ends) != 2 or len(ends[0]) != 2 or ends[1] != (f"{ends[0][0]}annot", ends[0][1]):
+            raise UserError(
+                f"{listing} should name an image and its mask in every line, as in 'train/x.png trainannot/x.png'; "
+                f"got {line!r}."
+            )
+        image, mask = (self.root.joinpath(*end) for end in ends)
+        for name, ours in zip(names, (image, mask), strict=True):
+            if name.is_absolute() and name.exists() and not (ours.exists() and name.samefile(ours)):
+                raise UserError(
+                    f"{listing} names {name}, which exists, but {ours} would be read. Point root to its folder, or "
+                    "make the paths in the list relative."
+                )
+        return image, mask
 
 
 GROUPS = {
@@ -108,13 +131,13 @@ class CamVidOriginal(SegmentationData):
         if not images.is_dir():
             raise self.missing(images)
         masks = self.root / "LabeledApproved_full"
-        frames = (path for path in sorted(images.glob("*.png")) if _split(path.stem) == split)
+        frames = (path for path in glob_visible(images, "*.png") if _split(path.stem) == split)
         return [(path, masks / f"{path.stem}_L.png") for path in frames]
 
     def read(self, sample: tuple[Path, Path]) -> tuple[np.ndarray, np.ndarray]:
         """Read an image and its mask."""
         mask = self.masks.read(sample[1])
-        return read_image(sample[0]), mask if self.table is None else self.table[mask]
+        return read_image(sample[0], self.value_range), mask if self.table is None else self.table[mask]
 
 
 def _split(name: str) -> str:

@@ -5,8 +5,9 @@ from typing import Any
 
 from lightning_seg.constants import IGNORE_INDEX
 from lightning_seg.data.base import SegmentationData
+from lightning_seg.data.classes import label_table
 from lightning_seg.data.download import unpack
-from lightning_seg.data.io import label_table
+from lightning_seg.data.files import glob_visible
 
 ARCHIVES = {"leftImg8bit": "leftImg8bit_trainvaltest.zip", "gtFine": "gtFine_trainvaltest.zip"}
 IDS = (7, 8, 11, 12, 13, 17, 19, 20, 21, 22, 23, 24, 25, 26, 27, 28, 31, 32, 33)
@@ -61,7 +62,7 @@ class Cityscapes(SegmentationData):
             raise self.missing(folder)
         masks = self.root / "gtFine" / split
         pairs = []
-        for image in sorted(folder.glob("*/*_leftImg8bit.png")):
+        for image in glob_visible(folder, "*/*_leftImg8bit.png"):
             frame = image.name.removesuffix("_leftImg8bit.png")
             pairs.append((image, masks / image.parent.name / f"{frame}_gtFine_labelIds.png"))
         return pairs

@@ -9,6 +9,7 @@ from torchvision import tv_tensors
 
 from lightning_seg.constants import IGNORE_INDEX
 from lightning_seg.data.base import SegmentationData
+from lightning_seg.data.classes import default_palette, label_table
 from lightning_seg.data.coco_file import (
     Annotation,
     CocoFile,
@@ -19,7 +20,7 @@ from lightning_seg.data.coco_file import (
 )
 from lightning_seg.data.coco_masks import turn, turn_box
 from lightning_seg.data.instances import instance_sample
-from lightning_seg.data.io import default_palette, label_table, read_image
+from lightning_seg.data.io import read_image
 from lightning_seg.errors import UserError
 
 THINGS = (
@@ -142,7 +143,7 @@ class COCO(SegmentationData):
         """Read an image and its mask, or paint the mask."""
         if self.labels == "stuff":
             return super().read(sample)
-        image = read_image(sample[0])
+        image = read_image(sample[0], self.value_range)
         if self.labels == "panoptic":
             return image, self._panoptic(sample[1], self._segments[sample[1]])
         mask = np.zeros(image.shape[:2], np.uint8)
@@ -161,7 +162,7 @@ class COCO(SegmentationData):
             raise UserError(
                 f"COCO has objects with labels=instances only; data.init_args.labels is {self.labels}."
             )
-        image = read_image(sample[0])
+        image = read_image(sample[0], self.value_range)
         painted = [found for found in self._painted(sample, image) if found[1].any()]
         masks = np.array([mask for _, mask, _ in painted], bool).reshape(-1, *image.shape[:2])
         labels = [self.class_of[entry.category] for entry, _, _ in painted]

@@ -1,5 +1,6 @@
 """A user's own images and masks."""
 
+import re
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -8,27 +9,29 @@ import numpy as np
 
 from lightning_seg.constants import IGNORE_INDEX
 from lightning_seg.data.base import SegmentationData
-from lightning_seg.data.folds import divide
-from lightning_seg.data.instances import Sample, instance_sample, masks_of_numbers, read_numbers
-from lightning_seg.data.io import (
+from lightning_seg.data.classes import (
+    Color,
     ColorMask,
-    Unpaired,
+    check_classes,
+    check_colors,
+    check_labels,
     default_palette,
     label_table,
-    list_images,
-    read_image,
 )
+from lightning_seg.data.files import Unpaired, by_name, natural_order
+from lightning_seg.data.folds import divide
+from lightning_seg.data.instances import Sample, instance_sample, masks_of_numbers
+from lightning_seg.data.io import read_image, read_numbers
+from lightning_seg.data.lists import Names, listed_pairs
 from lightning_seg.errors import UserError
-
-Color = tuple[int, int, int]
 
 
 class Folder(SegmentationData):
     """Images and masks in two folders, paired by name.
 
     Which sample belongs to which split is said in one of three ways, looked for in this order: lists
-    (`root/train.txt`, one name a line, ending and folder optional), folders (`root/images/train/`,
-    `root/masks/train/`), or `split_ratios`.
+    (`root/train.txt`, one name a line, ending and folder optional, or an image and its mask), folders
+    (`root/images/train/`, `root/masks/train/`), or `split_ratios`.
 
     Args:
         root: Folder of the data set.
@@ -44,9 +47,12 @@ class Folder(SegmentationData):
             in `masks`; an object has the class of most of its pixels. If it is `masks` itself, there is one class
             besides the background, and the masks need not say it.
         split_ratios: Relative size of each split, for example {train: 0.8, val: 0.1, test: 0.1}.
-        split_seed: Seed of the division by `split_ratios`.
-        sequence: Whether neighbours in the order of names look alike, as slices and video frames do: folds
-            are then blocks of neighbours.
+        split_seed: Seed of the division by `split_ratios`; of no effect with `sequence`.
+        sequence: Whether neighbours in the order of names look alike, as slices and video frames do: splits by
+            `split_ratios` and folds are then blocks of neighbours.
+        groups: What images belong together (a patient, a video, a place) and must not be divided between splits by
+            `split_ratios` or between folds: `folder` for the folder they lie in, or a regular expression whose groups,
+            or else whose whole match in the image's name, names the group, for example `patient[0-9]+`.
         **kwargs: As for every data set.
 
     Raises:
@@ -67,15 +73,22 @@ class Folder(SegmentationData):
         split_ratios: dict[str, float] | None = None,
         split_seed: int = 0,
         sequence: bool = False,
+        groups: str | None = None,
         **kwargs: Any,
     ) -> None:
         super().__init__(root, **kwargs)
+        check_classes(class_names)
         if colors is not None and len(colors) != len(class_names):
             raise UserError(f"There are {len(class_names)} class_names but {len(colors)} colors.")
         if colors is not None and labels is not None:
             raise UserError("Give labels for masks of numbers, or colors for masks of colors, not both.")
+        if void_colors and not colors:
+            raise UserError("void_colors belong to masks of colors; give the colors of the classes, too.")
+        check_labels(labels or {}, len(class_names))
+        check_colors(colors or (), void_colors or ())
+        self.groups = groups if groups in (None, "folder") else _compiled(groups)
         self.class_names = tuple(class_names)
-        self.palette = tuple(colors) if colors else default_palette(len(class_names))
+        self.palette = tuple((r, g, b) for r, g, b in colors) if colors else default_palette(len(class_names))
         self.images, self.masks, self.mask_suffix = self.root / images, self.root / masks, mask_suffix
         self.table = label_table(labels) if labels else None
         self.color_mask = ColorMask(colors, void_colors or ()) if colors else None
@@ -104,7 +117,11 @@ class Folder(SegmentationData):
         if (self.images / split).is_dir():
             return self._pairs(split)
         if self.split_ratios and split in self.split_ratios:
-            return divide(self._pairs(), self.split_ratios, self.split_seed)[split]
+            pairs = self._pairs()
+            if self.sequence:
+                pairs = sorted(pairs, key=lambda pair: natural_order(self.name_of(pair)))
+            groups = [self.group_of(pair) for pair in pairs] if self.groups else None
+            return divide(pairs, self.split_ratios, self.split_seed, groups, self.sequence)[split]
         raise UserError(
             f"There is no split {split!r} in {self.root}: no {split}.txt and no {self.images.name}/{split}/. "
             "Make one of them, or give split_ratios, for example "
@@ -114,10 +131,10 @@ class Folder(SegmentationData):
     def read(self, sample: tuple[Path, Path]) -> tuple[np.ndarray, np.ndarray]:
         """Read an image and its mask."""
         if self.objects == self.masks:
-            return read_image(sample[0]), (read_numbers(sample[1]) > 0).astype(np.uint8)
+            return read_image(sample[0], self.value_range), (read_numbers(sample[1]) > 0).astype(np.uint8)
         if self.color_mask is None:
             return super().read(sample)
-        return read_image(sample[0]), self.color_mask.read(sample[1])
+        return read_image(sample[0], self.value_range), self.color_mask.read(sample[1])
 
     def read_instances(self, sample: tuple[Path, Path]) -> Sample:
         """Read an image and its objects.
@@ -144,10 +161,23 @@ class Folder(SegmentationData):
         """Name a sample by its image's place in the folder, without ending."""
         return sample[0].relative_to(self.images).with_suffix("").as_posix()
 
+    def group_of(self, sample: tuple[Path, Path]) -> str | None:
+        """Name the group of a sample; see `groups`."""
+        name = self.name_of(sample)
+        if self.groups is None or self.groups == "folder":
+            return None if self.groups is None else Path(name).parent.as_posix()
+        found = re.search(self.groups, name)
+        if found is None:
+            raise UserError(
+                f"data.init_args.groups is {self.groups!r}, which does not occur in the name {name!r}. Every image "
+                "needs a group."
+            )
+        return "/".join(part or "" for part in found.groups() or [found.group()])
+
     def _pairs(self, part: str = "") -> list[tuple[Path, Path]]:
         """Pair all images and masks, or those below a subfolder."""
-        images = self._by_name(self.images, part, "")
-        masks = self._by_name(self.masks, part, self.mask_suffix)
+        images = by_name(self.images, part)
+        masks = by_name(self.masks, part, self.mask_suffix)
         alone = {
             str(images[name]): f"no mask in {self.masks}" for name in sorted(images.keys() - masks.keys())
         }
@@ -164,31 +194,15 @@ class Folder(SegmentationData):
         return [(images[name], masks[name]) for name in sorted(images)]
 
     def _listed(self, listing: Path) -> list[tuple[Path, Path]]:
-        """Find the files that a list names, with or without folder and ending."""
-        images = self._by_name(self.images, "", "")
-        masks = self._by_name(self.masks, "", self.mask_suffix)
-        known = {alias: name for name in images for alias in (Path(name).name, name)}
-        found, missing = [], {}
-        for line in filter(None, map(str.strip, listing.read_text().splitlines())):
-            path = Path(line)
-            spellings = (line, path.with_suffix("").as_posix(), path.name, path.stem)
-            name = next((known[spelling] for spelling in spellings if spelling in known), None)
-            if name is None or name not in masks:
-                missing[line] = f"no such file in {self.images if name is None else self.masks}"
-            else:
-                found.append((images[name], masks[name]))
-        if missing:
-            first, lack = next(iter(missing.items()))
-            raise Unpaired(
-                f"{listing} names {len(missing)} files that are not there, first {first!r}: {lack}.", missing
-            )
-        return found
+        """Find the files that a list names."""
+        images = Names(by_name(self.images), self.images, self.root)
+        masks = Names(by_name(self.masks), self.masks, self.root)
+        return listed_pairs(listing, images, masks, by_name(self.masks, suffix=self.mask_suffix))
 
-    def _by_name(self, folder: Path, part: str, suffix: str) -> dict[str, Path]:
-        """Image files below a folder by their relative names without ending and suffix."""
-        names = {}
-        for path in list_images(folder / part):
-            name = path.relative_to(folder).with_suffix("").as_posix()
-            if name.endswith(suffix):
-                names[name.removesuffix(suffix)] = path
-        return names
+
+def _compiled(groups: str) -> str:
+    try:
+        re.compile(groups)
+    except re.error as error:
+        raise UserError(f"data.init_args.groups is no regular expression: {groups!r} ({error}).") from None
+    return groups

@@ -6,7 +6,8 @@ import cv2
 import numpy as np
 
 from lightning_seg.data.base import SegmentationData
-from lightning_seg.data.io import default_palette, label_table, to_labels, to_rgb
+from lightning_seg.data.classes import check_classes, check_labels, default_palette, label_table
+from lightning_seg.data.io import to_labels, to_rgb
 from lightning_seg.errors import UserError
 
 
@@ -41,6 +42,8 @@ class HuggingFace(SegmentationData):
         self.mask = mask
         self.class_names = tuple(class_names)
         self.palette = default_palette(len(class_names))
+        check_classes(self.class_names)
+        check_labels(labels or {}, self.num_classes)
         self.table = label_table(labels) if labels else None
         self._splits: dict[str, Any] = {}
 
@@ -53,7 +56,9 @@ class HuggingFace(SegmentationData):
         split, row = sample
         entry, where = self._load(split)[row], f"row {row} of {self.name} ({split})"
         labels = to_labels(entry[self.mask], where)
-        return to_rgb(entry[self.image], where), labels if self.table is None else cv2.LUT(labels, self.table)
+        return to_rgb(entry[self.image], where, self.value_range), labels if self.table is None else cv2.LUT(
+            labels, self.table
+        )
 
     def name_of(self, sample: tuple[str, int]) -> str:
         """Name a sample by its split and row."""

@@ -4,7 +4,8 @@ from pathlib import Path
 from typing import Any
 
 from lightning_seg.data.base import SegmentationData
-from lightning_seg.data.io import label_table
+from lightning_seg.data.classes import label_table
+from lightning_seg.data.files import glob_visible
 
 
 class ISBI(SegmentationData):
@@ -41,7 +42,7 @@ class ISBI(SegmentationData):
         folder = self.root / "image"
         if not folder.is_dir():
             raise self.missing(folder)
-        images = sorted(folder.glob("*.png"), key=lambda path: (len(path.stem), path.stem))
+        images = sorted(glob_visible(folder, "*.png"), key=lambda path: (len(path.stem), path.stem))
         pairs = [(path, self.root / "label" / path.name) for path in images]
         first = len(pairs) - len(pairs) // 5
         parts = {"train": pairs[:first], "val": pairs[first:], "all": pairs}

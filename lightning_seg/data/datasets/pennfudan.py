@@ -4,9 +4,11 @@ from pathlib import Path
 from typing import Any
 
 from lightning_seg.data.base import SegmentationData
+from lightning_seg.data.classes import label_table
+from lightning_seg.data.files import glob_visible
 from lightning_seg.data.folds import divide
 from lightning_seg.data.instances import instance_sample, masks_of_numbers
-from lightning_seg.data.io import label_table, read_image, read_mask
+from lightning_seg.data.io import read_image, read_numbers
 
 
 class PennFudan(SegmentationData):
@@ -33,7 +35,7 @@ class PennFudan(SegmentationData):
         folder = self.root / "PNGImages"
         if not folder.is_dir():
             raise self.missing(folder)
-        images = sorted(folder.glob("*.png"))
+        images = glob_visible(folder, "*.png")
         pairs = [(path, self.root / "PedMasks" / f"{path.stem}_mask.png") for path in images]
         parts = divide(pairs, {"train": 0.7, "val": 0.15, "test": 0.15}) | {"all": pairs}
         if split not in parts:
@@ -42,5 +44,5 @@ class PennFudan(SegmentationData):
 
     def read_instances(self, sample: tuple[Path, Path]) -> dict[str, Any]:
         """Read the image and its persons, as a sample of `lightning_seg.data.instances`."""
-        masks = masks_of_numbers(read_mask(sample[1]))
-        return instance_sample(read_image(sample[0]), masks, [1] * len(masks))
+        masks = masks_of_numbers(read_numbers(sample[1]))
+        return instance_sample(read_image(sample[0], self.value_range), masks, [1] * len(masks))
