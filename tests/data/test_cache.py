@@ -1,7 +1,5 @@
 import os
 import pickle
-import subprocess
-import sys
 from pathlib import Path
 
 import numpy as np
@@ -17,6 +15,7 @@ from lightning_seg.data.datasets.camvid import CamVid
 from lightning_seg.data.datasets.folder import Folder
 from lightning_seg.data.datasets.voc import VOC
 from lightning_seg.errors import UserError
+from tests.processes import run_ranks
 
 
 @pytest.fixture(autouse=True)
@@ -96,15 +95,16 @@ def test_changed_files_are_read_again(camvid):
     assert (before != 3).any() and (after == 3).all()
 
 
-def test_two_processes_build_one_cache(camvid, elsewhere):
-    code = (
-        "import sys; from lightning_seg.data.datasets.camvid import CamVid\n"
-        "data = CamVid(sys.argv[1], batch_size=1, crop_size=(8, 8), cache='disk')\n"
-        "print(sum(int(image.sum()) + int(mask.sum()) for image, mask in data.cached('train')))"
-    )
-    command = [sys.executable, "-c", code, str(camvid)]
-    processes = [subprocess.Popen(command, stdout=subprocess.PIPE, text=True) for _ in range(2)]
-    sums = {int(process.communicate()[0].split()[-1]) for process in processes}
+def build_cache(root, folder):
+    """Build the cache, or wait for the process that does, and write the sum of all values."""
+    data = CamVid(str(root), batch_size=1, crop_size=(8, 8), cache="disk")
+    total = sum(int(image.sum()) + int(mask.sum()) for image, mask in data.cached("train"))
+    (folder / f"sum-{os.environ['RANK']}").write_text(str(total))
+
+
+def test_two_processes_build_one_cache(camvid, elsewhere, tmp_path):
+    run_ranks(2, build_cache, camvid, tmp_path)
+    sums = {int(file.read_text()) for file in tmp_path.glob("sum-*")}
     data = camvid_data(camvid)
     assert sums == {sum(int(part.sum()) for sample in data.samples("train") for part in data.read(sample))}
     assert len([path for path in elsewhere.iterdir() if path.is_dir()]) == 1

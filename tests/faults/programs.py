@@ -6,7 +6,6 @@ A server imports everything once; each program is a fork of it. `experiment` wri
 import csv
 import hashlib
 import json
-import multiprocessing
 import os
 import re
 import signal
@@ -14,16 +13,7 @@ import sys
 import time
 from pathlib import Path
 
-ROOT = Path(__file__).parents[2]
-CONTEXT = multiprocessing.get_context("forkserver")
-CONTEXT.set_forkserver_preload(
-    [
-        "lightning_seg.cli.commands",
-        "lightning_seg.networks.unet",
-        "lightning_seg.data.datasets.shapes",
-        "wandb",
-    ]
-)
+from tests.processes import CONTEXT, ROOT
 
 TINY = """
 seed_everything: 0

@@ -3,12 +3,11 @@
 import contextlib
 import io
 import os
-import subprocess
-import sys
 
 import numpy as np
 import pytest
 import torch
+import torch.distributed as dist
 from pycocotools import mask as coco_mask
 from pycocotools.coco import COCO
 from pycocotools.cocoeval import COCOeval
@@ -16,6 +15,7 @@ from pycocotools.cocoeval import COCOeval
 from lightning_seg.constants import IGNORE_INDEX
 from lightning_seg.metrics.instance import ObjectScores, view_of_found, view_of_truth
 from lightning_seg.metrics.objects import panoptic_counts
+from tests.processes import run_ranks
 
 CLASSES = 4  # the background and three kinds of objects
 
@@ -141,29 +141,25 @@ def test_average_precision_is_that_of_pycocotools():
     assert empty >= 10 and scored >= 90
 
 
-PROCESS = """
-import sys
-import torch
-import torch.distributed as dist
-rank, folder = int(sys.argv[1]), sys.argv[2]
-sys.path.insert(0, sys.argv[3])
-from test_instance import our_scores, some_images
-pairs = some_images()
-everything = range(len(pairs))
-for world in (3, 2):
-    if rank == world:
-        break
-    dist.init_process_group("gloo", init_method=f"file://{folder}/meet-{world}", rank=rank, world_size=world)
-    for name, places in (
-        ("in turn", everything[rank::world]),
-        ("one has all", everything if rank == 1 else []),
-        ("backwards", everything[::-1][rank::world]),
-    ):
-        quality = our_scores(pairs, places)
-        found = {key: torch.as_tensor(value, dtype=torch.float64) for key, value in quality.items()}
-        torch.save(found, f"{folder}/{name} {rank} of {world}.pt")
-    dist.destroy_process_group()
-"""
+def score_in_processes(folder):
+    """Score some images as one of three, then as one of two processes."""
+    rank, pairs = int(os.environ["RANK"]), some_images()
+    everything = range(len(pairs))
+    for world in (3, 2):
+        if rank == world:
+            break
+        dist.init_process_group(
+            "gloo", init_method=f"file://{folder}/meet-{world}", rank=rank, world_size=world
+        )
+        for name, places in (
+            ("in turn", everything[rank::world]),
+            ("one has all", everything if rank == 1 else []),
+            ("backwards", everything[::-1][rank::world]),
+        ):
+            quality = our_scores(pairs, places)
+            found = {key: torch.as_tensor(value, dtype=torch.float64) for key, value in quality.items()}
+            torch.save(found, f"{folder}/{name} {rank} of {world}.pt")
+        dist.destroy_process_group()
 
 
 def some_images():
@@ -172,10 +168,7 @@ def some_images():
 
 def test_one_two_and_three_processes_give_the_same_scores(tmp_path):
     """To the last bit, where they saw unevenly many images or none, in any order."""
-    command = [sys.executable, "-c", PROCESS]
-    here = os.path.dirname(__file__)
-    processes = [subprocess.Popen([*command, str(rank), str(tmp_path), here]) for rank in range(3)]
-    assert [process.wait(timeout=300) for process in processes] == [0, 0, 0]
+    run_ranks(3, score_in_processes, tmp_path)
     alone = our_scores(some_images())
     assert 0 < alone["mask_ap"] < 1 and 0 < alone["pq"] < 1
     files = sorted(tmp_path.glob("*.pt"))

@@ -1,18 +1,10 @@
-"""Fine-tuning policies: what is frozen does not move, statistics included, in whole trainings.
-
-Run as a script, ``test_finetune.py FOLDER``, it trains under every policy and keeps the network's tensors, in as many
-processes as the environment of torchrun says.
-"""
+"""Fine-tuning policies: what is frozen does not move, statistics included, in whole trainings."""
 
 import functools
 import hashlib
 import logging
 import os
-import socket
-import subprocess
-import sys
 import warnings
-from pathlib import Path
 
 import lightning as L
 import pytest
@@ -36,6 +28,7 @@ from lightning_seg.training.finetune.policies import (
     scale_learning_rates,
     table,
 )
+from tests.processes import run_ranks
 
 STAGES = 5  # of the backbone test_resnet
 # Name: the policy, how many stages stand still in the first and in the second epoch, and what moves of the
@@ -128,22 +121,6 @@ def train_all(folder):
         torch.save({"whole": whole, "resumed": resumed}, folder / f"{name}-{rank}.pt")
 
 
-def processes(count, folder):
-    """Run this file in so many processes, with what torchrun would tell them."""
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = str(free.getsockname()[1])
-    told = {
-        "MASTER_ADDR": "127.0.0.1",
-        "MASTER_PORT": port,
-        "WORLD_SIZE": str(count),
-        "TORCHELASTIC_RUN_ID": "1",
-    }
-    command = [sys.executable, __file__, str(folder)]
-    ranks = [{"RANK": str(rank), "LOCAL_RANK": str(rank)} for rank in range(count)]
-    return [subprocess.Popen(command, env=os.environ | told | rank) for rank in ranks]
-
-
 @pytest.fixture(scope="module")
 def trained(tmp_path_factory):
     """Return the folder of the trainings in so many processes, made when they are first asked for."""
@@ -154,7 +131,7 @@ def trained(tmp_path_factory):
         if count == 1:
             train_all(made)
         else:
-            assert [process.wait(timeout=300) for process in processes(count, made)] == [0] * count
+            run_ranks(count, train_all, made)
         return made
 
     return folder
@@ -297,7 +274,3 @@ def test_table_says_what_trains_when_and_how_fast():
     assert "from epoch 1" in text and "from 50 % of the steps" in text
     modes = [part.batch_norm for part in Frozen("train").parts(make("frozen-train").network)]
     assert modes == ["train"] * 5 + ["train", None]
-
-
-if __name__ == "__main__":
-    train_all(Path(sys.argv[1]))
