@@ -38,14 +38,20 @@ class ConvolutionalVGG(TimmBackbone):
         """Return the five convolutional stages and each of the fully connected layers."""
         return [*super().stages(), ("fc1", nn.ModuleList([self.fc1])), ("fc2", nn.ModuleList([self.fc2]))]
 
-    def _convert_weights(self, state: dict[str, Tensor]) -> None:
-        super()._convert_weights(state)
-        names = ("pre_logits.fc1", "pre_logits.fc2")
-        if "classifier.0.weight" in state:  # torchvision's are matrices over the flattened 7x7 map
-            names = ("classifier.0", "classifier.3")
-        for layer, name in zip((self.fc1, self.fc2), names, strict=True):
-            weight = state[f"{name}.weight"].view_as(layer.weight)
-            layer.load_state_dict({"weight": weight, "bias": state[f"{name}.bias"]})
+    def _rename(self, state: dict[str, Tensor]) -> dict[str, Tensor]:
+        state = dict(state)
+        # torchvision's classifier has matrices over the flattened 7x7 map
+        for name, layer in {"classifier.0": self.fc1, "classifier.3": self.fc2}.items():
+            weight = state.get(f"{name}.weight")
+            if weight is not None and weight.numel() == layer.weight.numel():
+                state[f"{name}.weight"] = weight.reshape(layer.weight.shape)
+        ours = {"pre_logits": "", "classifier.0": "fc1", "classifier.3": "fc2"}
+        renamed = {}
+        for key, value in state.items():
+            theirs = next((name for name in ours if key.startswith(f"{name}.")), None)
+            rest = key if theirs is None else f"{ours[theirs]}{key.removeprefix(theirs)}".removeprefix(".")
+            renamed[rest] = value
+        return renamed
 
 
 class _SkipDecoder(nn.Module):

@@ -1,7 +1,6 @@
 """Atomic checkpoint files: complete or absent, the previous one kept, damage detected."""
 
 import os
-import zipfile
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -11,6 +10,7 @@ from lightning.pytorch.plugins.io import TorchCheckpointIO
 from lightning.pytorch.utilities import rank_zero_warn
 
 from lightning_seg.errors import UserError
+from lightning_seg.networks.backbones.tensor_file import damage_of, why_unreadable
 from lightning_seg.runs.directory import BEST_CHECKPOINT, LAST_CHECKPOINT, PREVIOUS_CHECKPOINT
 
 LAST, PREVIOUS = Path(LAST_CHECKPOINT).name, Path(PREVIOUS_CHECKPOINT).name
@@ -76,25 +76,9 @@ def read(path: str | Path, map_location: Any = "cpu") -> dict[str, Any]:
         out: dict[str, Any] = torch.load(path, map_location=map_location, weights_only=True)
         return out
     except Exception as error:  # a foreign zip file fails in many ways
-        first = str(error).strip().split("\n")[0]
         raise UserError(
-            f"{path} is no checkpoint of tensors and plain types, and nothing else is loaded: {first}"
+            f"{path} is no checkpoint of tensors and plain types: {why_unreadable(error)}"
         ) from None
-
-
-def damage_of(path: Path) -> str | None:
-    """Say what is wrong with a checkpoint file, compared with the checksums in it; None if it is whole.
-
-    torch itself reads flipped bits without a word.
-    """
-    try:
-        with zipfile.ZipFile(path) as file:
-            broken = file.testzip()
-    except FileNotFoundError:
-        return "does not exist"
-    except (OSError, zipfile.BadZipFile, RuntimeError, NotImplementedError) as error:
-        return f"is damaged or incomplete ({error})"
-    return f"is damaged (wrong checksum of {broken})" if broken else None
 
 
 def newest(run: Path) -> Path | None:

@@ -1,12 +1,11 @@
 """MiT, the encoder of SegFormer, which timm does not have."""
 
-from pathlib import Path
-
 from torch import Tensor, nn
 
 from lightning_seg.errors import UserError
 from lightning_seg.networks.backbones.base import Backbone
-from lightning_seg.networks.backbones.weights import read_file, unreachable
+from lightning_seg.networks.backbones.tensor_file import load_fitting, read_tree, split_choice
+from lightning_seg.networks.backbones.weights import FLAG, unreachable
 
 
 class MixTransformer(Backbone):
@@ -54,16 +53,13 @@ class MixTransformer(Backbone):
         """
         if self.weights is False:
             return super().load_weights()
+        choice = ""
         if self.weights is True:
-            state = _from_hub(self.name)
+            state, source = _from_hub(self.name), f"ImageNet, {self.name}"
         else:
-            state = read_file(Path(self.weights).expanduser())
-        try:
-            self.net.load_state_dict(state)
-        except RuntimeError as error:
-            raise UserError(f"The weights in {self.weights} are not those of {self.name}: {error}") from error
-        source = f"ImageNet, {self.name}" if self.weights is True else self.weights
-        return f"backbone {len(state)} tensors of {source}"
+            file, choice = split_choice(str(self.weights))
+            state, source = read_tree(file, FLAG), str(file)
+        return "backbone " + load_fitting(self.net, state, source, self.name, choice=choice)
 
 
 def _from_hub(name: str) -> dict[str, Tensor]:

@@ -1,8 +1,10 @@
 """Any timm model as a backbone."""
 
 import logging
-from collections.abc import Iterator
+import sys
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from functools import lru_cache
 from typing import Any
 
 import torch
@@ -11,6 +13,13 @@ from torch.nn import functional as F
 
 from lightning_seg.errors import UserError
 from lightning_seg.networks.backbones.base import Backbone
+from lightning_seg.networks.backbones.tensor_file import (
+    Translation,
+    by_name,
+    load_fitting,
+    misfit,
+    plain_state,
+)
 from lightning_seg.networks.backbones.weights import read_weights
 
 
@@ -25,8 +34,9 @@ class TimmBackbone(Backbone):
     Args:
         name: A timm model with `features_only`, such as ``resnet50`` or ``resnet50.a1_in1k``.
         weights: True for timm's pretrained weights, False for random ones, the path of a ``.safetensors``,
-            ``.pth`` or ``.ckpt`` file, ``package:NAME`` for a Python package that carries a ``.pth``, ``run:RUN``
-            for the network of another run, or ``backbone-of:RUN`` for its backbone.
+            ``.pth`` or ``.ckpt`` file (``FILE#NAME`` chooses among several state dicts in it), ``package:NAME`` for a
+            Python package that carries a ``.pth``, ``run:RUN`` for the network of another run, or
+            ``backbone-of:RUN`` for its backbone.
         output_stride: Stride in pixels of the deepest feature map, reached by dilation: 8, 16 or 32.
 
     Raises:
@@ -93,47 +103,90 @@ class TimmBackbone(Backbone):
         """
         if self.weights is False:
             return super().load_weights()
-        self.set_weights(read_weights(self.name, self.weights))
-        config = _pretrained_config(self.name)
-        source = (config.hf_hub_id or config.url) if self.weights is True else self.weights
-        return f"backbone {len(self.state_dict())} tensors of {source}"
+        return self.set_weights(*read_weights(self.name, self.weights))
 
-    def set_weights(self, state: dict[str, Tensor]) -> None:
-        """Load a state dict with the names of timm, of the weights' publisher, or of one of our checkpoints.
+    def set_weights(self, state: Mapping[str, Any], source: str = "the state dict", choice: str = "") -> str:
+        """Load a state dict with the names of timm, of a publisher that timm knows, or of one of our checkpoints.
+
+        Args:
+            state: The state dict, perhaps inside other dictionaries.
+            source: Where it is from, for messages.
+            choice: Which of several to take (see `load_fitting`).
+
+        Returns:
+            What was loaded, in words.
 
         Raises:
-            UserError: If tensors are missing or have other shapes.
+            UserError: If tensors are missing, left over or have other shapes; the backbone is as it was.
         """
-        inner = {key.split("backbone.", 1)[1]: value for key, value in state.items() if "backbone." in key}
-        try:
-            if self.state_dict().keys() <= inner.keys():
-                self.load_state_dict(inner)
-            else:
-                self._convert_weights(inner or state)  # other libraries prefix the names with "backbone." too
-        except (RuntimeError, KeyError) as error:
-            raise UserError(f"The weights in {self.weights} are not those of {self.name}: {error}") from error
+        return "backbone " + load_fitting(self, state, source, self.name, self._translate, choice)
 
-    def _convert_weights(self, state: dict[str, Tensor]) -> None:
-        # timm knows the names that each publisher uses and converts them, but says nothing when tensors are
-        # missing: compare with a twin made from the same random numbers.
-        with torch.random.fork_rng(devices=[]), _quiet("timm"):
-            seed = torch.seed()
-            twin = _create(self.name).state_dict()
-            torch.manual_seed(seed)
-            source = {"state_dict": state}
-            loaded = _create(self.name, pretrained=True, pretrained_cfg_overlay=source).state_dict()
-        missing = [key for key, value in loaded.items() if value.ndim > 1 and torch.equal(value, twin[key])]
-        if missing:
-            raise KeyError(
-                f"{len(missing)} of its tensors are missing, the first being {missing[0]}; found are "
-                f"{', '.join(list(state)[:3]) or 'none'}, ..."
-            )
-        self.net.load_state_dict(loaded)
+    def _translate(self, state: dict[str, Tensor]) -> Translation:
+        """Find the backbone's tensors in a state dict: by its own names, by timm's, by those timm can convert."""
+        own = plain_state(self)
+        found = by_name(state, own)
+        if not misfit(own, found)[0]:
+            return found
+        full = _full_model(self.name)
+        found = self._by_timm_name(self._rename(state), full)
+        convert = getattr(sys.modules[type(full).__module__], "checkpoint_filter_fn", None)
+        if convert is None or not misfit(own, found)[0]:
+            return found
+        try:
+            with _quiet("timm"):
+                converted = self._by_timm_name(self._rename(convert(dict(state), full)), full)
+        except Exception:  # it expects the names of certain publishers
+            return found
+        for key, value in converted.tensors.items():
+            before = state.get(key.removeprefix("net.").removeprefix("model."))
+            if before is not None and before.shape != value.shape:
+                if not key.endswith(
+                    "pos_embed"
+                ):  # position embeddings are interpolated for other image sizes
+                    return found
+                converted.converted.append(
+                    f"{key} resampled from {tuple(before.shape)} to {tuple(value.shape)}"
+                )
+        return converted if not misfit(own, converted)[0] else found
+
+    def _rename(self, state: dict[str, Tensor]) -> dict[str, Tensor]:
+        """Change names that the architecture has in timm before they are looked up."""
+        return state
+
+    def _by_timm_name(self, state: dict[str, Tensor], full: nn.Module) -> Translation:
+        """Find the backbone's tensors among those of the whole timm model, whose names differ in dots only."""
+        own = {_flat(key.removeprefix("net.")): key for key in plain_state(self)}
+        known = {key.replace(".", "_") for key in full.state_dict()}
+        tops = tuple({f"{key.split('.')[0]}_" for key in full.state_dict() if key.replace(".", "_") in own})
+        found = Translation({})
+        for key, value in state.items():
+            flat = key.replace(".", "_")
+            if flat in own and own[flat] not in found.tensors:
+                found.tensors[own[flat]] = value
+            elif flat in own or (flat not in known and flat.startswith(tops) and not key.endswith(_DERIVED)):
+                found.foreign.append(key)
+            else:
+                found.left_out.append(key)
+        return found
+
+
+# What some versions keep in the state dict although it follows from the architecture.
+_DERIVED = ("relative_position_index", "attn_mask", "relative_coords_table", "num_batches_tracked")
+
+
+@lru_cache(maxsize=4)
+def _full_model(name: str) -> nn.Module:
+    """Return timm's whole model without storage: names and shapes, and what timm's conversions ask of it."""
+    import timm
+
+    with torch.device("meta"):
+        model: nn.Module = timm.create_model(name, pretrained=False)
+    return model
 
 
 @contextmanager
 def _quiet(name: str) -> Iterator[None]:
-    """Hold back a logger's warnings; timm has one for every classifier that is left unused."""
+    """Hold back a logger's warnings."""
     logger = logging.getLogger(name)
     level = logger.level
     logger.setLevel(logging.ERROR)
@@ -178,12 +231,10 @@ def _create(name: str, output_stride: int = 32, **kwargs: Any) -> Any:
         options = [{**option, "output_stride": output_stride} for option in options] + options
     for option in options:
         try:
-            return timm.create_model(name, features_only=True, **{"pretrained": False, **kwargs, **option})
+            return timm.create_model(name, pretrained=False, features_only=True, **kwargs, **option)
         except TypeError as error:
             failure: Exception = error
         except (AssertionError, AttributeError, NotImplementedError, RuntimeError) as error:
-            if "pretrained" in kwargs:  # the fault is in the weights
-                raise
             failure = error
             break
     raise UserError(
@@ -193,11 +244,8 @@ def _create(name: str, output_stride: int = 32, **kwargs: Any) -> Any:
 
 
 def _count_blocks(name: str) -> int:
-    import timm
-
-    with torch.device("meta"):
-        model: Any = timm.create_model(name, pretrained=False)
-    return len(model.feature_info)
+    full: Any = _full_model(name)
+    return len(full.feature_info)
 
 
 def _flat(name: str) -> str:

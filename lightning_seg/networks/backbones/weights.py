@@ -11,27 +11,41 @@ import torch
 from torch import Tensor, nn
 
 from lightning_seg.errors import UserError
+from lightning_seg.networks.backbones.tensor_file import (
+    by_name,
+    misfit,
+    nested_states,
+    plain_state,
+    read_tree,
+    split_choice,
+)
 
-_FLAG = "--model.network.init_args.weights"
+FLAG = "--model.network.init_args.weights"
 _RUN, _BACKBONE_OF = "run:", "backbone-of:"
 
 
-def read_weights(name: str, weights: bool | str) -> dict[str, Tensor]:
+def read_weights(name: str, weights: bool | str) -> tuple[Any, str, str]:
     """Read the pretrained tensors for a timm model, under the names their publisher gave them.
 
     Args:
         name: A timm model name, with or without a pretrained tag.
-        weights: True for timm's own weights, a path to a ``.safetensors``, ``.pth`` or ``.ckpt`` file, or
-            ``package:NAME`` for an installed Python package that carries a ``.pth`` file.
+        weights: True for timm's own weights, the path of a ``.safetensors``, ``.pth`` or ``.ckpt`` file, perhaps with
+            the name of the tensors in it, ``FILE#NAME``, or ``package:NAME`` for an installed Python package that
+            carries a ``.pth`` file.
+
+    Returns:
+        What the file holds, its name for messages, and NAME or an empty string.
 
     Raises:
         UserError: If the weights cannot be found, reached or read.
     """
     if weights is True:
-        return read_file(_from_hub(name))
+        file, source = _from_hub(name)
+        return read_tree(file, FLAG), source, ""
     if str(weights).startswith("package:"):
-        return _from_package(name, str(weights).removeprefix("package:"))
-    return read_file(Path(str(weights)).expanduser())
+        return _from_package(name, str(weights).removeprefix("package:")), str(weights), ""
+    file, choice = split_choice(str(weights))
+    return read_tree(file, FLAG), str(file), choice
 
 
 def names_a_run(weights: bool | str) -> bool:
@@ -58,97 +72,71 @@ def load_run(network: nn.Module, weights: str, find_checkpoint: Callable[[str], 
     """
     prefix = _RUN if weights.startswith(_RUN) else _BACKBONE_OF
     file = find_checkpoint(weights.removeprefix(prefix))
-    ours = network.state_dict()
+    tree = read_tree(file, FLAG)
+    state = tree.get("state_dict", {}) if isinstance(tree, dict) else {}
     theirs = {
         key.removeprefix("network."): value
-        for key, value in read_file(file).items()
-        if key.startswith("network.")
+        for key, value in state.items()
+        if key.startswith("network.") and isinstance(value, Tensor)
     }
+    adapted = any(".parametrizations." in key for key in theirs)  # those of a run with LoRA
+    ours = network.state_dict() if adapted else plain_state(network)
     taken, left = [], []
     for part, _ in network.named_children():
-        keys = [key for key in ours if key.startswith(f"{part}.")]
-        misfit = [key for key in keys if key not in theirs or theirs[key].shape != ours[key].shape]
-        why = ""
-        if misfit:
-            first = misfit[0]
-            there = tuple(theirs[first].shape) if first in theirs else "missing"
-            why = (
-                f"{len(keys) - len(misfit)} of {len(keys)} tensors fit; "
-                f"{first}, {tuple(ours[first].shape)} here, is {there} there"
-            )
-        if misfit and part == "backbone":
+        own, found = (
+            {key: value for key, value in tensors.items() if key.startswith(f"{part}.")}
+            for tensors in (ours, theirs)
+        )
+        why, misses = misfit(own, by_name(found, own))
+        if why and part == "backbone":
             raise UserError(
                 f"{file} does not hold the weights of this backbone: {why}. Choose the backbone of that run, or other "
-                f"weights with {_FLAG}."
+                f"weights with {FLAG}."
             )
-        if misfit or (keys and prefix == _BACKBONE_OF and part != "backbone"):
+        if why or (own and prefix == _BACKBONE_OF and part != "backbone"):
             left.append(f"{part} ({why})" if why else part)
-        elif keys:
-            ours |= {key: theirs[key] for key in keys}
-            taken.append(f"{part} {len(keys)} tensors")
+        elif own:
+            ours |= found
+            taken.append(f"{part} {len(found)} tensors")
     network.load_state_dict(ours)
     return f"{', '.join(taken)} of {file}" + (f"; at random: {', '.join(left)}" if left else "")
 
 
-def read_file(path: Path) -> dict[str, Tensor]:
-    """Read a state dict from a file without running any code that the file may hold."""
-    if not path.is_file():
-        raise UserError(
-            f"Expected a weights file at {path.absolute()}, found none. Correct the path in {_FLAG}=PATH, "
-            f"or use {_FLAG}=false to start from random weights."
-        )
-    state: Any
-    try:
-        if path.suffix == ".safetensors":
-            from safetensors.torch import load_file
+def _from_hub(name: str) -> tuple[Path, str]:
+    """Find timm's own weights in the cache, or download them; fail within seconds without a network.
 
-            state = load_file(path)
-        else:
-            state = torch.load(path, map_location="cpu", weights_only=True)
-    except Exception as error:  # torch, pickle, zip and safetensors all raise their own
-        raise UserError(
-            f"Expected {path} to hold tensors only (a state dict saved by torch or safetensors), but reading "
-            f"it failed: {error}. Save it again as .safetensors."
-        ) from error
-    for key in ("state_dict", "model"):  # Lightning and most training scripts wrap the state dict
-        if isinstance(state, dict) and isinstance(state.get(key), dict):
-            state = state[key]
-    if not isinstance(state, dict):
-        raise UserError(f"Expected a state dict in {path}, found {type(state).__name__}.")
-    return {key: value for key, value in state.items() if isinstance(value, Tensor)}
-
-
-def _from_hub(name: str) -> Path:
-    """Find timm's own weights in the cache, or download them; fail within seconds without a network."""
+    Returns:
+        The file, and the name of its source.
+    """
     import huggingface_hub as hub
     import timm
 
     config = timm.get_pretrained_cfg(name)
     if config is not None and config.url and not config.hf_hub_id:
-        return _from_url(name, str(config.url))
+        return _from_url(name, str(config.url)), str(config.url)
     if config is None or not config.hf_hub_id:
         raise UserError(
-            f"timm has no pretrained weights for {name}. Use {_FLAG}=PATH for a file of your own, "
-            f"or {_FLAG}=false to start from random weights."
+            f"timm has no pretrained weights for {name}. Use {FLAG}=PATH for a file of your own, "
+            f"or {FLAG}=false to start from random weights."
         )
     repo, _, revision = config.hf_hub_id.partition("@")
     files = [config.hf_hub_filename] if config.hf_hub_filename else ["model.safetensors", "pytorch_model.bin"]
     for file in files:
         cached = hub.try_to_load_from_cache(repo, file, revision=revision or None)
         if isinstance(cached, str):
-            return Path(cached)
+            return Path(cached), config.hf_hub_id
     # The hub client retries for about half a minute without a network, so ask first whether it answers.
     reason = "HF_HUB_OFFLINE is set" if hub.constants.HF_HUB_OFFLINE else unreachable(hub.constants.ENDPOINT)
     for file in [] if reason else files:
         try:
-            return Path(hub.hf_hub_download(repo, file, revision=revision or None))
+            return Path(hub.hf_hub_download(repo, file, revision=revision or None)), config.hf_hub_id
         except Exception as error:  # missing file, refused access, full disk: the message says which
             reason = str(error).splitlines()[0]
     raise UserError(
         f"Expected the pretrained weights of {name} ({repo}, {files[0]}); they are not in "
         f"{hub.constants.HF_HUB_CACHE} and cannot be downloaded: {reason}.\n"
-        f"Download {hub.hf_hub_url(repo, files[0])} elsewhere and use {_FLAG}=PATH/{files[0]}, "
-        f"or use {_FLAG}=false to start from random weights."
+        f"Download {hub.hf_hub_url(repo, files[0])} elsewhere and use {FLAG}=PATH/{files[0]}, "
+        f"or use {FLAG}=false to start from random weights."
     )
 
 
@@ -159,8 +147,8 @@ def _from_url(name: str, url: str) -> Path:
     if reason:
         raise UserError(
             f"Expected the pretrained weights of {name} in {path}, and they cannot be downloaded: {reason}.\n"
-            f"Download {url} elsewhere and put it there or use {_FLAG}=PATH, "
-            f"or use {_FLAG}=false to start from random weights."
+            f"Download {url} elsewhere and put it there or use {FLAG}=PATH, "
+            f"or use {FLAG}=false to start from random weights."
         )
     if not path.is_file():
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -188,12 +176,15 @@ def _from_package(name: str, package: str) -> dict[str, Tensor]:
             files = sorted(folder.rglob("*.pth"))
     except ModuleNotFoundError:
         raise UserError(
-            f"{_FLAG}=package:{package} expects the Python package {package}, which is not installed. "
+            f"{FLAG}=package:{package} expects the Python package {package}, which is not installed. "
             f"Install it with `uv pip install {package.replace('_', '-')}`."
         ) from None
     if len(files) != 1:
         raise UserError(f"Expected one .pth file in the package {package}, found {len(files)}.")
-    state = read_file(files[0])
+    states = [state for _, state in nested_states(read_tree(files[0], FLAG))]
+    if len(states) != 1:
+        raise UserError(f"Expected one state dict in {files[0].name} of {package}, found {len(states)}.")
+    state = states[0]
     expected = timm.create_model(name, pretrained=False).state_dict()
     # The last part of a name (weight, bias, running_mean, ...) tells apart tensors of equal shape.
     found, wanted = ([(k.split(".")[-1], v.shape) for k, v in s.items()] for s in (state, expected))

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Mapping
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -11,9 +12,15 @@ from torchvision.models.detection.roi_heads import RoIHeads
 from torchvision.ops import FeaturePyramidNetwork
 from torchvision.ops.feature_pyramid_network import LastLevelMaxPool
 
-from lightning_seg.errors import UserError
 from lightning_seg.networks.backbones.base import Backbone
-from lightning_seg.networks.backbones.weights import read_file
+from lightning_seg.networks.backbones.tensor_file import (
+    Translation,
+    by_name,
+    is_counter,
+    load_fitting,
+    read_tree,
+    split_choice,
+)
 from lightning_seg.networks.detection.anchors import Anchors
 from lightning_seg.networks.detection.detector import (
     BoxPredictor,
@@ -113,40 +120,54 @@ class MaskRCNN(Detector):
         """
         if self.detector_weights is None:
             return super().load_weights(find_checkpoint)
-        return self.set_detector_weights(read_file(Path(self.detector_weights).expanduser()))
+        file, choice = split_choice(self.detector_weights)
+        tree = read_tree(file, "--model.network.init_args.detector_weights")
+        return self.set_detector_weights(tree, str(file), choice)
 
-    def set_detector_weights(self, state: Mapping[str, Tensor]) -> str:
+    def set_detector_weights(
+        self, state: Mapping[str, Any], source: str = "the state dict", choice: str = ""
+    ) -> str:
         """Load the state dict of torchvision's Mask R-CNN on the same backbone.
+
+        Args:
+            state: The state dict, perhaps inside other dictionaries.
+            source: Where it is from, for messages.
+            choice: Which of several to take (see `load_fitting`).
 
         Returns:
             What was loaded, in words.
 
         Raises:
-            UserError: Tensors are missing, left over or of another shape.
+            UserError: Tensors are missing, left over or of another shape; the network is as it was.
         """
-        own, theirs = self.state_dict(), _from_torchvision(state)
+        what = "torchvision's Mask R-CNN on this backbone and with these heads (v2_heads, channels, hidden)"
+        said = load_fitting(self, state, source, what, self._translate, choice, "detector_weights")
+        return f"detector {said}"
+
+    def _translate(self, state: dict[str, Tensor]) -> Translation:
+        own, changes = self.state_dict(), []
+        theirs = _named_as_ours(state)
+        if scaled := _adapt_frozen_norms(theirs):
+            changes.append(f"{scaled} scales of frozen BatchNorm adapted to its epsilon")
         box, mask = "head.roi_heads.box_predictor", "head.roi_heads.mask_predictor"
         last = [f"{layer}.{kind}" for layer in (f"{box}.cls_score", f"{box}.bbox_pred", f"{mask}.mask_fcn_logits")
                 for kind in ("weight", "bias")]  # fmt: skip
-        loaded = f"detector of {self.detector_weights}"
-        try:
+        if all(key in theirs and theirs[key].ndim for key in last):
             classes, wanted = (len(tensors[last[1]]) for tensors in (theirs, own))
-            if (classes, wanted) == (91, len(COCO_NUMBERS)):
+            whole = all(len(theirs[key]) % classes == 0 for key in last) if classes else False
+            if (classes, wanted) == (91, len(COCO_NUMBERS)) and whole:
                 rows = {key: theirs[key].unflatten(0, (91, -1))[COCO_NUMBERS] for key in last}
                 theirs |= {key: value.flatten(0, 1) for key, value in rows.items()}
+                changes.append("the rows of COCO's 80 classes of 91")
             elif classes != wanted:
-                loaded += f", without its last layers: they are for {classes} classes instead of {wanted}"
+                changes.append(f"without its last layers: they are for {classes} classes instead of {wanted}")
                 theirs |= {key: own[key] for key in last}
-            self.load_state_dict(theirs | {key: own[key] for key in own if "anchor_generator" in key})
-        except (KeyError, RuntimeError) as error:
-            raise UserError(
-                f"The weights in {self.detector_weights} are not those of torchvision's Mask R-CNN on this backbone "
-                f"and with these heads (v2_heads, channels, hidden): {error}"
-            ) from error
-        return loaded
+        found = by_name(theirs | {key: own[key] for key in own if "anchor_generator" in key}, own)
+        found.converted = changes
+        return found
 
 
-def _from_torchvision(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
+def _named_as_ours(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """Give the tensors of torchvision's Mask R-CNN our names."""
     parts = {"backbone.body.": "backbone.net.", "backbone.fpn.": "decoder.", "rpn.": "head.rpn."}
     parts["roi_heads."] = "head.roi_heads."
@@ -154,11 +175,22 @@ def _from_torchvision(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
     for key, value in state.items():
         part = next((part for part in parts if key.startswith(part)), "")
         renamed[parts.get(part, "") + key.removeprefix(part)] = value
-    for key in [key for key in renamed if key.startswith("backbone.") and key.endswith(".running_var")]:
-        norm = key.removesuffix("running_var")
-        if norm + "num_batches_tracked" not in renamed:
-            # Trained with torchvision's FrozenBatchNorm2d, which added nothing to the variance: make up for it.
-            variance = renamed[key]
-            renamed[norm + "weight"] = renamed[norm + "weight"] * ((variance + 1e-5) / variance).sqrt()
-            renamed[norm + "num_batches_tracked"] = torch.tensor(0)
     return renamed
+
+
+def _adapt_frozen_norms(state: dict[str, Tensor]) -> int:
+    """Make up for torchvision's FrozenBatchNorm2d, which adds nothing to the variance and counts no batches.
+
+    Returns:
+        How many scales were changed; none where a layer counts batches, as the usual BatchNorm does.
+    """
+    norms = [key.removesuffix("running_var") for key in state if key.endswith("running_var")]
+    norms = [norm for norm in norms if norm.startswith("backbone.") and f"{norm}weight" in state]
+    if any(is_counter(key) for key in state if key.startswith("backbone.")):
+        return 0
+    for norm in norms:
+        variance, scale = state[f"{norm}running_var"], state[f"{norm}weight"]
+        if variance.shape == scale.shape:
+            state[f"{norm}weight"] = scale * ((variance + 1e-5) / variance).sqrt()
+            state[f"{norm}num_batches_tracked"] = torch.tensor(0)
+    return len(norms)

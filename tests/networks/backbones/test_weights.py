@@ -58,8 +58,8 @@ def test_head_for_other_classes_begins_anew(run):
     assert all(same(network, trained, "backbone") + same(network, trained, "decoder"))
     assert torch.equal(network.head[0].weight, before)
     assert (
-        "at random: head (0 of 2 tensors fit; head.0.weight, (5, 8, 3, 3) here, is (3, 8, 3, 3) there)"
-        in report
+        "at random: head (2 of 2 tensors differ in shape or kind; head.0.weight is (5, 8, 3, 3) float32 here and "
+        "(3, 8, 3, 3) float32 there)" in report
     )
 
 
@@ -89,10 +89,19 @@ def test_foreign_backbone_is_refused(run, prefix):
     network = unet(weights=f"{prefix}{run}", backbone="test_convnext")
     before = {key: value.clone() for key, value in network.state_dict().items()}
     with pytest.raises(
-        UserError, match=r"best.ckpt does not hold.*0 of \d+ tensors fit; .* is missing there"
+        UserError, match=r"best.ckpt does not hold.*97 of 97 tensors are missing, .*stem_0.weight"
     ):
         network.load_weights(best_checkpoint)
     assert all(torch.equal(before[key], value) for key, value in network.state_dict().items())
+
+
+def test_a_deeper_backbone_of_a_run_is_refused(run):
+    run, _ = run
+    file = run / "checkpoints" / "best.ckpt"
+    state = torch.load(file)["state_dict"]
+    torch.save({"state_dict": state | {"network.backbone.net.layer1.7.conv1.weight": torch.ones(1)}}, file)
+    with pytest.raises(UserError, match="no place for, the first being backbone.net.layer1.7.conv1.weight"):
+        unet(weights=f"run:{run}").load_weights(best_checkpoint)
 
 
 def test_latest_run_with_a_checkpoint_stands_for_the_experiment(run):
