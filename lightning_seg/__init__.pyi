@@ -41,11 +41,11 @@ from lightning_seg.data.transforms.mixing import MixUp as MixUp
 from lightning_seg.data.transforms.randaugment import Cutout as Cutout
 from lightning_seg.data.transforms.randaugment import RandAugment as RandAugment
 from lightning_seg.errors import UserError as UserError
+from lightning_seg.experiment.loading import load as load
 from lightning_seg.inference.inferers import Inferer as Inferer
 from lightning_seg.inference.inferers import MultiScale as MultiScale
 from lightning_seg.inference.inferers import SlidingWindow as SlidingWindow
 from lightning_seg.inference.predictor import Predictor as Predictor
-from lightning_seg.inference.predictor import load as load
 from lightning_seg.metrics.boundary import BoundaryF1 as BoundaryF1
 from lightning_seg.metrics.boundary import BoundaryIoU as BoundaryIoU
 from lightning_seg.metrics.boundary import SurfaceDistances as SurfaceDistances

@@ -6,7 +6,7 @@ import threading
 import time
 from pathlib import Path
 from types import FrameType
-from typing import Any
+from typing import Any, Literal
 
 import lightning as L
 import numpy as np
@@ -153,16 +153,21 @@ class SeededSteps(L.Callback):
     """Let the random numbers of a training step follow from seed, epoch, step and process alone.
 
     So dropout is the same after a resume, without a state to save, and differs between processes. Augmentation has
-    seeds of its own, by sample. Without `seed_everything` nothing is seeded.
+    seeds of its own, by sample.
+
+    Args:
+        seed: Of the run; False seeds nothing.
     """
+
+    def __init__(self, seed: int | Literal[False]) -> None:
+        self.seed = seed
 
     def on_train_batch_start(
         self, trainer: L.Trainer, pl_module: L.LightningModule, batch: Any, batch_idx: int
     ) -> None:
         """Seed torch on all devices."""
-        seed = os.environ.get("PL_GLOBAL_SEED")
-        if seed is not None:
-            numbers = (int(seed), trainer.current_epoch, batch_idx, trainer.global_rank)
+        if self.seed is not False:
+            numbers = (self.seed, trainer.current_epoch, batch_idx, trainer.global_rank)
             torch.manual_seed(int(np.random.SeedSequence(numbers).generate_state(1)[0]))
 
 

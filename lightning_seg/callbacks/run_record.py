@@ -50,7 +50,8 @@ class RunRecord(L.Callback):
         self.folders = folders
 
     def setup(self, trainer: L.Trainer, pl_module: L.LightningModule, stage: str) -> None:
-        """Write config.yaml and environment.json before anything can fail."""
+        """Write config.yaml and environment.json before anything can fail; tell all processes where."""
+        self.run = Path(trainer.strategy.broadcast(str(self.run)))  # only the first has made the directory
         if not trainer.is_global_zero or stage not in ("fit", "test"):
             return
         if not (self.run / CONFIG).exists():

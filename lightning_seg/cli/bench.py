@@ -197,6 +197,6 @@ def _add_clock(parser: Arguments) -> None:
 
 
 def _experiment(settings: list[str]) -> Any:
-    from lightning_seg.experiment.experiment import DataOnly, quiet
+    from lightning_seg.experiment.experiment import TaskAndData
 
-    return DataOnly(quiet(settings))
+    return TaskAndData(settings)

@@ -21,11 +21,11 @@ def main(arguments: list[str]) -> None:
 
     import torch
 
-    from lightning_seg.experiment.experiment import trained
+    from lightning_seg.experiment.loading import load_run
     from lightning_seg.inference.calibration import calibrate
 
-    experiment = trained(run, settings)
-    data, task = experiment.datamodule, experiment.model
+    loaded = load_run(run, settings)
+    data, task = loaded.data, loaded.task
     if not hasattr(task, "evaluated"):
         raise UserError(f"{run} has no probability for each pixel: calibrate runs of semantic segmentation.")
     data.setup("validate")

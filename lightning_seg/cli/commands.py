@@ -4,11 +4,10 @@ import argparse
 from pathlib import Path
 
 from lightning_seg.errors import UserError
-from lightning_seg.experiment.experiment import DataOnly, finished_run, quiet, run_argument, trained
 from lightning_seg.experiment.failures import friendly_errors
+from lightning_seg.experiment.loading import load_run, read_data, run_argument
 from lightning_seg.experiment.training import resume as resume_run
 from lightning_seg.experiment.training import train
-from lightning_seg.inference.calibration import temperature_of
 from lightning_seg.runs.directory import PICTURES
 
 
@@ -58,18 +57,18 @@ def resume(args: list[str]) -> None:
 
 def test(args: list[str]) -> None:
     """Test the best checkpoint of a run; the result replaces test.json in its directory."""
-    experiment, options = finished_run("test", args)
-    if not experiment.model.instances and experiment.run_directory is not None:
-        experiment.model.temperature = temperature_of(experiment.run_directory, Path(options["ckpt_path"]))
-    with friendly_errors(experiment):
-        experiment.trainer.test(**options, verbose=False)
+    run = load_run(*run_argument("test", args))
+    trainer = run.make_trainer()
+    with friendly_errors(trainer, run.data, lambda: run.directory):
+        trainer.test(**run.trainer_arguments, verbose=False)
 
 
 def validate(args: list[str]) -> None:
     """Score the best checkpoint of a run on the validation split."""
-    experiment, options = finished_run("validate", args)
-    with friendly_errors(experiment):
-        experiment.trainer.validate(**options, verbose=False)
+    run = load_run(*run_argument("validate", args))
+    trainer = run.make_trainer()
+    with friendly_errors(trainer, run.data, lambda: run.directory):
+        trainer.validate(**run.trainer_arguments, verbose=False)
 
 
 def check(args: list[str]) -> None:
@@ -78,7 +77,7 @@ def check(args: list[str]) -> None:
     from lightning_seg.data.checks.examples import draw_examples
 
     output, args = _output(args)
-    data = DataOnly(quiet(args)).datamodule
+    data = read_data(args)
     report = check_data(data, progress=True)
     print(report.text(files=None))
     if output is not None and data.train_split in report.pixels:
@@ -94,7 +93,7 @@ def preview(args: list[str]) -> None:
 
     output, args = _output(args)
     output = output or Path("preview.png")
-    preview_data(DataOnly(quiet(args)).datamodule, output)
+    preview_data(read_data(args), output)
     print(f"augmented training samples: {output}")
 
 
@@ -110,7 +109,7 @@ def describe(args: list[str]) -> None:
     """Measure networks, ``NAME|RUN ... [--all] [--size HxW] [--html FILE] [--key=value ...]``."""
     from lightning_seg.cli.profile import main as describe_networks
 
-    describe_networks(quiet(args))
+    describe_networks(args)
 
 
 def features(args: list[str]) -> None:
@@ -125,7 +124,7 @@ def features(args: list[str]) -> None:
     if args[:1] == ["--output"] and len(args) > 1:
         output, args = Path(args[1]), args[2:]
     output.parent.mkdir(parents=True, exist_ok=True)
-    draw_file(trained(run, args).model.network, image, output)
+    draw_file(load_run(run, args).task.network, image, output)
     print(f"feature maps: {output}")
 
 

@@ -25,8 +25,8 @@ def main(arguments: list[str]) -> None:
         raise UserError(f"the demo compares two runs, not {len(options.runs)}.")
     runs = [existing_run(run) for run in options.runs]
 
+    from lightning_seg.experiment.loading import load
     from lightning_seg.inference import demo
-    from lightning_seg.inference.predictor import load
 
     page = demo.build([load(run, settings=settings) for run in runs], [_name(run) for run in runs])
     try:

@@ -1,13 +1,12 @@
 """The `ensemble` command: the mean probability of finished runs, tested as a run of its own."""
 
-import tempfile
 from pathlib import Path
 from typing import Any
 
-import yaml
-
 from lightning_seg.errors import UserError
-from lightning_seg.experiment.experiment import DataOnly, Experiment, quiet, trained
+from lightning_seg.experiment.experiment import Experiment
+from lightning_seg.experiment.files import read_settings
+from lightning_seg.experiment.loading import LoadedRun, load_run
 from lightning_seg.runs.directory import BEST_CHECKPOINT, CONFIG, existing_run
 
 
@@ -23,23 +22,19 @@ def main(args: list[str]) -> None:
             "which runs? Type 'lightning-seg ensemble RUN RUN ... [--name=NAME] [--key=value ...]'."
         )
     runs, args = [existing_run(name) for name in names], args[len(names) :]
-    members = {run: trained(run, []) for run in runs}
+    members = {run: load_run(run) for run in runs}
     if len(members) < len(names):
         raise UserError("an ensemble of a run and itself is the run: name each run once.")
     for run, member in members.items():
-        classes, first = member.datamodule.class_names, members[runs[0]].datamodule.class_names
+        classes, first = member.data.class_names, members[runs[0]].data.class_names
         if classes != first:
             raise UserError(
                 f"{run} has the classes {', '.join(classes)}, but {runs[0]} has {', '.join(first)}."
             )
-    with tempfile.TemporaryDirectory() as folder:
-        file = Path(folder, "ensemble.yaml")
-        file.write_text(yaml.safe_dump(_configuration(members)))
-        experiment = _Ensemble(quiet(["-c", str(file), *args]), members)
-    assert experiment.run_directory is not None
+    experiment = _Ensemble(args, members)
     model, trainer = experiment.model, experiment.trainer
     for network, member in zip(model.network.backbone.members, members.values(), strict=True):
-        network.load_state_dict(member.model.network.state_dict())
+        network.load_state_dict(member.task.network.state_dict())
     checkpoint = experiment.run_directory / BEST_CHECKPOINT
     trainer.strategy.connect(model)
     trainer.save_checkpoint(checkpoint, weights_only=True)
@@ -49,16 +44,18 @@ def main(args: list[str]) -> None:
 class _Ensemble(Experiment):
     """An experiment that refuses to test on what its members have trained on."""
 
-    def __init__(self, args: list[str], members: dict[Path, DataOnly]) -> None:
+    def __init__(self, args: list[str], members: dict[Path, LoadedRun]) -> None:
         self.members = members
-        super().__init__(args, tracked=False)
+        super().__init__(
+            args, settings=(next(iter(members)) / CONFIG, _configuration(members)), tracked=False
+        )
 
     def instantiate_trainer(self, **kwargs: Any) -> Any:
         """Look before anything is written."""
         split = self.datamodule.test_split
         tested = {repr(sample) for sample in self.datamodule.samples(split)}
         for run, member in self.members.items():
-            data = member.datamodule
+            data = member.data
             if seen := sum(repr(sample) in tested for sample in data.samples(data.train_split)):
                 raise UserError(
                     f"{seen} of the {len(tested)} images of {split!r} are among those that {run} trained on: the score "
@@ -67,20 +64,18 @@ class _Ensemble(Experiment):
         return super().instantiate_trainer(**kwargs)
 
 
-def _configuration(members: dict[Path, DataOnly]) -> dict[str, Any]:
+def _configuration(members: dict[Path, LoadedRun]) -> dict[str, Any]:
     """Take the first run's settings, its network replaced by all of them."""
-    configs = [yaml.safe_load((run / CONFIG).read_text()) for run in members]
+    configs = [read_settings(run / CONFIG) for run in members]
     networks = [config["model"]["network"] for config in configs]
-    classes = next(iter(members.values())).datamodule.num_classes
+    classes = next(iter(members.values())).data.num_classes
     for network in networks:
         network.setdefault("init_args", {})["num_classes"] = classes
-    merged = configs[0] | {
-        "name": "ensemble",
-        "ckpt_path": None,
+    merged = configs[0] | {"name": "ensemble", "ckpt_path": None}
+    merged["model"] |= {
         "compile": False,
         "gradient_checkpointing": False,
-    }
-    merged["model"] |= {
+        "temperature": 1.0,  # of one member's probabilities
         "finetune": None,  # of a backbone that this network has not
         "network": {
             "class_path": "lightning_seg.networks.ensemble.Ensemble",

@@ -17,22 +17,24 @@ def main(arguments: list[str]) -> None:
 
     import torch
 
-    from lightning_seg.experiment.experiment import DataOnly, quiet, trained
+    from lightning_seg.experiment.experiment import TaskAndData
     from lightning_seg.inference.export.check import check
     from lightning_seg.inference.export.exportable import exportable
     from lightning_seg.inference.export.formats import FORMATS, reason_of
     from lightning_seg.inference.export.standalone import standalone
     from lightning_seg.networks.base import Network
 
-    settings = quiet(["--compile=false", *settings])
+    settings = ["--model.compile=false", *settings]
     if run:
-        experiment, path = trained(run, settings), run / f"model.{options.format}"
+        loaded = load_run(run, settings)
+        task, data, path = loaded.task, loaded.data, run / f"model.{options.format}"
     else:
         assert file is not None
-        experiment, path = DataOnly(["-c", str(file), *settings]), Path(f"{file.stem}.{options.format}")
+        built = TaskAndData(["-c", str(file), *settings])
+        task, data, path = built.model, built.datamodule, Path(f"{file.stem}.{options.format}")
         print(f"note: {options.name} is an experiment, no run: its weights are random")
     path = options.output or path
-    network, data = experiment.model.network, experiment.datamodule
+    network = task.network
     if not isinstance(network, Network):
         raise UserError(f"export takes networks of semantic segmentation, not {type(network).__name__}.")
     dtype = torch.float32 if options.float else torch.uint8

@@ -8,7 +8,7 @@ from typing import Any
 import torch
 
 from lightning_seg.errors import UserError
-from lightning_seg.experiment.experiment import DataOnly, device_of, quiet
+from lightning_seg.experiment.experiment import TaskAndData, device_of
 from lightning_seg.experiment.failures import is_out_of_memory
 from lightning_seg.training.precision import choose_precision
 
@@ -20,7 +20,7 @@ DTYPES = {"bf16-mixed": torch.bfloat16, "16-mixed": torch.float16}
 
 def main(args: list[str]) -> None:
     """Try batches of 1, 2, 4, ... random crops of an experiment, ``NAME [--key=value ...]``, and name the largest."""
-    experiment = DataOnly(quiet(args))
+    experiment = TaskAndData(args)
     warnings.filterwarnings(
         "ignore", ".*`self.trainer` reference is not registered.*"
     )  # steps without a trainer
@@ -31,7 +31,7 @@ def main(args: list[str]) -> None:
     if batch == 0:
         raise UserError(
             f"not one crop of {height}x{width} fits into the memory of {device}. Try a smaller"
-            " --data.init_args.crop_size, a smaller backbone, or --gradient_checkpointing=true."
+            " --data.init_args.crop_size, a smaller backbone, or --model.gradient_checkpointing=true."
         )
     limit = "" if batch < MOST[device.type] else " (more was not tried)"
     print(

@@ -14,9 +14,8 @@ import lightning as L
 import numpy as np
 
 from lightning_seg.errors import UserError
-from lightning_seg.experiment.experiment import DataOnly, quiet
+from lightning_seg.experiment.experiment import TaskAndData
 from lightning_seg.plotting.charts import Panel, draw_lines
-from lightning_seg.tasks.base import SegmentationTask
 
 BEYOND = 4  # times the lowest loss: there the test ends
 FIRST = 5  # steps that the smoothed loss needs to mean something
@@ -81,10 +80,8 @@ class RangeTest(L.Callback):
         return self.rates[FIRST + int(np.diff(falling).argmin())]
 
 
-def run(experiment: DataOnly, test: RangeTest) -> None:
+def run(experiment: TaskAndData, test: RangeTest) -> None:
     """Train as the experiment says, but for the learning rate; the experiment is of no use afterwards."""
-    task: SegmentationTask = experiment.model
-    task.lr_scheduler = None
     given = experiment.config.trainer
     trainer = L.Trainer(
         accelerator=given.accelerator,
@@ -103,7 +100,7 @@ def run(experiment: DataOnly, test: RangeTest) -> None:
         enable_model_summary=False,
         use_distributed_sampler=False,
     )
-    trainer.fit(task, datamodule=experiment.datamodule)
+    trainer.fit(experiment.model, datamodule=experiment.datamodule)
 
 
 def main(args: list[str]) -> None:
@@ -117,7 +114,7 @@ def main(args: list[str]) -> None:
     parser.add_argument("--output", type=Path, default=Path("lr.png"), help="Where to draw the curve.")
     options, rest = parser.parse_known_args(args)
     test = RangeTest(options.steps, options.low, options.high)
-    experiment = DataOnly(quiet(rest))
+    experiment = TaskAndData([*rest, "--model.lr_scheduler=null"])
     run(experiment, test)
     best = test.suggestion()
     curve = Panel(

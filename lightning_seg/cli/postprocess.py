@@ -17,14 +17,12 @@ from lightning_seg.cli.arguments import Arguments
 from lightning_seg.data.base import SegmentationData
 from lightning_seg.data.dataset import Split
 from lightning_seg.errors import UserError
-from lightning_seg.experiment.experiment import run_argument, trained
-from lightning_seg.inference.calibration import temperature_of
+from lightning_seg.experiment.loading import load_run, run_argument
 from lightning_seg.metrics.boundary import BoundaryF1
 from lightning_seg.metrics.images import counted, overlap
 from lightning_seg.metrics.scores import miou_and_iou
 from lightning_seg.postprocess.effect import ALONE, Prediction, compare, measure
 from lightning_seg.postprocess.recipe import Recipe, read_recipe, tune
-from lightning_seg.tasks.semantic import SemanticSegmentation
 
 Part = tuple[str, list[int]]
 """A split and the places of the images in it that are used."""
@@ -37,7 +35,9 @@ def main(args: list[str]) -> None:
         return
     run, args = run_argument("postprocess", args)
     options, settings = _options(args)
-    model, data = predictor(run, settings)
+    loaded = load_run(run, settings)
+    model, data = loaded.semantic_task().eval(), loaded.data
+    model.to("cuda" if torch.cuda.is_available() else "cpu")
     recipe = read_recipe(options.chain, data.class_names)
     if options.tune and not recipe.tunable:
         raise UserError(
@@ -107,22 +107,6 @@ def _options(args: list[str]) -> tuple[argparse.Namespace, list[str]]:
         if (value := getattr(options, name)) is not None and value < least:
             raise UserError(f"--{name.replace('_', '-')} must be at least {least}; got {value}.")
     return options, settings
-
-
-def predictor(run: Path, settings: list[str]) -> tuple[Any, SegmentationData]:
-    """Return the task of a run, ready to predict, and its data.
-
-    Raises:
-        UserError: The run gives no class to each pixel, or has no checkpoint.
-    """
-    experiment = trained(run, settings)
-    if not isinstance(experiment.model, SemanticSegmentation):
-        raise UserError(
-            f"{run} gives no class to each pixel: it is a run of {type(experiment.model).__name__}."
-        )
-    experiment.model.temperature = temperature_of(run)
-    device = "cuda" if torch.cuda.is_available() else "cpu"
-    return experiment.model.eval().to(device), experiment.datamodule
 
 
 def _parts(data: SegmentationData, options: argparse.Namespace) -> tuple[Part, Part]:

@@ -1,6 +1,7 @@
 """``lightning-seg predict``: masks and overlays for a folder of images, or for one image of any size."""
 
 import argparse
+import json
 import os
 import signal
 import sys
@@ -10,7 +11,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from types import FrameType
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from lightning_seg.cli.arguments import Arguments
 from lightning_seg.errors import ExitCode, UserError
@@ -75,8 +76,8 @@ def _predict_large(
     run: Path, settings: list[str], outputs: "Outputs", images: list[Path], options: argparse.Namespace
 ) -> int:
     """Predict images window by window; return how many could not be read."""
+    from lightning_seg.experiment.loading import load
     from lightning_seg.inference.large import check_windows, predict_large
-    from lightning_seg.inference.predictor import load
 
     model, unreadable = load(run, settings=settings), 0
     check_windows(model, images[0])
@@ -96,18 +97,13 @@ def _predict_small(
 ) -> int:
     """Predict whole images; return how many could not be read."""
     from lightning_seg.callbacks.prediction_writer import ObjectWriter, PredictionWriter
-    from lightning_seg.experiment.experiment import finished_run
     from lightning_seg.experiment.failures import friendly_errors
-    from lightning_seg.inference.calibration import temperature_of
+    from lightning_seg.experiment.loading import load_run
 
-    experiment, kwargs = finished_run(
-        "predict", [str(run), f"--data.init_args.predict_folder={options.images}", *settings]
-    )
-    data: Any = experiment.datamodule
-    data.predict_folder = images
+    listed = json.dumps([str(image) for image in images])
+    loaded = load_run(run, [f"--data.init_args.predict_folder={listed}", *settings])
     writer: PredictionWriter
-    if not experiment.model.instances:
-        experiment.model.temperature = temperature_of(run, Path(kwargs["ckpt_path"]))
+    if not loaded.task.instances:
         writer = PredictionWriter(outputs, run, options.uncertainty, options.probabilities)
     elif options.uncertainty or options.probabilities:
         name = "--uncertainty" if options.uncertainty else "--probabilities"
@@ -116,9 +112,9 @@ def _predict_small(
         )
     else:
         writer = ObjectWriter(outputs, run)
-    experiment.trainer.callbacks.append(writer)  # type: ignore[attr-defined]
-    with friendly_errors(experiment):
-        experiment.trainer.predict(**kwargs, return_predictions=False)
+    trainer = loaded.make_trainer(writer)
+    with friendly_errors(trainer, loaded.data, lambda: run):
+        trainer.predict(**loaded.trainer_arguments, return_predictions=False)
     return writer.unreadable
 
 

@@ -7,18 +7,21 @@ import json
 from collections.abc import Sequence
 from html import escape
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
 from PIL import Image, ImageDraw, ImageFont
 
 from lightning_seg.bench.network_profile import Conditions, Description, field_side, measure
+from lightning_seg.data.base import SegmentationData
 from lightning_seg.errors import UserError
-from lightning_seg.experiment.experiment import DataOnly, trained
+from lightning_seg.experiment.experiment import TaskAndData
 from lightning_seg.experiment.files import experiment_file, experiment_names
+from lightning_seg.experiment.loading import load_run
 from lightning_seg.plotting.charts import Point, Scatter, draw_scatter, svg
 from lightning_seg.plotting.heat import heat
-from lightning_seg.runs.directory import TEST_SCORES, existing_run
+from lightning_seg.runs.directory import TEST_SCORES
 
 COLUMNS = ("parameters", "multiply-adds", "stride", "memory an image", "field 50 %", "field 95 %", "images/s")
 
@@ -34,16 +37,15 @@ def main(args: list[str]) -> None:
     output.mkdir(parents=True, exist_ok=True)
     described, left_out = [], []
     for name in names:
-        experiment, title = _build(name, overrides)
-        if experiment.model.instances:
+        task, data, title = _build(name, overrides)
+        if task.instances:
             left_out.append(title)
             continue
-        description = measure(title, experiment.model, conditions)
+        description = measure(title, task, conditions)
         described.append(description)
         picture = output / f"{title.replace('/', '_')}.png"
         draw_field(description.field, f"{title}: influence on the centre").save(picture)
         if len(names) == 1:
-            data = experiment.datamodule
             print(text(description, data.batch_size, data.crop_size, conditions.size))
             print(f"picture        {picture}")
     if left_out:
@@ -220,13 +222,14 @@ def _conditions(options: argparse.Namespace) -> Conditions:
     return Conditions((height, width), options.batch_size, device, options.bf16)
 
 
-def _build(name: str, overrides: list[str]) -> tuple[DataOnly, str]:
+def _build(name: str, overrides: list[str]) -> tuple[Any, SegmentationData, str]:
     """Build an experiment, or a run with the weights of its best checkpoint; return it and what to call it."""
-    if not Path(name).is_dir():
-        file = experiment_file(name)
-        return DataOnly(["-c", str(file), *overrides]), file.stem
-    run = existing_run(name)
-    return trained(run, overrides), f"{run.parent.name}/{run.name}"
+    if Path(name).is_dir():
+        run = load_run(name, overrides)
+        return run.task, run.data, run.name
+    file = experiment_file(name)
+    built = TaskAndData(["-c", str(file), *overrides])
+    return built.model, built.datamodule, file.stem
 
 
 def _write_charts(

@@ -99,7 +99,7 @@ class SegmentationData(L.LightningDataModule, ABC):
         train_split: str = "train",
         val_split: str = "val",
         test_split: str = "test",
-        predict_folder: str | list[str] | None = None,
+        predict_folder: list[str] | str | None = None,
         eval_batch_size: int = 1,
         num_workers: int | None = None,
         seed: int | None = None,

@@ -18,7 +18,6 @@ from jsonargparse import get_loader
 
 from lightning_seg import PUBLIC
 from lightning_seg.errors import UserError
-from lightning_seg.experiment import renamed
 
 # Where the class of a setting is looked up: packages of this one, and modules of libraries.
 _LOSSES = ("lightning_seg.training.losses", "torch.nn")
@@ -84,12 +83,6 @@ def expand_arguments(arguments: Sequence[str]) -> list[str]:
     return expanded
 
 
-def load_settings(text: str) -> Any:
-    """Read YAML as jsonargparse does, with short names expanded where it is a mapping: an experiment file."""
-    settings = get_loader("yaml")(text)
-    return expand_settings(settings) if isinstance(settings, dict) else settings
-
-
 def resolve_class(path: str, key: str) -> Any:
     """Import what a short name or a class path names.
 
@@ -134,8 +127,6 @@ def _expand(text: str, key: str) -> str:
     places = PLACES.get(setting)
     if places is None and not is_path or text.endswith((".yaml", ".yml", ".json")):
         return text
-    if text in renamed.CLASSES:
-        raise UserError(f"{key}: {text} is now {renamed.CLASSES[text]}.")
     if text.isidentifier():
         paths = _named_in(places or dict.fromkeys(p for ps in PLACES.values() for p in ps)).get(text, [])
         if len(paths) > 1:  # libraries export a class in two places

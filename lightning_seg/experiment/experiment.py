@@ -1,22 +1,24 @@
-"""From a YAML file to a trained and tested run: configuration, run directory, loggers, trainer.
+"""From a YAML file to a trainer: settings, their objects, the run directory.
 
-`Experiment` is LightningCLI with this project's task and data module: it reads the YAML, refuses what is wrong,
-builds the objects and the trainer. The commands that use it are in `lightning_seg.cli.commands` and elsewhere.
+`ExperimentSettings` reads and checks the settings; `TaskAndData` builds the task and the data module of them;
+`Experiment` makes the run directory, the loggers and the trainer, too. Each is a LightningCLI.
 """
 
-import argparse
 import logging
 import os
+import shutil
 import sys
 import warnings
-from contextlib import ExitStack
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
+from functools import partial
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Self
 
 import torch
 import yaml
 from jsonargparse import Namespace
-from lightning.pytorch import Trainer
+from lightning.pytorch import Callback, Trainer
 from lightning.pytorch.callbacks import ModelCheckpoint
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
 from lightning.pytorch.loggers import Logger
@@ -33,72 +35,67 @@ from lightning_seg.callbacks.run_record import RunRecord
 from lightning_seg.data.base import SegmentationData
 from lightning_seg.errors import UserError
 from lightning_seg.experiment.class_paths import make_importable, resolve_class
-from lightning_seg.experiment.failures import does_not_fit, note_version_mismatch
-from lightning_seg.experiment.files import read_settings
+from lightning_seg.experiment.files import read_files
 from lightning_seg.experiment.parser import Parser
+from lightning_seg.experiment.renamed import refuse_old_names
 from lightning_seg.experiment.slurm_settings import Slurm
 from lightning_seg.runs.csv_logger import RunLogger
-from lightning_seg.runs.directory import (
-    BEST_CHECKPOINT,
-    CONFIG,
-    existing_run,
-    new_run,
-)
+from lightning_seg.runs.directory import METRICS, new_run
 from lightning_seg.tasks.base import SegmentationTask
 from lightning_seg.tasks.semantic import SemanticSegmentation
 from lightning_seg.tracking.wandb_run import WandbSettings
-from lightning_seg.training.checkpoint_io import SafeCheckpointIO, read
+from lightning_seg.training.checkpoint_io import SafeCheckpointIO
 from lightning_seg.training.precision import choose_precision
 
-# Processes that Lightning starts for further devices find the run directory of the first process here.
-RUN_VARIABLE = "LIGHTNING_SEG_RUN"
-_PRECISION_VARIABLE = "LIGHTNING_SEG_PRECISION"  # and what it has chosen
-# A finished run is scored on all images of a split, however few its training looked at.
-WHOLE = ("--trainer.limit_val_batches=1.0", "--trainer.limit_test_batches=1.0")
+_CALLBACKS = {  # settings of their own beside the trainer's
+    "checkpoint": ModelCheckpoint,
+    "pictures": Pictures,
+    "overfitting": OverfittingMonitor,
+    "nonfinite": NonFinite,
+    "checkpointing": Checkpointing,
+}
 
 
-class Experiment(LightningCLI):
-    """The objects of one run, built from ``-c FILE`` and ``--key=value``; a ``with`` block ends its W&B run.
+class ExperimentSettings(LightningCLI):
+    """The settings of an experiment, read and checked; nothing is built.
 
     Args:
-        args: Command-line arguments after the command.
-        run: The directory of an existing run to continue or evaluate; a new one is made unless given.
-        tracked: Whether the run is logged to W&B.
+        args: Command-line arguments after the command: ``-c FILE [--key=value ...]``.
+        settings: Those of a file that the arguments do not name, already read; the arguments override them.
+
+    Attributes:
+        config: The resolved settings.
+        task: The class of the task.
     """
 
-    def __init__(self, args: list[str], run: Path | None = None, tracked: bool = True) -> None:
-        self.run_directory = run
-        self.tracked = tracked
-        self.task = _task_class(args)
-        with ExitStack() as self._opened:  # if anything fails, the W&B run ends as failed
-            super().__init__(
-                self.task,
-                SegmentationData,
-                args=args,
-                run=False,
-                parser_class=Parser,
-                subclass_mode_data=True,
-                auto_configure_optimizers=False,
-                load_from_checkpoint_support=False,
-                parser_kwargs={"allow_abbrev": False},  # half a key is a misspelt key
-                save_config_callback=None,  # `RunRecord` writes it, into the run directory
-                seed_everything_default=0,
-                trainer_defaults={
-                    "use_distributed_sampler": False,  # the data module's own scores every image exactly once
-                    "num_sanity_val_steps": 1,
-                    "log_every_n_steps": 10,
-                    "enable_model_summary": False,  # `RunRecord` says what matters in four lines
-                },
-            )
-            self._opened = self._opened.pop_all()
-
-    def __enter__(self) -> "Experiment":
-        """Return the experiment itself."""
-        return self
-
-    def __exit__(self, *details: Any) -> None:
-        """End the W&B run, as failed if the block was left by an error."""
-        self._opened.__exit__(*details)
+    def __init__(self, args: Sequence[str], settings: tuple[Path, dict[str, Any]] | None = None) -> None:
+        _silence_libraries()
+        self._files = read_files(args)
+        if settings:
+            self._files = {settings[0]: settings[1], **self._files}
+            args = ["-c", str(settings[0]), *args]
+        make_importable(self._files)
+        refuse_old_names(self._files, args)
+        self.task = _task_class(self._files, args)
+        super().__init__(
+            self.task,
+            SegmentationData,
+            args=list(args),
+            run=False,
+            parser_class=Parser,
+            subclass_mode_data=True,
+            auto_configure_optimizers=False,
+            load_from_checkpoint_support=False,
+            parser_kwargs={"files": self._files, "allow_abbrev": False},  # half a key is a misspelt key
+            save_config_callback=None,  # `RunRecord` writes it, into the run directory
+            seed_everything_default=0,
+            trainer_defaults={
+                "use_distributed_sampler": False,  # the data module's own scores every image exactly once
+                "num_sanity_val_steps": 1,
+                "log_every_n_steps": 10,
+                "enable_model_summary": False,  # `RunRecord` says what matters in four lines
+            },
+        )
 
     def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
         """Add what an experiment has besides model, data and trainer."""
@@ -112,28 +109,9 @@ class Experiment(LightningCLI):
         parser.add_argument(
             "--ckpt_path", type=str | None, default=None, help="Checkpoint to start from or evaluate."
         )
-        parser.add_argument(
-            "--compile", type=bool, default=False, help="Compile the network with torch.compile."
-        )
-        parser.add_argument(
-            "--gradient_checkpointing",
-            type=bool,
-            default=False,
-            help="Keep fewer of the backbone's activations and compute them again: less memory, slower.",
-        )
-        parser.add_argument(
-            "--lr_scaling",
-            type=Literal["none", "linear", "sqrt"],
-            default="none",
-            help="Multiply the learning rate by the number of batches that a step gathers, devices x accumulated,"
-            " or by its root.",
-        )
         parser.add_class_arguments(WandbSettings, "wandb")
-        parser.add_lightning_class_args(ModelCheckpoint, "checkpoint")
-        parser.add_lightning_class_args(Pictures, "pictures")
-        parser.add_lightning_class_args(OverfittingMonitor, "overfitting")
-        parser.add_lightning_class_args(NonFinite, "nonfinite")
-        parser.add_lightning_class_args(Checkpointing, "checkpointing")
+        for name, callback in _CALLBACKS.items():
+            parser.add_lightning_class_args(callback, name)
         parser.add_class_arguments(Slurm, "slurm")
         parser.set_defaults(
             {
@@ -145,6 +123,7 @@ class Experiment(LightningCLI):
                 "checkpoint.enable_version_counter": False,
             }
         )
+        parser.link_arguments("task", "data.init_args.instances", compute_fn=lambda _: self.task.instances)
         parser.link_arguments(
             "data.num_classes", "model.network.init_args.num_classes", apply_on="instantiate"
         )
@@ -153,119 +132,177 @@ class Experiment(LightningCLI):
     def parse_arguments(self, parser: LightningArgumentParser, args: Any) -> None:
         """Parse; the name of the first YAML file names the experiment."""
         self.config: Namespace = parser.parse_args(args)
-        self.config.data.init_args.instances = self.task.instances
         if self.config.name is None:
-            files = [Path(str(file)) for file in self.config.config or []]
-            self.config.name = files[0].stem if files else "unnamed"
+            self.config.name = next((file.stem for file in self._files), "unnamed")
+
+    def instantiate_classes(self) -> None:
+        """Build nothing."""
 
     @property
     def text(self) -> str:
         """The resolved settings as YAML, defaults included."""
         return self.parser.dump(self.config, skip_unset=False)
 
+    def build_data(self) -> SegmentationData:
+        """Build the data module alone, without a network."""
+        parser = Parser()
+        parser.add_subclass_arguments(SegmentationData, "data")
+        with _errors_of_settings():
+            return parser.instantiate_classes(Namespace(data=self.config.data)).data
+
+
+class TaskAndData(ExperimentSettings):
+    """The task, network included, and the data module of an experiment; nothing is written and no trainer made.
+
+    Attributes:
+        model: The task.
+        datamodule: The data module.
+    """
+
+    model: Any
+    datamodule: SegmentationData
+
     def instantiate_classes(self) -> None:
         """Build the objects; a user's error keeps its own words where the parser has wrapped it."""
-        try:
-            super().instantiate_classes()
-            # A wrong argument of the optimizer shows now, not when the data is read and the weights are loaded.
-            self.model.optimizer([torch.nn.Parameter(torch.zeros(2, 2))])
-        except UserError:
-            raise
-        except Exception as error:  # classes of users and libraries refuse their arguments in any way
-            if isinstance(error.__cause__, UserError):
-                raise error.__cause__ from None
-            reason = f"{type(error).__name__}: {error}"
-            hint = "LIGHTNING_SEG_TRACEBACK=1 shows where"
-            raise UserError(f"these settings cannot be built: {reason}\n{hint}.") from error
-        self.model.lr_scaling = self.config.lr_scaling
-        network = self.model.network
-        network.to(memory_format=torch.channels_last)  # as the images are: convolutions need no conversion
-        if self.config.gradient_checkpointing:
-            network.backbone.checkpoint_gradients()
-        if self.config.compile:
-            network.compile()
+        with _errors_of_settings():
+            LightningCLI.instantiate_classes(self)
+
+    def instantiate_trainer(self, **kwargs: Any) -> Any:
+        """Make no trainer, but check the optimizer.
+
+        A wrong argument of it shows now, not when the data is read and the weights are loaded.
+        """
+        self.model.optimizer([torch.nn.Parameter(torch.zeros(2, 2))])
+
+
+class Experiment(TaskAndData):
+    """The objects of one run, its directory, its loggers and its trainer; a ``with`` block ends its W&B run.
+
+    Args:
+        args: Command-line arguments after the command.
+        settings: Those of a file that the arguments do not name, already read; the arguments override them.
+        run: The directory of an existing run to continue; a new one is made unless given.
+        tracked: Whether curves are written, and mirrored to W&B.
+    """
+
+    def __init__(
+        self,
+        args: Sequence[str],
+        settings: tuple[Path, dict[str, Any]] | None = None,
+        run: Path | None = None,
+        tracked: bool = True,
+    ) -> None:
+        self._given_run = run
+        self.tracked = tracked
+        super().__init__(args, settings)
+
+    @property
+    def run_directory(self) -> Path:
+        """The run directory; all processes know that of the first as soon as the trainer has begun."""
+        return self._record.run
 
     def instantiate_trainer(self, **kwargs: Any) -> Trainer:
         """Make the run directory, the loggers and the trainer; until here nothing was written."""
+        super().instantiate_trainer()
         if self.tracked and not self.datamodule.download:
             for split in (self.datamodule.train_split, self.datamodule.val_split):
                 self.datamodule.samples(split)  # raises if it is not there
-        self._make_run_directory()
-        assert self.run_directory is not None
-        self._choose_precision()
-        text = self.text
-        loggers: list[Logger] = [RunLogger(self.run_directory, curves=self.tracked)]
-        if self.tracked and not self.config.trainer.fast_dev_run:
-            wandb_run = self.config_init.wandb.start(self.run_directory, yaml.safe_load(text), self.model)
-            loggers += [self._opened.enter_context(wandb_run).logger] if wandb_run else []
-        given = self.config_init.trainer.logger  # loggers of the user's own come on top
-        loggers += given if isinstance(given, list) else [given] if isinstance(given, Logger) else []
-        folders = [Path(str(file)).parent for file in self.config.config or []]
-        bar = self.config.trainer.enable_progress_bar is not False and sys.stderr.isatty()
-        self.trainer_defaults["callbacks"] = [
-            RunRecord(self.run_directory, text, folders),
-            Progress(),
-            SeededSteps(),
-        ]
-        if self.config.trainer.benchmark is None and not self.config.trainer.deterministic:
-            self.trainer_defaults["callbacks"].append(CudnnBenchmark())
-        plugins = self.config_init.trainer.plugins or []
-        try:
-            trainer = super().instantiate_trainer(
-                logger=loggers,
-                plugins=[SafeCheckpointIO(), *(plugins if isinstance(plugins, list) else [plugins])],
-                default_root_dir=str(self.run_directory),
-                enable_progress_bar=bar,
-                **kwargs,
+        settings = self.config.clone()
+        settings.trainer.precision = self._precision()
+        text = self.parser.dump(settings, skip_unset=False)
+        run = self._given_run or self._new_run()
+        self._record = RunRecord(run, text, [file.parent for file in self._files])
+        loggers: list[Logger] = [RunLogger(run, curves=self.tracked)]
+        with (
+            ExitStack() as opened
+        ):  # if anything fails, the W&B run ends as failed and an empty directory goes
+            if self._given_run is None:
+                opened.push(partial(_remove_on_error, run))
+            if self.tracked and not self.config.trainer.fast_dev_run:
+                wandb_run = self.config_init.wandb.start(run, yaml.safe_load(text), self.model)
+                loggers += [opened.enter_context(wandb_run).logger] if wandb_run else []
+            trainer = make_trainer(
+                self.config_init, loggers, [self._record], precision=settings.trainer.precision
             )
-        except (ValueError, TypeError, MisconfigurationException) as error:
-            raise UserError(f"trainer: {error}") from error
-        on_cpu = trainer.strategy.root_device.type == "cpu"
-        if self.config.trainer.sync_batchnorm and on_cpu and trainer.world_size > 1:
-            raise UserError(
-                "trainer.sync_batchnorm: PyTorch has it on GPUs only; several processes on CPUs need =false."
-            )
+            self._opened = opened.pop_all()
         return trainer
 
-    def _choose_precision(self) -> None:
-        """Settle what the experiment leaves open, and write it down: a run and its evaluation agree."""
+    def __enter__(self) -> Self:
+        """Return the experiment itself."""
+        return self
+
+    def __exit__(self, *details: Any) -> None:
+        """End the W&B run, as failed if the block was left by an error, and remove a new run that logged nothing."""
+        self._opened.__exit__(*details)
+
+    def _precision(self) -> Any:
+        """Settle what the experiment leaves open; it is written down, so that a run and its evaluation agree."""
         given = self.config.trainer
         if given.precision is not None or given.plugins or not self.tracked:
-            return
-        if rank_zero_only.rank and _PRECISION_VARIABLE in os.environ:  # type: ignore[attr-defined]
-            precision = os.environ[_PRECISION_VARIABLE]
-        else:  # where a launcher has started all processes they must agree without trying
-            alone = int(os.environ.get("WORLD_SIZE") or os.environ.get("SLURM_NTASKS") or 1) == 1
-            choice = choose_precision(self.model.network, device_of(given.accelerator), probe=alone)
-            precision = os.environ[_PRECISION_VARIABLE] = choice.precision
-            rank_zero_info(f"precision {precision}: {choice.reason}; --trainer.precision decides otherwise")
-        for config in (self.config, self.config_init):
-            config.trainer.precision = precision
+            return given.precision
+        # Several processes have to agree on what their trainers are made with, and cannot talk before these are made.
+        alone = str(given.devices) in ("auto", "1") and given.num_nodes == 1
+        alone &= int(os.environ.get("WORLD_SIZE") or os.environ.get("SLURM_NTASKS") or 1) == 1
+        choice = choose_precision(self.model.network, device_of(given.accelerator), probe=alone)
+        rank_zero_info(
+            f"precision {choice.precision}: {choice.reason}; --trainer.precision decides otherwise"
+        )
+        return choice.precision
 
-    def _make_run_directory(self) -> None:
-        if self.run_directory is not None:
-            return
+    def _new_run(self) -> Path:
+        """Make the directory in the first process; the others learn of it when the trainer begins."""
         if rank_zero_only.rank:  # type: ignore[attr-defined]
-            # Only the first process writes; others, if a launcher of its own started them, need no directory.
-            inherited = os.environ.get(RUN_VARIABLE)
-            self.run_directory = Path(inherited or Path(self.config.runs, self.config.name, "first-process"))
-            return
-        self.run_directory = new_run(Path(self.config.runs), self.config.name)
-        os.environ[RUN_VARIABLE] = str(self.run_directory)
+            return Path(self.config.runs, self.config.name, "first-process")
+        return new_run(Path(self.config.runs), self.config.name)
 
 
-class DataOnly(Experiment):
-    """An experiment of which only the data is wanted: nothing is written and no trainer made."""
+def make_trainer(
+    objects: Namespace, loggers: list[Logger], callbacks: list[Callback], precision: Any = None
+) -> Trainer:
+    """Make the trainer of an experiment.
 
-    def instantiate_trainer(self, **kwargs: Any) -> None:  # type: ignore[override]
-        """Make none."""
+    Args:
+        objects: The objects of its settings.
+        loggers: Those of the run, its own first; loggers of the user's own come on top.
+        callbacks: Further callbacks beside those of the settings.
+        precision: In place of that of the settings, if given.
+
+    Raises:
+        UserError: Lightning refuses a setting.
+    """
+    given = dict(**objects.trainer)
+    bar = given["enable_progress_bar"] is not False and sys.stderr.isatty()
+    own: list[Callback] = [objects[name] for name in _CALLBACKS]
+    own += [*callbacks, Progress(), SeededSteps(objects.seed_everything)]
+    if given["benchmark"] is None and not given["deterministic"]:
+        own.append(CudnnBenchmark())
+    try:
+        trainer = Trainer(
+            **given
+            | {
+                "logger": [*loggers, *(x for x in _listed(given["logger"]) if isinstance(x, Logger))],
+                "callbacks": [*_listed(given["callbacks"]), *own],
+                "plugins": [SafeCheckpointIO(), *_listed(given["plugins"])],
+                "default_root_dir": loggers[0].log_dir,
+                "enable_progress_bar": bar,
+                "precision": precision or given["precision"],
+            }
+        )
+    except (ValueError, TypeError, MisconfigurationException) as error:
+        raise UserError(f"trainer: {error}") from error
+    on_cpu = trainer.strategy.root_device.type == "cpu"
+    if given["sync_batchnorm"] and on_cpu and trainer.world_size > 1:
+        raise UserError(
+            "trainer.sync_batchnorm: PyTorch has it on GPUs only; several processes on CPUs need =false."
+        )
+    return trainer
 
 
-class SettingsOnly(Experiment):
-    """An experiment whose settings are checked, and no more."""
-
-    def instantiate_classes(self) -> None:
-        """Build nothing."""
+def _remove_on_error(run: Path, kind: type[BaseException] | None, *_: Any) -> None:
+    """Remove the directory of a new run that ended in a user's error before it logged anything."""
+    first = not rank_zero_only.rank  # type: ignore[attr-defined]
+    if first and kind is not None and issubclass(kind, UserError) and not (run / METRICS).exists():
+        shutil.rmtree(run, ignore_errors=True)
 
 
 def device_of(accelerator: Any) -> torch.device:
@@ -277,18 +314,15 @@ def device_of(accelerator: Any) -> torch.device:
     return torch.device("cpu")
 
 
-def _task_class(args: list[str]) -> type[SegmentationTask]:
+def _listed(value: Any) -> list[Any]:
+    return value if isinstance(value, list) else [] if value is None else [value]
+
+
+def _task_class(files: Mapping[Path, dict[str, Any]], options: Sequence[str]) -> type[SegmentationTask]:
     """Find the class of the task first: it decides what the rest of the settings may be."""
-    early = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
-    early.add_argument("-c", "--config", action="append", default=[])
-    early.add_argument("--task")
-    given, _ = early.parse_known_args(args)
-    make_importable(map(Path, given.config))
-    names = [given.task]
-    for file in reversed(given.config):
-        settings = read_settings(Path(file))
-        names.append(settings.get("task") if isinstance(settings, dict) else None)
-    name = next(filter(None, names), None)
+    given = dict(zip(options, options[1:], strict=False)).get("--task")
+    given = next((option[7:] for option in options if option.startswith("--task=")), given)
+    name = given or next((s["task"] for s in reversed(list(files.values())) if s.get("task")), None)
     if name is None:
         return SemanticSegmentation
     task = resolve_class(name, "task")
@@ -299,64 +333,22 @@ def _task_class(args: list[str]) -> type[SegmentationTask]:
     return task
 
 
-def trained(run: Path, args: list[str]) -> DataOnly:
-    """Build a run's experiment, its network as in the best checkpoint.
-
-    Args:
-        run: The run directory.
-        args: Settings to change, ``--key=value``.
-
-    Raises:
-        UserError: The run has no checkpoint yet.
-    """
-    with note_version_mismatch(run):
-        experiment = DataOnly(quiet(["-c", str(run / CONFIG), *args]))
-    file = run / BEST_CHECKPOINT
-    if not file.is_file():
-        raise UserError(f"no checkpoint {file}: 'lightning-seg resume {run}' trains the run to its end.")
-    state = read(file)["state_dict"]
-    ours = {key: value for key, value in state.items() if key.startswith("network.")}
+@contextmanager
+def _errors_of_settings() -> Iterator[None]:
+    """Turn whatever classes of users and libraries raise about their arguments into a user's error."""
     try:
-        experiment.model.network.load_state_dict({key.removeprefix("network."): ours[key] for key in ours})
-    except RuntimeError as error:
-        raise UserError(does_not_fit(run, error)) from None
-    return experiment
+        yield
+    except UserError:
+        raise
+    except Exception as error:
+        if isinstance(error.__cause__, UserError):
+            raise error.__cause__ from None
+        reason = f"{type(error).__name__}: {error}"
+        hint = "LIGHTNING_SEG_TRACEBACK=1 shows where"
+        raise UserError(f"these settings cannot be built: {reason}\n{hint}.") from error
 
 
-def run_argument(command: str, args: list[str]) -> tuple[Path, list[str]]:
-    """Split a command's arguments into the run directory, which comes first, and the rest."""
-    if not args or args[0].startswith("-"):
-        raise UserError(f"which run? Type 'lightning-seg {command} runs/<experiment>/<id>'.")
-    return existing_run(args[0]), args[1:]
-
-
-def finished_run(command: str, args: list[str]) -> tuple[Experiment, dict[str, Any]]:
-    """Build the objects of a run to evaluate, ``RUN [--key=value ...]`` or ``-c FILE --ckpt_path FILE``.
-
-    Returns:
-        The experiment, and what the trainer's method needs.
-    """
-    if args and args[0].startswith("-"):
-        experiment = Experiment(quiet(args), tracked=False)
-        resume_with = ""
-    else:
-        run, args = run_argument(command, args)
-        with note_version_mismatch(run):
-            experiment = Experiment(quiet(["-c", str(run / CONFIG), *WHOLE, *args]), run=run, tracked=False)
-        experiment.config_init.ckpt_path = experiment.config_init.ckpt_path or str(run / BEST_CHECKPOINT)
-        resume_with = f" 'lightning-seg resume {run}' trains the run to its end."
-    path = experiment.config_init.ckpt_path
-    if path is None or not Path(path).is_file():
-        raise UserError(f"expected a checkpoint, found none at {path}; say --ckpt_path=FILE.{resume_with}")
-    return experiment, {
-        "model": experiment.model,
-        "datamodule": experiment.datamodule,
-        "ckpt_path": path,
-        "weights_only": True,
-    }
-
-
-def quiet(args: list[str]) -> list[str]:
+def _silence_libraries() -> None:
     """Silence what libraries say at every start and nobody can act on; errors and real warnings stay."""
     for name in ("lightning.pytorch", "lightning.fabric", "lightning"):
         logging.getLogger(name).setLevel(logging.WARNING)
@@ -370,4 +362,3 @@ def quiet(args: list[str]) -> list[str]:
         ".*srun.* command is available.*",  # a run on a cluster's login node is no mistake
     ):
         warnings.filterwarnings("ignore", message)
-    return args

@@ -7,14 +7,15 @@ import re
 import sys
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from importlib import metadata
 from pathlib import Path
-from typing import Any
 
 import torch
+from lightning.pytorch import Trainer
 
+from lightning_seg.data.base import SegmentationData
 from lightning_seg.errors import UserError
 from lightning_seg.runs.directory import CONFIG, ENVIRONMENT, LAST_CHECKPOINT
 from lightning_seg.runs.provenance import package_commit
@@ -28,11 +29,13 @@ _DISK = {errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EFBIG, errno.EACCES, err
 
 
 @contextmanager
-def friendly_errors(experiment: Any) -> Iterator[None]:
+def friendly_errors(trainer: Trainer, data: SegmentationData, run: Callable[[], Path]) -> Iterator[None]:
     """Turn what the machine does to a run into errors that say what to do.
 
     Args:
-        experiment: The `lightning_seg.experiment.experiment.Experiment` that the block trains or tests.
+        trainer: That the block trains or tests with.
+        data: That it trains or tests on.
+        run: Returns the run directory.
 
     Raises:
         UserError: Out of memory, a data worker or another process that died, a disk that cannot be written.
@@ -42,7 +45,7 @@ def friendly_errors(experiment: Any) -> Iterator[None]:
     except UserError:
         raise
     except (RuntimeError, MemoryError, OSError) as error:
-        explanation = _explain(error, experiment)
+        explanation = _explain(error, trainer, data, run)
         if explanation is None:
             raise
         raise UserError(explanation) from error
@@ -85,31 +88,32 @@ def _made_by(run: Path) -> str:
     )
 
 
-def _explain(error: BaseException, experiment: Any) -> str | None:
+def _explain(
+    error: BaseException, trainer: Trainer, data: SegmentationData, run: Callable[[], Path]
+) -> str | None:
     text = str(error)
     if is_out_of_memory(error):
-        return _out_of_memory(experiment)
+        return _out_of_memory(trainer, data)
     if _WORKER.search(text):
         return (
             "a data worker was killed, most often because the machine's memory was full.\n"
-            f"Try --data.init_args.num_workers={max(0, _workers(experiment) // 2)}"
+            f"Try --data.init_args.num_workers={max(0, _workers(trainer) // 2)}"
             " or a smaller --data.init_args.batch_size, and look at the system's log (dmesg)."
-            f"\n{_again(experiment)}"
+            f"\n{_again(run())}"
         )
-    if experiment.trainer.world_size > 1 and _PROCESS.search(text):
-        return f"another process of this run has ended; its own error is the cause. {_again(experiment)}"
+    if trainer.world_size > 1 and _PROCESS.search(text):
+        return f"another process of this run has ended; its own error is the cause. {_again(run())}"
     if "Error(s) in loading state_dict" in text:
-        return does_not_fit(experiment.run_directory, error)
+        return does_not_fit(run(), error)
     if isinstance(error, OSError) and error.errno in _DISK:
         return (
             f"cannot write{f' {error.filename}' if error.filename else ''}: {error.strerror}."
-            f" What was saved before is whole. {_again(experiment)}"
+            f" What was saved before is whole. {_again(run())}"
         )
     return None
 
 
-def _out_of_memory(experiment: Any) -> str:
-    data, trainer = experiment.datamodule, experiment.trainer
+def _out_of_memory(trainer: Trainer, data: SegmentationData) -> str:
     what = "the device is out of memory"
     if trainer.strategy.root_device.type == "cuda":
         free, total = torch.cuda.mem_get_info(trainer.strategy.root_device)
@@ -135,16 +139,14 @@ def _out_of_memory(experiment: Any) -> str:
     )
 
 
-def _workers(experiment: Any) -> int:
-    loader = experiment.trainer.train_dataloader
+def _workers(trainer: Trainer) -> int:
+    loader = trainer.train_dataloader
     return getattr(loader, "num_workers", 0)
 
 
-def _again(experiment: Any) -> str:
-    saved = (experiment.run_directory / LAST_CHECKPOINT).exists()
-    return (
-        f"'lightning-seg resume {experiment.run_directory}' continues." if saved else "Nothing was saved yet."
-    )
+def _again(run: Path) -> str:
+    saved = (run / LAST_CHECKPOINT).exists()
+    return f"'lightning-seg resume {run}' continues." if saved else "Nothing was saved yet."
 
 
 def end_with_first_process() -> None:

@@ -1,6 +1,8 @@
 """Experiment files: their names, and reading them. Imports nothing heavy."""
 
 import difflib
+import re
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -9,8 +11,18 @@ import yaml
 from lightning_seg.errors import UserError
 
 EXPERIMENTS = Path("experiments")
-LOADER = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
 MOST_VALUES = 100_000  # in an experiment file with its references resolved
+
+
+class Loader(getattr(yaml, "CSafeLoader", yaml.SafeLoader)):  # type: ignore[misc]
+    """YAML as people mean it: 1e-3 is a number, as in YAML 1.2 and in the parser of the command line."""
+
+
+Loader.add_implicit_resolver(
+    "tag:yaml.org,2002:float",
+    re.compile(r"[-+]?[0-9][0-9_]*(\.[0-9_]*)?[eE][-+]?[0-9]+$"),
+    list("-+0123456789"),
+)
 
 
 def experiment_names() -> list[str]:
@@ -40,7 +52,22 @@ def experiment_file(name: str) -> Path:
     raise UserError(f"no experiment {name!r} ({path} does not exist).{hint} There are: {', '.join(names)}.")
 
 
-def read_settings(file: Path) -> Any:
+def read_files(args: Sequence[str]) -> dict[Path, dict[str, Any]]:
+    """Read the files that arguments name, ``-c FILE``.
+
+    Raises:
+        UserError: A file cannot be read; see `read_settings`.
+    """
+    files = {}
+    for arg, following in zip(args, [*args[1:], ""], strict=True):
+        name, equals, value = arg.partition("=")
+        if name in ("-c", "--config"):
+            file = Path(value if equals else following)
+            files[file] = read_settings(file)
+    return files
+
+
+def read_settings(file: Path) -> dict[str, Any]:
     """Read an experiment file, refusing what YAML allows and nobody means or survives.
 
     Raises:
@@ -49,9 +76,14 @@ def read_settings(file: Path) -> Any:
     try:
         text = file.read_text(encoding="utf-8")
         sizes: dict[int, int] = {}
-        if (root := yaml.compose(text, LOADER)) and _size(root, sizes, ()) > MOST_VALUES:
+        if (root := yaml.compose(text, Loader)) and _size(root, sizes, ()) > MOST_VALUES:
             raise _Refused(root, f"these references unfold to more than {MOST_VALUES} values")
-        return yaml.load(text, LOADER)
+        settings = yaml.load(text, Loader) or {}
+        if not isinstance(settings, dict):
+            raise UserError(
+                f"{file} must hold settings, `name: value`; it holds a {type(settings).__name__}."
+            )
+        return settings
     except _Refused as error:
         raise UserError(f"{file}, line {error.line}: {error}.") from None
     except OSError as error:

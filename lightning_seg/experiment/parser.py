@@ -1,30 +1,34 @@
 """The parser of experiment files: a wrong setting is answered in a line or two."""
 
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any, Never
 
-import yaml
-from jsonargparse import Namespace, set_loader
+from jsonargparse import Namespace
 from lightning.pytorch.cli import LightningArgumentParser
 
 from lightning_seg.data.base import SegmentationData
 from lightning_seg.errors import UserError, did_you_mean, parameters_of_subclasses, without_noise
-from lightning_seg.experiment.class_paths import expand_arguments, load_settings, no_such_class
+from lightning_seg.experiment.class_paths import expand_arguments, expand_settings, no_such_class
 from lightning_seg.networks.base import BackboneNetwork
-
-_MODE = "experiment"  # how jsonargparse reads files and values
-set_loader(_MODE, load_settings, (yaml.YAMLError,))
 
 # What jsonargparse says of a name without dots that is no class it knows.
 _UNKNOWN = r'Parser key "([\w.]+)":.*dot import path string: (\w+)$'
 
 
 class Parser(LightningArgumentParser):
-    """Knows classes by short names, and reports a wrong setting in a line or two, with the nearest right one."""
+    """Knows classes by short names, and reports a wrong setting in a line or two, with the nearest right one.
 
-    def __init__(self, *args: Any, **kwargs: Any) -> None:
-        super().__init__(*args, **{"parser_mode": _MODE, **kwargs})
+    Args:
+        *args: As of LightningArgumentParser.
+        files: The settings of files, already read, that arguments may name.
+        **kwargs: As of LightningArgumentParser.
+    """
+
+    def __init__(self, *args: Any, files: Mapping[Path, dict[str, Any]] | None = None, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self._files = files or {}
 
     def parse_args(  # type: ignore[override]
         self, args: Sequence[str], namespace: Namespace | None = None, **kwargs: Any
@@ -42,3 +46,10 @@ class Parser(LightningArgumentParser):
             raise UserError(no_such_class(*unknown.groups())) from None
         hint = did_you_mean(message, known)
         raise UserError(f"{message}{hint}\n'lightning-seg fit --help' lists the settings.") from None
+
+    def parse_path(self, path: Any, *args: Any, _fail_no_subcommand: bool = True, **kwargs: Any) -> Namespace:
+        """Take the settings of a file as they were read before; jsonargparse calls it for ``-c FILE``."""
+        try:
+            return self.parse_object(expand_settings(self._files[Path(path)]), *args, **kwargs)
+        except UserError as error:
+            raise UserError(f"{path}: {error}") from None

@@ -1,13 +1,23 @@
-"""What settings and classes of 0.1.0 are called now, for one error that says so. Nothing here is an alias."""
+"""What settings and classes were called in version 0.1.0: an old experiment or run ends in one error that says so."""
 
-# Keys of experiment files.
+from collections.abc import Iterator, Mapping, Sequence
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any
+
+from lightning_seg import PUBLIC
+from lightning_seg.errors import UserError
+
+# A setting by the end of its path.
 SETTINGS: dict[str, str] = {
+    "compile": "model.compile",
+    "gradient_checkpointing": "model.gradient_checkpointing",
+    "lr_scaling": "model.lr_scaling",
     "data.init_args.shares": "data.init_args.split_ratios",
     "data.init_args.class_crops": "data.init_args.class_balanced_crops",
     "data.init_args.scale": "data.init_args.scale_range",
     "data.init_args.fit": "data.init_args.large_scale_jitter",
 }
-
 # Class paths. Classes that only moved are not listed: they are found by their names.
 CLASSES: dict[str, str] = {
     "lightning_seg.callbacks.gap.Gap": "lightning_seg.callbacks.overfitting.OverfittingMonitor",
@@ -26,3 +36,66 @@ CLASSES: dict[str, str] = {
     "lightning_seg.networks.unet.UNet2015": "lightning_seg.networks.unet.ClassicUNet",
     "lightning_seg.schedules.Step": "lightning_seg.training.schedules.MultiStep",
 }
+
+
+def refuse_old_names(files: Mapping[Path, dict[str, Any]], options: Sequence[str]) -> None:
+    """Refuse settings that have another name now.
+
+    Args:
+        files: The settings of each file.
+        options: Of the command line, ``--key=value``.
+
+    Raises:
+        UserError: Names all of them with their new names, and the file.
+    """
+    given = {file: list(_settings(settings)) for file, settings in files.items()}
+    pairs = (option.lstrip("-").partition("=")[::2] for option in options if option.startswith("--"))
+    for place, settings in [*given.items(), ("the command line", list(pairs))]:
+        renamed = dict(
+            filter(None, (found for pair in settings for found in (_setting(pair[0]), _class(pair[1]))))
+        )
+        if renamed:
+            listed = ", ".join(f"{old} is now {new}" for old, new in renamed.items())
+            raise UserError(f"{place} uses names of version 0.1.0: {listed}.")
+
+
+def _settings(value: Any, path: str = "") -> Iterator[tuple[str, Any]]:
+    """Yield the path and the value of each setting."""
+    if isinstance(value, Mapping):
+        for name, inner in value.items():
+            yield from _settings(inner, f"{path}.{name}" if path else str(name))
+        yield path, None
+    elif isinstance(value, list):
+        for inner in value:
+            yield from _settings(inner, path)
+    else:
+        yield path, value
+
+
+def _setting(path: str) -> tuple[str, str] | None:
+    for old, new in SETTINGS.items():
+        if _ends(path, old) and not _ends(path, new):
+            return path, new
+    return None
+
+
+def _class(value: Any) -> tuple[str, str] | None:
+    if not isinstance(value, str):
+        return None
+    if value in CLASSES:
+        return value, CLASSES[value]
+    module, _, name = value.rpartition(".")
+    if module.startswith("lightning_seg.") and module != PUBLIC.get(name, module) and not _exists(module):
+        return value, f"{PUBLIC[name]}.{name}"  # moved
+    return None
+
+
+def _exists(module: str) -> bool:
+    try:
+        return find_spec(module) is not None
+    except ModuleNotFoundError:
+        return False
+
+
+def _ends(path: str, name: str) -> bool:
+    return path == name or path.endswith(f".{name}")

@@ -1,9 +1,7 @@
 """Train an experiment, or continue a run, and test it: what the command line and SLURM jobs do."""
 
-import os
-import shutil
 import signal
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -11,29 +9,33 @@ from lightning.pytorch.callbacks import ModelCheckpoint
 from lightning.pytorch.utilities import rank_zero_only
 
 from lightning_seg.callbacks.checkpointing import Stopped
-from lightning_seg.errors import UserError
-from lightning_seg.experiment.experiment import RUN_VARIABLE, Experiment, quiet
+from lightning_seg.experiment.experiment import Experiment
 from lightning_seg.experiment.failures import end_with_first_process, friendly_errors, note_version_mismatch
-from lightning_seg.runs.directory import CONFIG, METRICS
+from lightning_seg.runs.directory import CONFIG
 from lightning_seg.training.checkpoint_io import newest
 
 
-def train(args: list[str], then_test: bool, run: Path | None = None) -> Path:
-    """Train, perhaps test, and return the run directory."""
+def train(args: Sequence[str], then_test: bool, run: Path | None = None) -> Path:
+    """Train, perhaps test, and return the run directory.
+
+    Args:
+        args: ``-c FILE [--key=value ...]``.
+        then_test: Test the best checkpoint.
+        run: The directory of an existing run to continue; a new one is made unless given.
+    """
     end_with_first_process()
-    with remove_empty_run_on_error(new=run is None):
-        with note_version_mismatch(run):
-            experiment = Experiment(quiet(args), run=run)
-        trainer, model, data = experiment.trainer, experiment.model, experiment.datamodule
-        with experiment, friendly_errors(experiment), print_resume_hint(experiment):
-            trainer.fit(model, data, ckpt_path=experiment.config_init.ckpt_path, weights_only=True)
-            if then_test:
-                callback = trainer.checkpoint_callback
-                best = callback.best_model_path if isinstance(callback, ModelCheckpoint) else ""
-                if not best and trainer.is_global_zero:
-                    print("no validation has chosen a checkpoint: the last weights are tested")
-                trainer.test(model, data, ckpt_path=best or None, verbose=False, weights_only=True)
-    assert experiment.run_directory is not None
+    with note_version_mismatch(run):
+        experiment = Experiment(args, run=run)
+    trainer, model, data = experiment.trainer, experiment.model, experiment.datamodule
+    errors = friendly_errors(trainer, data, lambda: experiment.run_directory)
+    with experiment, errors, print_resume_hint(experiment):
+        trainer.fit(model, data, ckpt_path=experiment.config_init.ckpt_path, weights_only=True)
+        if then_test:
+            callback = trainer.checkpoint_callback
+            best = callback.best_model_path if isinstance(callback, ModelCheckpoint) else ""
+            if not best and trainer.is_global_zero:
+                print("no validation has chosen a checkpoint: the last weights are tested")
+            trainer.test(model, data, ckpt_path=best or None, verbose=False, weights_only=True)
     return experiment.run_directory
 
 
@@ -65,16 +67,4 @@ def print_resume_hint(experiment: Experiment) -> Iterator[None]:
             )
         if stop.code is None:  # Lightning's, between two batches of the test
             raise Stopped(signal.SIGTERM, experiment.trainer.is_global_zero) from None
-        raise
-
-
-@contextmanager
-def remove_empty_run_on_error(new: bool) -> Iterator[None]:
-    """Remove the directory of a new run that ended in a user's error before it logged anything."""
-    try:
-        yield
-    except UserError:
-        made = os.environ.pop(RUN_VARIABLE, None)
-        if new and made and not Path(made, METRICS).exists() and not rank_zero_only.rank:  # type: ignore[attr-defined]
-            shutil.rmtree(made, ignore_errors=True)
         raise

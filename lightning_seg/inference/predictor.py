@@ -1,12 +1,12 @@
 """Prediction for single images from Python.
 
-from lightning_seg.inference import load
+from lightning_seg import load
 
 model = load("runs/unet_camvid/20261121-075311-3f2a")
 labels = model("street.jpg")  # (H, W) uint8; an array (H, W, 3) or a PIL image will do as well
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -78,44 +78,6 @@ class Predictor:
         with torch.inference_mode(), full_precision(self.device):
             predict = self.network if self.inference is None else partial(self.inference, self.network)
             return predict(images)[0].float()
-
-
-def load(
-    run: str | Path,
-    device: str | torch.device | None = None,
-    inference: Inferer | None = None,
-    settings: Sequence[str] = (),
-) -> Predictor:
-    """Load the best checkpoint of a run.
-
-    Args:
-        run: ``runs/<experiment>/<id>``, or ``runs/<experiment>`` for the latest.
-        device: Where to put the network; a GPU if there is one unless given.
-        inference: How logits are had; that of the run's configuration unless given.
-        settings: Settings to change, as on the command line: ``--key=value``.
-
-    Raises:
-        UserError: It is no run, or has no checkpoint yet.
-    """
-    from lightning_seg.experiment.experiment import trained
-    from lightning_seg.inference.calibration import temperature_of
-    from lightning_seg.runs.directory import existing_run
-    from lightning_seg.tasks.semantic import SemanticSegmentation
-
-    run = existing_run(run)
-    with torch.random.fork_rng(devices=[]):  # the caller's random numbers are their own
-        experiment = trained(run, ["--seed_everything=false", "--compile=false", *settings])
-    task, data = experiment.model, experiment.datamodule
-    if not isinstance(task, SemanticSegmentation):
-        raise UserError(f"{run} gives no class to each pixel: it is a run of {type(task).__name__}.")
-    return Predictor(
-        task.network.to(device or ("cuda" if torch.cuda.is_available() else "cpu")),
-        data.class_names,
-        data.palette,
-        inference or task.inference,
-        temperature_of(run),
-        None if task.postprocess is None else task.postprocess.of_logits,
-    )
 
 
 def as_rgb(image: Any) -> np.ndarray:

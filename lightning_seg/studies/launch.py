@@ -41,7 +41,7 @@ class Attempt:
         arguments = ["exp", *slot.arguments] if run is None else ["resume", str(run.path)]
         slot.failure = ""
         # One run is one process with the devices it finds: it is no step of the job that started it.
-        inherited = {k: v for k, v in os.environ.items() if not k.startswith(("SLURM_", "LIGHTNING_SEG_RUN"))}
+        inherited = {k: v for k, v in os.environ.items() if not k.startswith("SLURM_")}
         self.start = time.monotonic()
         self.begin = log.seek(0, os.SEEK_END)
         log.write(

@@ -290,9 +290,9 @@ def _lengthened(settings: Mapping[str, Any], factor: float) -> list[str]:
 
 def _resolved(arguments: Iterable[str]) -> dict[str, Any]:
     """Have the experiment's own parser check settings and fill in all defaults."""
-    from lightning_seg.experiment.experiment import SettingsOnly, quiet
+    from lightning_seg.experiment.experiment import ExperimentSettings
 
-    return yaml.safe_load(SettingsOnly(quiet(list(arguments))).text)
+    return yaml.safe_load(ExperimentSettings(list(arguments)).text)
 
 
 def _groups(keys: Iterable[str]) -> set[str]:

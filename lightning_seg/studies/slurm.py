@@ -30,9 +30,9 @@ def submit(args: list[str]) -> str:
     Raises:
         UserError: A setting is wrong, submitit is not installed, or there is no SLURM or it refuses the job.
     """
-    from lightning_seg.experiment.experiment import SettingsOnly, quiet
+    from lightning_seg.experiment.experiment import ExperimentSettings
 
-    settings = SettingsOnly(quiet(args))
+    settings = ExperimentSettings(args)
     trainer, wanted = settings.config.trainer, settings.config.slurm
     trainer.devices = devices = number_of_devices(trainer.devices)
     run = new_run(Path(settings.config.runs), settings.config.name)

@@ -4,6 +4,7 @@ from collections.abc import Callable, Iterable
 from typing import Any, Literal, Self
 
 import lightning as L
+import torch
 from lightning.pytorch.strategies import DDPStrategy
 from torch.optim import Adam, Optimizer
 from torch.optim.lr_scheduler import LRScheduler
@@ -25,17 +26,19 @@ class SegmentationTask(L.LightningModule):
         lr_scheduler: Makes the scheduler from the optimizer and the total number of optimizer steps, as those of
             `lightning_seg.training.schedules` are made. Without one the learning rate is constant.
         finetune: Which parts of the backbone train, and how; all of it unless given.
+        lr_scaling: Multiply the learning rate by the number of batches that a step gathers, devices x accumulated
+            (`linear`), or by its root (`sqrt`).
+        gradient_checkpointing: Keep fewer of the backbone's activations and compute them again: less memory, slower.
+        compile: Compile the network with torch.compile.
 
     Attributes:
         pretrained: The weights that the training began with, in words.
         monitor: The score that chooses the best checkpoint; higher is better.
         instances: Whether it wants objects of the data module instead of masks of classes.
-        lr_scaling: How the learning rate follows the number of batches that one optimizer step gathers.
     """
 
     monitor = "val/miou"
     instances = False
-    lr_scaling: Literal["none", "linear", "sqrt"] = "none"
 
     def __init__(
         self,
@@ -44,14 +47,22 @@ class SegmentationTask(L.LightningModule):
         class_names: tuple[str, ...],
         lr_scheduler: Callable[[Optimizer, int], LRScheduler] | None = None,
         finetune: Full | None = None,
+        lr_scaling: Literal["none", "linear", "sqrt"] = "none",
+        gradient_checkpointing: bool = False,
+        compile: bool = False,
     ) -> None:
         super().__init__()
-        self.network = network
+        self.network = network.to(memory_format=torch.channels_last)  # as images are: no conversion
         self.optimizer = optimizer
         self.lr_scheduler = lr_scheduler
         self.class_names = class_names
         self.finetune = finetune or Full()
+        self.lr_scaling = lr_scaling
         self.finetune.apply(network)
+        if gradient_checkpointing:
+            network.backbone.checkpoint_gradients()
+        if compile:
+            network.compile()
         self.pretrained = "those of the checkpoint"
 
     def on_fit_start(self) -> None:

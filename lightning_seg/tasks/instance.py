@@ -39,6 +39,7 @@ class InstanceSegmentation(SegmentationTask):
         finetune: Which parts of the backbone train, and how; all of it unless given.
         score_threshold: From which score on an object is in panoptic quality, the semantic view and pictures; average
             precision takes all.
+        **options: `lr_scaling`, `gradient_checkpointing` and `compile`; see `SegmentationTask`.
 
     Attributes:
         image_scores: Scores of the objects of the last finished evaluation, over all processes.
@@ -59,8 +60,9 @@ class InstanceSegmentation(SegmentationTask):
         lr_scheduler: Callable[[Optimizer, int], LRScheduler] | None = None,
         finetune: Full | None = None,
         score_threshold: float = 0.5,
+        **options: Any,
     ) -> None:
-        super().__init__(network, optimizer, class_names, lr_scheduler, finetune)
+        super().__init__(network, optimizer, class_names, lr_scheduler, finetune, **options)
         self.score_threshold = score_threshold
         self.objects = ObjectScores(len(class_names))
         self.confusion = ConfusionMatrix(len(class_names))

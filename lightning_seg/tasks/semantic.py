@@ -47,10 +47,11 @@ class SemanticSegmentation(SegmentationTask):
             chooses the checkpoint, scores the network alone.
         metrics: Scores beyond overlap, computed in the test.
         val_metrics: Compute them in every validation too.
+        temperature: What logits are divided by where probabilities are asked for: in post-processing and in scores
+            of probabilities. Commands on a finished run give what `lightning-seg calibrate` has found for it.
+        **options: `lr_scaling`, `gradient_checkpointing` and `compile`; see `SegmentationTask`.
 
     Attributes:
-        temperature: What logits are divided by where probabilities are asked for: in post-processing and in scores
-            of probabilities. Commands set what `lightning-seg calibrate` has found for a run.
         matrix: Confusion matrix (C, C) of the last finished evaluation, over all processes.
         per_image: Counts (N, C, 3) of the last finished test: intersection, predicted, true pixels.
         image_scores: The scores of `metrics` in the last finished evaluation that computed them.
@@ -71,14 +72,16 @@ class SemanticSegmentation(SegmentationTask):
         postprocess: list[Step] | None = None,
         metrics: list[ImageMetric] | None = None,
         val_metrics: bool = False,
+        temperature: float = 1.0,
+        **options: Any,
     ) -> None:
-        super().__init__(network, optimizer, class_names, lr_scheduler, finetune)
+        super().__init__(network, optimizer, class_names, lr_scheduler, finetune, **options)
         self.loss = loss or CrossEntropy()
         check_class_weights(self.loss, class_names)
         self.auxiliary_weight = auxiliary_weight
         self.inference = inference
         self.postprocess = Chain(postprocess, class_names) if postprocess else None
-        self.temperature = 1.0
+        self.temperature = temperature
         self.metrics = metrics or []
         self.val_metrics = val_metrics
         self.confusion = ConfusionMatrix(len(class_names))

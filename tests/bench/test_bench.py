@@ -7,7 +7,7 @@ from lightning_seg.bench import evaluate, guard
 from lightning_seg.bench.train import BARE, FROZEN, OURS, TrainBench
 from lightning_seg.bench.turns import Goal, ratio, table, take_turns
 from lightning_seg.cli.main import main
-from lightning_seg.experiment.experiment import DataOnly
+from lightning_seg.experiment.experiment import TaskAndData
 from lightning_seg.metrics.confusion import ConfusionMatrix
 
 TINY = [
@@ -20,7 +20,7 @@ TINY = [
 
 @pytest.fixture(scope="module")
 def bench():
-    return TrainBench(DataOnly(["-c", "experiments/quickstart.yaml", *TINY]), steps=2)
+    return TrainBench(TaskAndData(["-c", "experiments/quickstart.yaml", *TINY]), steps=2)
 
 
 def test_ways_take_turns_and_the_first_round_does_not_count():

@@ -43,7 +43,6 @@ def run(tmp_path_factory):
     """A run that stopped early, five validations after its begin."""
     before, folder = Path.cwd(), tmp_path_factory.mktemp("work")
     os.chdir(folder)
-    os.environ.pop("LIGHTNING_SEG_RUN", None)
     (folder / "tiny.yaml").write_text(YAML)
     assert main(["exp", "tiny.yaml"]) == 0
     yield next((folder / "runs" / "tiny").iterdir())

@@ -11,7 +11,7 @@ import yaml
 from lightning_seg import PUBLIC
 from lightning_seg.errors import UserError
 from lightning_seg.experiment.class_paths import PLACES, expand_arguments, expand_settings
-from lightning_seg.experiment.experiment import SettingsOnly, quiet
+from lightning_seg.experiment.experiment import ExperimentSettings
 
 YAML = """
 model:
@@ -48,7 +48,7 @@ FULL = {
 
 
 def settings(path: Path, *args: str):
-    return SettingsOnly(quiet(["-c", str(path), *args])).config
+    return ExperimentSettings(["-c", str(path), *args]).config
 
 
 @pytest.fixture
@@ -179,7 +179,7 @@ def test_a_module_that_fails_says_what_it_raised(experiment, source, says):
 def test_a_class_of_0_1_0_ends_in_one_error_with_its_new_name(experiment):
     with pytest.raises(UserError, match=r"is now lightning_seg.training.losses.DiceLoss"):
         settings(experiment, "--model.loss=lightning_seg.losses.Dice")
-    with pytest.raises(UserError, match=r"Did you mean lightning_seg.data.datasets.camvid.CamVid"):
+    with pytest.raises(UserError, match=r"CamVid is now lightning_seg.data.datasets.camvid.CamVid"):
         settings(experiment, "--data=lightning_seg.data.camvid.CamVid")
 
 

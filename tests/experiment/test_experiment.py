@@ -51,7 +51,6 @@ def run_in(workplace, *arguments):
     """Call the command line in this process; return the exit code."""
     before = Path.cwd()
     os.chdir(workplace)
-    os.environ.pop("LIGHTNING_SEG_RUN", None)
     try:
         return main(list(arguments))
     finally:
@@ -214,7 +213,6 @@ def test_every_experiment_builds(path, tmp_path, monkeypatch):
     """The YAML is accepted and its objects are made; data and weights are not needed for that."""
     from lightning_seg.experiment.experiment import Experiment
 
-    monkeypatch.delenv("LIGHTNING_SEG_RUN", raising=False)
     built = Experiment(
         ["-c", str(path), f"--runs={tmp_path}", "--trainer.accelerator=cpu", "--trainer.devices=1"],
         tracked=False,
@@ -235,9 +233,7 @@ def test_every_experiment_builds(path, tmp_path, monkeypatch):
 def test_killed_and_resumed_is_the_same_run(workplace):
     """Slow because it starts the program twice: killed in the second of four epochs, then continued."""
     command = [sys.executable, "-m", "lightning_seg.cli"]
-    environment = {k: v for k, v in os.environ.items() if k != "LIGHTNING_SEG_RUN"} | {
-        "WANDB_MODE": "offline"
-    }
+    environment = os.environ | {"WANDB_MODE": "offline"}
     options = ["--name=killed", "--trainer.max_epochs=4", "--data.init_args.train_images=400"]
     process = subprocess.Popen([*command, "exp", "tiny.yaml", *options], cwd=workplace, env=environment)
     deadline = time.time() + 120
@@ -277,7 +273,6 @@ def test_voc_folder_runs_deeplab_voc_for_two_steps(tmp_path, monkeypatch):
         picture = Image.fromarray(mask)
         picture.putpalette([i % 256 for i in range(768)])
         picture.save(root / f"SegmentationClass/{name}.png")
-    monkeypatch.delenv("LIGHTNING_SEG_RUN", raising=False)
     arguments = [f"--data.init_args.root={tmp_path}", "--model.network.init_args.weights=false"]
     arguments += [
         "--data.init_args.batch_size=2",

@@ -98,7 +98,7 @@ def _main(folder: str, arguments: list[str], environment: dict[str, str], output
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, signal.default_int_handler if number == signal.SIGINT else signal.SIG_DFL)
     os.chdir(folder)
-    for name in [n for n in os.environ if n.startswith(("LIGHTNING_SEG_RUN", "PL_", "WANDB_"))]:
+    for name in [n for n in os.environ if n.startswith(("PL_", "WANDB_"))]:
         del os.environ[name]
     os.environ.update(environment)
     sys.argv = ["lightning-seg", *arguments]
@@ -125,7 +125,6 @@ def here(folder: Path, *arguments: str) -> int:
 
     before, mode = Path.cwd(), os.environ.get("WANDB_MODE")
     os.chdir(folder)
-    os.environ.pop("LIGHTNING_SEG_RUN", None)
     os.environ["WANDB_MODE"] = "disabled"
     if str(ROOT) not in sys.path:
         sys.path.append(str(ROOT))

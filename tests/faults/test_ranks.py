@@ -112,7 +112,7 @@ def test_synchronised_batch_norm_trains_like_one_process(folder):
 
 
 def test_learning_rate_and_batch_are_counted_and_said(folder):
-    options = ("--data.init_args.batch_size=2", "--trainer.accumulate_grad_batches=2", "--lr_scaling=sqrt",
+    options = ("--data.init_args.batch_size=2", "--trainer.accumulate_grad_batches=2", "--model.lr_scaling=sqrt",
                "--trainer.max_epochs=1")  # fmt: skip
     programs = ranks(folder, 2, "exp", "tiny.yaml", "--name=scaled", *options)
     finish(programs)
@@ -174,7 +174,7 @@ def test_torchrun_on_two_nodes(folder, trained):
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
-    environment = {k: v for k, v in os.environ.items() if not k.startswith(("LIGHTNING_SEG_RUN", "PL_"))} | {
+    environment = {k: v for k, v in os.environ.items() if not k.startswith("PL_")} | {
         "OMP_NUM_THREADS": "1", "WANDB_MODE": "disabled", "PYTHONPATH": str(ROOT)
     }  # fmt: skip
     options = ["exp", "tiny.yaml", "--name=nodes", "--trainer.devices=1", "--trainer.num_nodes=2", *SAME]
@@ -197,7 +197,7 @@ def test_torchrun_on_two_nodes(folder, trained):
 @pytest.mark.slow
 def test_processes_that_lightning_starts_end_with_the_one_that_is_killed(folder):
     """Slow because the second process imports everything once more."""
-    environment = {k: v for k, v in os.environ.items() if not k.startswith(("LIGHTNING_SEG_RUN", "PL_"))} | {
+    environment = {k: v for k, v in os.environ.items() if not k.startswith("PL_")} | {
         "OMP_NUM_THREADS": "1", "WANDB_MODE": "disabled", "PYTHONPATH": str(ROOT)
     }  # fmt: skip
     options = ["exp", "tiny.yaml", "--name=launched", "--trainer.devices=2", "--trainer.max_epochs=100"]

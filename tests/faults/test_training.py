@@ -132,6 +132,6 @@ def test_a_frozen_data_worker(folder, monkeypatch, capsys):
 
 
 def test_other_errors_keep_their_traceback(folder):
-    made = SimpleNamespace(trainer=SimpleNamespace(world_size=1))
-    with pytest.raises(RuntimeError, match="a bug of ours"), friendly_errors(made):
+    trainer = SimpleNamespace(world_size=1)
+    with pytest.raises(RuntimeError, match="a bug of ours"), friendly_errors(trainer, None, lambda: folder):
         raise RuntimeError("a bug of ours")

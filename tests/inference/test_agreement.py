@@ -8,9 +8,9 @@ import pytest
 import torch
 from PIL import Image
 
+from lightning_seg import load
 from lightning_seg.data.dataset import Split
 from lightning_seg.data.datasets.shapes import Shapes
-from lightning_seg.inference import load
 from lightning_seg.inference.precision import full_precision
 from lightning_seg.metrics.images import overlap
 from tests.inference.conftest import TINY, call

@@ -6,7 +6,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from lightning_seg.inference import demo, load
+from lightning_seg import load
+from lightning_seg.inference import demo
 from tests.inference.conftest import call
 
 

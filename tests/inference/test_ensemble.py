@@ -7,8 +7,8 @@ import pytest
 import torch
 import yaml
 
+from lightning_seg import load
 from lightning_seg.analysis.compare import compare
-from lightning_seg.inference import load
 from lightning_seg.networks.ensemble import Ensemble
 from lightning_seg.networks.fcn import FCN
 from lightning_seg.networks.unet import UNet

@@ -8,9 +8,10 @@ import pytest
 import torch
 from PIL import Image
 
+from lightning_seg import load
 from lightning_seg.analysis.compare import compare
 from lightning_seg.errors import UserError
-from lightning_seg.inference import MultiScale, SlidingWindow, load
+from lightning_seg.inference import MultiScale, SlidingWindow
 from lightning_seg.plotting.heat import heat
 from tests.inference.conftest import call
 

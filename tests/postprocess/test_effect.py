@@ -12,7 +12,7 @@ import yaml
 from lightning_seg.cli.main import main
 from lightning_seg.constants import IGNORE_INDEX
 from lightning_seg.errors import UserError
-from lightning_seg.experiment.experiment import DataOnly
+from lightning_seg.experiment.experiment import TaskAndData
 from lightning_seg.metrics.boundary import BoundaryF1
 from lightning_seg.metrics.scores import scores
 from lightning_seg.postprocess.chain import Chain
@@ -219,7 +219,7 @@ def run(tmp_path_factory):
     folder = tmp_path_factory.mktemp("runs") / "tiny" / "20260101-000000-0000"
     (folder / "checkpoints").mkdir(parents=True)
     (folder / "config.yaml").write_text(TINY)
-    model = DataOnly(["-c", str(folder / "config.yaml")]).model
+    model = TaskAndData(["-c", str(folder / "config.yaml")]).model
     with torch.no_grad():
         model.network.head[0].bias.zero_()
         model.network.head[0].weight.mul_(100)

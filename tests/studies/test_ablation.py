@@ -148,14 +148,14 @@ def test_every_variant_of_every_shipped_ablation_builds(path):
     """Network, loss and data are made from the settings; data and weights are not needed for that."""
     import torch
 
-    from lightning_seg.experiment.experiment import DataOnly
+    from lightning_seg.experiment.experiment import TaskAndData
 
     ablation = load(str(path))
     assert ablation.baseline in ablation.variants and len(ablation.seeds) >= 3
     assert ablation.block > 1 or "camvid" not in path.stem
     for overrides in ablation.variants.values():
         with torch.device("meta"):  # no memory, and no time for random numbers
-            built = DataOnly(["-c", str(ablation.experiment), *overrides])
+            built = TaskAndData(["-c", str(ablation.experiment), *overrides])
         assert built.model.network.head is not None and built.datamodule.crop_size
 
 

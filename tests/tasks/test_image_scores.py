@@ -10,10 +10,10 @@ import pytest
 import yaml
 from PIL import Image
 
+from lightning_seg import load
 from lightning_seg.cli.main import main
 from lightning_seg.data.dataset import Split
 from lightning_seg.data.datasets.shapes import Shapes
-from lightning_seg.inference import load
 
 TINY = """
 seed_everything: 0
@@ -47,7 +47,6 @@ STEPS = [
 @pytest.fixture(scope="module")
 def workplace(tmp_path_factory):
     folder, before = tmp_path_factory.mktemp("work"), os.getcwd()
-    os.environ.pop("LIGHTNING_SEG_RUN", None)
     os.chdir(folder)
     (folder / "tiny.yaml").write_text(TINY)
     yield folder

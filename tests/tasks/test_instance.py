@@ -138,7 +138,6 @@ def run_in(workplace, *arguments):
     """Call the command line in this process; return the exit code."""
     before = Path.cwd()
     os.chdir(workplace)
-    os.environ.pop("LIGHTNING_SEG_RUN", None)
     try:
         return main(list(arguments))
     finally:

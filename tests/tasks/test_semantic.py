@@ -49,10 +49,10 @@ def test_padding_for_transport_changes_no_score(task):
 
 
 def test_adam_is_fused_unless_the_settings_say_otherwise():
-    from lightning_seg.experiment.experiment import DataOnly
+    from lightning_seg.experiment.experiment import TaskAndData
 
     def optimizer(*settings):
-        model = DataOnly(["-c", "experiments/quickstart.yaml", *settings]).model
+        model = TaskAndData(["-c", "experiments/quickstart.yaml", *settings]).model
         model.trainer = L.Trainer(accelerator="cpu", logger=False)
         return model._make_optimizer()
 

@@ -6,7 +6,7 @@ import yaml
 from torch import nn
 
 from lightning_seg.cli.main import main
-from lightning_seg.experiment.experiment import DataOnly
+from lightning_seg.experiment.experiment import TaskAndData
 from lightning_seg.networks.backbones.timm_backbone import TimmBackbone
 from lightning_seg.training import precision
 from lightning_seg.training.precision import choose_precision
@@ -93,13 +93,13 @@ def test_checkpointed_gradients_are_the_same_and_keep_less(name):
 
 
 def test_flags_reach_the_network():
-    experiment = DataOnly(
+    experiment = TaskAndData(
         [
             "-c",
             "experiments/quickstart.yaml",
             "--model.network.init_args.backbone=test_resnet",
-            "--compile=true",
-            "--gradient_checkpointing=true",
+            "--model.compile=true",
+            "--model.gradient_checkpointing=true",
         ]
     )
     net = experiment.model.network

@@ -1,0 +1,182 @@
+"""A finished run, ready to use."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from jsonargparse import Namespace
+from lightning.pytorch import Callback, Trainer
+
+from lightning_seg.callbacks.run_record import RunRecord
+from lightning_seg.data.base import SegmentationData
+from lightning_seg.errors import UserError
+from lightning_seg.experiment.experiment import ExperimentSettings, TaskAndData, make_trainer
+from lightning_seg.experiment.failures import does_not_fit, note_version_mismatch
+from lightning_seg.experiment.files import read_settings
+from lightning_seg.inference.calibration import temperature_of
+from lightning_seg.inference.inferers import Inferer
+from lightning_seg.inference.predictor import Predictor
+from lightning_seg.runs.csv_logger import RunLogger
+from lightning_seg.runs.directory import BEST_CHECKPOINT, CONFIG, existing_run
+from lightning_seg.tasks.base import SegmentationTask
+from lightning_seg.tasks.semantic import SemanticSegmentation
+from lightning_seg.training.checkpoint_io import read
+
+# A finished run is scored on all images of a split, however few its training looked at.
+_WHOLE = ("--trainer.limit_val_batches=1.0", "--trainer.limit_test_batches=1.0")
+
+
+@dataclass(frozen=True)
+class LoadedRun:
+    """A run, its network as in one of its checkpoints.
+
+    Attributes:
+        directory: The run directory.
+        checkpoint: The checkpoint; the best unless another was asked for.
+        task: The task, network included, with the temperature of the run's calibration.
+        data: The data module.
+        settings: The resolved settings.
+    """
+
+    directory: Path
+    checkpoint: Path
+    task: SegmentationTask
+    data: SegmentationData
+    settings: Namespace
+    _objects: Namespace
+    _text: str
+
+    @property
+    def name(self) -> str:
+        """Experiment and id."""
+        return f"{self.directory.parent.name}/{self.directory.name}"
+
+    @property
+    def temperature(self) -> float:
+        """What logits are divided by to make probabilities honest; 1 unless the run was calibrated."""
+        return self.semantic_task().temperature
+
+    def semantic_task(self) -> SemanticSegmentation:
+        """Return the task of a run that labels pixels.
+
+        Raises:
+            UserError: It is another kind of run.
+        """
+        if not isinstance(self.task, SemanticSegmentation):
+            raise UserError(
+                f"{self.directory} gives no class to each pixel: it is a run of {type(self.task).__name__}."
+            )
+        return self.task
+
+    def make_trainer(self, *callbacks: Callback) -> Trainer:
+        """Make a trainer that evaluates the run, and writes its test scores into the run directory.
+
+        Args:
+            *callbacks: Further callbacks.
+        """
+        logger = RunLogger(self.directory, curves=False)
+        return make_trainer(self._objects, [logger], [RunRecord(self.directory, self._text), *callbacks])
+
+    @property
+    def trainer_arguments(self) -> dict[str, Any]:
+        """What the trainer's `test`, `validate` and `predict` take."""
+        return {
+            "model": self.task,
+            "datamodule": self.data,
+            "ckpt_path": str(self.checkpoint),
+            "weights_only": True,
+        }
+
+
+class _Finished(TaskAndData):
+    """An experiment whose task gets the temperature of a run's calibration."""
+
+    def __init__(self, run: Path, options: Sequence[str]) -> None:
+        self.run = run
+        settings = read_settings(run / CONFIG)
+        settings.pop("ckpt_path", None)  # what its training began with
+        super().__init__([*_WHOLE, *options], settings=(run / CONFIG, settings))
+
+    def before_instantiate_classes(self) -> None:
+        """Find the checkpoint and its temperature."""
+        self.checkpoint = Path(self.config.ckpt_path or self.run / BEST_CHECKPOINT)
+        if not self.checkpoint.is_file():
+            raise UserError(
+                f"no checkpoint {self.checkpoint}: 'lightning-seg resume {self.run}' trains the run to its end, and"
+                " --ckpt_path=FILE takes another."
+            )
+        if self.config.model.get("temperature") == 1:  # not chosen by hand
+            self.config.model.temperature = temperature_of(self.run, self.checkpoint)
+
+
+def load_run(run: str | Path, settings: Sequence[str] = ()) -> LoadedRun:
+    """Build the objects of a run, its network as in the best checkpoint.
+
+    Args:
+        run: ``runs/<experiment>/<id>``, or ``runs/<experiment>`` for the latest.
+        settings: Settings to change, ``--key=value``; ``--ckpt_path=FILE`` chooses another checkpoint.
+
+    Raises:
+        UserError: It is no run, has no checkpoint yet, or one that does not fit its settings.
+    """
+    run = existing_run(run)
+    with note_version_mismatch(run):
+        built = _Finished(run, settings)
+    prefix = "network."
+    state = read(built.checkpoint)["state_dict"]
+    ours = {key.removeprefix(prefix): value for key, value in state.items() if key.startswith(prefix)}
+    try:
+        built.model.network.load_state_dict(ours)
+    except RuntimeError as error:
+        raise UserError(does_not_fit(run, error)) from None
+    return LoadedRun(
+        run, built.checkpoint, built.model, built.datamodule, built.config, built.config_init, built.text
+    )
+
+
+def load(
+    run: str | Path,
+    device: str | torch.device | None = None,
+    inference: Inferer | None = None,
+    settings: Sequence[str] = (),
+) -> Predictor:
+    """Load the best checkpoint of a run for images as they come.
+
+    Args:
+        run: ``runs/<experiment>/<id>``, or ``runs/<experiment>`` for the latest.
+        device: Where to put the network; a GPU if there is one unless given.
+        inference: The inference strategy; that of the run's configuration unless given.
+        settings: Settings to change, as on the command line: ``--key=value``.
+
+    Raises:
+        UserError: It is no run, has no checkpoint yet, or gives no class to each pixel.
+    """
+    with torch.random.fork_rng(devices=[]):  # the caller's random numbers are their own
+        loaded = load_run(run, ["--seed_everything=false", "--model.compile=false", *settings])
+    task = loaded.semantic_task()
+    return Predictor(
+        task.network.to(device or ("cuda" if torch.cuda.is_available() else "cpu")),
+        loaded.data.class_names,
+        loaded.data.palette,
+        inference or task.inference,
+        task.temperature,
+        None if task.postprocess is None else task.postprocess.of_logits,
+    )
+
+
+def read_data(args: Sequence[str]) -> SegmentationData:
+    """Build the data module of an experiment, without its network; its other settings are checked all the same.
+
+    Args:
+        args: ``-c FILE [--key=value ...]``.
+    """
+    return ExperimentSettings(args).build_data()
+
+
+def run_argument(command: str, args: list[str]) -> tuple[Path, list[str]]:
+    """Split a command's arguments into the run directory, which comes first, and the rest."""
+    if not args or args[0].startswith("-"):
+        raise UserError(f"which run? Type 'lightning-seg {command} runs/<experiment>/<id>'.")
+    return existing_run(args[0]), args[1:]
