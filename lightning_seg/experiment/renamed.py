@@ -1,7 +1,6 @@
 """What settings and classes were called in version 0.1.0: an old experiment or run ends in one error that says so."""
 
 from collections.abc import Iterator, Mapping, Sequence
-from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +17,7 @@ SETTINGS: dict[str, str] = {
     "data.init_args.scale": "data.init_args.scale_range",
     "data.init_args.fit": "data.init_args.large_scale_jitter",
 }
-# Class paths. Classes that only moved are not listed: they are found by their names.
+# Class paths.
 CLASSES: dict[str, str] = {
     "lightning_seg.callbacks.gap.Gap": "lightning_seg.callbacks.overfitting.OverfittingMonitor",
     "lightning_seg.callbacks.kernels.Kernels": "lightning_seg.callbacks.cudnn.CudnnBenchmark",
@@ -36,6 +35,16 @@ CLASSES: dict[str, str] = {
     "lightning_seg.networks.unet.UNet2015": "lightning_seg.networks.unet.ClassicUNet",
     "lightning_seg.schedules.Step": "lightning_seg.training.schedules.MultiStep",
 }
+
+# Modules whose classes have kept their names, but are elsewhere now.
+MOVED = frozenset(
+    """
+    callbacks.saving callbacks.stopping data.ade20k data.augment data.camvid data.cityscapes data.coco
+    data.folder data.hugging_face data.isbi data.mixing data.oxford_pet data.pennfudan data.shapes
+    data.transforms data.voc finetune inference.logits lora losses networks.anchors
+    networks.backbone networks.mask_rcnn networks.mask_rcnn_c4 networks.mix_transformer schedules sharding
+    """.split()
+)
 
 
 def refuse_old_names(files: Mapping[Path, dict[str, Any]], options: Sequence[str]) -> None:
@@ -85,16 +94,9 @@ def _class(value: Any) -> tuple[str, str] | None:
     if value in CLASSES:
         return value, CLASSES[value]
     module, _, name = value.rpartition(".")
-    if module.startswith("lightning_seg.") and module != PUBLIC.get(name, module) and not _exists(module):
-        return value, f"{PUBLIC[name]}.{name}"  # moved
+    if module.removeprefix("lightning_seg.") in MOVED and name in PUBLIC:
+        return value, f"{PUBLIC[name]}.{name}"
     return None
-
-
-def _exists(module: str) -> bool:
-    try:
-        return find_spec(module) is not None
-    except ModuleNotFoundError:
-        return False
 
 
 def _ends(path: str, name: str) -> bool:
