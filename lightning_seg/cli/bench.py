@@ -26,10 +26,12 @@ def _data(arguments: list[str]) -> None:
     """How fast training samples are made, beside torchvision and albumentations."""
     parser = _parser("data", _data.__doc__, "unet_camvid", rounds=7)
     options, settings = parser.parse_with_settings(arguments)
-    data = _experiment(settings).datamodule
 
     from lightning_seg.bench import samples
     from lightning_seg.bench.turns import table, take_turns
+    from lightning_seg.experiment.loading import read_data
+
+    data = read_data(settings)
 
     ways, images = samples.sample_ways(data)
     times = take_turns(ways, options.rounds)

@@ -18,6 +18,7 @@ def main(arguments: list[str]) -> None:
     import torch
 
     from lightning_seg.experiment.experiment import TaskAndData
+    from lightning_seg.experiment.loading import load_run
     from lightning_seg.inference.export.check import check
     from lightning_seg.inference.export.exportable import exportable
     from lightning_seg.inference.export.formats import FORMATS, reason_of
