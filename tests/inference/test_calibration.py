@@ -13,8 +13,13 @@ from torchmetrics.classification import MulticlassCalibrationError
 
 from lightning_seg import load
 from lightning_seg.analysis.compare import compare
-from lightning_seg.inference.calibration import LARGEST, Reliability, fit_temperature
-from lightning_seg.runs.directory import CALIBRATION
+from lightning_seg.inference.calibration import (
+    CALIBRATION,
+    LARGEST,
+    Reliability,
+    fit_temperature,
+    temperature_of,
+)
 from tests.inference.conftest import call
 
 
@@ -85,7 +90,7 @@ def test_a_run_is_calibrated_on_val(runs, capsys):
     assert (model(image) == raw(image)).all()
     result["step"] -= 1
     (run / CALIBRATION).write_text(json.dumps(result))
-    assert load(run).temperature == 1 and "another checkpoint" in capsys.readouterr().out
+    assert temperature_of(run) == 1 and "another checkpoint" in capsys.readouterr().out
     (run / CALIBRATION).unlink()
 
 

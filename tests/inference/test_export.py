@@ -13,7 +13,7 @@ from PIL import Image
 from timm.layers import Conv2dSame
 from torch import nn
 
-from lightning_seg.inference import load
+from lightning_seg import load
 from lightning_seg.inference.export.check import Check, check
 from lightning_seg.inference.export.exportable import _RegionMeans, exportable
 from lightning_seg.inference.export.formats import FORMATS, export_onnx, export_pt2

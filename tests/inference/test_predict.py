@@ -7,10 +7,10 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from lightning_seg import load
 from lightning_seg.callbacks.checkpointing import Stopped
 from lightning_seg.callbacks.prediction_writer import PredictionWriter
 from lightning_seg.cli.predict import _stoppable
-from lightning_seg.inference import load
 from tests.inference.conftest import call
 
 
