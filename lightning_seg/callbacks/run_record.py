@@ -129,6 +129,9 @@ class RunRecord(L.Callback):
         module: Any = pl_module
         data: Any = trainer.datamodule  # type: ignore[attr-defined]
         result = scores(module.matrix)
+        if trainer.fast_dev_run:  # type: ignore[attr-defined]
+            self._print(module, result, "a trial of a few batches, whose scores are not kept")
+            return
         names = module.class_names
         protocol = {
             "split": data.test_split,

@@ -78,9 +78,8 @@ class Record:
     @property
     def experiment(self) -> str:
         """Name of the experiment; of a variant of an ablation ``<ablation>/<variant>``."""
-        folder = self.path.absolute().parent
-        name = self.config.get("name")
-        return name if name and folder.as_posix().endswith(f"/{name}") else folder.name
+        # Not the folder's: a run that was copied elsewhere is still of its experiment.
+        return str(self.config.get("name") or self.path.absolute().parent.name)
 
     @property
     def id(self) -> str:

@@ -77,6 +77,8 @@ def test_config_is_resolved_and_runs_again(run, workplace):
     config = yaml.safe_load((run / "config.yaml").read_text())
     assert config["data"]["init_args"]["hflip"] == 0.5  # a default, stated
     assert run_in(workplace, "exp", str(run / "config.yaml"), "--trainer.fast_dev_run=1", "--name=again") == 0
+    (trial,) = (workplace / "runs" / "again").iterdir()
+    assert not (trial / "test.json").exists()  # scores of one batch, which no comparison should rank
 
 
 def test_scores_are_those_of_the_image_counts(run):

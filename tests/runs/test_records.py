@@ -2,6 +2,7 @@
 
 import json
 import math
+import shutil
 
 import numpy as np
 import pytest
@@ -25,6 +26,15 @@ def test_a_tested_run(tmp_path):
     hit, predicted, true = counts.sum(0).T
     assert record.score("miou") == pytest.approx(np.mean(hit / (predicted + true - hit)))
     assert math.isnan(record.score("no_such_score"))
+
+
+def test_a_copied_run_keeps_its_experiments_name(tmp_path):
+    run = make_run(tmp_path / "runs", "study/variant")
+    moved = tmp_path / "from the cluster" / "x"
+    shutil.copytree(run, moved)
+    assert read(run).experiment == read(moved).experiment == "study/variant"
+    (moved / CONFIG).write_text("seed_everything: 1")  # of no name
+    assert read(moved).experiment == "from the cluster"
 
 
 def test_settings_are_what_makes_the_experiment(tmp_path):
