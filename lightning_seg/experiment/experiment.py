@@ -32,6 +32,7 @@ from lightning_seg.callbacks.overfitting import OverfittingMonitor
 from lightning_seg.callbacks.pictures import Pictures
 from lightning_seg.callbacks.progress import Progress
 from lightning_seg.callbacks.run_record import RunRecord
+from lightning_seg.callbacks.training_curves import TrainingCurves
 from lightning_seg.data.base import SegmentationData
 from lightning_seg.errors import UserError
 from lightning_seg.experiment.class_paths import make_importable, resolve_class
@@ -273,7 +274,7 @@ def make_trainer(
     given = dict(**objects.trainer)
     bar = given["enable_progress_bar"] is not False and sys.stderr.isatty()
     own: list[Callback] = [objects[name] for name in _CALLBACKS]
-    own += [*callbacks, Progress(), SeededSteps(objects.seed_everything)]
+    own += [*callbacks, Progress(), TrainingCurves(), SeededSteps(objects.seed_everything)]
     if given["benchmark"] is None and not given["deterministic"]:
         own.append(CudnnBenchmark())
     try:

@@ -15,6 +15,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
+import numpy as np
 from lightning.pytorch.utilities import rank_zero_only
 from torch import nn
 
@@ -273,14 +274,19 @@ def _refused(log: Path) -> str | None:
     return None
 
 
-def _best(run_dir: Path) -> dict[str, dict[str, float]]:
+def _best(run_dir: Path) -> dict[str, Any]:
     """Find what speaks for all of a run: W&B looks at the part since it was resumed last."""
     curves = read(run_dir).curves()
-    return {
+    found: dict[str, Any] = {
         name: {best: float({"max": max, "min": min}[best](curves[name][:, 2]))}
         for name, best in BEST.items()
         if name in curves
     }
+    chosen = next((curves[name] for name in ("val/mask_ap", "val/miou") if name in curves), None)
+    best_at = np.nan if chosen is None else chosen[chosen[:, 2].argmax(), 1]
+    if np.isfinite(best_at):
+        found["best_epoch"] = int(best_at)
+    return found
 
 
 def _is_plain(value: Any) -> bool:

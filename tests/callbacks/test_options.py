@@ -74,6 +74,18 @@ def test_gap_is_logged_for_every_validation_and_drawn(run):
     assert (run / "pictures" / "curves.png").stat().st_size > 1000
 
 
+def test_the_rates_of_all_groups_the_gradient_and_the_memory_are_logged(run):
+    steps = [row for row in rows(run) if row["train/loss"]]
+    assert len(steps) == 10
+    whole = [float(row["train/lr"]) for row in steps]
+    backbone = [float(row["train/lr/backbone"]) for row in steps]
+    assert whole[0] == pytest.approx(1e-3) and whole[-1] < whole[0]  # Plateau
+    assert backbone == pytest.approx([0.1 * rate for rate in whole])
+    assert all(0 < float(row["train/gradient_norm"]) < 1e4 for row in steps)
+    memory = [float(row["train/peak_memory_gb"]) for row in rows(run) if row["train/peak_memory_gb"]]
+    assert len(memory) == 5 and memory == sorted(memory) and 0.05 < memory[0] < 100
+
+
 def test_environment_holds_the_weights_and_the_parts(run):
     environment = json.loads((run / "environment.json").read_text())
     assert environment["weights"] == "random"
