@@ -91,7 +91,7 @@ def test_environment_holds_the_weights_and_the_parts(run):
     assert environment["weights"] == "random"
     parts = {part["name"]: part for part in environment["parts"]}
     assert [*parts] == [*(f"backbone.stage{i}" for i in range(5)), "decoder", "head"]
-    assert parts["backbone.stage3"]["since"] == 2 and parts["backbone.stage2"]["trainable"] == 0
+    assert parts["backbone.stage3"]["start"] == 2 and parts["backbone.stage2"]["trainable"] == 0
     assert parts["backbone.stage4"]["lr_factor"] == 0.1 and parts["head"]["lr_factor"] == 1
 
 
