@@ -1,11 +1,13 @@
 """``lightning-seg compare``: rank runs, with intervals, and say which differences are real."""
 
 import sys
+from contextlib import suppress
 from pathlib import Path
 
 from lightning_seg.analysis import tables
-from lightning_seg.analysis.compare import compare
-from lightning_seg.analysis.report.report import write_report
+from lightning_seg.analysis.compare import Comparison, compare
+from lightning_seg.analysis.report.report import Heading, write_report
+from lightning_seg.analysis.report.server import ReportServer
 from lightning_seg.cli.arguments import Arguments, at_least, output_file
 
 
@@ -37,6 +39,14 @@ def main(arguments: list[str]) -> None:
         help="resample N neighboring test images together: frames of one video are no independent images",
     )
     add("--html", metavar="FILE", type=output_file, help="write a report that opens in any browser")
+    add(
+        "--serve",
+        metavar="PORT",
+        type=int,
+        nargs="?",
+        const=0,
+        help="serve the report to this machine, where any test image can be predicted; a free port unless given",
+    )
     kinds = parser.add_mutually_exclusive_group()
     for layout in (tables.csv, tables.markdown, tables.latex):
         name = layout.__name__
@@ -52,3 +62,15 @@ def main(arguments: list[str]) -> None:
     if options.html:
         write_report(comparison, options.html)
         print(f"report: {options.html}", file=sys.stderr)
+    if options.serve is not None:
+        _serve(comparison, options.serve)
+
+
+def _serve(comparison: Comparison, port: int) -> None:
+    """Serve the report until Ctrl-C."""
+    from lightning_seg.cli.image_predictor import ImagePredictor  # imports torch, which a table does without
+
+    with ReportServer(comparison, Heading(), ImagePredictor(), port) as server:
+        print(f"report: {server.address} (Ctrl-C ends it)", flush=True)
+        with suppress(KeyboardInterrupt):
+            server.serve_forever()
