@@ -1,5 +1,7 @@
 """Pictures of predictions, the same images at every validation, in the run directory and in W&B."""
 
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +15,7 @@ from lightning_seg.metrics.scores import scores
 from lightning_seg.plotting.pictures import comparison, save_parts
 from lightning_seg.runs.csv_logger import RunLogger
 from lightning_seg.runs.directory import PICTURES
-from lightning_seg.tracking.media import log_confusion_matrix, log_per_class, log_pictures
+from lightning_seg.tracking.media import PictureSet, log_confusion_matrix, log_per_class
 from lightning_seg.tracking.wandb_logger import WandbRunLogger
 from lightning_seg.training.fsdp import is_sharded
 
@@ -27,12 +29,16 @@ class Pictures(L.Callback):
     Args:
         count: Images to draw, at most 8 of which go to W&B; 0 draws nothing.
         every_n_validations: Draw after every n-th validation.
+        tables_every_n: After every n-th drawing, and after the last one, W&B gets tables: the pictures side by side,
+            the confusion matrix, the IoU of each class. Each of them is an artifact.
     """
 
-    def __init__(self, count: int = 6, every_n_validations: int = 1) -> None:
+    def __init__(self, count: int = 6, every_n_validations: int = 1, tables_every_n: int = 10) -> None:
         self.count = count
         self.every_n_validations = every_n_validations
-        self._validations = 0
+        self.tables_every_n = tables_every_n
+        self._validations = self._drawn = 0
+        self._tables: list[Callable[[], None]] = []  # those of the last drawing, if they are not logged
 
     def on_validation_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Draw the validation images, except in the sanity check."""
@@ -41,6 +47,15 @@ class Pictures(L.Callback):
         self._validations += 1
         if (self._validations - 1) % self.every_n_validations == 0:
             self._draw(trainer, pl_module, "val", trainer.datamodule.val_split)  # type: ignore[attr-defined]
+
+    def on_train_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        """Log the tables of the last validation."""
+        self._log_tables()
+
+    def _log_tables(self) -> None:
+        for log in self._tables:
+            log()
+        self._tables = []
 
     def on_test_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Draw the test images."""
@@ -88,11 +103,16 @@ class Pictures(L.Callback):
         classes = data.class_names
         step = max(0, trainer.global_step - 1)  # the step that Lightning gives the scores of this validation
         iou = dict(zip(classes, scores(module.matrix).iou_per_class, strict=True))
+        shown_there = PictureSet(images, truths, predictions, classes, names, objects or None)
+        matrix = np.array(module.matrix)
+        self._tables, self._drawn = [], self._drawn + (stage == "val")
         for logger in trainer.loggers:
             if isinstance(logger, WandbRunLogger):
-                pictures = images, truths, predictions
-                log_pictures(
-                    logger, f"{stage}/pictures", *pictures, classes, step, names, objects=objects or None
-                )
-                log_confusion_matrix(logger, f"{stage}/confusion", module.matrix, classes, step)
-                log_per_class(logger, f"{stage}/iou_per_class", iou, step)
+                shown_there.log(logger, f"{stage}/pictures", step)
+                self._tables += [
+                    partial(shown_there.log_table, logger, f"{stage}/pictures_table", step),
+                    partial(log_confusion_matrix, logger, f"{stage}/confusion", matrix, classes, step),
+                    partial(log_per_class, logger, f"{stage}/iou_per_class", iou, step),
+                ]
+        if stage == "test" or self._drawn % self.tables_every_n == 0:
+            self._log_tables()

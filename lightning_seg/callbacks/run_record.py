@@ -21,6 +21,7 @@ from lightning_seg.plotting.tables import text_table
 from lightning_seg.runs.csv_logger import RunLogger
 from lightning_seg.runs.directory import CONFIG, ENVIRONMENT, TEST_IMAGES, TEST_SCORES, write_whole
 from lightning_seg.runs.provenance import record_code
+from lightning_seg.tracking.media import log_image_scores
 from lightning_seg.tracking.wandb_logger import WandbRunLogger
 from lightning_seg.training.finetune.policies import table as part_table
 
@@ -183,6 +184,11 @@ class RunRecord(L.Callback):
             names=np.array(names_of_images),
             confusion=module.matrix,
         )
+        step = max(0, trainer.global_step - 1)
+        for logger in trainer.loggers:
+            if isinstance(logger, WandbRunLogger):
+                counted = module.per_image, names, step
+                log_image_scores(logger, "test/images", names_of_images, *counted)
         self._print(module, result, f"{protocol['split']} split, {protocol['images']} images")
 
     def _print(self, module: Any, result: Scores, of_what: str) -> None:

@@ -2,66 +2,64 @@
 
 import math
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 
 from lightning_seg.constants import IGNORE_INDEX
-from lightning_seg.metrics.scores import merge_classes, scores
+from lightning_seg.metrics.scores import merge_classes, miou_and_iou, scores
 from lightning_seg.tracking.wandb_logger import WandbRunLogger
 
 Objects = Mapping[str, np.ndarray]
+_MOST_PICTURES = 8
 JPEG_FROM = 256 * 256  # pixels; a PNG of a photograph takes twenty times as long
 
 
-def log_pictures(
-    logger: WandbRunLogger,
-    key: str,
-    images: Sequence[np.ndarray],
-    truths: Sequence[np.ndarray],
-    predictions: Sequence[np.ndarray],
-    class_names: Sequence[str],
-    step: int,
-    names: Sequence[str],
-    most: int = 8,
-    objects: Sequence[tuple[Objects, Objects]] | None = None,
-) -> None:
-    """Log images with truth and prediction as masks that can be switched on and off, with class names.
-
-    They are logged as a panel, and as a table ``<key>_table`` of the columns image, picture and mIoU, in which W&B
-    lays the rows of several runs side by side.
+@dataclass(frozen=True)
+class PictureSet:
+    """Images with truth and prediction as masks that can be switched on and off in W&B, with class names.
 
     Args:
-        logger: Where to log.
-        key: Name of the panel, such as ``val/pictures``.
         images: (H, W, 3) uint8 RGB each. Smaller ones are padded at the right and bottom, because W&B shows
-            all pictures of a panel in the size of the first.
+            all pictures of a panel in the size of the first. The first eight are sent: each one writes the class
+            names into the log twice.
         truths: (H, W) uint8 each.
         predictions: (H, W) uint8 each.
         class_names: The classes in label order.
-        step: Optimizer step.
         names: What each image is called: its caption, and its row in the table.
-        most: Pictures logged at most, the first ones; every one writes the class names into the log twice.
         objects: The true and the found objects of each image, "boxes" (N, 4) in pixels and "labels" (N,), the found
             ones with "scores" (N,): drawn as boxes.
 
     Raises:
         ValueError: A mask is not of its image's size, which W&B would show without complaint.
     """
-    import wandb
 
-    labels = {**dict(enumerate(class_names)), IGNORE_INDEX: "ignored"}
-    chosen = list(zip(images, truths, predictions, strict=True))[:most]
-    for i, (image, truth, prediction) in enumerate(chosen):
-        if not image.shape[:2] == truth.shape == prediction.shape:
-            raise ValueError(
-                f"picture {i} of {key}: image {image.shape[:2]}, truth {truth.shape} and prediction"
-                f" {prediction.shape} must have the same height and width"
-            )
-    height = max(image.shape[0] for image, _, _ in chosen)
-    width = max(image.shape[1] for image, _, _ in chosen)
+    images: Sequence[np.ndarray]
+    truths: Sequence[np.ndarray]
+    predictions: Sequence[np.ndarray]
+    class_names: Sequence[str]
+    names: Sequence[str]
+    objects: Sequence[tuple[Objects, Objects]] | None = None
 
-    def draw() -> list[Any]:
+    def __post_init__(self) -> None:
+        for i, (image, truth, prediction) in enumerate(self._chosen()):
+            if not image.shape[:2] == truth.shape == prediction.shape:
+                raise ValueError(
+                    f"picture {i}: image {image.shape[:2]}, truth {truth.shape} and prediction {prediction.shape}"
+                    " must have the same height and width"
+                )
+
+    def _chosen(self) -> list[tuple[np.ndarray, np.ndarray, np.ndarray]]:
+        return list(zip(self.images, self.truths, self.predictions, strict=True))[:_MOST_PICTURES]
+
+    def _draw(self) -> list[Any]:
+        import wandb
+
+        labels = {**dict(enumerate(self.class_names)), IGNORE_INDEX: "ignored"}
+        chosen = self._chosen()
+        height = max(image.shape[0] for image, _, _ in chosen)
+        width = max(image.shape[1] for image, _, _ in chosen)
         return [
             wandb.Image(
                 _pad(image, height, width, 0),
@@ -70,21 +68,76 @@ def log_pictures(
                     for name, mask in (("truth", truth), ("prediction", prediction))
                 },
                 classes=[{"id": i, "name": name} for i, name in labels.items()],  # for the table
-                boxes=_boxes(objects[i], labels) if objects else None,
+                boxes=_boxes(self.objects[i], labels) if self.objects else None,
                 caption=name,
                 file_type="jpg" if height * width >= JPEG_FROM else "png",
             )
-            for i, ((image, truth, prediction), name) in enumerate(zip(chosen, names, strict=False))
+            for i, ((image, truth, prediction), name) in enumerate(zip(chosen, self.names, strict=False))
         ]
 
-    def table() -> Any:
-        # Pictures of their own: those of the panel would refer to where they were logged first.
-        scores = [_miou(truth, prediction, len(class_names)) for _, truth, prediction in chosen]
-        rows = [list(row) for row in zip(names, draw(), scores, strict=False)]
-        return wandb.Table(columns=["image", "picture", "mIoU"], data=rows)
+    def log(self, logger: WandbRunLogger, key: str, step: int) -> None:
+        """Log the pictures as a panel.
 
-    logger.log_metrics({key: draw()}, step)
-    logger.add_table(f"{key}_table", table, step)
+        Args:
+            logger: Where to log.
+            key: Name of the panel, such as ``val/pictures``.
+            step: Optimizer step.
+        """
+        logger.log_metrics({key: self._draw()}, step)
+
+    def log_table(self, logger: WandbRunLogger, key: str, step: int) -> None:
+        """Log a table of the columns image, picture and mIoU, in which W&B lays the rows of several runs side by side.
+
+        Args:
+            logger: Where to log.
+            key: Name of the table, such as ``val/pictures_table``.
+            step: Optimizer step.
+        """
+
+        def table() -> Any:
+            import wandb
+
+            # Pictures of their own: those of the panel would refer to where they were logged first.
+            miou = [_miou(truth, found, len(self.class_names)) for _, truth, found in self._chosen()]
+            rows = [list(row) for row in zip(self.names, self._draw(), miou, strict=False)]
+            return wandb.Table(columns=["image", "picture", "mIoU"], data=rows)
+
+        logger.add_table(key, table, step)
+
+
+def log_image_scores(
+    logger: WandbRunLogger,
+    key: str,
+    names: Sequence[str],
+    counts: np.ndarray,
+    class_names: Sequence[str],
+    step: int,
+) -> None:
+    """Log a table of all images with their mIoU and their worst class; by ``image`` W&B joins those of several runs.
+
+    Args:
+        logger: Where to log.
+        key: Name of the table, such as ``test/images``.
+        names: Of the images.
+        counts: (N, C, 3) intersection, predicted and true pixels of each image and class.
+        class_names: The classes in label order.
+        step: Optimizer step.
+    """
+    values = miou_and_iou(counts)
+    rows: list[list[Any]] = []
+    for name, (miou, *iou) in zip(names, values.tolist(), strict=True):
+        known = [
+            (value, label) for value, label in zip(iou, class_names, strict=True) if not math.isnan(value)
+        ]
+        worst, label = min(known, default=(None, None), key=lambda pair: pair[0])
+        rows.append([name, None if math.isnan(miou) else miou, label, worst])
+
+    def table() -> Any:
+        import wandb
+
+        return wandb.Table(columns=["image", "mIoU", "worst class", "its IoU"], data=rows)
+
+    logger.add_table(key, table, step)
 
 
 def _boxes(pair: tuple[Objects, Objects], labels: Mapping[int, str]) -> dict[str, Any]:

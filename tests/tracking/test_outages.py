@@ -19,7 +19,7 @@ import pytest
 import wandb
 
 from lightning_seg.runs.directory import CONFIG
-from lightning_seg.tracking.media import log_pictures
+from lightning_seg.tracking.media import PictureSet
 from lightning_seg.tracking.wandb_run import WandbSettings
 from tests.tracking.fake_wandb import KEY, FakeWandb
 from tests.tracking.wandb_logs import sync
@@ -53,7 +53,9 @@ def run_through(outage: str, folder: Path, address: str | None) -> dict:
                 server.status = FAULTS[outage]
             assert wandb.run is not None
             image, mask = np.zeros((20, 30, 3), np.uint8), np.zeros((20, 30), np.uint8)
-            log_pictures(logger, "val/pictures", [image], [mask], [mask + 1], ["a", "b"], 0, ["one"])
+            pictures = PictureSet([image], [mask], [mask + 1], ["a", "b"], ["one"])
+            pictures.log(logger, "val/pictures", 0)
+            pictures.log_table(logger, "val/pictures_table", 0)
             for step in range(1, ROWS):
                 logger.log_metrics({"val/miou": step / ROWS}, step)
             (folder / CONFIG).touch()

@@ -23,7 +23,7 @@ from PIL import Image
 
 from lightning_seg.errors import UserError
 from lightning_seg.runs.directory import CONFIG
-from lightning_seg.tracking.media import log_confusion_matrix, log_per_class, log_pictures
+from lightning_seg.tracking.media import PictureSet, log_confusion_matrix, log_image_scores, log_per_class
 from lightning_seg.tracking.wandb_run import WandbSettings, anonymous, sync_command
 from tests.tracking.fake_wandb import FakeWandb
 from tests.tracking.wandb_logs import of_type, records, sync
@@ -57,7 +57,9 @@ class Tiny(L.LightningModule):
     def on_validation_end(self):
         logger, step = self.trainer.logger, self.trainer.global_step
         arrays = self.images, self.truths, self.predictions
-        log_pictures(logger, "val/pictures", *arrays, NAMES, step, names=["one", "two"])
+        pictures = PictureSet(*arrays, NAMES, names=["one", "two"])
+        pictures.log(logger, "val/pictures", step)
+        pictures.log_table(logger, "val/pictures_table", step)
         log_confusion_matrix(logger, "val/confusion", self.counts, NAMES, step)
         log_per_class(logger, "val/iou_per_class", {"road": 0.75, "car": 2 / 3, "tree": float("nan")}, step)
 
@@ -252,7 +254,8 @@ def test_online_run_that_fails_and_the_next_of_the_same_process(server, tmp_path
         logger.log_metrics({"val/miou": 0.5, "epoch": 0}, 7)
         picture, mask = np.zeros((300, 300, 3), np.uint8), np.zeros((300, 300), np.uint8)
         use_data(logger)
-        log_pictures(logger, "p", [picture] * 9, [mask] * 9, [mask] * 9, NAMES, 7, [str(i) for i in range(9)])
+        pictures = PictureSet([picture] * 9, [mask] * 9, [mask] * 9, NAMES, [str(i) for i in range(9)])
+        pictures.log(logger, "p", 7)
         raise ValueError(f"no file {os.environ['HOME']}/x\nand more")
     settings = WandbSettings(mode="online")
     with pytest.raises(SystemExit), settings.start(tmp_path / "e" / "second", {"lr": 2}) as run:
@@ -356,6 +359,23 @@ def test_an_offline_run_on_a_busy_machine_loses_no_table_and_blames_no_server(
     assert said == ["W&B: offline (as asked)", f"W&B: to upload the run: {sync_command(run_dir)}"]
     artifacts = of_type(records(run_dir), "artifact")  # of the only part
     assert [a["type"] for a in artifacts] == ["dataset", "run_table", "run_table", "run_table"]
+
+
+def test_all_images_are_a_table_that_can_be_joined(home, tmp_path):
+    counts = np.zeros((3, 3, 3), int)
+    counts[0] = [[8, 10, 10], [5, 10, 5], [0, 0, 0]]  # IoU 2/3, 1/2, none
+    counts[1] = [[0, 0, 0], [0, 3, 2], [4, 4, 4]]  # none, 0, 1; the last image is ignored throughout
+    run_dir = tmp_path / "e" / "id"
+    with WandbSettings(mode="offline").start(run_dir, {}) as run:
+        log_image_scores(run.logger, "test/images", ["a.png", "b.png", "void.png"], counts, NAMES, 7)
+    (file,) = run_dir.glob("wandb/*/files/media/table/test/images*.json")
+    table = json.loads(file.read_text())
+    assert table["columns"] == ["image", "mIoU", "worst class", "its IoU"]
+    assert table["data"] == [
+        ["a.png", pytest.approx((2 / 3 + 0.5) / 2), "car", 0.5],
+        ["b.png", 0.5, "car", 0.0],
+        ["void.png", None, None, None],
+    ]
 
 
 def test_patches_of_uncommitted_work_are_uploaded_only_if_asked(server, tmp_path):

@@ -4,13 +4,13 @@ import numpy as np
 import pytest
 
 from lightning_seg.metrics.scores import merge_classes
-from lightning_seg.tracking.media import log_pictures
+from lightning_seg.tracking.media import PictureSet
 
 
 def test_pictures_of_another_size_than_their_mask_are_refused():
     image, mask = np.zeros((4, 5, 3), np.uint8), np.zeros((5, 4), np.uint8)
-    with pytest.raises(ValueError, match="picture 0 of val/p"):
-        log_pictures(None, "val/p", [image], [mask], [mask], ["road"], 0, ["one"])
+    with pytest.raises(ValueError, match="picture 0: image"):
+        PictureSet([image], [mask], [mask], ["road"], ["one"])
 
 
 @pytest.mark.parametrize("seed", range(5))
