@@ -15,7 +15,7 @@ from lightning_seg.constants import IGNORE_INDEX
 from lightning_seg.data.classes import palette_of
 from lightning_seg.data.files import Unpaired
 from lightning_seg.data.findings import EARLY, Finding, describe
-from lightning_seg.data.io import WideRange
+from lightning_seg.data.io import WideRange, header_of
 from lightning_seg.data.loading import in_parallel
 from lightning_seg.data.protocol import DataSet
 from lightning_seg.errors import UserError
@@ -115,7 +115,8 @@ def examine(data: DataSet, limit: int | None = None, progress: bool = False) -> 
 
     Args:
         data: The data set.
-        limit: At most this many samples of each split, evenly spread; None looks at all.
+        limit: About this many samples of each split, evenly spread, and some whose files look unlike the others';
+            None looks at all.
         progress: Show a progress bar.
 
     Raises:
@@ -143,13 +144,26 @@ def examine(data: DataSet, limit: int | None = None, progress: bool = False) -> 
         if not len(samples):
             found.findings.append(Finding("split", split, split, "the split is empty"))
         if limit is not None and len(samples) > limit:
-            samples = [samples[i] for i in np.linspace(0, len(samples) - 1, limit).astype(int)]
+            samples = [samples[i] for i in _choose(data, samples, limit)]
         results = in_parallel(partial(inspect, data, split), samples)
         found.samples[split] = samples
         found.inspections[split] = list(_track(results, split, len(samples)) if progress else results)
         found.findings += [finding for one in found.inspections[split] for finding in one.findings]
     found.findings += _systematic(data, found)
     return found
+
+
+def _choose(data: DataSet, samples: Sequence[Any], limit: int) -> list[int]:
+    """Choose samples evenly, and as many whose files have other palettes, bits or formats than most."""
+    chosen = set(np.linspace(0, len(samples) - 1, limit).astype(int).tolist())
+    looked = np.linspace(0, len(samples) - 1, min(len(samples), 1000)).astype(int).tolist()
+    files = [files_of(data, samples[i]) for i in looked]
+    for side in (0, 1):
+        headers = list(in_parallel(lambda pair: header_of(pair[side]), files))  # noqa: B023
+        usual = Counter(headers).most_common(1)[0][0]
+        odd = [i for i, header in zip(looked, headers, strict=True) if header != usual]
+        chosen |= {odd[k] for k in np.linspace(0, len(odd) - 1, min(len(odd), limit)).astype(int).tolist()}
+    return sorted(chosen)
 
 
 def refuse_faulty(data: DataSet, samples: int = 16) -> None:
@@ -234,7 +248,22 @@ def _palettes(data: DataSet, examination: Examination) -> list[Finding]:
             found.append(
                 Finding("palettes", split, file, f"{label} is {color}, in other files {usual[label]}")
             )
-    return found
+    return found or _permuted(data, masks[0][0] if masks else "", usual)
+
+
+def _permuted(data: DataSet, split: str, colors: Mapping[int, tuple[int, ...]]) -> list[Finding]:
+    """See whether the colors in palette files are those of the classes, but in another order."""
+    shown: dict[tuple[int, ...], int] = {color: label for label, color in enumerate(data.palette)}
+    odd = []
+    for number, color in colors.items():
+        label = number if data.table is None else int(data.table[number])
+        if label != IGNORE_INDEX and shown.get(color) != label:
+            odd.append((number, color, shown.get(color)))
+    if len(odd) < 2 or any(other is None for _, _, other in odd):
+        return []
+    number, color, other = odd[0]
+    name = data.class_names[other or 0]
+    return [Finding("permuted", split, "all palettes", f"{number} is {color}, the color of {name!r}")]
 
 
 def shared(data: DataSet, splits: Iterable[str]) -> list[Finding]:

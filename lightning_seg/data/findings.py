@@ -80,6 +80,12 @@ KINDS = {
         "HuggingFace).",
     ),
     "void": Kind("nothing to count", False, "These masks teach and score nothing. Annotate or remove them."),
+    "permuted": Kind(
+        "palettes show the colors of other classes",
+        False,
+        "Masks are read by number. If their colors tell the classes, name the color of each class with "
+        "--data.init_args.colors='[[0, 0, 0], [128, 0, 0]]' (Folder): then colors count, not numbers.",
+    ),
     "clipped": Kind(
         "value_range does not fit",
         False,
@@ -98,7 +104,7 @@ KINDS = {
     ),
     "unused": Kind("in no split", False, "Add these files to a list, or ignore this."),
 }
-EARLY = {"background", "clipped", "void"}  # warnings that are told before training, too
+EARLY = {"background", "clipped", "permuted", "void"}  # warnings that are told before training, too
 
 
 @dataclass(frozen=True)

@@ -8,7 +8,7 @@ import struct
 import zlib
 from collections.abc import Iterator
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import cv2
 import numpy as np
@@ -353,17 +353,32 @@ def _open(path: str | Path, kind: str) -> tuple[Image.Image, Stored]:
     raise UserError(f"The {kind} {path} {size}.")
 
 
+def header_of(path: str | Path) -> tuple[Any, ...]:
+    """What the beginning of a file tells without decoding it: files of one kind have equal headers."""
+    try:
+        with Image.open(path) as image:
+            palette = tuple(image.getpalette() or ()) if image.mode == "P" else ()
+            return image.format, image.mode, _layout(image)[0], palette, "exif" in image.info, _pages(image)
+    except Exception:  # the reader says what is wrong with it
+        return ()
+
+
 def _stored(image: Image.Image) -> Stored:
     """Tell how a file stores its pixels, as long as they are not decoded."""
-    tile = image.tile[0] if isinstance(image, ImageFile.ImageFile) and image.tile else None
-    args = () if tile is None else tile.args if isinstance(tile.args, tuple) else (tile.args,)
-    raw = args[0] if args and isinstance(args[0], str) else image.mode
-    maximum = args[1] if tile is not None and tile.codec_name.startswith("ppm") else None
+    raw, maximum = _layout(image)
     lossy = image.format in ("JPEG", "MPO", "JPEG2000")
     if isinstance(image, WebPImagePlugin.WebPImageFile) and image.fp is not None:
         image.fp.seek(0)
         lossy = b"VP8 " in image.fp.read(4096)  # the chunk of lossy pixels
     return Stored(raw, maximum, image.getexif().get(ORIENTATION, 1) or 1, lossy)
+
+
+def _layout(image: Image.Image) -> tuple[str, int | None]:
+    """Pillow's name of the layout in the file, and the largest value of a PGM or PPM file that it rescales."""
+    tile = image.tile[0] if isinstance(image, ImageFile.ImageFile) and image.tile else None
+    args = () if tile is None else tile.args if isinstance(tile.args, tuple) else (tile.args,)
+    raw = args[0] if args and isinstance(args[0], str) else image.mode
+    return raw, args[1] if tile is not None and tile.codec_name.startswith("ppm") else None
 
 
 def _pages(image: Image.Image) -> int:

@@ -54,7 +54,7 @@ def listed_pairs(
     pairs: list[tuple[Path, Path]] = []
     missing: dict[str, str] = {}
     for line in read_lines(listing):
-        name = images.find(line, exact=True)
+        name = images.find(line)
         mask = None if name is None else partners.get(name)
         if name is None and (pair := _two_columns(listing, line, images, masks)) is not None:
             name, mask = pair[0], masks.files[pair[1]]
@@ -63,8 +63,6 @@ def listed_pairs(
                     f"{listing} pairs {images.files[name]} with {mask}, but {partners[name]} has its name. Pair them "
                     "as they are named, or rename the files."
                 )
-        elif name is None and (name := images.find(line)) is not None:
-            mask = partners.get(name)
         if name is None or mask is None:
             missing[line] = f"no such file in {images.folder if name is None else masks.folder}"
             continue
@@ -85,8 +83,12 @@ def _two_columns(listing: Path, line: str, images: "Names", masks: "Names") -> t
     found, faults = [], []
     for separator in re.finditer(SEPARATORS, line):
         left, right = line[: separator.start()], line[separator.end() :]
-        sides = [(_find(images, side), _find(masks, side)) for side in (left, right)]
-        (image, mask), (other_image, other_mask) = sides
+        try:
+            image, other_mask = images.find(left), masks.find(right)
+            mask, other_image = masks.find(left), images.find(right)
+        except UserError as error:
+            faults.append(f"is not certain: {error}")
+            continue
         if image is not None and other_mask is not None:
             found.append((image, other_mask))
         elif mask is not None and other_image is not None:
@@ -98,15 +100,8 @@ def _two_columns(listing: Path, line: str, images: "Names", masks: "Names") -> t
     if len(set(found)) > 1:
         raise UserError(f"The line {line!r} of {listing} can be divided into image and mask in several ways.")
     if not found and faults:
-        raise UserError(f"The line {line!r} of {listing} {faults[0]}.")
+        raise UserError(f"The line {line!r} of {listing} {faults[0].rstrip('.')}.")
     return found[0] if found else None
-
-
-def _find(names: "Names", text: str) -> str | None:
-    try:
-        return names.find(text)
-    except UserError:
-        return None
 
 
 class Names:
@@ -114,7 +109,7 @@ class Names:
 
     A name may be a path from the data set's root, from the folder of the files or from the root of a disk, with or
     without ending, or the end of such a path. Of a path from another machine the last parts are compared: all of the
-    file's path in its folder must be among them.
+    file's path in its folder must be among them, and what comes before has no spaces, commas or tabs.
 
     Args:
         files: Files by their names, as `by_name` gives them.
@@ -128,12 +123,8 @@ class Names:
         for name in files:
             self._alike[PurePosixPath(name).name].append(name)
 
-    def find(self, text: str, exact: bool = False) -> str | None:
+    def find(self, text: str) -> str | None:
         """Find the name of the one file that is meant; None if there is none.
-
-        Args:
-            text: What the list says.
-            exact: Do not look at the ends of paths.
 
         Raises:
             UserError: Several files may be meant, or a file that lies elsewhere.
@@ -147,9 +138,11 @@ class Names:
         hits = [(stem, place) for place in places for stem in _stems(place) if stem in self.files]
         named = [stem for stem, place in hits if composed(self.files[stem].name) == PurePosixPath(place).name]
         found = list(dict.fromkeys(named or [stem for stem, _ in hits]))
+        if found and "/" not in text:  # a bare name may be meant for any folder
+            found = self._alike[PurePosixPath(found[0]).name]
         if found:
             return self._only(text, found)
-        if within or exact:
+        if within:
             return None
         there = Path(text) if absolute else self.root / text
         if there.is_file() and not any(there.samefile(path) for path in self.files.values()):
@@ -184,7 +177,8 @@ class Names:
                 alike.add(name)
                 of_file = PurePosixPath(name).parts
                 common = min(len(parts), len(of_file))
-                if parts[-common:] == of_file[-common:]:
+                foreign = "/".join(parts[:-common])
+                if parts[-common:] == of_file[-common:] and len(columns(foreign)) == 1:
                     fits[common].append(name)
         if not fits:
             return None
@@ -195,7 +189,7 @@ class Names:
     def _only(self, text: str, names: list[str]) -> str:
         if len(names) > 1:
             files = " and ".join(str(self.files[name]) for name in names[:2])
-            raise UserError(f"{text!r} may mean {files}. Write the path from {self.folder}.")
+            raise UserError(f"{text!r} may mean {files}. Write its whole path.")
         return names[0]
 
 

@@ -1,0 +1,16 @@
+"""Every reader: random variants whose pixels and classes are known, and each kind of doubt by itself."""
+
+import sys
+from pathlib import Path
+
+import pytest
+
+sys.path.insert(0, str(Path(__file__).parent))
+from fuzz_readers import run  # noqa: E402
+
+
+@pytest.mark.parametrize("seed", [1, 2])
+def test_random_variants_are_read_exactly_or_refused(seed):
+    counts, wrong = run(60, seed)
+    assert not wrong, "\n".join(wrong)
+    assert counts["right"] > 25 and sum(counts.values()) == 60
