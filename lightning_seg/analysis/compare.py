@@ -1,7 +1,8 @@
-"""Which experiment is better, and is it certain?"""
+"""Which experiment is better, and is it certain? Runs are grouped, compared under one protocol, and judged."""
 
-from collections.abc import Collection, Sequence
-from dataclasses import dataclass
+import math
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -9,10 +10,25 @@ from typing import Any
 import numpy as np
 
 from lightning_seg.analysis.groups import TRUTH, Group, difference_of_protocols, group_runs, protocol
+from lightning_seg.analysis.metrics import MIOU, Measure, find_measure
+from lightning_seg.analysis.settings import MISSING, described, find_setting, matches, varied_settings
 from lightning_seg.errors import UserError
 from lightning_seg.runs.directory import CONFIG
 from lightning_seg.runs.records import Record, find, read
-from lightning_seg.statistics.paired import Estimate, Sample, holm, sentence
+from lightning_seg.statistics.blocks import image_blocks
+from lightning_seg.statistics.paired import (
+    Differences,
+    Estimate,
+    GroupScores,
+    RunScores,
+    Sample,
+    score_interval,
+)
+from lightning_seg.statistics.words import difference_sentence, one_seed_sentence
+
+REFERENCE, BETTER, WORSE = "reference", "better", "worse"
+SAME, ONE_SEED = "not distinguishable", "differs on these images; another seed may change it"
+SAME_IMAGES = "not distinguishable on these images"
 
 
 class Section:
@@ -22,86 +38,153 @@ class Section:
         protocol: What all their tests have in common.
         groups: The groups.
         baseline: Name of the group that the others are compared with; the best one if it is not among them.
-        block: Neighbouring test images that are resampled together.
+        block: Neighboring test images that are left out together; chosen by the data set unless given.
+        measure: The score.
+        top: How many of the best groups `rows` shows; all are compared.
 
     Attributes:
         title: The protocol in a line.
         sample: Their scores and how these vary, in the order of `groups`.
         reference: Place of the group that the others are compared with.
+        settings: In which settings the groups differ, the most important first.
+        shown: Places of the groups that tables show.
     """
 
     def __init__(
-        self, protocol: dict[str, Any], groups: Sequence[Group], baseline: str | None = None, block: int = 1
+        self,
+        protocol: dict[str, Any],
+        groups: Sequence[Group],
+        baseline: str | None = None,
+        block: int | None = None,
+        measure: Measure = MIOU,
+        top: int | None = None,
     ) -> None:
         self.protocol = protocol
         self.title = _title(protocol)
-        self.groups = sorted(groups, key=lambda g: -np.mean([r.score("miou") for r in g.records]))
-        counts = [[record.counts for record in group.records] for group in self.groups]
-        self.sample = Sample(counts, block=block)
+        self.measure = measure
+        scores = {g.name: [measure.value(record) for record in g.records] for g in groups}
+        means = {name: float(np.mean(values)) for name, values in scores.items()}
+        self.groups = sorted(groups, key=lambda g: -np.nan_to_num(measure.best * means[g.name], nan=-np.inf))
+        self.sample: GroupScores
+        if measure.of_counts is None:
+            self.sample = RunScores([scores[g.name] for g in self.groups], bounded=measure.percent)
+        else:
+            first = groups[0].records[0]
+            blocks = image_blocks(
+                first.image_names, any(r.sequence for g in groups for r in g.records), block
+            )
+            counts = [[record.counts for record in group.records] for group in self.groups]
+            self.sample = Sample(counts, blocks, measure.of_counts)
         names = [group.name for group in self.groups]
         self.has_baseline = baseline in names
         self.reference = names.index(baseline) if baseline in names else 0
+        self.settings = varied_settings([group.settings for group in self.groups])
+        self.shown = [i for i in range(len(names)) if top is None or i < top or i == self.reference]
+
+    @property
+    def judged(self) -> bool:
+        """Whether there are verdicts: not where every group has one run, as another seed may turn each of them."""
+        return self.sample.seeds_known
 
     @cached_property
-    def ranks(self) -> list[int]:
-        """1 + the number of groups that are distinguishably better, for each group."""
-        a, b = np.triu_indices(len(self.groups), 1)
-        if not len(a):
-            return [1] * len(self.groups)
-        difference = self.sample.difference(a, b)[:, 0]
-        certain = holm(difference.p()) < 0.05
-        worse = np.where(difference.value > 0, b, a)[certain]
-        return [1 + int(n) for n in np.bincount(worse, minlength=len(self.groups))]
+    def _pairs(self) -> tuple[np.ndarray, np.ndarray]:
+        """The comparisons (M,) that are judged together: those with the baseline, or else all pairs."""
+        n = len(self.groups)
+        if self.has_baseline:
+            others = np.array([i for i in range(n) if i != self.reference], dtype=int)
+            return others, np.full(len(others), self.reference)
+        first, second = np.triu_indices(n, 1)
+        return second, first
 
     @cached_property
-    def differences(self) -> dict[int, tuple[Estimate, float]]:
-        """For each group but the reference: its difference (1 + C), and the mIoU's corrected p; certain ones first."""
-        others = np.array([i for i in range(len(self.groups)) if i != self.reference])
-        if not len(others):
-            return {}
-        p = holm(self._family(others)[:, 0].p())
-        found = self.sample.difference(others, np.full(len(others), self.reference))
-        return {int(others[k]): (found[k], float(p[k])) for k in np.argsort(p[: len(others)], kind="stable")}
+    def _verdicts(self) -> Differences:
+        return self.sample.compare(*self._pairs)
 
     @property
     def comparisons(self) -> int:
-        """For how many comparisons p-values are corrected: with a baseline those with it, else all pairs."""
-        n = len(self.groups)
-        return n - 1 if self.has_baseline else n * (n - 1) // 2
+        """How many comparisons are judged together: with a baseline those with it, else all pairs."""
+        return len(self._pairs[0])
 
-    def _family(self, others: np.ndarray) -> Estimate:
-        """Return the differences (M, 1 + C) that are corrected together; those with the reference first."""
-        a, b = others, np.full(len(others), self.reference)
-        if not self.has_baseline:  # the best was chosen by its score, as any other might have been
-            i, j = np.triu_indices(len(self.groups), 1)
-            rest = (i != self.reference) & (j != self.reference)
-            a, b = np.concatenate([a, i[rest]]), np.concatenate([b, j[rest]])
-        return self.sample.difference(a, b)
+    @cached_property
+    def ranks(self) -> list[int | None]:
+        """1 + the number of groups that are distinguishably better; None without verdicts, or against a baseline."""
+        if not self.judged or self.has_baseline:
+            return [None] * len(self.groups)
+        if not self.comparisons:
+            return [1]
+        (a, b), found = self._pairs, self._verdicts
+        worse = np.where(self.measure.best * found.value > 0, b, a)[found.certain]
+        return [1 + int(n) for n in np.bincount(worse, minlength=len(self.groups))]
+
+    @cached_property
+    def differences(self) -> dict[int, Differences]:
+        """For each group but the reference its difference from it, best group first."""
+        if not self.comparisons:
+            return {}
+        a, b = self._pairs
+        return {int(a[k]): self._verdicts[k] for k in np.flatnonzero(b == self.reference)}
+
+    def class_difference(self, i: int) -> tuple[Estimate, np.ndarray, np.ndarray]:
+        """Return how group ``i`` differs from the reference in each class.
+
+        Returns:
+            The differences (C,), half the widths of their intervals, corrected for all classes and comparisons together
+            (Bonferroni), and whether they are certain.
+        """
+        found = self.sample.difference(i, self.reference)[1:]
+        half = found.half_width(1 - 0.05 / max(self.comparisons * len(found.value), 1))
+        certain = np.abs(found.value) > np.where(np.isfinite(half), half, np.inf)
+        return found, half, certain & self.judged
+
+    @cached_property
+    def contenders(self) -> list[int]:
+        """The groups that are not distinguishable from the best one, itself included."""
+        return [0, *(i for i, d in self.differences.items() if not d.certain)] if self.reference == 0 else []
+
+    @property
+    def summary(self) -> str:
+        """Name the contenders for the best, or say why none are named; empty if there is one group."""
+        n = len(self.groups)
+        if n < 2:
+            return ""
+        if not self.judged:
+            return (
+                "One run a group: no ranking, as another seed may change the order"
+                f" (the standard deviation of {self.measure.label} between seeds is often 0.5 to 1). Two or three seeds"
+                " of one group give verdicts, three of each give good ones."
+            )
+        if self.has_baseline:
+            return ""
+        names = [self.groups[i].name for i in self.contenders]
+        if len(names) == 1:
+            return f"{names[0]} is the best: every other group is distinguishably worse."
+        rest = f"; the other {n - len(names)} are distinguishably worse" * (n > len(names))
+        shown = ", ".join(names[:8]) + f" and {len(names) - 8} more" * (len(names) > 8)
+        return f"Contenders for the best, not distinguishable from {names[0]}: {shown}{rest}."
 
     def sentence(self, i: int) -> str:
         """Say how group ``i`` compares with the reference."""
-        difference, p = self.differences[i]
-        seeds = int(self.sample.seeds[i]), int(self.sample.seeds[self.reference])
-        return sentence(
-            self.groups[i].name,
-            self.groups[self.reference].name,
-            difference[0],
-            p,
-            self.comparisons,
-            seeds,
-            self.sample.images,
-            self.sample.seeds_known,
-        )
+        d, scale = self.differences[i], self.measure.scale
+        names = self.groups[i].name, self.groups[self.reference].name
+        shown = scale * float(d.value), scale * float(d.low), scale * float(d.high)
+        many = f", corrected for {self.comparisons} comparisons" * (self.comparisons > 1)
+        if not self.judged:
+            variance = float(self.sample.difference(i, self.reference).images[0])
+            return one_seed_sentence(
+                *names, shown, variance, self.measure.label, f"{self.sample.images}{many}"
+            )
+        basis = ", ".join(filter(None, [self._seeds(i), self.sample.images])) + many
+        certain = bool(d.certain)
+        if self.measure.best < 0 and certain:
+            shown = (-shown[0], -shown[2], -shown[1])
+        return difference_sentence(*names, shown, certain, self.measure.label, basis)
 
-    @cached_property
-    def class_differences(self) -> dict[int, np.ndarray]:
-        """For each group but the reference the p-value of each class's difference, corrected for all of them."""
-        others = np.array([i for i in range(len(self.groups)) if i != self.reference])
-        if not len(others):
-            return {}
-        p = self._family(others)[:, 1:].p()
-        corrected = holm(p.ravel()).reshape(p.shape)
-        return {int(i): corrected[k] for k, i in enumerate(others)}
+    def _seeds(self, i: int) -> str:
+        mine, other = self.groups[i], self.groups[self.reference]
+        what = "run" if mine.mixed or other.mixed else "seed"
+        counts = (len(mine.records), len(other.records)) if what == "run" else (mine.seeds, other.seeds)
+        numbers = f"{counts[0]}" if counts[0] == counts[1] else f"{counts[0]} and {counts[1]}"
+        return f"{numbers} {what}{'s' * (max(counts) > 1)}"
 
     def class_sentence(self, i: int, most: int = 6) -> str:
         """Say in which classes group ``i`` certainly differs from the reference.
@@ -110,49 +193,51 @@ class Section:
             i: The group.
             most: How many of them to list, those that differ most.
         """
-        difference, certain = self.differences[i][0][1:], self.class_differences[i] < 0.05
+        if not self.judged or len(self.sample.value[0]) < 2:
+            return ""
+        difference, half, certain = self.class_difference(i)
         order = [c for c in np.argsort(-np.abs(np.nan_to_num(difference.value))) if certain[c]]
         if not order:
             return "No class differs with certainty."
-        names, value, half = self.protocol["classes"], 100 * difference.value, 100 * difference.half_width()
-        texts = [f"{names[c]} {value[c]:+.1f} ± {half[c]:.1f}" for c in order[:most]]
+        names, value = self.protocol["classes"], 100 * difference.value
+        texts = [f"{names[c]} {value[c]:+.1f} ± {100 * half[c]:.1f}" for c in order[:most]]
         more = f" and {len(order) - most} more" if len(order) > most else ""
         rest = f"; the other {len(names) - len(order)} are not distinguishable" * (len(order) < len(names))
         return f"By class: {', '.join(texts)}{more}{rest}."
 
     @property
     def remark(self) -> str:
-        """What was held equal, what the intervals leave out or take from elsewhere, how well objects are found."""
+        """What was held equal, what the intervals leave out or take from elsewhere, what sets groups apart."""
         about_several = [self._held_equal, self._few_seeds] if len(self.groups) > 1 else []
-        return " ".join(filter(None, [*about_several, self._average_precision]))
+        own = [f"{group.remark}." for group in self.groups if group.remark]
+        own = [text[0].upper() + text[1:] for text in own[:5]]
+        return " ".join(filter(None, [*about_several, self._numbers_of_classes, self._no_images, *own]))
 
     @property
-    def _average_precision(self) -> str:
-        means = [
-            [100 * float(np.mean([r.score(name) for r in group.records])) for name in ("mask_ap", "box_ap")]
-            for group in self.groups
-        ]
-        texts = [
-            f"{group.name} {mask:.1f} / {box:.1f}"
-            for group, (mask, box) in zip(self.groups, means, strict=True)
-            if np.isfinite(mask)
-        ]
-        return f"Mask AP / box AP of objects, in % and without interval: {', '.join(texts)}." * bool(texts)
+    def _no_images(self) -> str:
+        if self.measure.of_counts is not None:
+            return ""
+        return f"Intervals of {self.measure.label} cover other seeds only: no test image has a share of its own in it."
+
+    @property
+    def _numbers_of_classes(self) -> str:
+        """Say so if means are over different numbers of classes, as where only some predict a class that is nowhere."""
+        found = np.isfinite(self.sample.value[:, 1:]).sum(1)
+        if len(set(found.tolist())) < 2:
+            return ""
+        texts = ", ".join(f"{group.name} {n}" for group, n in zip(self.groups, found.tolist(), strict=True))
+        return f"The means are over different numbers of classes, so they are not quite comparable: {texts}."
 
     @property
     def _few_seeds(self) -> str:
-        if not self.sample.seeds_known:
-            return (
-                "One run each: the intervals do not cover other seeds, which often change mIoU by 0.5 to 1."
-            )
-        if (self.sample.seeds == 1).any():
-            return "Experiments of one run are given the variation between seeds that the others show."
+        if self.judged and (self.sample.seeds == 1).any():
+            return "Groups of one run are assumed to vary between seeds as the others do."
         return ""
 
     @property
     def _held_equal(self) -> str:
-        """Say whether all trained on as many images, or as long."""
-        images, _, seconds = self._training.T
+        """Say whether all runs trained on as many images, or as long."""
+        images, _, seconds = np.array([r.training for g in self.groups for r in g.records]).T
         if not np.isfinite(seconds).all():
             return ""
         minutes = (
@@ -171,45 +256,64 @@ class Section:
             return f"Held equal: {minutes}; not {number}."
         return f"Held equal: neither {number}, nor {minutes}."
 
-    @cached_property
-    def _training(self) -> np.ndarray:
-        """Images, steps and seconds of each group's training (G, 3), the median of its runs."""
-        return np.array([np.median([r.training for r in g.records], axis=0) for g in self.groups])
-
     def rows(self) -> list[dict[str, Any]]:
-        """Return one row a group: numbers in percent, NaN where there is none."""
-        own = self.sample.group(np.arange(len(self.groups)))[:, 0]
-        half = own.half_width()
+        """Return one row a group: scores as they are shown, NaN where there is none."""
+        own, scale = self.sample.group(np.arange(len(self.groups)))[:, 0], self.measure.scale
+        low, high = (
+            score_interval(own)
+            if self.measure.percent
+            else (own.value - own.half_width(), own.value + own.half_width())
+        )
+        known = np.isfinite(own.half_width())
         names = self.protocol.get("classes", ())
         rows = []
         for i, group in enumerate(self.groups):
-            difference, p = self.differences.get(i, (None, float("nan")))
-            value = 100 * float(difference.value[0]) if difference else float("nan")
-            width = 100 * float(difference[0].half_width()) if difference else float("nan")
-            images, steps, seconds = map(float, self._training[i])
-            apart = 100 * difference.value[1:] if difference else np.full(len(names), np.nan)
+            d = self.differences.get(i)
+            value, ends = (
+                (float(d.value), (float(d.low), float(d.high))) if d else (math.nan, (math.nan, math.nan))
+            )
+            images, steps, seconds = (
+                float(v) for v in np.median([r.training for r in group.records], axis=0)
+            )
+            classes = self.sample.value[i, 1:]
+            apart = classes - self.sample.value[self.reference, 1:] if d else np.full(len(classes), np.nan)
             rows.append(
                 {
                     "rank": self.ranks[i],
                     "experiment": group.name,
                     "runs": len(group.records),
-                    "miou": 100 * float(own.value[i]),
-                    "low": 100 * float(own.value[i] - half[i]),
-                    "high": 100 * float(own.value[i] + half[i]),
-                    "std": 100 * float(self.sample.std[i, 0]),
-                    "difference": value,
-                    "difference_low": value - width,
-                    "difference_high": value + width,
-                    "p": p,
-                    "verdict": "reference" if i == self.reference else _verdict(value, p),
+                    "seeds": group.seeds,
+                    "score": scale * float(own.value[i]),
+                    "low": scale * float(low[i]) if known[i] else math.nan,
+                    "high": scale * float(high[i]) if known[i] else math.nan,
+                    "interval_covers": self._covers(i),
+                    "std": scale * float(self.sample.std[i, 0]),
+                    "difference": scale * value,
+                    "difference_low": scale * ends[0],
+                    "difference_high": scale * ends[1],
+                    "p": float(d.p) if d and self.judged else math.nan,
+                    "verdict": REFERENCE if i == self.reference else self._verdict(d),
                     "train_minutes": seconds / 60,
                     "train_steps": steps,
-                    "images_per_second": images / seconds if seconds else float("nan"),
-                    "iou": {n: 100 * float(v) for n, v in zip(names, self.sample.value[i, 1:], strict=True)},
-                    "iou_difference": dict(zip(names, map(float, apart), strict=True)),
+                    "images_per_second": images / seconds if seconds else math.nan,
+                    "settings": {key: group.settings.get(key, MISSING) for key in self.settings},
+                    "classes": {n: 100 * float(v) for n, v in zip(names, classes, strict=False)},
+                    "class_difference": {n: 100 * float(v) for n, v in zip(names, apart, strict=False)},
                 }
             )
         return rows
+
+    def _covers(self, i: int) -> str:
+        if not self.judged:
+            return "images"
+        return "seeds" if self.measure.of_counts is None else "images and seeds"
+
+    def _verdict(self, d: Differences | None) -> str:
+        if d is None:
+            return ""
+        if not self.judged:
+            return ONE_SEED if d.certain else SAME_IMAGES if np.isfinite(d.low) else ""
+        return SAME if not d.certain else BETTER if self.measure.best * d.value > 0 else WORSE
 
 
 @dataclass(frozen=True)
@@ -229,25 +333,35 @@ class Comparison:
 
 def compare(
     paths: Sequence[Path],
-    group_by: str | None = None,
+    group_by: str | Sequence[str] = (),
     baseline: str | None = None,
     across: Collection[str] = (),
-    block: int = 1,
+    block: int | None = None,
+    where: Sequence[str] = (),
+    tags: Sequence[str] = (),
+    metric: str | None = None,
+    top: int | None = None,
+    rename: Mapping[str, str] | None = None,
 ) -> Comparison:
     """Compare runs: those of one protocol with each other.
 
     Args:
         paths: Run directories, or folders of them.
-        group_by: A setting by which to group runs; unless given, runs that differ by the seed alone.
+        group_by: Settings by which to group runs; unless given, runs that differ by the seed alone.
         baseline: Name of the group with which to compare the others, or an unmistakable part of it.
         across: Fields of the protocol that may differ.
-        block: Neighbouring test images that are resampled together, as frames of a video should be.
+        block: Neighboring test images that are left out together; chosen by the data set unless given.
+        where: Settings that runs must have, such as ``lr=1e-3``.
+        tags: Tags that runs must have.
+        metric: The score; mIoU, or mask AP for runs that detect objects, unless given.
+        top: How many of the best groups to keep.
+        rename: Names of groups, or parts of them, and what to call them instead.
 
     Raises:
         UserError: There is nothing to compare, the runs named were tested under different protocols, or no group
             has the name of the baseline.
     """
-    records = [read(path) for path in find(paths)]
+    records = _chosen([read(path) for path in find(paths)], where, tags)
     usable: list[tuple[dict[str, Any], Record]] = []
     remarks = []
     for record in records:
@@ -282,19 +396,73 @@ def compare(
         remarks.append(
             f"{len(protocols)} protocols are not comparable with each other: they differ in {differ}"
         )
+    keys = [
+        part for name in ([group_by] if isinstance(group_by, str) else group_by) for part in name.split(",")
+    ]
     grouped = []
     for fields, runs in protocols:
-        groups, repeated = group_runs(runs, group_by)
-        grouped.append((fields, groups))
-        remarks += repeated
+        measure = find_measure(metric, runs)
+        scored = [record for record in runs if np.isfinite(measure.value(record))]
+        remarks += [f"{r.path} has no {measure.label}" for r in runs if r not in scored]
+        if scored:
+            groups, repeated = group_runs(scored, keys)
+            grouped.append((fields, _renamed(groups, rename or {}), measure))
+            remarks += repeated
+    if not grouped:
+        raise UserError("no run has a finite score of that name; compare by another --metric")
     if baseline is not None:
-        baseline = _find_baseline(baseline, [group.name for _, groups in grouped for group in groups])
-    sections = [Section(fields, groups, baseline, block) for fields, groups in grouped]
+        baseline = _find_baseline(baseline, [group.name for _, groups, _ in grouped for group in groups])
+    sections = [Section(fields, groups, baseline, block, measure, top) for fields, groups, measure in grouped]
+    remarks += [
+        f"{len(section.shown)} of {len(section.groups)} groups are shown; verdicts are corrected for all of them"
+        for section in sections
+        if len(section.shown) < len(section.groups)
+    ]
     titles = [section.title for section in sections]
     for section in sections:
         if titles.count(section.title) > 1:  # the same files with other masks
             section.title += f", {TRUTH} {section.protocol[TRUTH]}"
     return Comparison(sections, records, remarks)
+
+
+def _chosen(records: Sequence[Record], where: Sequence[str], tags: Sequence[str]) -> list[Record]:
+    """Keep the runs that have settings and tags."""
+    runs = [described(record, everything=True) for record in records]
+    for condition in where:
+        name, sign, value = condition.partition("=")
+        if not sign:
+            raise UserError(f"--where {condition}: expected SETTING=VALUE, such as lr=1e-3")
+        key = find_setting(name, runs, "--where")
+        kept = [i for i, settings in enumerate(runs) if matches(key, settings, value)]
+        if not kept:
+            values = ", ".join(sorted({settings.get(key, MISSING) for settings in runs}))
+            raise UserError(f"--where {condition}: no run has that; {name} is one of {values}")
+        records, runs = [records[i] for i in kept], [runs[i] for i in kept]
+    for tag in tags:
+        kept_records = [record for record in records if tag in record.tags]
+        if not kept_records:
+            known = ", ".join(sorted({t for record in records for t in record.tags})) or "none"
+            raise UserError(f"--tag {tag}: no run has that tag; there are {known}")
+        records = kept_records
+    return list(records)
+
+
+def _renamed(groups: Sequence[Group], names: Mapping[str, str]) -> list[Group]:
+    for old in names:
+        if not any(old in group.name for group in groups):
+            raise UserError(
+                f"--rename {old}: no group is called that; there are {', '.join(g.name for g in groups)}"
+            )
+    found = []
+    for group in groups:
+        name = names.get(group.name, group.name)
+        if name == group.name:
+            for old, new in names.items():
+                name = name.replace(old, new)
+        found.append(replace(group, name=name.strip() or group.name))
+    if len({group.name for group in found}) < len(found):
+        raise UserError("--rename gives several groups one name; --group-by makes one group of them")
+    return found
 
 
 def _title(protocol: dict[str, Any]) -> str:
@@ -314,13 +482,12 @@ def _span(values: np.ndarray) -> str:
     return low if low == high else f"{low} to {high}"
 
 
-def _verdict(value: float, p: float) -> str:
-    return "not distinguishable" if p >= 0.05 else "better" if value > 0 else "worse"
-
-
 def _find_baseline(wanted: str, names: Sequence[str]) -> str:
     names = list(dict.fromkeys(names))
-    found = [name for name in names if name == wanted] or [name for name in names if wanted in name]
+    plain = wanted.replace("=", " ")
+    found = [name for name in names if name in (wanted, plain)] or [
+        n for n in names if wanted in n or plain in n
+    ]
     if len(found) != 1:
         which = "several are called that" if found else "nothing is called that"
         raise UserError(f"--baseline {wanted}: {which}; choose one of {', '.join(found or names)}")

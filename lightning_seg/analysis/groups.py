@@ -1,21 +1,29 @@
-"""Which runs belong together, and which may be compared at all."""
+"""Which runs belong together, what a group is called, and which may be compared at all."""
 
-import difflib
 import hashlib
 import json
+from collections import Counter
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from lightning_seg.errors import UserError
+from lightning_seg.analysis.settings import (
+    MISSING,
+    described,
+    find_setting,
+    label,
+    provenance,
+    short_names,
+    value_text,
+    varied_settings,
+)
 from lightning_seg.runs.records import Record
 
 # What test.json records beside the protocol proper. The data's fingerprint covers the training files too, which
 # may differ between experiments; that the test images are the same is seen from their names and true pixels.
-_NOT_PROTOCOL = ("loss", "checkpoint", "fingerprint", "temperature")
+_NOT_PROTOCOL = ("loss", "checkpoint", "fingerprint", "temperature", "sequence")
 # A digest of the names of the test images and the number of pixels of each class in each.
 TRUTH = "true pixels"
-_MISSING = "–"
 
 
 @dataclass(frozen=True)
@@ -23,12 +31,31 @@ class Group:
     """Runs that differ by nothing that matters, so that their scores show how much the seed does.
 
     Attributes:
-        name: Experiment, and the settings that set the group apart from others of that experiment.
+        name: What sets the group apart from the others, or the experiment.
         records: Its runs, oldest first.
+        settings: Those of its first run, as text.
+        mixed: Settings in which its runs differ after all: only where they were grouped by others.
     """
 
     name: str
     records: tuple[Record, ...]
+    settings: Mapping[str, str]
+    mixed: tuple[str, ...] = ()
+
+    @property
+    def seeds(self) -> int:
+        """Number of different seeds; a run without a seed counts as one."""
+        known = {record.seed for record in self.records if record.seed is not None}
+        return len(known) + sum(record.seed is None for record in self.records)
+
+    @property
+    def remark(self) -> str:
+        """In what its runs differ that should not."""
+        also = f"the runs of {self.name} also differ in {', '.join(short_names(self.mixed))}"
+        made = provenance(self.records)
+        return "; ".join(
+            [also] * bool(self.mixed) + [f"the runs of {self.name} differ in {made}"] * bool(made)
+        )
 
 
 def protocol(record: Record, across: Collection[str] = ()) -> dict[str, Any]:
@@ -49,13 +76,13 @@ def protocol(record: Record, across: Collection[str] = ()) -> dict[str, Any]:
 
 def difference_of_protocols(protocols: Sequence[Mapping[str, Any]]) -> str:
     """Name the fields in which protocols differ, with their values: ``split (test / val), images (200 / 101)``."""
-    shown = [{field: _show(value) for field, value in p.items()} for p in protocols]
+    shown = [{field: value_text(value) for field, value in p.items()} for p in protocols]
     if len({tuple(p[f] for f in p if f != TRUTH) for p in shown}) == len(shown):
         for p in shown:  # other images have another truth: that goes without saying
             p.pop(TRUTH, None)
     found = []
     for field in dict.fromkeys(field for p in shown for field in p):
-        values = list(dict.fromkeys(p.get(field, _MISSING) for p in shown))
+        values = list(dict.fromkeys(p.get(field, MISSING) for p in shown))
         sizes = {len(p[field]) for p in protocols if isinstance(p.get(field), list)}
         if len(sizes) == len(values):  # five classes or six: no need to list them
             values = [str(size) for size in sorted(sizes)]
@@ -64,13 +91,13 @@ def difference_of_protocols(protocols: Sequence[Mapping[str, Any]]) -> str:
     return ", ".join(found)
 
 
-def group_runs(records: Sequence[Record], by: str | None = None) -> tuple[list[Group], list[str]]:
+def group_runs(records: Sequence[Record], by: Sequence[str] = ()) -> tuple[list[Group], list[str]]:
     """Group runs; of runs with the same settings and seed the newest counts.
 
     Args:
         records: Tested runs.
-        by: A setting, such as ``model.optimizer.init_args.lr`` or just ``lr``, or ``experiment``, by whose value
-            to group. Unless given, runs of one experiment belong together that differ by the seed alone.
+        by: Settings, such as ``lr`` or ``finetune``, or ``experiment``, by whose values to group. Unless given, runs of
+            one experiment belong together that differ by the seed alone.
 
     Returns:
         The groups, and remarks on what was left out.
@@ -81,21 +108,36 @@ def group_runs(records: Sequence[Record], by: str | None = None) -> tuple[list[G
     latest: dict[tuple[object, ...], Record] = {}
     remarks = []
     for record in sorted(records, key=lambda r: (r.id, str(r.path))):
-        key = (record.experiment, json.dumps(record.settings, sort_keys=True, default=str), record.seed)
+        key = (*_identity(record), record.seed)
         if record.seed is not None and key in latest:
             remarks.append(f"{latest[key].path} is left out: {record.path} repeats its settings and seed")
         latest[key if record.seed is not None else (record.path,)] = record
-    found: dict[str, list[Record]] = {}
-    names = _names(list(latest.values())) if by is None else _values(list(latest.values()), by)
-    for record, name in zip(latest.values(), names, strict=True):
-        found.setdefault(name, []).append(record)
-    return [Group(name, tuple(runs)) for name, runs in found.items()], remarks
+    runs = list(latest.values())
+    found: dict[object, list[Record]] = {}
+    for record, kind in zip(runs, _values(runs, by) if by else map(_identity, runs), strict=True):
+        found.setdefault(kind, []).append(record)
+    names = [str(kind) for kind in found] if by else _names([group[0] for group in found.values()])
+    groups = [
+        Group(name, tuple(group), described(group[0]), tuple(varied_settings([described(r) for r in group])))
+        for name, group in zip(names, found.values(), strict=True)
+    ]
+    return groups, remarks
 
 
 def varied(records: Sequence[Record]) -> list[str]:
     """List the settings in which some runs differ."""
     keys = dict.fromkeys(key for record in records for key in record.settings)
-    return [key for key in keys if len({show_setting(record, key) for record in records}) > 1]
+    return [
+        key
+        for key in keys
+        if len({value_text(record.everything.get(key, MISSING)) for record in records}) > 1
+    ]
+
+
+def show_setting(record: Record, key: str) -> str:
+    """Return the value of a setting as text, a class by its name alone."""
+    text = value_text(record.everything.get(key, MISSING))
+    return text.rsplit(".", 1)[-1] if key.endswith("class_path") else text
 
 
 def short(keys: Sequence[str]) -> list[str]:
@@ -105,24 +147,42 @@ def short(keys: Sequence[str]) -> list[str]:
     return [p[-1] if last.count(p[-1]) == 1 else ".".join(p[-2:]) for p in parts]
 
 
-def show_setting(record: Record, key: str) -> str:
-    """Return the value of a setting as text, a class by its name alone."""
-    text = _show(record.everything.get(key, _MISSING))
-    return text.rsplit(".", 1)[-1] if key.endswith("class_path") else text
+def _identity(record: Record) -> tuple[object, ...]:
+    return record.experiment, json.dumps(record.settings, sort_keys=True, default=str)
 
 
-def _names(records: list[Record]) -> list[str]:
-    """Name each run after its experiment and the settings that vary within the experiment."""
-    labels: dict[str, list[str]] = {}
-    shown = _experiments(records)
-    for experiment in {record.experiment for record in records}:
-        siblings = [record for record in records if record.experiment == experiment]
-        keys = varied(siblings)
-        # Settings that only some have came with another class, as momentum with SGD, whose name says enough.
-        common = [key for key in keys if all(key in record.settings for record in siblings)]
-        full, brief = _labels(siblings, keys), _labels(siblings, common)
-        labels[experiment] = brief if len(set(brief)) == len(set(full)) else full
-    return [name + labels[record.experiment].pop(0) for name, record in zip(shown, records, strict=True)]
+def _names(records: Sequence[Record]) -> list[str]:
+    """Name each group by what differs from the most common settings of its experiment."""
+    experiments = _experiments(records)
+    several = len(set(experiments)) > 1
+    names = []
+    labels = {
+        name: _labels([r for r, e in zip(records, experiments, strict=True) if e == name])
+        for name in set(experiments)
+    }
+    for experiment in experiments:
+        own = labels[experiment].pop(0)
+        names.append(" ".join(filter(None, [experiment, own])) if several or not own else own)
+    counts = Counter(names)
+    seen: Counter[str] = Counter()
+    for i, name in enumerate(names):
+        if counts[name] > 1:  # they differ by a setting that only one of them has
+            seen[name] += 1
+            names[i] = f"{name} ({seen[name]})"
+    return names
+
+
+def _labels(records: Sequence[Record]) -> list[str]:
+    """Describe groups of one experiment by what sets them apart; the most common one by nothing."""
+    runs = [described(record) for record in records]
+    keys = varied_settings(runs)
+    if len(keys) == 1:
+        return [label(keys, settings) for settings in runs]
+    common = {
+        key: Counter(settings.get(key, MISSING) for settings in runs).most_common(1)[0][0] for key in keys
+    }
+    apart = [[key for key in keys if settings.get(key, MISSING) != common[key]] for settings in runs]
+    return [label(differing, settings) for differing, settings in zip(apart, runs, strict=True)]
 
 
 def _experiments(records: Sequence[Record]) -> list[str]:
@@ -132,38 +192,9 @@ def _experiments(records: Sequence[Record]) -> list[str]:
     return [record.experiment if whole else record.experiment.rpartition("/")[2] for record in records]
 
 
-def _labels(records: list[Record], keys: list[str]) -> list[str]:
-    names = short(keys)
-    return [
-        "".join(f" {name}={show_setting(record, key)}" for name, key in zip(names, keys, strict=True))
-        for record in records
-    ]
-
-
-def _values(records: list[Record], by: str) -> list[str]:
-    if by == "experiment":
-        return _experiments(records)
-    known = dict.fromkeys(key for record in records for key in record.everything)
-    keys = [k for k in known if k in (by, f"{by}.class_path")]
-    keys = keys or [k for k in known if k.endswith((f".{by}", f".{by}.class_path"))]
-    if not keys:
-        close = difflib.get_close_matches(by, [k.split(".")[-1] for k in known] + list(known), n=3)
-        hint = f"; did you mean {' or '.join(dict.fromkeys(close))}?" if close else ""
-        raise UserError(f"--group-by {by}: no run has that setting{hint} ('experiment' groups by experiment)")
-    if len(keys) > 1:
-        raise UserError(f"--group-by {by} may mean {', '.join(keys)}; give one of them in full")
-    name, key = short(keys)[0], keys[0]
-    return [f"{name}={show_setting(record, key)}" for record in records]
-
-
-def _show(value: Any) -> str:
-    if value is None:
-        return "none"
-    if isinstance(value, bool):
-        return str(value).lower()
-    if isinstance(value, list):
-        if value and all(isinstance(v, dict) and "class_path" in v for v in value):
-            return "+".join(v["class_path"].rsplit(".", 1)[-1] for v in value)
-        text = ", ".join(map(_show, value))
-        return f"[{text}]" if len(value) < 5 else f"{len(value)}: {text}"
-    return json.dumps(value, sort_keys=True, default=str) if isinstance(value, dict) else str(value)
+def _values(records: Sequence[Record], by: Sequence[str]) -> list[str]:
+    runs = [described(record, everything=True) for record in records]
+    keys = [find_setting(name, runs, "--group-by") for name in by if name != "experiment"]
+    experiments = _experiments(records) if "experiment" in by else [""] * len(records)
+    labels = [label(keys, settings, most=len(keys)) for settings in runs]
+    return [" ".join(filter(None, pair)) for pair in zip(experiments, labels, strict=True)]

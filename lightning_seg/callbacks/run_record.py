@@ -141,6 +141,7 @@ class RunRecord(L.Callback):
             "fingerprint": data.fingerprint,
             "classes": list(names),
             "ignore_index": IGNORE_INDEX,
+            "sequence": data.sequence,
             "resolution": "original",
             "aggregation": "one confusion matrix over the split, then the mean over classes present",
             "test_time_augmentation": None if module.inference is None else repr(module.inference),

@@ -1,5 +1,6 @@
 """``lightning-seg compare``: rank runs, with intervals, and say which differences are real."""
 
+import argparse
 import sys
 from contextlib import suppress
 from pathlib import Path
@@ -26,7 +27,36 @@ def main(arguments: list[str]) -> None:
         default=[Path("runs")],
         help="run directories or folders (default: runs)",
     )
-    add("--group-by", metavar="KEY", help="group runs by a setting, such as lr or network")
+    add(
+        "--group-by",
+        metavar="KEYS",
+        action="append",
+        default=[],
+        help="group runs by settings, such as lr or network,finetune, instead of all but the seed",
+    )
+    add(
+        "--where",
+        metavar="KEY=VALUE",
+        action="append",
+        default=[],
+        help="only runs with this setting: lr=1e-3",
+    )
+    add("--tag", metavar="TAG", action="append", default=[], help="only runs with this tag")
+    add(
+        "--metric",
+        metavar="NAME",
+        help="compare by dice, mask_ap, boundary_f1, images_per_second ... (default: miou)",
+    )
+    add("--sort", metavar="COLUMN", help="order rows by a column or setting, -COLUMN for the reverse")
+    add("--top", metavar="N", type=at_least(1), help="show the best N groups; verdicts count all of them")
+    add(
+        "--rename",
+        metavar="OLD=NEW",
+        type=_pair,
+        action="append",
+        default=[],
+        help="call a group, or this part of names, otherwise",
+    )
     add("--baseline", metavar="NAME", help="compare all others with this one, not with the best")
     add(
         "--across", metavar="FIELD", action="append", default=[], help="let this field of the protocol differ"
@@ -35,8 +65,7 @@ def main(arguments: list[str]) -> None:
         "--block",
         metavar="N",
         type=at_least(1),
-        default=1,
-        help="resample N neighboring test images together: frames of one video are no independent images",
+        help="leave out N neighboring test images together (default: by sequence where the data set has them)",
     )
     add("--html", metavar="FILE", type=output_file, help="write a report that opens in any browser")
     add(
@@ -54,8 +83,19 @@ def main(arguments: list[str]) -> None:
             f"--{name}", dest="layout", action="store_const", const=layout, help=f"print the table as {name}"
         )
     options = parser.parse_args(arguments)
-    comparison = compare(options.runs, options.group_by, options.baseline, options.across, options.block)
-    print((options.layout or tables.text)(comparison), end="")
+    comparison = compare(
+        options.runs,
+        options.group_by,
+        options.baseline,
+        options.across,
+        options.block,
+        options.where,
+        options.tag,
+        options.metric,
+        options.top,
+        dict(options.rename),
+    )
+    print((options.layout or tables.text)(comparison, options.sort), end="")
     remarks = tables.shortened(comparison.remarks)
     if remarks:
         print("\n".join(["", *remarks]), file=sys.stderr if options.layout else sys.stdout)
@@ -74,3 +114,10 @@ def _serve(comparison: Comparison, port: int) -> None:
         print(f"report: {server.address} (Ctrl-C ends it)", flush=True)
         with suppress(KeyboardInterrupt):
             server.serve_forever()
+
+
+def _pair(text: str) -> tuple[str, str]:
+    old, sign, new = text.rpartition("=")
+    if not sign or not old:
+        raise argparse.ArgumentTypeError(f"expected OLD=NEW, got {text!r}")
+    return old, new

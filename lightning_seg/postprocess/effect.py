@@ -1,6 +1,5 @@
 """Effect of post-processing chains on the scores of a split, with confidence intervals."""
 
-import math
 import time
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
@@ -11,14 +10,16 @@ import numpy as np
 from lightning_seg.constants import IGNORE_INDEX
 from lightning_seg.metrics.boundary import BoundaryF1, f1
 from lightning_seg.metrics.images import counted, overlap
+from lightning_seg.metrics.scores import nan_mean
 from lightning_seg.postprocess.chain import Chain
-from lightning_seg.statistics.paired import Estimate, Sample, holm, sentence
+from lightning_seg.statistics.blocks import image_blocks
+from lightning_seg.statistics.paired import Sample
+from lightning_seg.statistics.words import difference_sentence
 
 Prediction = tuple[np.ndarray, np.ndarray, np.ndarray]
 """One image: probabilities (C, H, W) float32, the image (H, W, 3) uint8, the true mask (H, W) uint8."""
 
 ALONE = "the network alone"
-_REPLICATES = 1000
 
 
 @dataclass
@@ -77,54 +78,48 @@ def compare(effects: Sequence[Effect], block: int = 1) -> tuple[list[dict[str, A
     Returns:
         A row of scores in percent for each effect, and a sentence for each but the first.
     """
-    sample = Sample([[np.stack(effect.overlaps)] for effect in effects], _REPLICATES, block=block)
+    blocks = image_blocks([""] * len(effects[0].overlaps), False, block)
+    sample = Sample([[np.stack(effect.overlaps)] for effect in effects], blocks)
+    outlines = Sample([[np.stack(effect.outlines)] for effect in effects], blocks, _mean_f1)
     others = np.arange(1, len(effects))
     changes = {
-        "miou": sample.difference(others, np.zeros_like(others))[:, 0],
-        "boundary_f1": _boundary_changes(np.stack([np.stack(e.outlines) for e in effects]), block),
+        name: scores.compare(others, np.zeros_like(others)) if len(others) else None
+        for name, scores in (("miou", sample), ("boundary_f1", outlines))
     }
-    p = {name: holm(change.p()) for name, change in changes.items()}
     rows, sentences = [], []
     for i, effect in enumerate(effects):
         answered, pixels = np.sum(effect.answered, axis=0)
         row: dict[str, Any] = {
             "name": effect.name,
             "miou": 100 * float(sample.value[i, 0]),
-            "boundary_f1": 100 * float(_mean_f1(np.sum(effect.outlines, axis=0))),
+            "boundary_f1": 100 * float(outlines.value[i, 0]),
             "iou": (100 * sample.value[i, 1:]).tolist(),
             "answered": 100 * float(answered / pixels),
             "milliseconds": 1000 * float(np.mean(effect.seconds)),
         }
-        for name, change in changes.items() if i else ():
-            row[f"{name}_change"] = 100 * float(change.value[i - 1])
-            row[f"{name}_half_width"] = 100 * float(change.half_width()[i - 1])
-            row[f"{name}_p"] = float(p[name][i - 1])
-            row[f"{name}_verdict"] = _verdict(float(change.value[i - 1]), row[f"{name}_p"])
+        for name, change in changes.items():
+            if i and change is not None:
+                row[f"{name}_change"] = 100 * float(change.value[i - 1])
+                row[f"{name}_half_width"] = 50 * float(change.high[i - 1] - change.low[i - 1])
+                row[f"{name}_p"] = float(change.p[i - 1])
+                row[f"{name}_verdict"] = _verdict(float(change.value[i - 1]), row[f"{name}_p"])
         rows.append(row)
-        if i:
-            words = (changes["miou"][i - 1], row["miou_p"], len(others), (1, 1), sample.images, False)
-            sentences.append(sentence(effect.name, ALONE, *words))
+        found = changes["miou"]
+        if i and found is not None:
+            value, low, high = (100 * float(x[i - 1]) for x in (found.value, found.low, found.high))
+            many = f", corrected for {len(others)} comparisons" * (len(others) > 1)
+            basis = f"{sample.images} and this network alone{many}"
+            sentences.append(
+                difference_sentence(
+                    effect.name, ALONE, (value, low, high), bool(found.certain[i - 1]), "mIoU", basis
+                )
+            )
     return rows, sentences
 
 
-def _boundary_changes(outlines: np.ndarray, block: int) -> Estimate:
-    """Estimate the changes of boundary F1 from outlines (E, N, C, 4), resampling images as `Sample` does."""
-    images = outlines.shape[1]
-    blocks = math.ceil(images / block)
-    weights = np.random.default_rng(0).multinomial(blocks, np.full(blocks, 1 / blocks), _REPLICATES)
-    weights = weights.repeat(block, axis=1)[:, :images]
-    resampled = _mean_f1(np.einsum("bn,enck->ebck", weights, outlines, optimize=True))  # (E, B)
-    score = _mean_f1(outlines.sum(1))
-    error = (resampled[1:] - resampled[:1]).std(axis=1) * math.sqrt(blocks / max(blocks - 1, 1))
-    known = np.where(blocks > 1, error, np.nan)
-    return Estimate(score[1:] - score[0], known, np.full(len(error), max(blocks - 1.0, 1.0)))
-
-
 def _mean_f1(counts: np.ndarray) -> np.ndarray:
-    """Average the boundary F1 of counts (..., C, 4) over the classes where it is defined."""
-    values = f1(counts)
-    there = np.isfinite(values)
-    return np.where(there, values, 0).sum(-1) / np.maximum(there.sum(-1), 1)
+    """Average the F1 of outlines (..., C, 4) over the classes that have one, (..., 1)."""
+    return nan_mean(f1(counts), -1)[..., None]
 
 
 def _verdict(change: float, p: float) -> str:

@@ -57,6 +57,27 @@ _INCIDENTAL = (
 )
 
 
+# Callbacks that only show or write something: they make no other experiment of a run.
+_LOGGING = (
+    "LearningRateMonitor",
+    "DeviceStatsMonitor",
+    "ModelSummary",
+    "RichModelSummary",
+    "RichProgressBar",
+    "TQDMProgressBar",
+    "ProgressBar",
+    "Timer",
+    "ThroughputMonitor",
+    "Pictures",
+    "FeatureMaps",
+    "OverfittingMonitor",
+)
+_PRECISION = "trainer.precision"
+_AUTOMATIC = ("32-true", "bf16-mixed", None)  # what a run chooses by itself
+# Data sets of neighbors, for runs whose test.json does not say whether they are.
+_SEQUENCES = ("CamVid", "CamVidOriginal", "ISBI")
+
+
 @dataclass(frozen=True)
 class Record:
     """One run as its directory tells it. Reading never raises: `problem` says what could not be read.
@@ -120,7 +141,18 @@ class Record:
     @cached_property
     def settings(self) -> dict[str, Any]:
         """The part of `everything` that makes a run the experiment it is, whatever its seed and machine."""
-        return _essential(self.everything)
+        found = _essential(self.everything)
+        chosen = any(str(a).startswith(f"--{_PRECISION}") for a in self.environment.get("command") or [])
+        if found.get(_PRECISION) in _AUTOMATIC and not chosen:
+            found.pop(_PRECISION, None)
+        return found
+
+    @property
+    def sequence(self) -> bool:
+        """Whether neighboring test images look alike, as frames of a video do."""
+        fields = self.test.get("protocol", {})
+        own = self.everything.get("data.init_args.sequence")
+        return bool(fields.get("sequence", own or fields.get("data") in _SEQUENCES))
 
     def score(self, name: str) -> float:
         """Return a score of the test that is one number, such as ``miou``, as a fraction; NaN if there is none."""
@@ -138,6 +170,12 @@ class Record:
         timed = speed[:, 2] > 0
         seconds = np.diff(ends, prepend=0)[timed] * batch / speed[timed, 2]
         return float(ends[-1] * batch), float(ends[-1]), float(seconds.sum())
+
+    @property
+    def training_speed(self) -> float:
+        """Images a second of the training; NaN where not recorded."""
+        images, _, seconds = self.training
+        return images / seconds if seconds else float("nan")
 
     @cached_property
     def image_names(self) -> tuple[str, ...]:
@@ -277,11 +315,21 @@ def _read(file: Path, parse: Any, problems: list[str], needed: bool = False) -> 
 
 
 def _essential(settings: dict[str, Any]) -> dict[str, Any]:
-    return {
+    kept = {
         key: value
         for key, value in settings.items()
         if not any(key == name or key.startswith(f"{name}.") for name in _INCIDENTAL)
     }
+    callbacks = kept.get("trainer.callbacks")
+    if isinstance(callbacks, list):
+        acting = [c for c in callbacks if not _only_logs(c)]
+        kept["trainer.callbacks"] = acting or None
+    return kept
+
+
+def _only_logs(callback: Any) -> bool:
+    name = str(callback.get("class_path") if isinstance(callback, dict) else callback)
+    return name.rsplit(".", 1)[-1] in _LOGGING
 
 
 def _flatten(value: Any, prefix: str = "") -> Iterator[tuple[str, Any]]:

@@ -1,143 +1,335 @@
 """Is the difference between two experiments real? Paired statistics over test images and seeds.
 
-A score varies for two reasons: other test images and other seeds would have given another one. Test images are
-resampled together for all runs (a paired bootstrap of the data-set mIoU, so that what makes an image hard for
-everyone cancels out); the seed's part is the variance between runs of one group, less what the images explain of
-it. Both are added, and the interval is Student's with Satterthwaite's degrees of freedom, which is honest about
-three seeds being few. Many comparisons are corrected by Holm's method.
+A score varies for two reasons: other test images and other seeds would have given another one. How much images matter
+is found by leaving out one image after the other, the same for all runs, so that what makes an image hard for everyone
+cancels out (the jackknife, whose variance is rather too large than too small: Efron and Stein, 1981). How much seeds
+matter is the variance between the runs of one group; groups share what they know about it (see `seed_variances`).
 
-Images count as independent of each other. Frames of one video are not: they are to be resampled in blocks, or
-intervals are too narrow. Runs of two groups that share a seed count as independent, too: what the seed does to both
-alike makes the interval wider than it need be, never narrower, and pairs of three would leave two degrees of freedom.
+An interval adds both parts, each with the quantile of Student's t for the degrees of freedom it was estimated with
+(Cochran's approximation to the Behrens-Fisher problem): three seeds are few, and it says so.
+
+Images count as independent of each other. Frames of one video are not, and are left out in blocks (see
+`lightning_seg.statistics.blocks`). Runs of two groups that share a seed count as independent, too: what the seed does
+to both alike makes the interval wider than it need be, never narrower.
 """
 
-import math
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
-from scipy.special import stdtr, stdtrit
+from scipy.special import ndtr, ndtri, polygamma, psi, stdtrit
 
-from lightning_seg.metrics.scores import miou_and_iou, nan_mean
+from lightning_seg.metrics.scores import miou_and_iou, nan_mean, ratio
+
+_LEAST_P = 1e-12
+_MANY = 1e9  # degrees of freedom of what is known for certain
 
 
 @dataclass(frozen=True)
 class Estimate:
-    """Numbers with their standard errors.
+    """Numbers and how far off they may be. All arrays have one shape.
 
     Attributes:
-        value: The estimates; any shape.
-        error: Standard errors of the same shape; NaN where they are not known.
-        df: Degrees of freedom of the same shape.
+        value: The estimates.
+        images: Variance that other test images would bring; NaN where it is not known.
+        seeds: Variance that other seeds would bring.
+        df_images: Degrees of freedom of the first.
+        df_seeds: Degrees of freedom of the second.
     """
 
     value: np.ndarray
-    error: np.ndarray
-    df: np.ndarray
+    images: np.ndarray
+    seeds: np.ndarray
+    df_images: np.ndarray
+    df_seeds: np.ndarray
 
     def __getitem__(self, index: Any) -> "Estimate":
         """Take a part."""
-        return Estimate(self.value[index], self.error[index], self.df[index])
+        return Estimate(*(part[index] for part in vars(self).values()))
 
-    def half_width(self, level: float = 0.95) -> np.ndarray:
+    @property
+    def error(self) -> np.ndarray:
+        """Standard errors."""
+        return np.asarray(np.sqrt(self.images + self.seeds))
+
+    def half_width(self, level: float | np.ndarray = 0.95) -> np.ndarray:
         """Return half the width of the confidence intervals."""
-        return np.asarray(self.error * stdtrit(self.df, (1 + level) / 2))
+        tail = (1 + np.asarray(level)) / 2
+        images = self.images * stdtrit(self.df_images, tail) ** 2
+        return np.asarray(np.sqrt(images + self.seeds * stdtrit(self.df_seeds, tail) ** 2))
 
     def p(self) -> np.ndarray:
         """Return two-sided p-values against zero; 1 where value and error are both 0 or nothing is known."""
-        with np.errstate(divide="ignore", invalid="ignore"):
-            t = np.abs(self.value) / self.error
-        return np.where(np.isnan(t), 1.0, 2 * stdtr(self.df, -t))
+        # The level at which the interval ends at zero, by bisection of its logarithm.
+        low, high = np.full(np.shape(self.value), np.log(_LEAST_P)), np.zeros(np.shape(self.value))
+        distance = np.abs(self.value)
+        for _ in range(30):
+            middle = (low + high) / 2
+            outside = self.half_width(1 - np.exp(middle)) < distance
+            low, high = np.where(outside, low, middle), np.where(outside, middle, high)
+        return np.where(np.isfinite(self.error), np.exp(high), 1.0)
 
 
-class Sample:
+class GroupScores:
+    """Scores of groups of runs, and how they would vary with other images and seeds.
+
+    Attributes:
+        value: Mean score of each group over its runs, (G, M); NaN where it has none.
+        std: Standard deviation over the runs of each group, (G, M); NaN for a single run.
+        seeds: Runs in each group, (G,).
+        seeds_known: Whether any group has more than one run, so that intervals include the variation of seeds.
+        images: How many images, in words.
+        df_images: Degrees of freedom of the images' variance, of groups and of differences, (M,) or a number.
+        bounded: Whether scores lie between 0 and 1.
+    """
+
+    images = ""
+    df_images: tuple[Any, Any] = (_MANY, _MANY)
+    bounded = True
+
+    def __init__(
+        self,
+        value: np.ndarray,
+        std: np.ndarray,
+        seeds: np.ndarray,
+        covariance: np.ndarray,
+        within: np.ndarray,
+    ) -> None:
+        self.value, self.std, self.seeds = value, std, seeds
+        self.seeds_known = bool((seeds > 1).any())
+        self._covariance = covariance
+        found = [seed_variances(b, w, seeds) for b, w in zip(std.T**2, within.T, strict=True)]
+        self._seed_variance, self._seed_df = (np.stack(part, axis=1) for part in zip(*found, strict=True))
+
+    def group(self, a: int | np.ndarray) -> Estimate:
+        """Estimate the scores of groups, (..., M)."""
+        return self._estimate(self.value[a], self._covariance[a, a], a)
+
+    def difference(self, a: int | np.ndarray, b: int | np.ndarray) -> Estimate:
+        """Estimate how much better groups ``a`` are than groups ``b``, (..., M)."""
+        k = self._covariance
+        return self._estimate(self.value[a] - self.value[b], k[a, a] + k[b, b] - 2 * k[a, b], a, b)
+
+    def compare(self, a: np.ndarray, b: np.ndarray, level: float = 0.95) -> "Differences":
+        """Compare groups ``a`` with groups ``b`` in the first score, all of them at once."""
+        covariance = self._covariance[..., 0] + np.diag(self._seed_variance[:, 0] / self.seeds)
+        found = simultaneous(self.difference(a, b)[:, 0], covariance, a, b, level)
+        return replace(found, low=found.low.clip(-1), high=found.high.clip(max=1)) if self.bounded else found
+
+    def _estimate(self, value: np.ndarray, images: np.ndarray, *groups: int | np.ndarray) -> Estimate:
+        seeds, df = np.zeros_like(value), np.full_like(value, _MANY)
+        for g in groups:
+            runs = self.seeds[g][..., None] if np.ndim(g) else self.seeds[g]
+            seeds = seeds + self._seed_variance[g] / runs
+            df = np.minimum(df, self._seed_df[g])
+        return Estimate(
+            value,
+            np.maximum(images, 0),
+            seeds,
+            np.broadcast_to(self.df_images[len(groups) - 1], value.shape),
+            df,
+        )
+
+
+class Sample(GroupScores):
     """The scores of groups of runs on the same images, and how they would vary with other images and seeds.
-
-    Scores are the data-set mIoU (place 0) and the IoU of each class (places 1 to C).
 
     Args:
         groups: For each group the counts (N, C, 3) of each of its runs: intersection, predicted and true pixels.
             A group without a second run borrows the seed variance of those that have one.
-        replicates: Bootstrap replicates, B.
-        seed: Of the resampling: the same runs always give the same intervals.
-        block: Neighbouring images that are resampled together.
-
-    Attributes:
-        value: Mean score of each group over its runs, (G, 1 + C) fractions; NaN for a class in none of its images.
-        std: Standard deviation over the runs of each group, (G, 1 + C); NaN for a single run.
-        seeds: Runs in each group, (G,).
-        images: How many images, in words.
-        seeds_known: Whether any group has more than one run, so that intervals include the variation of seeds.
+        blocks: For each image the number of its block of neighbors, (N,), which are left out together; each by itself
+            unless given.
+        score: Turns sums of counts (..., C, 3) into scores (..., M); mIoU and the IoU of each class unless given.
     """
 
     def __init__(
-        self, groups: Sequence[Sequence[np.ndarray]], replicates: int = 1000, seed: int = 0, block: int = 1
+        self,
+        groups: Sequence[Sequence[np.ndarray]],
+        blocks: np.ndarray | None = None,
+        score: Callable[[np.ndarray], np.ndarray] = miou_and_iou,
     ) -> None:
-        self.seeds = np.array([len(runs) for runs in groups])
+        seeds = np.array([len(runs) for runs in groups])
         images = len(groups[0][0])
-        self.images = f"{images} image{'s' * (images > 1)}" + (f" in blocks of {block}" if block > 1 else "")
-        self.seeds_known = bool((self.seeds > 1).any())
-        self._blocks = blocks = math.ceil(images / max(block, 1))
-        rng = np.random.default_rng(seed)
-        weights = rng.multinomial(blocks, np.full(blocks, 1 / blocks), replicates).astype(np.float32)
-        weights = weights.repeat(max(block, 1), axis=1)[:, :images]
-        means, stds, deviations, interactions = [], [], [], []
-        for runs in groups:
-            scores = np.stack([miou_and_iou(counts.sum(0)) for counts in runs])
-            resampled = np.stack([_resample(counts, weights) for counts in runs], axis=1)  # (B, S, 1 + C)
-            means.append(nan_mean(scores, 0))
-            stds.append(np.sqrt(_variance(scores, 0)))
-            deviations.append(nan_mean(resampled, 1))
-            interactions.append(nan_mean(_variance(resampled - scores, 1), 0))
-        self.value, self.std = np.stack(means), np.stack(stds)
-        self._covariance = _covariance(np.stack(deviations, axis=-1)) * _unbiased(blocks)
-        between, within = self.std**2, np.stack(interactions) * _unbiased(blocks)
-        self._pool(between, between - within)
-
-    def _pool(self, between: np.ndarray, own: np.ndarray) -> None:
-        """Settle the variance that another seed brings to one run.
-
-        Args:
-            between: Variance between the runs of each group, (G, 1 + C); NaN where it has one run.
-            own: The part of it that other images would confirm: the rest is in the bootstrap already.
-        """
-        df = np.where(np.isfinite(own), self.seeds[:, None] - 1.0, 0.0)
-        runs = df.sum(0)
-
-        def pooled(variance: np.ndarray) -> np.ndarray:
-            return np.asarray(np.where(df > 0, df * variance, 0).sum(0) / np.maximum(runs, 1))
-
-        # Three seeds may agree by luck, and among many groups some do: a group that varies less than groups do
-        # on average is moved towards them, as if two more runs had shown it. One that varies more is believed.
-        lucky = own < pooled(own)
-        share = np.where(df > 0, np.where(lucky, 2 / (2 + df), 0), 1)  # all of it where there is one run
-        self._seed_variance, self._raw_seed_variance = (
-            np.maximum(0, np.where(df > 0, (1 - share) * v, 0) + share * pooled(v)) for v in (own, between)
+        places = np.arange(images) if blocks is None else np.unique(blocks, return_inverse=True)[1]
+        count = int(places.max()) + 1
+        self.images = f"{images} image{'s' * (images > 1)}" + (
+            f" in {count} block{'s' * (count > 1)} of neighbors" if count < images else ""
         )
-        self._seed_df = np.where(df > 0, df + 2 * lucky, np.where(runs > 0, runs, np.inf))
+        values, stds, influences, within = [], [], [], []
+        for runs in groups:
+            scores, left_out = zip(
+                *(_leave_out(counts, places, count, score) for counts in runs), strict=True
+            )
+            values.append(nan_mean(np.stack(scores), 0))
+            stds.append(np.sqrt(_variance(np.stack(scores), 0)))
+            influences.append(nan_mean(np.stack(left_out), 0))
+            within.append((count - 1) / count * np.nan_to_num(_variance(np.stack(left_out), 0)).sum(0))
+        influence = np.stack(influences)  # (G, J, M)
+        self.df_images = _effective_df(influence), _effective_df(influence - nan_mean(influence, 0))
+        super().__init__(np.stack(values), np.stack(stds), seeds, _jackknife(influence), np.stack(within))
 
-    def group(self, a: int | np.ndarray) -> Estimate:
-        """Estimate the scores of groups, (..., 1 + C)."""
-        return self._estimate(self.value[a], self._covariance[a, a], (a,))
 
-    def difference(self, a: int | np.ndarray, b: int | np.ndarray) -> Estimate:
-        """Estimate how much better groups ``a`` are than groups ``b``, (..., 1 + C)."""
-        k = self._covariance
-        return self._estimate(self.value[a] - self.value[b], k[a, a] + k[b, b] - 2 * k[a, b], (a, b))
+class RunScores(GroupScores):
+    """Scores of which a run has one number and no image has a share: they vary with seeds alone.
 
-    def _estimate(
-        self, value: np.ndarray, images: np.ndarray, groups: tuple[int | np.ndarray, ...]
-    ) -> Estimate:
-        images = np.maximum(images, 0)
-        total, uncertainty = images, images**2 / max(self._blocks - 1, 1)
-        for g in groups:
-            runs = self.seeds[g][..., None] if np.ndim(g) else self.seeds[g]
-            total = total + self._seed_variance[g] / runs
-            uncertainty = uncertainty + (self._raw_seed_variance[g] / runs) ** 2 / self._seed_df[g]
-        with np.errstate(divide="ignore", invalid="ignore"):
-            df = np.where(uncertainty > 0, total**2 / uncertainty, 1.0)
-        return Estimate(value, np.sqrt(total), np.maximum(df, 1.0))
+    Args:
+        groups: For each group the scores of its runs.
+        bounded: Whether they lie between 0 and 1.
+    """
+
+    def __init__(self, groups: Sequence[Sequence[float]], bounded: bool = True) -> None:
+        self.bounded = bounded
+        count = len(groups)
+        unknown = np.zeros if any(len(runs) > 1 for runs in groups) else lambda shape: np.full(shape, np.nan)
+        super().__init__(
+            np.array([[np.mean(runs)] for runs in groups]),
+            np.array([[np.std(runs, ddof=1) if len(runs) > 1 else np.nan] for runs in groups]),
+            np.array([len(runs) for runs in groups]),
+            unknown((count, count, 1)),
+            np.zeros((count, 1)),
+        )
+
+
+def seed_variances(
+    between: np.ndarray, within: np.ndarray, seeds: np.ndarray
+) -> tuple[np.ndarray, np.ndarray]:
+    """Estimate the variance that another seed brings to one run of each group.
+
+    Groups are like the genes of a microarray: each has few runs, many groups together have many. Their variances are
+    moderated as Smyth does ("Linear models and empirical Bayes methods", 2004): the more alike they are, the more each
+    is moved towards their average; a single run is given that average.
+
+    Args:
+        between: Variance between the runs of each group, (G,); NaN where it has one run.
+        within: The part of it that comes from the choice of images, and is in the images' variance already, (G,).
+        seeds: Runs of each group, (G,).
+
+    Returns:
+        The variances and their degrees of freedom, (G,); 0 if no group has a second run.
+    """
+    df = np.where(np.isfinite(between), seeds - 1.0, 0)
+    total = df.sum()
+    if not total:
+        return np.zeros(len(seeds)), np.full(len(seeds), _MANY)
+    several = df > 0
+    known = np.where(several, between, 0)
+    prior, prior_df = _prior(known[several], df[several])
+    if np.isinf(prior_df):
+        moderated, moderated_df = np.full(len(df), prior), np.full(len(df), total)
+    else:
+        moderated = (prior_df * prior + df * known) / (prior_df + df)
+        moderated_df = np.minimum(prior_df + df, total)
+    images = (df * np.where(several, within, 0)).sum() / total
+    # A difference of two uncertain variances may be far too small by luck: with few runs less is taken away.
+    return np.maximum(moderated - images * total / (total + 4), 0), moderated_df
+
+
+def _prior(variances: np.ndarray, df: np.ndarray) -> tuple[float, float]:
+    """Return around what the true variances lie, and how many degrees of freedom that is worth."""
+    pooled = float((df * variances).sum() / df.sum())
+    if len(df) < 2 or not (variances > 0).all():
+        return pooled, np.inf
+    logs = np.log(variances) - psi(df / 2) + np.log(df / 2)
+    excess = float(logs.var(ddof=1) - polygamma(1, df / 2).mean())
+    if excess <= 0:  # they vary no more than equal ones would
+        return pooled, np.inf
+    y = 0.5 + 1 / excess  # the inverse of the trigamma function, by Newton's method
+    for _ in range(50):
+        trigamma = polygamma(1, y)
+        y = float(y + trigamma * (1 - trigamma / excess) / polygamma(2, y))
+    return float(np.exp(logs.mean() + psi(y) - np.log(y))), 2 * y
+
+
+@dataclass(frozen=True)
+class Differences:
+    """Differences (M,) of which all intervals together hold with the chosen level.
+
+    Attributes:
+        value: The differences.
+        low: Lower ends of the intervals.
+        high: Upper ends of the intervals.
+        p: p-values, corrected likewise: below 0.05 exactly where an interval of 95 % is on one side of 0.
+    """
+
+    value: np.ndarray
+    low: np.ndarray
+    high: np.ndarray
+    p: np.ndarray
+
+    def __getitem__(self, index: Any) -> "Differences":
+        """Take a part."""
+        return Differences(*(part[index] for part in vars(self).values()))
+
+    @property
+    def certain(self) -> np.ndarray:
+        """Where a difference is distinguishable from 0."""
+        return self.p < 0.05
+
+
+def simultaneous(
+    estimate: Estimate, covariance: np.ndarray, a: np.ndarray, b: np.ndarray, level: float = 0.95
+) -> Differences:
+    """Correct for many comparisons: the chance of even one false difference is at most 1 - level.
+
+    The largest of many differences is judged by how large the largest of as many would be by chance, as Tukey and
+    Dunnett do, for the correlations that there are (Hothorn, Bretz and Westfall, 2008).
+
+    Args:
+        estimate: The differences (M,) of groups ``a`` from groups ``b``.
+        covariance: Of the groups' scores, (G, G).
+        a: Places of the groups, (M,).
+        b: Places of the groups they are compared with, (M,).
+        level: Chance that all intervals hold.
+    """
+    p = estimate.p()
+    if len(p) == 1:
+        adjusted, own_level = p, level
+    else:
+        values, vectors = np.linalg.eigh(np.nan_to_num(covariance))
+        root = vectors * np.sqrt(np.maximum(values, 0))
+        spread = np.sqrt(np.maximum(((root[a] - root[b]) ** 2).sum(1), 1e-300))
+        rng = np.random.default_rng(0)
+        largest = []
+        for _ in range(10):
+            drawn = rng.standard_normal((int(np.clip(2e6 / len(a), 100, 1000)), len(root))) @ root.T
+            largest.append((np.abs(drawn[:, a] - drawn[:, b]) / spread).max(1))
+        ordered = np.sort(np.concatenate(largest))
+        above = len(ordered) - np.searchsorted(ordered, -ndtri(p / 2))
+        adjusted = np.maximum(p, (above + 1) / (len(ordered) + 1))
+        adjusted = np.where(p < 1, np.minimum(adjusted, p * len(p)).clip(max=1), 1.0)
+        # The same ordering decides verdicts and intervals: the level of one is where its p-value becomes 1 - level.
+        own_level = 1 - 2 * float(ndtr(-np.quantile(ordered, level, method="higher")))
+    half = estimate.half_width(own_level)
+    return Differences(estimate.value, estimate.value - half, estimate.value + half, adjusted)
+
+
+def score_interval(estimate: Estimate, level: float = 0.95) -> tuple[np.ndarray, np.ndarray]:
+    """Return the ends of the confidence intervals of scores between 0 and 1, computed on the logit scale."""
+    value, half = estimate.value, estimate.half_width(level)
+    inside = np.clip(value, 1e-9, 1 - 1e-9)
+    center, width = np.log(inside / (1 - inside)), half / (inside * (1 - inside))
+    low, high = (1 / (1 + np.exp(-np.clip(end, -700, 700))) for end in (center - width, center + width))
+    return np.minimum(low, value), np.maximum(high, value)
+
+
+def seeds_needed(difference: float, images: float, seeds: float, most: int = 100) -> int | None:
+    """Return with how many runs each a difference of two groups would be found in four of five studies.
+
+    Args:
+        difference: The true difference.
+        images: Variance of the difference that comes from the test images, which more seeds do not reduce.
+        seeds: Variance between the runs of a group.
+        most: Runs beyond which nobody goes.
+
+    Returns:
+        The number, at least 2; None if more than ``most`` would be too few.
+    """
+    for n in range(2, most + 1):
+        needed = stdtrit(2 * n - 2, 0.975) + ndtri(0.8)
+        if needed**2 * (images + 2 * seeds / n) <= difference**2:
+            return n
+    return None
 
 
 def holm(p: np.ndarray) -> np.ndarray:
@@ -152,68 +344,43 @@ def holm(p: np.ndarray) -> np.ndarray:
     return result
 
 
-def sentence(
-    a: str,
-    b: str,
-    difference: Estimate,
-    p: float,
-    comparisons: int,
-    seeds: tuple[int, int],
-    images: str,
-    seeds_known: bool = True,
-) -> str:
-    """Say in words how two groups differ.
+def _leave_out(
+    counts: np.ndarray, places: np.ndarray, blocks: int, score: Callable[[np.ndarray], np.ndarray]
+) -> tuple[np.ndarray, np.ndarray]:
+    """Score one run, (M,), and by how much the score changes without each block, (J, M)."""
+    sums = counts.astype(np.float64)
+    if blocks < len(counts):
+        sums = np.zeros((blocks, *counts.shape[1:]))
+        np.add.at(sums, places, counts)
+    total = sums.sum(0)
+    left_out = score(total - sums)
+    return score(total), left_out - nan_mean(left_out, 0)
 
-    Args:
-        a: Name of the one.
-        b: Name of the other.
-        difference: The mIoU of ``a`` less that of ``b``, as a fraction.
-        p: Its p-value, corrected for many comparisons.
-        comparisons: How many they were.
-        seeds: Runs of each.
-        images: How many test images, in words.
-        seeds_known: Whether the interval includes the variation between seeds.
+
+def _jackknife(influence: np.ndarray) -> np.ndarray:
+    """Turn influences (G, J, M) into covariances (G, G, M); NaN for a class that all but one block lack."""
+    blocks = influence.shape[1]
+    known = np.isfinite(influence).all(1) & (blocks > 1)  # (G, M)
+    filled = np.moveaxis(np.nan_to_num(influence), 2, 0)  # (M, G, J)
+    covariance = np.moveaxis(filled @ filled.transpose(0, 2, 1), 0, -1) * (blocks - 1) / blocks
+    return np.where(known[:, None] & known[None], covariance, np.nan)
+
+
+def _effective_df(influence: np.ndarray) -> np.ndarray:
+    """Return the degrees of freedom of jackknife variances of influences (G, J, M), (M,).
+
+    Few large objects may rule a score: then its variance is known as if there were fewer images (by their kurtosis).
     """
-    value, half = 100 * float(difference.value), 100 * float(difference.half_width())
-    if not math.isfinite(half):
-        return f"{a} and {b} cannot be told apart by {images}: {value:+.1f} mIoU"
-    numbers = f"{seeds[0]}" if seeds[0] == seeds[1] else f"{seeds[0]} and {seeds[1]}"
-    basis = f"{numbers} seed{'s' * (max(seeds) > 1)}, {images}"
-    if not seeds_known:
-        basis = f"{images}; 1 seed each, so another seed may change it"
-    if p < 0.05:
-        word = "better" if value > 0 else "worse"
-        low, high = abs(value) - half, abs(value) + half
-        return f"{a} is {abs(value):.1f} mIoU {word} than {b}, 95 % CI {low:.1f} to {high:.1f}, {basis}"
-    corrected = f" after correction for {comparisons} comparisons" if abs(value) > half else ""
-    return f"{a} and {b} are not distinguishable{corrected}: {value:+.1f} ± {half:.1f} mIoU, {basis}"
-
-
-def _resample(counts: np.ndarray, weights: np.ndarray) -> np.ndarray:
-    """Score one run on resampled images: counts (N, C, 3) and weights (B, N) give (B, 1 + C)."""
-    images, classes, _ = counts.shape
-    sums = weights @ counts.reshape(images, classes * 3).astype(np.float32)
-    return miou_and_iou(sums.reshape(-1, classes, 3)).astype(np.float32)
-
-
-def _covariance(values: np.ndarray) -> np.ndarray:
-    """Turn replicates (B, 1 + C, G) into covariances (G, G, 1 + C), each pair from the replicates it has."""
-    values = np.moveaxis(values, 0, 1).astype(np.float64)  # (1 + C, B, G)
-    present = np.isfinite(values)
-    centred = np.where(present, values - nan_mean(values, 1)[:, None], 0)
-    pairs = present.astype(np.float64)
-    together = pairs.transpose(0, 2, 1) @ pairs
-    return np.moveaxis(centred.transpose(0, 2, 1) @ centred / np.maximum(together - 1, 1), 0, -1)
+    count = influence.shape[1]
+    squares, fourths = np.nan_to_num(influence**2).sum(1), np.nan_to_num(influence**4).sum(1)
+    kurtosis = np.nan_to_num(nan_mean(count * ratio(fourths, squares**2), 0), nan=3.0)
+    return np.asarray(np.clip(2 * count / np.maximum(kurtosis - 1, 1e-9), 1, max(count - 1, 1)))
 
 
 def _variance(values: np.ndarray, axis: int) -> np.ndarray:
     """Estimate the variance of what is not NaN; NaN where fewer than two values are left."""
     present = np.isfinite(values)
-    centred = np.where(present, values - np.expand_dims(nan_mean(values, axis), axis), 0)
+    centered = np.where(present, values - np.expand_dims(nan_mean(values, axis), axis), 0)
     with np.errstate(divide="ignore", invalid="ignore"):
-        result = (centred**2).sum(axis) / (present.sum(axis) - 1)
+        result = (centered**2).sum(axis) / (present.sum(axis) - 1)
     return np.where(present.sum(axis) > 1, result, np.nan)
-
-
-def _unbiased(n: int) -> float:
-    return n / (n - 1) if n > 1 else float("nan")

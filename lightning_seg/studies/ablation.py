@@ -5,7 +5,6 @@ from pathlib import Path
 
 from lightning_seg.analysis import tables
 from lightning_seg.analysis.compare import Comparison, compare
-from lightning_seg.analysis.groups import varied
 from lightning_seg.analysis.report.report import Heading, write_report
 from lightning_seg.errors import UserError
 from lightning_seg.studies.plan import Ablation, Slot
@@ -26,12 +25,8 @@ def answer(ablation: Ablation, planned: Sequence[Slot], name: str = "answer") ->
     if not done:
         raise UserError("no run is done, so there is nothing to compare")
     baseline = ablation.baseline if any(slot.variant == ablation.baseline for slot in done) else None
-    runs = [(slot.variant, run) for slot in done if (run := slot.run())]
-    comparison = compare([run.path for _, run in runs], "experiment", baseline, block=ablation.block)
-    for variant in ablation.variants:
-        differing = varied([run for name, run in runs if name == variant])
-        if differing:  # such as the data or the number of devices, and so the size of a batch
-            comparison.remarks.append(f"the runs of {variant} differ in {', '.join(differing)}")
+    runs = [run for slot in done if (run := slot.run())]
+    comparison = compare([run.path for run in runs], "experiment", baseline, block=ablation.block)
     if missing := len(planned) - len(done):
         comparison.remarks.append(f"{missing} of {len(planned)} runs are not done: this is not the last word")
     print(f"\n{tables.text(comparison)}")

@@ -36,7 +36,7 @@ class Ablation:
         variants: For each variant its overrides, as on the command line.
         seeds: With which each variant is run.
         baseline: The variant that the others are compared with; without one the best.
-        block: Neighbouring test images that are resampled together: more than 1 for frames of a video.
+        block: Neighboring test images that are left out together; chosen by the data set unless given.
         question: What the ablation answers, in a sentence.
     """
 
@@ -45,7 +45,7 @@ class Ablation:
     variants: Mapping[str, tuple[str, ...]]
     seeds: tuple[int, ...]
     baseline: str | None = None
-    block: int = 1
+    block: int | None = None
     question: str = ""
 
 
@@ -209,7 +209,7 @@ def load(name: str) -> Ablation:
         variants,
         tuple(range(seeds)) if isinstance(seeds, int) else tuple(seeds),
         baseline,
-        int(content.get("block", 1)),
+        None if content.get("block") is None else int(content["block"]),
         str(content.get("question") or ""),
     )
 

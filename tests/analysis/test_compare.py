@@ -2,6 +2,7 @@
 
 import csv
 import io
+import json
 import subprocess
 import sys
 
@@ -13,7 +14,7 @@ from lightning_seg.analysis.compare import compare
 from lightning_seg.analysis.groups import group_runs
 from lightning_seg.cli import main as cli
 from lightning_seg.errors import UserError
-from lightning_seg.runs.directory import CONFIG
+from lightning_seg.runs.directory import CONFIG, ENVIRONMENT, TEST_SCORES
 from lightning_seg.runs.records import read
 from tests.runs.made_runs import make_run, simulate
 
@@ -66,7 +67,7 @@ def test_groups_differ_by_what_is_in_their_names(tmp_path):
         make_run(tmp_path, "b", seed, config=adam)
         make_run(tmp_path, "c", seed, lr=0.1)
     found, remarks = group_runs([read(path) for path in tmp_path.glob("*/*")])
-    assert {g.name for g in found} == {"a lr=0.1", "a lr=0.2", "b optimizer=SGD", "b optimizer=Adam", "c"}
+    assert {g.name for g in found} == {"a lr 0.1", "a lr 0.2", "b SGD", "b Adam", "c"}
     assert {len(g.records) for g in found} == {2}
     assert remarks == []
 
@@ -77,14 +78,17 @@ def test_group_by_a_setting(tmp_path):
         for seed, (name, lr) in enumerate([("a", 1), ("b", 1), ("b", 2)])
     ]
     records = [read(path) for path in paths]
-    assert {g.name: len(g.records) for g in group_runs(records, "lr")[0]} == {"lr=1": 2, "lr=2": 1}
-    assert [g.name for g in group_runs(records, "optimizer")[0]] == ["optimizer=SGD"]
-    assert {g.name for g in group_runs(records, "experiment")[0]} == {"a", "b"}
+    assert {g.name: len(g.records) for g in group_runs(records, ["lr"])[0]} == {"lr 1": 2, "lr 2": 1}
+    assert [g.name for g in group_runs(records, ["optimizer"])[0]] == ["SGD"]
+    assert {g.name for g in group_runs(records, ["experiment"])[0]} == {"a", "b"}
+    assert {g.name for g in group_runs(records, ["optimizer", "lr"])[0]} == {"SGD lr 1", "SGD lr 2"}
     with pytest.raises(UserError, match="did you mean lr"):
-        group_runs(records, "lrr")
-    make_run(tmp_path, config={"data": {"init_args": {"lr": 1}}})
-    with pytest.raises(UserError, match="may mean model.optimizer.init_args.lr, data.init_args.lr"):
-        group_runs([*records, *(read(p) for p in tmp_path.glob("unet/*"))], "lr")
+        group_runs(records, ["lrr"])
+    make_run(
+        tmp_path, config={"data": {"init_args": {"gamma": 1}}, "model": {"loss": {"init_args": {"gamma": 1}}}}
+    )
+    with pytest.raises(UserError, match="may mean data.gamma, model.loss.gamma"):
+        group_runs([*records, *(read(p) for p in tmp_path.glob("unet/*"))], ["gamma"])
 
 
 def test_a_repeated_run_is_not_another_seed(tmp_path):
@@ -148,18 +152,23 @@ def test_text(runs, capsys):
     assert cli.main(["compare", str(runs)]) == 0
     out = capsys.readouterr().out
     assert "Shapes test: 20 images, 3 classes, resolution original, test time augmentation none" in out
-    assert "good is" not in out and "plain is" in out and "mIoU worse than good, 95 % CI" in out
+    assert "good is the best" in out and "plain is" in out and "mIoU worse than good, 95 % CI" in out
     assert len({line.index("%") for line in out.splitlines() if line.startswith("rank")}) == 1
 
 
 def test_csv_holds_what_the_section_says(runs):
     comparison = compare([runs])
     rows = list(csv.DictReader(io.StringIO(tables.csv(comparison))))
+    runs_of = [row for row in rows if row["level"] == "run"]
+    assert len(runs_of) == 9 and {row["seed"] for row in runs_of} == {"0", "1", "2"}
+    rows = [row for row in rows if row["level"] == "group"]
+    mean = np.mean([float(row["score"]) for row in runs_of if row["experiment"] == "good"])
+    assert mean == pytest.approx(float(rows[0]["score"]))
     for row, expected in zip(rows, comparison.sections[0].rows(), strict=True):
         assert row["experiment"] == expected["experiment"]
-        for key in ("miou", "low", "high", "std"):
+        for key in ("score", "low", "high", "std"):
             assert float(row[key]) == pytest.approx(expected[key])
-        assert float(row["iou/class 1"]) == pytest.approx(expected["iou"]["class 1"])
+        assert float(row["class/class 1"]) == pytest.approx(expected["classes"]["class 1"])
     assert rows[0]["difference"] == "" and float(rows[1]["difference"]) < 0
 
 
@@ -170,11 +179,190 @@ def test_names_do_no_harm(tmp_path):
     assert r"a\_b|c\&d\#1" in tables.latex(comparison)
 
 
-def test_one_run_each_is_said_to_be_little(tmp_path):
+def test_one_run_each_gives_no_verdict_in_any_format(tmp_path):
     make_run(tmp_path, "a")
-    make_run(tmp_path, "b")
-    for layout in (tables.text, tables.markdown, tables.latex):
-        assert "the intervals do not cover other seeds" in layout(compare([tmp_path]))
+    make_run(tmp_path, "b", shift=0.3)
+    comparison = compare([tmp_path])
+    (section,) = comparison.sections
+    assert section.ranks == [None, None] and not section.judged
+    assert section.rows()[1]["verdict"] == "differs on these images; another seed may change it"
+    assert np.isnan(section.rows()[1]["p"]) and section.class_sentence(1) == ""
+    for layout in (tables.text, tables.markdown, tables.latex, tables.csv):
+        told = layout(comparison).replace(tables.EXPLANATION, "").lower()
+        assert "another seed may change it" in told
+        assert not any(word in told for word in ("better", "worse", "is the best", "rank "))
+    assert "95 % over images" in tables.text(comparison) and "seeds each would settle" in tables.text(
+        comparison
+    )
+
+
+def network(**changes):
+    """Settings of a run; ``lr``, ``backbone``, ``loss``, ``finetune``, ``precision``, ``callbacks`` may be changed."""
+    model = {
+        "network": {
+            "class_path": "lightning_seg.networks.unet.UNet",
+            "init_args": {"backbone": changes.get("backbone", "resnet34"), "weights": True},
+        },
+        "optimizer": {"class_path": "torch.optim.AdamW", "init_args": {"lr": changes.get("lr", 1e-3)}},
+        "loss": changes.get("loss") and {"class_path": f"lightning_seg.training.losses.{changes['loss']}"},
+        "finetune": changes.get("finetune") and {"class_path": f"policies.{changes['finetune']}"},
+    }
+    trainer = {"precision": changes.get("precision", "32-true"), "callbacks": changes.get("callbacks")}
+    return {"model": model, "trainer": trainer}
+
+
+def ad_hoc(folder):
+    """Runs as they come about in a week: one base with three seeds, and ideas tried once."""
+    for seed in range(3):
+        make_run(folder, "unet_camvid", seed, config=network())
+    for changes in (
+        {"lr": 1e-4},
+        {"lr": 1e-2},
+        {"backbone": "resnet50"},
+        {"loss": "DiceLoss"},
+        {"finetune": "Frozen"},
+    ):
+        make_run(folder, "unet_camvid", 0, config=network(**changes))
+
+
+def test_names_say_what_is_different(tmp_path):
+    ad_hoc(tmp_path)
+    (section,) = compare([tmp_path]).sections
+    named = {group.name for group in section.groups}
+    assert named == {"unet_camvid", "lr 1e-4", "lr 0.01", "resnet50", "Dice", "Frozen"}
+    assert section.settings == [
+        "model.network.backbone",
+        "model.finetune",
+        "model.loss",
+        "model.optimizer.lr",
+    ]
+    base = next(row for row in section.rows() if row["experiment"] == "unet_camvid")
+    assert (
+        list(base["settings"].values()) == ["resnet34", "Full", "CrossEntropy", "1e-3"] and base["seeds"] == 3
+    )
+    for layout in (tables.text, tables.markdown, tables.csv, tables.latex):
+        assert all(word in layout(compare([tmp_path])) for word in ("CrossEntropy", "Full", "finetune"))
+
+
+def test_logging_and_automatic_precision_make_no_other_group(tmp_path):
+    monitor = {"class_path": "lightning.pytorch.callbacks.LearningRateMonitor"}
+    stopping = {"class_path": "lightning_seg.callbacks.early_stopping.EarlyStopping"}
+    make_run(tmp_path, seed=0, config=network())
+    make_run(tmp_path, seed=1, config=network(precision="bf16-mixed", callbacks=[monitor]))
+    make_run(tmp_path, seed=2, config=network() | {"wandb": {"mode": "offline"}, "slurm": {"hours": 3}})
+    (group,) = compare([tmp_path]).sections[0].groups
+    assert group.seeds == 3 and "precision (32-true / bf16-mixed)" in group.remark
+    chosen = make_run(tmp_path, seed=3, config=network(precision="bf16-mixed"))
+    (chosen / ENVIRONMENT).write_text('{"command": ["exp", "x", "--trainer.precision=bf16-mixed"]}')
+    make_run(tmp_path, seed=4, config=network(callbacks=[monitor, stopping]))
+    assert len(compare([tmp_path]).sections[0].groups) == 3
+
+
+def test_groups_that_differ_in_more_than_they_are_grouped_by_say_so(tmp_path):
+    ad_hoc(tmp_path)
+    (section,) = compare([tmp_path], ["finetune"]).sections
+    sizes = {group.name: (len(group.records), group.seeds) for group in section.groups}
+    assert sizes == {"Full": (7, 3), "Frozen": (1, 1)}
+    assert "The runs of Full also differ in backbone, loss, lr" in section.remark
+    assert "7 and 1 runs" in section.sentence(1)
+    assert len(compare([tmp_path], ["loss,lr"]).sections[0].groups) == 4
+
+
+def test_runs_can_be_chosen(tmp_path):
+    ad_hoc(tmp_path)
+    make_run(tmp_path, "tagged", config=network() | {"wandb": {"tags": ["paper"]}})
+    assert len(compare([tmp_path], where=["lr=1e-3"]).records) == 7
+    assert len(compare([tmp_path], where=["lr=0.001", "loss=dice"]).records) == 1
+    assert names(compare([tmp_path], tags=["paper"])) == [["tagged"]]
+    for wrong in ({"where": ["lr=5"]}, {"where": ["lr"]}, {"tags": ["nothing"]}, {"metric": "nonsense"}):
+        with pytest.raises(UserError, match=r"--(where|tag|metric)"):
+            compare([tmp_path], **wrong)
+    top = compare([tmp_path], top=2)
+    assert len(list(csv.DictReader(io.StringIO(tables.csv(top))))) < 8 and "2 of 7 groups" in top.remarks[-1]
+    assert top.sections[0].comparisons == 21
+    renamed = compare([tmp_path], rename={"unet_camvid": "U-Net", "lr": "rate"}).sections[0]
+    assert {"U-Net", "U-Net rate 1e-4"} <= {group.name for group in renamed.groups}
+    with pytest.raises(UserError, match="one name"):
+        compare([tmp_path], rename={"unet_camvid Dice": "x", "unet_camvid Frozen": "x"})
+
+
+def test_rows_can_be_sorted(tmp_path):
+    ad_hoc(tmp_path)
+    comparison = compare([tmp_path])
+    values = [row["settings"]["model.optimizer.lr"] for row in tables.ordered(comparison.sections[0], "lr")]
+    assert values == ["1e-4", "1e-3", "1e-3", "1e-3", "1e-3", "0.01"]
+    rows = tables.ordered(comparison.sections[0], "-images_per_second")
+    speeds = [row["images_per_second"] for row in rows]
+    assert speeds == sorted(speeds, reverse=True)
+    with pytest.raises(UserError, match="--sort nothing"):
+        tables.text(comparison, "nothing")
+
+
+def with_scores(run, **scores):
+    test = json.loads((run / TEST_SCORES).read_text())
+    test["scores"] |= scores
+    (run / TEST_SCORES).write_text(json.dumps(test))
+
+
+def test_other_metrics(tmp_path):
+    for seed in range(3):
+        for i, name in enumerate(("a", "b")):
+            with_scores(
+                make_run(tmp_path, name, seed), mask_ap=0.3 + 0.1 * i + 0.01 * seed, hd95=10.0 * i + seed
+            )
+    (section,) = compare([tmp_path]).sections  # objects are compared by average precision
+    assert section.measure.name == "mask_ap" and section.groups[0].name == "b"
+    assert section.rows()[0]["score"] == pytest.approx(41) and "cover other seeds only" in section.remark
+    assert section.rows()[1]["verdict"] == "worse" and section.rows()[1]["interval_covers"] == "seeds"
+    (section,) = compare([tmp_path], metric="hd95").sections
+    assert [group.name for group in section.groups] == ["a", "b"] and section.ranks == [1, 2]
+    assert "b is 10.0 hd95 worse than a" in section.sentence(1)
+    (dice,) = compare([tmp_path], metric="dice").sections
+    assert dice.sample.value.shape == (2, 4) and dice.measure.title == "Dice %"
+    (speed,) = compare([tmp_path], metric="images_per_second").sections
+    assert speed.rows()[0]["score"] > 25
+
+
+def test_neighbors_are_left_out_together_where_the_data_set_says_so(tmp_path):
+    rng = np.random.default_rng(0)
+    for seed in range(2):
+        for name in ("a", "b"):
+            counts = simulate(rng, images=60, true=np.random.default_rng(1).gamma(2, 500, (60, 3)).round())
+            make_run(tmp_path, name, seed, counts=counts, protocol={"sequence": seed == 0})
+    (section,) = compare([tmp_path]).sections
+    assert "60 images in 10 blocks of neighbors" in section.sentence(1)
+    (section,) = compare([tmp_path], block=1).sections
+    assert section.sample.images == "60 images"
+
+
+def test_means_over_different_numbers_of_classes_say_so(tmp_path):
+    counts = simulate(np.random.default_rng(0))
+    counts[:, 2] = 0
+    other = counts.copy()
+    other[0, 2, 1] = 5  # predicted, though it is nowhere
+    make_run(tmp_path, "a", counts=counts)
+    make_run(tmp_path, "b", counts=other)
+    (section,) = compare([tmp_path]).sections
+    assert "means are over different numbers of classes" in section.remark and "a 2, b 3" in section.remark
+
+
+def test_many_groups_are_ranked_by_the_intervals_that_are_shown(tmp_path):
+    rng = np.random.default_rng(0)
+    for i in range(12):
+        for seed in range(3):
+            counts = simulate(rng, -0.004 * i, images=60, seed_noise=0.005, true=np.full((60, 3), 900.0))
+            make_run(tmp_path, f"e{i:02d}", seed, counts=counts)
+    (section,) = compare([tmp_path]).sections
+    rows = section.rows()
+    assert rows[-1]["rank"] > 1 and rows[-1]["verdict"] == "worse"
+    for row in rows[1:]:
+        outside = row["difference_high"] < 0 or row["difference_low"] > 0
+        assert outside == (row["verdict"] == "worse") == (row["p"] < 0.05) and (
+            not outside or row["rank"] > 1
+        )
+        assert 0 <= row["low"] <= row["score"] <= row["high"] <= 100
+    assert section.summary.startswith("Contenders for the best, not distinguishable from e0")
+    assert [i for i in section.differences] == list(range(1, 12))  # the contenders first
 
 
 @pytest.mark.parametrize("arguments", [["--colour"], ["--csv", "--latex"], ["--block", "two"], ["nowhere"]])

@@ -127,21 +127,25 @@ function renderRanking() {
     },
   });
   const difference = (g) =>
-    g.difference === null ? "" : signed(g.difference) + (g.difference_low === null ? "" : ` ± ${number((g.difference_high - g.difference_low) / 2)}`);
+    g.difference === null ? "" : signed(g.difference) + (g.difference_low === null ? "" : ` (${signed(g.difference_low)} to ${signed(g.difference_high)})`);
+  const ranked = groups.some((g) => g.rank !== null), mixed = groups.some((g) => g.runs !== g.seeds);
   table($("ranking"), [
     { name: "show", cell: (g) => [choose(g), swatch(g.index)] },
-    { name: "rank", value: (g) => g.rank, cell: (g) => String(g.rank), number: true },
+    ...(ranked ? [{ name: "rank", value: (g) => g.rank, cell: (g) => String(g.rank), number: true }] : []),
     { name: "experiment", value: (g) => g.name, cell: (g) => breakable(g.name), className: "name" },
-    { name: "mIoU %", value: (g) => g.miou, number: true },
-    { name: "95 % interval", value: (g) => g.low, cell: interval },
+    { name: section.metric, value: (g) => g.miou, number: true },
+    { name: `95 % over ${groups[0].interval_covers}`, value: (g) => g.low, cell: interval },
     { name: "to the reference", value: (g) => g.difference, cell: difference, number: true },
-    { name: "", cell: (g) => el("span", { class: g.verdict }, g.verdict) },
-    { name: "runs", value: (g) => g.runs, cell: (g) => String(g.runs), number: true },
+    ...(groups.some((g) => g.p !== null) ? [{ name: "p", value: (g) => g.p, cell: (g) => g.p === null ? "" : g.p < 0.001 ? "<0.001" : g.p.toFixed(3), number: true }] : []),
+    { name: "", cell: (g) => el("span", { class: g.verdict.split(" ")[0] }, g.verdict) },
+    { name: "seeds", value: (g) => g.seeds, cell: (g) => String(g.seeds), number: true },
+    ...(mixed ? [{ name: "runs", value: (g) => g.runs, cell: (g) => String(g.runs), number: true }] : []),
     { name: "std of runs", value: (g) => g.std, cell: (g) => number(g.std), number: true },
+    ...section.settings.map((name, i) => ({ name, value: (g) => g.settings[i] })),
   ], groups.filter((g) => groupMatches(g.index)), (g) => ({ class: g.index === section.reference ? "reference" : null }));
   const all = section.sentences, shown = all.slice(0, 5).map((s) => el("li", {}, s));
   const more = all.slice(5).map((s) => el("li", {}, s));
-  $("sentences").replaceChildren(el("ul", {}, shown),
+  $("sentences").replaceChildren(section.summary ? el("p", { class: "summary" }, section.summary) : "", el("ul", {}, shown),
     more.length ? el("details", {}, el("summary", {}, `${more.length} more`), el("ul", {}, more)) : "",
     section.remark ? el("p", {}, section.remark) : "");
 }

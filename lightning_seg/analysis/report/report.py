@@ -13,6 +13,8 @@ import numpy as np
 
 from lightning_seg.analysis.compare import Comparison, Section
 from lightning_seg.analysis.groups import short, show_setting, varied
+from lightning_seg.analysis.metrics import MIOU
+from lightning_seg.analysis.settings import short_names
 from lightning_seg.analysis.tables import EXPLANATION
 from lightning_seg.metrics.scores import merge_classes, miou_and_iou, ratio
 from lightning_seg.runs.directory import METRICS, PICTURES
@@ -100,24 +102,26 @@ def _content(comparison: Comparison) -> dict[str, Any]:
 
 
 def _section(section: Section, budget: list[int]) -> dict[str, Any]:
+    overlap = section.measure == MIOU
     own = section.sample.group(np.arange(len(section.groups)))
     half = own.half_width()
     groups = []
     for i, row in enumerate(section.rows()):
-        counts = sum(record.counts.sum(0) for record in section.groups[i].records)
-        hit, predicted, true = np.moveaxis(np.asarray(counts, np.float64), -1, 0)
-        union = predicted + true - hit
-        difference = section.differences[i][0] if i in section.differences else None
+        counts = np.sum([record.counts.sum(0) for record in section.groups[i].records], axis=0)
+        intersection, predicted, true = np.moveaxis(counts.astype(np.float64), -1, 0)
+        union = predicted + true - intersection
+        difference = section.class_difference(i) if overlap and i in section.differences else None
         row["classes"] = {
-            "iou": own.value[i, 1:],
-            "half": half[i, 1:],
-            "difference": difference.value[1:] if difference else None,
-            "difference_half": difference.half_width()[1:] if difference else None,
-            "missed": ratio(true - hit, union),
-            "added": ratio(predicted - hit, union),
+            "iou": own.value[i, 1:] if overlap else miou_and_iou(counts)[1:],
+            "half": half[i, 1:] if overlap else None,
+            "difference": difference[0].value if difference else None,
+            "difference_half": difference[1] if difference else None,
+            "missed": ratio(true - intersection, union),
+            "added": ratio(predicted - intersection, union),
         }
-        del row["iou"], row["iou_difference"]
-        row["name"] = row.pop("experiment")
+        del row["class_difference"]
+        row["name"], row["miou"] = row.pop("experiment"), row.pop("score")
+        row["settings"] = list(row["settings"].values())
         row["confusion"] = _confusion(section, i) if i in _shown(section) else None
         groups.append(row)
     return {
@@ -125,7 +129,12 @@ def _section(section: Section, budget: list[int]) -> dict[str, Any]:
         "protocol": {k: v for k, v in section.protocol.items() if k != "classes"},
         "classes": section.protocol.get("classes", []),
         "reference": section.reference,
-        "sentences": [f"{section.sentence(i)}. {section.class_sentence(i)}" for i in section.differences],
+        "metric": section.measure.title,
+        "settings": short_names(section.settings),
+        "summary": section.summary,
+        "sentences": [
+            f"{section.sentence(i)}. {section.class_sentence(i)}".rstrip() for i in section.differences
+        ],
         "remark": section.remark,
         "groups": groups,
         "pictures": _pictures(section, budget),

@@ -1,0 +1,103 @@
+"""The scores by which runs can be compared."""
+
+import difflib
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from lightning_seg.errors import UserError
+from lightning_seg.metrics.scores import class_dice, miou_and_iou, nan_mean, ratio
+from lightning_seg.runs.records import Record
+
+SPEED = "images_per_second"
+_LOWER_IS_BETTER = ("loss", "mae", "hausdorff", "hd95", "assd", "count_error", "surface_")
+
+
+@dataclass(frozen=True)
+class Measure:
+    """A score.
+
+    Attributes:
+        name: As test.json has it.
+        label: As people write it.
+        percent: Whether it is a fraction, shown in percent.
+        of_counts: Computes it, and what it is for each class, (..., 1 + C) from counts (..., C, 3); None for a score in
+            which single images have no share of their own, such as average precision.
+        best: 1 if more is better, -1 if less is.
+    """
+
+    name: str
+    label: str
+    percent: bool = True
+    of_counts: Callable[[np.ndarray], np.ndarray] | None = None
+    best: int = 1
+
+    @property
+    def scale(self) -> float:
+        """By what values are multiplied before they are shown."""
+        return 100.0 if self.percent else 1.0
+
+    @property
+    def title(self) -> str:
+        """Label and unit."""
+        return f"{self.label} %" if self.percent else self.label
+
+    def value(self, record: Record) -> float:
+        """Return the score of a run; NaN if it has none."""
+        return record.training_speed if self.name == SPEED else record.score(self.name)
+
+
+def _dice(counts: np.ndarray) -> np.ndarray:
+    dice = class_dice(counts)
+    return np.concatenate([nan_mean(dice, -1)[..., None], dice], axis=-1)
+
+
+def _accuracy(counts: np.ndarray) -> np.ndarray:
+    sums = np.asarray(counts).sum(-2)
+    return ratio(sums[..., 0], sums[..., 2])[..., None]
+
+
+MIOU = Measure("miou", "mIoU", True, miou_and_iou)
+_KNOWN = {
+    "miou": MIOU,
+    "dice": Measure("dice", "Dice", True, _dice),
+    "pixel_accuracy": Measure("pixel_accuracy", "pixel accuracy", True, _accuracy),
+    "mask_ap": Measure("mask_ap", "mask AP"),
+    "box_ap": Measure("box_ap", "box AP"),
+    SPEED: Measure(SPEED, "images/s", percent=False),
+}
+
+
+def find_measure(name: str | None, records: Sequence[Record]) -> Measure:
+    """Choose the score to compare runs by.
+
+    Args:
+        name: A score of test.json or its beginning, such as ``boundary_f1``; unless given mask AP for runs that detect
+            objects, else mIoU.
+        records: The runs.
+
+    Raises:
+        UserError: No run has such a score, or several scores begin so.
+    """
+    scores = dict.fromkeys(
+        key for r in records for key, v in r.test.get("scores", {}).items() if isinstance(v, int | float)
+    )
+    if name is None:
+        detects = bool(records) and all(np.isfinite(record.score("mask_ap")) for record in records)
+        return _KNOWN["mask_ap"] if detects else MIOU
+    if name in _KNOWN and (name in scores or name == SPEED):
+        return _KNOWN[name]
+    fits = [key for key in scores if key == name] or [key for key in scores if key.startswith(name)]
+    fits = fits if len(fits) < 2 else [key for key in fits if not key.endswith("_image")]
+    if len(fits) != 1:
+        close = fits or difflib.get_close_matches(name, [*scores, SPEED], n=3) or [*scores, SPEED]
+        raise UserError(
+            f"--metric {name}: {'several' if fits else 'no'} scores are called that; choose one of {', '.join(close)}"
+        )
+    found = fits[0]
+    values = [record.score(found) for record in records]
+    percent = bool(np.nanmax(np.abs(values)) <= 1)
+    return Measure(
+        found, found.replace("_", " "), percent, best=-1 if found.startswith(_LOWER_IS_BETTER) else 1
+    )
