@@ -335,7 +335,9 @@ def test_the_answer(tmp_path, capsys):
     answer(ABLATION, slots)
     out = capsys.readouterr().out
     assert "frozen is 20." in out and "mIoU worse than full, 95 % CI" in out
-    assert "3 seeds, 20 images in 10 blocks of neighbors" in out and "study/" not in out.split("written to")[0]
+    assert (
+        "3 seeds, 20 images in 10 blocks of neighbors" in out and "study/" not in out.split("written to")[0]
+    )
     assert "same and full are not distinguishable" in out
     assert "Held equal: training images, 656" in out and "training time" in out
     assert re.search(r"By class: class \d -\d\d\.\d ± \d", out) and "No class differs with certainty" in out
