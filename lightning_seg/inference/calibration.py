@@ -3,7 +3,7 @@
 import json
 import math
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +15,8 @@ from torch.nn import functional as F
 from torch.utils.data import DataLoader
 
 from lightning_seg.constants import IGNORE_INDEX
+from lightning_seg.data.base import SegmentationData
+from lightning_seg.data.folds import block_folds
 from lightning_seg.runs.directory import BEST_CHECKPOINT, PICTURES
 
 CALIBRATION = "calibration.json"
@@ -95,31 +97,58 @@ def temperature_of(run: Path, checkpoint: Path | None = None) -> float:
 
 
 @dataclass(frozen=True)
-class Calibration:
-    """What a calibration found.
+class HeldOut:
+    """What a temperature changes on images that it was not fitted to; those of each half by that of the other half.
 
     Attributes:
-        temperature: What logits are to be divided by.
-        fitted_on: The split whose pixels it was fitted to.
-        pixels: How many of them.
-        reliability: For each split before and after scaling.
+        loss: Mean negative log-likelihood of the pixels before and after scaling.
+        ece: Expected calibration error before and after.
     """
 
-    temperature: float
+    loss: tuple[float, float]
+    ece: tuple[float, float]
+
+    @property
+    def helps(self) -> bool:
+        """Whether the likelihood rises and the calibration error does not."""
+        return self.loss[1] < self.loss[0] and self.ece[1] <= self.ece[0]
+
+
+@dataclass(frozen=True)
+class Calibration:
+    """The result of a calibration.
+
+    Attributes:
+        fitted: The temperature that fits all pixels best.
+        fitted_on: The split whose pixels it was fitted to.
+        pixels: Number of these pixels.
+        held_out: Its effect on held-out images; None where there is only one image.
+        reliability: For each split before and after scaling by it.
+    """
+
+    fitted: float
     fitted_on: str
     pixels: int
+    held_out: HeldOut | None
     reliability: dict[str, tuple[Reliability, Reliability]]
 
     @property
+    def temperature(self) -> float:
+        """The temperature that is kept: 1 if the fitted one does not help on held-out images."""
+        return self.fitted if self.held_out is not None and self.held_out.helps else 1.0
+
+    @property
     def at_limit(self) -> bool:
-        """Whether a temperature beyond the limits would have been better."""
-        return not 1 / LARGEST * 1.001 < self.temperature < LARGEST / 1.001
+        """Whether a temperature beyond the limits would have fitted better."""
+        return not 1 / LARGEST * 1.001 < self.fitted < LARGEST / 1.001
 
     def save(self, run: Path) -> list[Path]:
         """Write the temperature and the diagrams of the best checkpoint into a run directory; return the files."""
         result = {
             "temperature": self.temperature,
+            "fitted": self.fitted,
             "fitted_on": self.fitted_on,
+            "held_out": self.held_out and asdict(self.held_out),
             "step": _step(run / BEST_CHECKPOINT),
             "ece": {
                 split: {"before": before.ece, "after": after.ece}
@@ -129,24 +158,56 @@ class Calibration:
         (run / CALIBRATION).write_text(json.dumps(result, indent=2) + "\n")
         (run / PICTURES).mkdir(exist_ok=True)
         picture = run / PICTURES / "reliability.png"
-        draw(self.reliability, self.temperature).save(picture)
+        draw(self.reliability, self.fitted).save(picture)
         return [run / CALIBRATION, picture]
 
 
-def calibrate(task: Any, loaders: Mapping[str, DataLoader], fitted_on: str) -> Calibration:
-    """Fit a temperature on one split and measure the calibration on all.
+def calibrate(task: Any, loaders: Mapping[str, DataLoader], fitted_on: str, half: np.ndarray) -> Calibration:
+    """Fit a temperature on one split, check it on held-out images of it, and measure the calibration on all splits.
 
     Args:
         task: A task of semantic segmentation in evaluation mode.
         loaders: The batches of each split.
         fitted_on: The split whose pixels the temperature is fitted to.
+        half: Half of each of its images (N,), 0 or 1: each is held out from a fit to the other.
     """
-    loader = loaders[fitted_on]
     with torch.inference_mode():
-        logits, labels = _sample(task, loader, _PIXELS // len(loader.dataset) + 1)  # type: ignore[arg-type]
+        logits, labels, images = _sample(task, loaders[fitted_on], _PIXELS // len(half) + 1)
+    held_out = check_held_out(logits, labels, torch.from_numpy(half)[images])
     temperature = fit_temperature(logits, labels)
     found = {split: _measure(task, loader, temperature) for split, loader in loaders.items()}
-    return Calibration(temperature, fitted_on, len(labels), found)
+    return Calibration(temperature, fitted_on, len(labels), held_out, found)
+
+
+def halves(data: SegmentationData, split: str) -> np.ndarray:
+    """Divide the images of a split into two halves (N,), 0 or 1; neighbours of a sequence stay together."""
+    count = len(data.samples(split))
+    return block_folds(count, 2) if data.sequence and count > 1 else np.arange(count) % 2
+
+
+def check_held_out(logits: Tensor, labels: Tensor, half: Tensor) -> HeldOut | None:
+    """Fit a temperature to each half of the pixels, and measure it on the other half.
+
+    Args:
+        logits: (N, C).
+        labels: (N,).
+        half: (N,), 0 or 1.
+
+    Returns:
+        The effect; None if a half is empty.
+    """
+    if not 0 < int(half.sum()) < len(half):
+        return None
+    scaled = logits.clone()
+    for i in (0, 1):
+        scaled[half == i] /= fit_temperature(logits[half != i], labels[half != i])
+    loss, ece = [], []
+    for values in (logits, scaled):
+        loss.append(float(F.cross_entropy(values.double(), labels.long())))
+        reliability = Reliability()
+        reliability.update(values.T[None, :, None], labels[None, None])
+        ece.append(reliability.ece)
+    return HeldOut((loss[0], loss[1]), (ece[0], ece[1]))
 
 
 def draw(found: dict[str, tuple[Reliability, Reliability]], temperature: float) -> Image.Image:
@@ -189,33 +250,34 @@ def _diagram(
     pen.text((left, bottom + 52), "blue: accuracy; red: confidence; grey: share of pixels", "black", font)
 
 
-def _sample(task: Any, loader: Iterable, per_image: int) -> tuple[Tensor, Tensor]:
-    """Draw equally many pixels from every image; return their logits (N, C) and labels (N,)."""
+def _sample(task: Any, loader: Iterable, per_image: int) -> tuple[Tensor, Tensor, Tensor]:
+    """Draw equally many pixels from every image; return their logits (N, C), labels (N,) and numbers of images (N,)."""
     generator = torch.Generator().manual_seed(0)
     parts = []
-    for logits, masks in _evaluated(task, loader):
-        for one, mask in zip(logits, masks, strict=True):
+    for logits, masks, index in _evaluated(task, loader):
+        for one, mask, number in zip(logits, masks, index.tolist(), strict=True):
             counted = (mask.flatten() != IGNORE_INDEX).nonzero()[:, 0]
             chosen = counted[torch.randperm(len(counted), generator=generator)[:per_image].to(counted.device)]
-            parts.append((one.flatten(1)[:, chosen].T.cpu(), mask.flatten()[chosen].cpu()))
-    logits, labels = (torch.cat(part) for part in zip(*parts, strict=True))
-    return logits, labels
+            numbers = torch.full((len(chosen),), number)
+            parts.append((one.flatten(1)[:, chosen].T.cpu(), mask.flatten()[chosen].cpu(), numbers))
+    logits, labels, images = (torch.cat(part) for part in zip(*parts, strict=True))
+    return logits, labels, images
 
 
 def _measure(task: Any, loader: Iterable, temperature: float) -> tuple[Reliability, Reliability]:
     before, after = Reliability(), Reliability()
     with torch.inference_mode():
-        for logits, masks in _evaluated(task, loader):
+        for logits, masks, _ in _evaluated(task, loader):
             before.update(logits, masks)
             after.update(logits / temperature, masks)
     return before, after
 
 
-def _evaluated(task: Any, loader: Iterable) -> Iterator[tuple[Tensor, Tensor]]:
+def _evaluated(task: Any, loader: Iterable) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
     for batch in loader:
         batch = {key: value.to(task.device) for key, value in batch.items()}
-        for _, logits, masks, _ in task.evaluated(batch):
-            yield logits.float(), masks
+        for _, logits, masks, index in task.evaluated(batch):
+            yield logits.float(), masks, index
 
 
 def _step(checkpoint: Path) -> int:

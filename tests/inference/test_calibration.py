@@ -13,11 +13,17 @@ from torchmetrics.classification import MulticlassCalibrationError
 
 from lightning_seg import load
 from lightning_seg.analysis.compare import compare
+from lightning_seg.data.datasets.shapes import Shapes
+from lightning_seg.inference import calibration
 from lightning_seg.inference.calibration import (
     CALIBRATION,
     LARGEST,
+    Calibration,
+    HeldOut,
     Reliability,
+    check_held_out,
     fit_temperature,
+    halves,
     temperature_of,
 )
 from tests.inference.conftest import call
@@ -136,3 +142,44 @@ def test_chains_and_scores_get_calibrated_probabilities(runs, tmp_path, capsys):
     assert "Probabilities are calibrated: temperature 0.2." in capsys.readouterr().out
     row = json.loads((run / "postprocess-chain.json").read_text())["rows"][1]
     assert row["miou"] == pytest.approx(100 * found[1]["scores"]["miou"])
+
+
+def test_a_temperature_that_generalises_is_kept():
+    logits, labels = drawn(3.0)
+    half = torch.arange(len(labels)) % 2
+    found = check_held_out(logits, labels, half)
+    assert found.helps and found.loss[1] < found.loss[0] and found.ece[1] < 0.02 < found.ece[0]
+    expected = [F.cross_entropy(logits[half == i] / fit_temperature(logits[half != i], labels[half != i]),
+                                labels[half == i].long()) for i in (0, 1)]  # fmt: skip
+    assert found.loss[1] == pytest.approx(float(sum(expected)) / 2, rel=1e-4)
+
+
+def test_one_that_fits_its_own_images_alone_is_not_kept():
+    sure, unsure = drawn(0.3), drawn(3.0)  # halves that want opposite temperatures
+    logits, labels = (torch.cat(pair) for pair in zip(sure, unsure, strict=True))
+    half = (torch.arange(len(labels)) >= len(sure[1])).long()
+    found = check_held_out(logits, labels, half)
+    assert not found.helps and found.loss[1] > found.loss[0]
+    reliability = Reliability()
+    calibration = Calibration(2.0, "val", len(labels), found, {"val": (reliability, reliability)})
+    assert calibration.temperature == 1 and Calibration(2.0, "val", 1, None, {}).temperature == 1
+    assert check_held_out(logits, labels, torch.zeros(len(labels), dtype=torch.long)) is None
+
+
+def test_neighbours_of_a_sequence_are_held_out_together():
+    data = Shapes(batch_size=4, crop_size=(32, 32), image_size=(48, 40), val_images=5)
+    assert halves(data, "val").tolist() == [0, 1, 0, 1, 0]
+    data.sequence = True
+    assert halves(data, "val").tolist() in ([0, 0, 0, 1, 1], [0, 0, 1, 1, 1])
+
+
+def test_what_does_not_help_is_recorded_as_one(runs, tmp_path, capsys, monkeypatch):
+    run = tmp_path / "run"
+    shutil.copytree(runs[1], run)
+    monkeypatch.setattr(calibration, "check_held_out", lambda *args: HeldOut((0.5, 0.6), (0.1, 0.2)))
+    assert call("calibrate", run) == 0
+    out = capsys.readouterr().out
+    assert "log-likelihood 0.5000 before, 0.6000 after; ECE 0.1000 before, 0.2000 after" in out
+    assert "does not help on held-out images: the run keeps temperature 1" in out
+    result = json.loads((run / CALIBRATION).read_text())
+    assert result["temperature"] == 1 != result["fitted"] and load(run).temperature == 1
