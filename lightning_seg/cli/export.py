@@ -1,7 +1,9 @@
 """``lightning-seg export``: write a network as a file that runs without this package, and check it."""
 
 import json
+from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 from lightning_seg.cli.arguments import Arguments, output_file
 from lightning_seg.errors import UserError
@@ -19,10 +21,9 @@ def main(arguments: list[str]) -> None:
 
     from lightning_seg.experiment.experiment import TaskAndData
     from lightning_seg.experiment.loading import load_run
-    from lightning_seg.inference.export.check import check
-    from lightning_seg.inference.export.exportable import exportable
-    from lightning_seg.inference.export.formats import FORMATS, reason_of
+    from lightning_seg.inference.export.check import noise
     from lightning_seg.inference.export.standalone import standalone
+    from lightning_seg.inference.export.write import validation_images, write
     from lightning_seg.networks.base import Network
 
     settings = ["--model.compile=false", *settings]
@@ -38,31 +39,44 @@ def main(arguments: list[str]) -> None:
     network = task.network
     if not isinstance(network, Network):
         raise UserError(f"export takes networks of semantic segmentation, not {type(network).__name__}.")
+    images, note = [], ""
+    try:
+        images = validation_images(data) if run else []
+    except UserError as error:
+        note = f"\nnot on images of {data.val_split}: {str(error).splitlines()[0]}"
     dtype = torch.float32 if options.float else torch.uint8
     metadata = {"classes": json.dumps(data.class_names), "palette": json.dumps(data.palette)}
-    try:
-        runner = FORMATS[options.format](exportable(network, options.labels), path, metadata, dtype)
-        checks = check(network, runner, options.labels, dtype)
-    except Exception as error:  # torch, onnx and onnxruntime raise their own
-        if isinstance(error, UserError):
-            raise
-        raise UserError(
-            f"{type(network).__name__} cannot be exported as {options.format}: {reason_of(error)}"
-        ) from error
-    lines = "\n".join(f"  {one}" for one in checks)
-    if not all(one.good for one in checks):
-        path.unlink()
-        raise UserError(
-            f"the exported network gives other results than the checkpoint; no file is kept.\n{lines}"
-        )
+    found, checks = write(network, path, options.format, options.labels, dtype, metadata, [*images, *noise()])
+    if task.inference is not None or task.postprocess is not None:
+        note += _what_is_left_out(task, data, found, options.labels, dtype, images)
     given = (
         "labels (batch, height, width) uint8" if options.labels else "logits (batch, classes, height, width)"
     )
+    lines = "\n".join(f"  {one}" for one in checks)
+    program = standalone(path, options.format, options.labels, dtype, data.palette, data.value_range)
     print(
         f"{path} ({path.stat().st_size / 1e6:.1f} MB): images (batch, 3, height, width) {str(dtype)[6:]} in 0..255"
-        f" -> {given}\nchecked against the checkpoint:\n{lines}\n\n# This runs it, without this package:\n"
-        f"{standalone(path, options.labels, dtype, data.palette)}"
+        f" -> {given}\nchecked against the checkpoint, in float32 as 'predict' computes:\n{lines}{note}\n\n"
+        f"# This runs it, without this package:\n{program}"
     )
+
+
+def _what_is_left_out(task: Any, data: Any, run: Any, labels: bool, dtype: Any, images: Sequence[Any]) -> str:
+    """Say what `predict` does beside running the network, and how much that changes."""
+    from lightning_seg.inference.export.write import agreement
+    from lightning_seg.inference.predictor import Predictor
+
+    steps = [repr(step) for step in (task.postprocess.steps if task.postprocess else ())]
+    parts = ", ".join([repr(task.inference)] * (task.inference is not None) + steps)
+    text = f"\nnot in the file, which is the network alone: {parts}"
+    if images:
+        postprocess = task.postprocess and task.postprocess.of_logits
+        model = Predictor(
+            task.network, data.class_names, data.palette, task.inference, task.temperature, postprocess
+        )
+        same = agreement(run, labels, dtype, model, images)
+        text += f"\n'predict', which does this, gives the same label for {100 * same:.2f} % of the pixels"
+    return text
 
 
 def _parser() -> Arguments:

@@ -1,6 +1,7 @@
-"""Comparison of an exported network with the one it was made of."""
+"""Comparison of an exported network with the one it was made of, on real images and on noise."""
 
 import copy
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -8,6 +9,7 @@ import torch
 from torch import Tensor
 
 from lightning_seg.inference.export.formats import Run
+from lightning_seg.inference.precision import full_precision
 from lightning_seg.networks.base import Network
 
 SIZES = ((1, 3, 97, 129), (3, 3, 160, 96))  # batches of noise: an image alone, and several at once
@@ -19,6 +21,7 @@ class Check:
     """Differences between an exported network and the original on one batch.
 
     Attributes:
+        images: What the batch consists of, in words.
         shape: Of the batch.
         difference: Largest absolute difference of a logit; NaN where the file gives labels only.
         mean: Mean absolute difference of a logit; NaN likewise.
@@ -26,6 +29,7 @@ class Check:
         agreement: Fraction of pixels with the same label.
     """
 
+    images: str
     shape: tuple[int, ...]
     difference: float
     mean: float
@@ -39,36 +43,45 @@ class Check:
 
     def __str__(self) -> str:
         batch, _, height, width = self.shape
-        same = f"{100 * self.agreement:.3f} % of the labels are the same"
-        if np.isnan(self.difference):
-            return f"batch of {batch}, {height}x{width}: {same}"
-        return (
-            f"batch of {batch}, {height}x{width}: largest difference {self.difference:.1e} "
-            f"(logits up to {self.largest:.3g}), {same}"
-        )
+        text = f"{self.images}, {f'batch of {batch}, ' if batch > 1 else ''}{height}x{width}: "
+        if not np.isnan(self.difference):
+            text += f"largest difference {self.difference:.1e} (logits up to {self.largest:.3g}), "
+        return text + f"{100 * self.agreement:.3f} % of the labels are the same"
 
 
-def check(network: Network, run: Run, labels: bool, dtype: torch.dtype) -> list[Check]:
-    """Compare an exported network with the original, on noise: a single image and a batch of another size.
+Batch = tuple[str, np.ndarray]
+"""What a batch consists of, in words, and its images (B, 3, H, W) uint8."""
+
+
+def noise() -> list[Batch]:
+    """Return batches of noise: a single image, and several of another size."""
+    return [("noise", _noise(shape).numpy()) for shape in SIZES]
+
+
+def check(
+    network: Network, run: Run, labels: bool, dtype: torch.dtype, batches: Sequence[Batch] | None = None
+) -> list[Check]:
+    """Compare an exported network with the original, which computes as `predict` does.
 
     Args:
         network: The original.
         run: The exported network.
         labels: Whether it gives labels instead of logits.
         dtype: Type of the images that it takes.
+        batches: The images; noise by default.
     """
     network = copy.deepcopy(network).cpu().float().eval()
     checks = []
-    for shape in SIZES:
-        images = _noise(shape)
-        with torch.inference_mode():
-            expected = network(images).numpy()
-        found = run(images.to(dtype).numpy())
+    for words, images in noise() if batches is None else batches:
+        given = torch.from_numpy(np.ascontiguousarray(images))
+        with torch.inference_mode(), full_precision(torch.device("cpu")):
+            expected = network(given).numpy()
+        found = run(given.to(dtype).numpy())
         predicted = found if labels else found.argmax(1)
         error = np.full(1, np.nan) if labels else np.abs(found - expected)
         agreement = float((predicted == expected.argmax(1)).mean())
         largest = float(np.abs(expected).max())
-        checks.append(Check(shape, float(error.max()), float(error.mean()), largest, agreement))
+        checks.append(Check(words, images.shape, float(error.max()), float(error.mean()), largest, agreement))
     return checks
 
 
