@@ -3,6 +3,7 @@
 import argparse
 import json
 import os
+import re
 import signal
 import sys
 import threading
@@ -69,7 +70,15 @@ def _parser() -> Arguments:
         action="store_true",
         help="also write .npy arrays (classes, height, width), float32",
     )
+    add("--bands", type=_bands, metavar="R,G,B", help="bands of large rasters that are red, green and blue")
     return parser
+
+
+def _bands(text: str) -> tuple[int, ...]:
+    """Read the numbers of three bands."""
+    if not re.fullmatch(r"[1-9]\d*(,[1-9]\d*){2}", text):
+        raise argparse.ArgumentTypeError(f"must be three numbers from 1 on, such as 3,2,1; got {text!r}")
+    return tuple(int(number) for number in text.split(","))
 
 
 def _predict_large(
@@ -84,7 +93,7 @@ def _predict_large(
     outputs.create(["masks"] + ["uncertainty"] * options.uncertainty, run)
     for path in images:
         try:
-            predict_large(model, path, outputs, options.uncertainty)
+            predict_large(model, path, outputs, options.uncertainty, options.bands)
         except UserError as error:
             print(f"skipped: {error}", file=sys.stderr, flush=True)
             unreadable += 1

@@ -163,6 +163,7 @@ def load(
         inference or task.inference,
         task.temperature,
         None if task.postprocess is None else task.postprocess.of_logits,
+        loaded.data.value_range,
     )
 
 

@@ -16,7 +16,7 @@ from torch.utils.data import DataLoader
 
 from lightning_seg.constants import IGNORE_INDEX
 from lightning_seg.data.base import SegmentationData
-from lightning_seg.data.folds import block_folds
+from lightning_seg.data.folds import block_folds, group_folds
 from lightning_seg.runs.directory import BEST_CHECKPOINT, PICTURES
 
 CALIBRATION = "calibration.json"
@@ -180,9 +180,11 @@ def calibrate(task: Any, loaders: Mapping[str, DataLoader], fitted_on: str, half
 
 
 def halves(data: SegmentationData, split: str) -> np.ndarray:
-    """Divide the images of a split into two halves (N,), 0 or 1; neighbours of a sequence stay together."""
-    count = len(data.samples(split))
-    return block_folds(count, 2) if data.sequence and count > 1 else np.arange(count) % 2
+    """Divide the images of a split into two halves (N,), 0 or 1, as folds are: groups and sequences stay together."""
+    groups = [data.group_of(sample) for sample in data.samples(split)]
+    if len(set(groups)) > 1:
+        return group_folds(groups, 2)
+    return block_folds(len(groups), 2) if data.sequence and len(groups) > 1 else np.arange(len(groups)) % 2
 
 
 def check_held_out(logits: Tensor, labels: Tensor, half: Tensor) -> HeldOut | None:

@@ -64,8 +64,8 @@ def segment(models: list[Predictor], image: Any) -> list[Annotated | None]:
     """
     if image is None:
         return [None] * (2 * len(models) - 1)
-    pixels = as_rgb(image)
-    masks = [model(pixels) for model in models]
+    pixels = as_rgb(image, models[0].value_range)
+    masks = [model(image) for model in models]
     shown: list[Annotated | None] = []
     for model, mask in zip(models, masks, strict=True):
         labels, counts = np.unique(mask, return_counts=True)

@@ -3,7 +3,7 @@
 import math
 import sys
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack
 from functools import partial
 from pathlib import Path
@@ -14,6 +14,7 @@ import torch
 from PIL import Image
 from rich.progress import track
 
+from lightning_seg.data.io import scale
 from lightning_seg.errors import UserError
 from lightning_seg.inference.inferers import Predict, SlidingWindow, entropy
 from lightning_seg.inference.precision import full_precision
@@ -25,7 +26,9 @@ from lightning_seg.plotting.pictures import Palette
 LARGE = 2**26  # pixels; the logits of 20 classes would take 5 GB
 _BUDGET = 2**28  # bytes for the logits of one strip of windows
 _TILE = 256  # pixels a side of what a TIFF file holds in one piece
+_SAMPLE = 1024  # pixels a side of the reduced copy whose values an error states
 
+Range = tuple[float, float] | None
 Read = Callable[[int, int, int, int], np.ndarray]
 Write = Callable[[int, int, np.ndarray], None]
 
@@ -56,7 +59,13 @@ def check_windows(model: Predictor, path: Path) -> None:
         )
 
 
-def predict_large(model: Predictor, path: Path, outputs: Outputs, uncertainty: bool = False) -> None:
+def predict_large(
+    model: Predictor,
+    path: Path,
+    outputs: Outputs,
+    uncertainty: bool = False,
+    bands: Sequence[int] | None = None,
+) -> None:
     """Write the mask of an image of any size.
 
     Memory holds one window and one strip of logits, independently of the size of the image. Where the inference
@@ -65,22 +74,29 @@ def predict_large(model: Predictor, path: Path, outputs: Outputs, uncertainty: b
 
     Args:
         model: The model.
-        path: A .npy file (H, W, 3) uint8, or any raster file that GDAL reads by windows, such as a tiled TIFF.
+        path: A .npy file (H, W, 3), or any raster file that GDAL reads by windows, such as a tiled TIFF.
         outputs: Where to write.
         uncertainty: Also write the normalised entropy of each pixel, scaled to 0..255.
+        bands: Numbers of the bands that are red, green and blue, from 1 on; a file of one or three bands, beside
+            transparency, does not need it.
 
     Raises:
-        UserError: The file cannot be read window by window, or the model has post-processing.
+        UserError: The file cannot be read window by window, has more than 8 bits a channel without a `value_range` of
+            the model, leaves open which bands are meant, or the model has post-processing.
     """
     check_windows(model, path)
-    files = {"masks": model.palette} | ({"uncertainty": HEAT} if uncertainty else {})
+    files: dict[str, Palette] = {"masks": model.palette} | ({"uncertainty": HEAT} if uncertainty else {})
     ending = ".npy" if path.suffix == ".npy" else ".tif"
     targets = [outputs.file(kind, path, ending) for kind in files]
     unfinished = [target.with_name(f".unfinished-{target.name}") for target in targets]
     try:
         with ExitStack() as stack:
-            open_files = _open_array if ending == ".npy" else _open_raster
-            size, read, writers = open_files(path, dict(zip(unfinished, files.values(), strict=True)), stack)
+            masks = dict(zip(unfinished, files.values(), strict=True))
+            size, read, writers = (
+                _open_array(path, masks, model.value_range)
+                if ending == ".npy"
+                else _open_raster(path, masks, model.value_range, bands, stack)
+            )
             pieces, total = _sweep(model, read, size)
             stack.enter_context(torch.inference_mode())
             stack.enter_context(full_precision(model.device))
@@ -116,7 +132,7 @@ def _sweep(
 
 
 def _open_array(
-    path: Path, masks: dict[Path, Palette], stack: ExitStack
+    path: Path, masks: dict[Path, Palette], value_range: Range
 ) -> tuple[tuple[int, int], Read, list[Write]]:
     """Open a .npy file and create outputs of its height and width.
 
@@ -126,11 +142,13 @@ def _open_array(
         array = np.load(path, mmap_mode="r")
     except (OSError, ValueError) as error:
         raise UserError(f"{path} cannot be read: {error}") from None
-    if array.ndim != 3 or array.shape[2] != 3 or array.dtype != np.uint8:
+    if array.ndim != 3 or array.shape[2] != 3 or array.dtype.kind not in "iuf":
         raise UserError(f"{path}: expected an array (H, W, 3) of uint8, got {array.shape} of {array.dtype}.")
+    steps = [max(1, length // _SAMPLE) for length in array.shape[:2]]
+    _scaled(array[:: steps[0], :: steps[1]], value_range, path)
 
     def read(top: int, left: int, bottom: int, right: int) -> np.ndarray:
-        return np.array(np.load(path, mmap_mode="r")[top:bottom, left:right])
+        return _scaled(np.array(np.load(path, mmap_mode="r")[top:bottom, left:right]), value_range, path)
 
     def write(file: Path, top: int, left: int, values: np.ndarray) -> None:
         np.load(file, mmap_mode="r+")[top : top + values.shape[0], left : left + values.shape[1]] = values
@@ -140,8 +158,17 @@ def _open_array(
     return array.shape[:2], read, [partial(write, file) for file in masks]
 
 
+def _scaled(array: np.ndarray, value_range: Range, path: Path) -> np.ndarray:
+    """Return a part of an image as 8 bits; see `lightning_seg.data.io.scale`."""
+    return array if array.dtype == np.uint8 and value_range is None else scale(array, value_range, path)
+
+
 def _open_raster(
-    path: Path, masks: dict[Path, Palette], stack: ExitStack
+    path: Path,
+    masks: dict[Path, Palette],
+    value_range: Range,
+    bands: Sequence[int] | None,
+    stack: ExitStack,
 ) -> tuple[tuple[int, int], Read, list[Write]]:
     """Open a raster file and create tiled TIFF files of its height, width and georeference."""
     try:
@@ -160,17 +187,21 @@ def _open_raster(
         image = stack.enter_context(rasterio.open(path))
     except RasterioIOError as error:
         raise UserError(f"{path} cannot be read: {error}") from None
-    kind = image.dtypes[0]
-    if kind not in ("uint8", "uint16") or image.count == 2:
+    colors = [i for i, meaning in enumerate(image.colorinterp, 1) if meaning.name != "alpha"]
+    if bands is None and len(colors) not in (1, 3):
         raise UserError(
-            f"{path}: expected 8 or 16 bits in one band or at least three (red, green, blue first), got "
-            f"{image.count} of {kind}."
+            f"{path} has {len(colors)} bands: which of them are red, green and blue? Say --bands=1,2,3 if it is the "
+            "first three."
         )
-    bands = [1, 2, 3] if image.count > 2 else [1, 1, 1]
+    chosen = list(bands or (colors if len(colors) == 3 else colors * 3))
+    if len(chosen) != 3 or not all(1 <= band <= image.count for band in chosen):
+        raise UserError(f"{path} has the bands 1 to {image.count}; expected three of them, got {chosen}.")
+    small = (3, min(image.height, _SAMPLE), min(image.width, _SAMPLE))
+    _scaled(image.read(chosen, out_shape=small), value_range, path)  # refuses what it cannot scale
 
     def read(top: int, left: int, bottom: int, right: int) -> np.ndarray:
-        values = image.read(bands, window=Window(left, top, right - left, bottom - top))
-        return (values >> 8 if kind == "uint16" else values).astype(np.uint8).transpose(1, 2, 0)
+        values = image.read(chosen, window=Window(left, top, right - left, bottom - top))
+        return _scaled(values, value_range, path).transpose(1, 2, 0)
 
     def writer(mask: Path, palette: Palette) -> Write:
         layout = {"tiled": True, "blockxsize": _TILE, "blockysize": _TILE, "compress": "deflate"}

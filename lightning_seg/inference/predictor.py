@@ -16,7 +16,7 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from lightning_seg.data.io import read_image, to_rgb
+from lightning_seg.data.io import read_image, scale, to_rgb
 from lightning_seg.errors import UserError
 from lightning_seg.inference.inferers import Inferer
 from lightning_seg.inference.precision import full_precision
@@ -33,6 +33,8 @@ class Predictor:
         temperature: Divisor of the logits that calibrates the probabilities (see `lightning-seg calibrate`).
         postprocess: Maps logits (C, H, W), divided by the temperature, and the image (3, H, W) to labels; the most
             probable class by default.
+        value_range: Values of images that become 0 and 255 before the network; see
+            `lightning_seg.data.io.read_image`.
     """
 
     def __init__(
@@ -43,6 +45,7 @@ class Predictor:
         inference: Inferer | None = None,
         temperature: float = 1.0,
         postprocess: Callable[[Tensor, Tensor], Tensor] | None = None,
+        value_range: tuple[float, float] | None = None,
     ) -> None:
         self.network = network.eval()
         self.class_names = class_names
@@ -50,6 +53,7 @@ class Predictor:
         self.inference = inference
         self.temperature = temperature
         self.postprocess = postprocess
+        self.value_range = value_range
 
     @property
     def device(self) -> torch.device:
@@ -60,12 +64,13 @@ class Predictor:
         """Return the label of each pixel, (H, W) uint8.
 
         Args:
-            image: A file, a PIL image, or an array (H, W), (H, W, 3) or (H, W, 4) of uint8.
+            image: A file, a PIL image, or an array (H, W), (H, W, 3) or (H, W, 4): of uint8, or of any numbers where
+                there is a `value_range`.
         """
-        logits = self.logits(image)
+        pixels = self._read(image)
+        logits = self._logits(pixels)
         if self.postprocess is None:
             return logits.max(0)[1].byte().cpu().numpy()
-        pixels = torch.from_numpy(as_rgb(image)).permute(2, 0, 1)
         return self.postprocess(logits / self.temperature, pixels).cpu().numpy()
 
     def probabilities(self, image: Any) -> np.ndarray:
@@ -74,27 +79,41 @@ class Predictor:
 
     def logits(self, image: Any) -> Tensor:
         """Return the uncalibrated logits (C, H, W) float32 on the network's device."""
-        images = torch.from_numpy(as_rgb(image)).permute(2, 0, 1)[None].to(self.device)
+        return self._logits(self._read(image))
+
+    def _read(self, image: Any) -> Tensor:
+        """Return an image (3, H, W) uint8."""
+        return torch.from_numpy(as_rgb(image, self.value_range)).permute(2, 0, 1)
+
+    def _logits(self, pixels: Tensor) -> Tensor:
+        images = pixels[None].to(self.device)
         with torch.inference_mode(), full_precision(self.device):
             predict = self.network if self.inference is None else partial(self.inference, self.network)
             return predict(images)[0].float()
 
 
-def as_rgb(image: Any) -> np.ndarray:
+def as_rgb(image: Any, value_range: tuple[float, float] | None = None) -> np.ndarray:
     """Convert an image file, a PIL image or an array to RGB (H, W, 3) uint8.
 
+    Args:
+        image: The image.
+        value_range: Values that become 0 and 255; see `lightning_seg.data.io.read_image`.
+
     Raises:
-        UserError: It is none of these.
+        UserError: It is none of these, or has more than 8 bits a channel and there is no `value_range`.
     """
     if isinstance(image, str | Path):
-        return read_image(image)
+        return read_image(image, value_range)
     if isinstance(image, np.ndarray):
-        if image.dtype != np.uint8 or image.ndim not in (2, 3) or image.shape[2:] not in ((), (3,), (4,)):
+        known = image.dtype == np.uint8 or (value_range is not None and image.dtype.kind in "iuf")
+        if not known or image.ndim not in (2, 3) or image.shape[2:] not in ((), (3,), (4,)):
             raise UserError(
                 "expected an image as an array (H, W), (H, W, 3) or (H, W, 4) of uint8, got shape "
                 f"{image.shape} of {image.dtype}. Scale it to 0..255 and put the channels last."
             )
-        image = Image.fromarray(image)
+        if value_range is not None:
+            image = scale(image, value_range, "the image")
+        return np.array(Image.fromarray(image).convert("RGB"))
     if not isinstance(image, Image.Image):
         raise UserError(f"expected a file, a PIL image or an array, got {type(image).__name__}.")
-    return to_rgb(image, "the image")
+    return to_rgb(image, "the image", value_range)

@@ -1,9 +1,12 @@
 """Exported networks give what the checkpoint gives, for any batch and any size."""
 
+import json
 import pkgutil
+import re
 import subprocess
 import sys
 
+import cv2
 import numpy as np
 import pytest
 import torch
@@ -14,9 +17,12 @@ from timm.layers import Conv2dSame
 from torch import nn
 
 from lightning_seg import load
+from lightning_seg.data.io import read_image
+from lightning_seg.errors import UserError
 from lightning_seg.inference.export.check import Check, check
 from lightning_seg.inference.export.exportable import _RegionMeans, exportable
 from lightning_seg.inference.export.formats import FORMATS, export_onnx, export_pt2
+from lightning_seg.inference.export.standalone import standalone
 from lightning_seg.networks.backbones.timm_backbone import DensePool
 from lightning_seg.networks.unet import UNet
 from tests.inference.conftest import call
@@ -87,7 +93,9 @@ def test_the_printed_program_runs_without_this_package(runs, tmp_path, capsys):
     assert call("export", run, "--output", file) == 0
     out = capsys.readouterr().out
     assert "images (batch, 3, height, width) uint8 in 0..255 -> logits" in out
-    assert "batch of 1, 97x129: largest difference" in out and "batch of 3, 160x96" in out
+    assert "not in the file" not in out
+    assert out.count("val image ") == 4 and ", 48x40: largest difference" in out
+    assert "noise, 97x129: largest difference" in out and "noise, batch of 3, 160x96" in out
     program = out[out.index("import sys") :]
     program += "\nassert not {'torch', 'lightning_seg', 'timm'} & set(sys.modules)\n"
     (tmp_path / "program.py").write_text(program)
@@ -102,8 +110,9 @@ def test_the_printed_program_runs_without_this_package(runs, tmp_path, capsys):
 
 
 def test_a_file_that_gives_something_else_is_not_kept(runs, tmp_path, capsys, monkeypatch):
-    wrong = [Check((1, 3, 97, 129), 0.5, 0.01, 2.0, 0.97)]
-    monkeypatch.setattr("lightning_seg.inference.export.check.check", lambda *args: wrong)
+    wrong = [Check("noise", (1, 3, 97, 129), 0.5, 0.01, 2.0, 0.97)]
+    monkeypatch.setattr("lightning_seg.inference.export.write.check", lambda *args: wrong)
+    (tmp_path / "model.onnx").write_text("an earlier one")
 
     def write(module, path, metadata, kind):
         path.write_text("a network")
@@ -112,7 +121,8 @@ def test_a_file_that_gives_something_else_is_not_kept(runs, tmp_path, capsys, mo
     assert call("export", runs[0], "--output", tmp_path / "model.onnx") == 2
     err = capsys.readouterr().err
     assert "gives other results" in err and "largest difference 5.0e-01 (logits up to 2), 97.000 %" in err
-    assert not (tmp_path / "model.onnx").exists()
+    assert [path.name for path in tmp_path.iterdir()] == ["model.onnx"]
+    assert (tmp_path / "model.onnx").read_text() == "an earlier one"
 
 
 @pytest.mark.parametrize(
@@ -126,3 +136,107 @@ def test_a_file_that_gives_something_else_is_not_kept(runs, tmp_path, capsys, mo
 def test_wrong_arguments(arguments, says, capsys):
     assert call("export", *arguments) == 2
     assert says in capsys.readouterr().err
+
+
+def test_what_the_file_leaves_out_is_said(runs, tmp_path, capsys):
+    windows = (
+        "--model.inference={class_path: lightning_seg.inference.SlidingWindow, init_args: {size: [32, 32]}}"
+    )
+    options = ("--labels", "--format", "pt2", "--output", tmp_path / "model.pt2")
+    assert call("export", runs[0], *options, windows) == 0
+    out = capsys.readouterr().out
+    assert "not in the file, which is the network alone: SlidingWindow(size=(32, 32)" in out
+    assert re.search(r"'predict', which does this, gives the same label for \d+\.\d\d % of the pixels", out)
+
+
+def test_without_its_data_a_file_is_checked_on_noise_and_says_so(runs, tmp_path, capsys, monkeypatch):
+    def missing(self, split):
+        raise UserError("Shapes: images do not exist.\nGet them.")
+
+    monkeypatch.setattr("lightning_seg.data.datasets.shapes.Shapes.list_samples", missing)
+    assert call("export", runs[0], "--format", "pt2", "--output", tmp_path / "model.pt2") == 0
+    out = capsys.readouterr().out
+    assert "not on images of val: Shapes: images do not exist." in out and "val image" not in out
+    assert out.count("noise, ") == 2
+
+
+def written(folder):
+    """Image files of every kind that `predict` reads, by name."""
+    colors = np.random.default_rng(3).integers(0, 256, (37, 52, 3), np.uint8)
+    picture, grey = Image.fromarray(colors), Image.fromarray(colors[..., 0])
+    exif = Image.Exif()
+    exif[0x0112] = 6  # to be turned by 90 degrees
+    picture.save(folder / "turned.jpg", exif=exif)
+    picture.save(folder / "turned.png", exif=exif)
+    grey.save(folder / "grey.png")
+    grey.convert("1").save(folder / "bits.png")
+    picture.quantize(17).save(folder / "palette.png")
+    picture.convert("CMYK").save(folder / "cmyk.tif")
+    alpha = Image.fromarray(colors[..., 1])
+    Image.merge("LA", (grey, alpha)).save(folder / "grey_alpha.png")
+    Image.merge("RGBA", (*picture.split(), alpha)).save(folder / "alpha.png")
+    picture.quantize(5).save(folder / "clear.gif", transparency=1)
+    deep = colors.astype(np.uint16) * 16
+    Image.fromarray(deep[..., 0]).save(folder / "deep_grey.png")
+    Image.fromarray(deep[..., 0]).save(folder / "deep_grey.tif")
+    Image.fromarray(deep[..., 0].astype(np.float32)).save(folder / "float.tif")
+    cv2.imwrite(str(folder / "deep.png"), deep)
+    cv2.imwrite(str(folder / "deep_alpha.png"), np.dstack([deep, deep[..., 0]]))
+    return sorted(path.name for path in folder.iterdir())
+
+
+@pytest.mark.parametrize("value_range", [None, (0, 4095), (10, 200)])
+def test_the_printed_program_reads_images_as_predict_does(runs, tmp_path, value_range):
+    """Labels that depend on every bit, so that two ways to read cannot look alike."""
+    model, names = load(runs[0]), written(tmp_path)
+    program = standalone(tmp_path / "model.onnx", "onnx", False, torch.uint8, model.palette, value_range)
+    a, b = program.index("VALUE_RANGE"), program.index("network =")
+    head = f"import sys\nimport numpy as np\nfrom PIL import Image, ImageOps\n{program[a:b]}\n"
+    body = """
+out = {}
+for name in sys.argv[1:]:
+    try:
+        out[name] = read(name)
+    except SystemExit as stop:
+        assert isinstance(stop.code, str) and name in stop.code
+np.savez("read.npz", **out)
+assert "lightning_seg" not in sys.modules
+"""
+    (tmp_path / "read.py").write_text(head + body)
+    subprocess.run([sys.executable, "read.py", *names], cwd=tmp_path, check=True)
+    read = np.load(tmp_path / "read.npz")
+    refused = 0
+    for name in names:
+        try:
+            expected = read_image(tmp_path / name, value_range)
+        except UserError:
+            assert name not in read, name
+            refused += 1
+            continue
+        assert read[name].dtype == np.uint8 and (read[name] == expected).all(), name
+    assert refused == {None: 5, (0, 4095): 9, (10, 200): 0}[value_range]
+
+
+def test_the_printed_program_gives_the_masks_of_predict(runs, tmp_path, capsys):
+    (tmp_path / "in").mkdir()
+    names = written(tmp_path / "in")
+    assert call("export", runs[0], "--output", tmp_path / "model.onnx") == 0
+    out = capsys.readouterr().out
+    program = out[out.index("import sys") :]
+    (tmp_path / "program.py").write_text(program)
+    assert call("predict", runs[0], tmp_path / "in", "--output", tmp_path / "out") == 1
+    masks = {path.name for path in (tmp_path / "out/masks").iterdir()}
+    for name in ("turned.jpg", "alpha.png", "deep.png", "deep_grey.tif"):
+        done = subprocess.run(
+            [sys.executable, "program.py", f"in/{name}"], cwd=tmp_path, capture_output=True, text=True
+        )
+        index = json.loads((tmp_path / "out/predictions.json").read_text())["images"]
+        mask = f"{index[str(tmp_path / 'in' / name)]}.png"
+        if mask not in masks:
+            assert done.returncode == 1 and "has more than 8 bits a channel: set VALUE_RANGE" in done.stderr
+            continue
+        assert done.returncode == 0, done.stderr
+        assert (
+            np.array(Image.open(tmp_path / "mask.png")) == np.array(Image.open(tmp_path / "out/masks" / mask))
+        ).all()
+    assert len(masks) == len(names) - 5

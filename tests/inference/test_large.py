@@ -64,18 +64,57 @@ def test_array_from_and_to_disk(model, picture, output, narrow_strips, tmp_path)
 @pytest.mark.parametrize("kind", [np.uint8, np.uint16])
 def test_tiff_keeps_its_place_on_the_earth(model, picture, output, narrow_strips, tmp_path, kind):
     rasterio = pytest.importorskip("rasterio")
+    from rasterio.enums import ColorInterp
+
     file = tmp_path / "field.tif"
     place = rasterio.Affine(0.5, 0, 600000, 0, -0.5, 5300000)  # half a metre a pixel
     form = {"height": 250, "width": 333, "count": 4, "dtype": kind, "crs": "EPSG:32633", "transform": place}
     with rasterio.open(file, "w", "GTiff", tiled=True, blockxsize=64, blockysize=64, **form) as image:
-        values = picture.transpose(2, 0, 1).astype(kind) << (8 if kind == np.uint16 else 0)
+        values = picture.transpose(2, 0, 1).astype(kind) * (16 if kind == np.uint16 else 1)
         image.write(np.concatenate([values, values[:1]]))  # a fourth band, such as infrared
-    predict(model, file, output)
+        image.colorinterp = [ColorInterp.gray] * 4
+    with pytest.raises(UserError, match=r"field.tif has 4 bands: which of them .* Say --bands=1,2,3"):
+        predict(model, file, output)
+    with pytest.raises(UserError, match=r"bands 1 to 4; expected three of them, got \[1, 2, 5\]"):
+        predict(model, file, output, bands=(1, 2, 5))
+    if kind == np.uint16:  # a camera of 12 bits
+        with pytest.raises(
+            UserError, match=r"more than 8 bits a channel \(uint16\), its values go from 0 to 4080"
+        ):
+            predict(model, file, output, bands=(1, 2, 3))
+        assert not list((output / "masks").iterdir())
+        model.value_range = (0, 4095)
+    predict(model, file, output, bands=(1, 2, 3))
     with rasterio.open(output / "masks/field.tif") as mask:
         assert mask.crs == "EPSG:32633" and mask.transform == place
         assert [mask.colormap(1)[i][:3] for i in range(3)] == list(PALETTE)
-        assert (mask.read(1) == model(picture)).mean() > 0.9999
+        seen = picture if kind == np.uint8 else picture.astype(np.uint16) * 16
+        assert (mask.read(1) == model(seen)).mean() > 0.9999
     assert Image.open(output / "masks/field.tif").mode == "P"
+    before = (output / "masks/field.tif").read_bytes()
+    predict(model, file, output, bands=(3, 2, 1))
+    assert (output / "masks/field.tif").read_bytes() != before
+
+
+def test_arrays_of_more_than_8_bits_need_a_range(model, picture, output, tmp_path):
+    np.save(tmp_path / "field.npy", picture.astype(np.float32) * 10)
+    with pytest.raises(UserError, match=r"its values go from \d+ to 2550.*value_range"):
+        predict(model, tmp_path / "field.npy", output)
+    model.value_range = (0, 2550)
+    predict(model, tmp_path / "field.npy", output)
+    assert (np.load(output / "masks/field.npy") == model(picture.astype(np.float32) * 10)).mean() > 0.9999
+
+
+@pytest.mark.parametrize("count", [1, 2, 4])
+def test_grey_and_transparent_rasters_are_read_as_small_images_are(model, picture, output, tmp_path, count):
+    rasterio = pytest.importorskip("rasterio")
+    form = {"height": 250, "width": 333, "count": count, "dtype": np.uint8}
+    form |= {"photometric": "RGB" if count == 4 else "MINISBLACK", "alpha": "NO" if count == 1 else "YES"}
+    with rasterio.open(tmp_path / "field.tif", "w", "GTiff", **form) as image:
+        image.write(picture.transpose(2, 0, 1)[[0, 1, 2, 0]][:count])
+    predict(model, tmp_path / "field.tif", output)
+    expected = model(picture if count == 4 else picture[..., 0])
+    assert (np.array(Image.open(output / "masks/field.tif")) == expected).mean() > 0.9999
 
 
 def test_any_other_inference_is_used_in_each_window(model, output, tmp_path):
