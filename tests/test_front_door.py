@@ -43,7 +43,7 @@ NAMEABLE = {
     "callbacks": L.Callback,
 }
 # Made by the package itself, never by a setting.
-INTERNAL = {"Detector", "Ensemble", "PyramidNetwork", "BackboneNetwork", "PerImage", "Morphology", "Schedule"}
+INTERNAL = {"Detector", "Ensemble", "PyramidNetwork", "BackboneNetwork", "Morphology", "Schedule"}
 
 
 def modules(place: str) -> list[str]:

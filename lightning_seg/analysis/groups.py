@@ -21,7 +21,7 @@ from lightning_seg.runs.records import Record
 
 # What test.json records beside the protocol proper. The data's fingerprint covers the training files too, which
 # may differ between experiments; that the test images are the same is seen from their names and true pixels.
-_NOT_PROTOCOL = ("loss", "checkpoint", "fingerprint", "temperature", "sequence")
+_NOT_PROTOCOL = ("loss", "checkpoint", "fingerprint", "temperature", "sequence", "metrics")
 # A digest of the names of the test images and the number of pixels of each class in each.
 TRUTH = "true pixels"
 

@@ -17,6 +17,7 @@ import torch
 
 from lightning_seg.constants import IGNORE_INDEX
 from lightning_seg.metrics.scores import Scores, scores
+from lightning_seg.metrics.torch_metric import TorchMetric
 from lightning_seg.plotting.tables import text_table
 from lightning_seg.runs.csv_logger import RunLogger
 from lightning_seg.runs.directory import CONFIG, ENVIRONMENT, TEST_IMAGES, TEST_SCORES, write_whole
@@ -148,6 +149,8 @@ class RunRecord(L.Callback):
             "checkpoint": Path(trainer.ckpt_path).name if trainer.ckpt_path else None,
             "loss": _number(float(trainer.callback_metrics.get("test/loss", np.nan))),
         }
+        if others := [m.protocol() for m in getattr(module, "metrics", []) if isinstance(m, TorchMetric)]:
+            protocol["metrics"] = others
         if module.instances:
             protocol["task"] = f"objects, those from score {module.score_threshold:g} on merged by class"
         elif module.temperature != 1:

@@ -6,6 +6,7 @@ class is usually found. So its meaning depends on nothing but the setting it sta
 
 import difflib
 import importlib
+import inspect
 import pkgutil
 import sys
 from collections.abc import Iterable, Sequence
@@ -17,6 +18,7 @@ import yaml
 from jsonargparse import get_loader
 
 from lightning_seg import PUBLIC
+from lightning_seg.constants import IGNORE_INDEX
 from lightning_seg.errors import UserError
 
 # Where the class of a setting is looked up: packages of this one, and modules of libraries.
@@ -59,10 +61,34 @@ def expand_settings(settings: Any, key: str = "") -> Any:
         UserError: A short name means several classes, or a class path leads nowhere.
     """
     if isinstance(settings, dict):
-        return {k: expand_settings(value, f"{key}.{k}".lstrip(".")) for k, value in settings.items()}
+        settings = {k: expand_settings(value, f"{key}.{k}".lstrip(".")) for k, value in settings.items()}
+        return _ignoring(settings, key)
     if isinstance(settings, list):
         return [expand_settings(value, key) for value in settings]
-    return _expand(settings, key) if isinstance(settings, str) else settings
+    if not isinstance(settings, str):
+        return settings
+    path = _expand(settings, key)
+    stated = _ignoring({"class_path": path}, key)
+    return stated if "init_args" in stated else path
+
+
+def _ignoring(settings: dict[str, Any], key: str) -> dict[str, Any]:
+    """State `ignore_index` for a loss or a metric that has this argument and is not given it."""
+    path, given = settings.get("class_path"), settings.get("init_args") or {}
+    setting = key.rpartition(".")[2].rstrip("+")
+    if (
+        setting not in ("loss", "losses", "metrics")
+        or not isinstance(path, str)
+        or not isinstance(given, dict)
+    ):
+        return settings
+    try:
+        known = inspect.signature(pkgutil.resolve_name(path)).parameters
+    except (ImportError, AttributeError, ValueError, TypeError):
+        return settings  # for the parser to refuse
+    if "ignore_index" not in known or "ignore_index" in given:
+        return settings
+    return settings | {"init_args": {**given, "ignore_index": IGNORE_INDEX}}
 
 
 def expand_arguments(arguments: Sequence[str]) -> list[str]:
@@ -108,15 +134,13 @@ def no_such_class(key: str, name: str) -> str:
 
 
 def _expand_text(text: str, key: str) -> str:
-    if text.lstrip()[:1] not in ("{", "["):
-        return _expand(text, key)
     try:
-        value = get_loader("yaml")(text)
+        value = get_loader("yaml")(text) if text.lstrip()[:1] in ("{", "[") else text
     except yaml.YAMLError:
         return text  # for the parser to refuse
     expanded = expand_settings(value, key)
-    if expanded == value:
-        return text
+    if expanded == value or isinstance(expanded, str):
+        return str(expanded) if isinstance(expanded, str) else text
     return yaml.safe_dump(expanded, default_flow_style=True, width=sys.maxsize, sort_keys=False).strip()
 
 

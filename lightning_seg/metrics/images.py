@@ -14,6 +14,7 @@ from torch import Tensor
 from torchmetrics import Metric
 
 from lightning_seg.constants import IGNORE_INDEX
+from lightning_seg.metrics.torch_metric import TorchMetric
 
 Values = dict[str, float | np.ndarray]
 """Scores by name: one number, or one for each class, (C,); NaN where there is no score."""
@@ -101,7 +102,7 @@ class ImageTable(Metric):
 
 
 class ImageTables:
-    """The tables of several metrics.
+    """The tables of several metrics, and the metrics of torchmetrics beside them.
 
     Args:
         metrics: What is measured.
@@ -111,23 +112,36 @@ class ImageTables:
     """
 
     def __init__(
-        self, metrics: Sequence[ImageMetric], num_images: int, num_classes: int, device: torch.device
+        self,
+        metrics: Sequence[ImageMetric | TorchMetric],
+        num_images: int,
+        num_classes: int,
+        device: torch.device,
     ) -> None:
+        self.others = [metric for metric in metrics if isinstance(metric, TorchMetric)]
+        for metric in self.others:
+            metric.start(device)
         device = torch.device("cpu") if device.type == "mps" else device  # which has no float64
-        self.tables = [ImageTable(metric, num_images, num_classes).to(device) for metric in metrics]
+        ours = [metric for metric in metrics if isinstance(metric, ImageMetric)]
+        self.tables = [ImageTable(metric, num_images, num_classes).to(device) for metric in ours]
 
     def update(self, labels: Tensor, truth: Tensor, index: Tensor, logits: Tensor) -> None:
         """Measure a batch: labels and truth (B, H, W), places (B,), the network's logits (B, C, H, W)."""
-        wanted = any(table.metric.wants_probabilities for table in self.tables)
+        wanted = any(table.metric.wants_probabilities for table in self.tables) or self.others
         probabilities = logits.float().softmax(1) if wanted else None
         for table in self.tables:
             table.update(labels, truth, index, probabilities)
+        for metric in self.others:
+            assert probabilities is not None
+            metric.update(probabilities, labels, truth)
 
     def scores(self) -> Values:
         """Return the scores of all metrics, the same on every process."""
         found: Values = {}
         for table in self.tables:
             found |= table.metric.scores(table.compute().cpu().numpy())
+        for metric in self.others:
+            found |= metric.scores()
         return found
 
 

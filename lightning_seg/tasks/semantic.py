@@ -9,6 +9,7 @@ import torch.nn.functional as F
 from torch import Tensor, distributed, nn
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler
+from torchmetrics import Metric
 
 from lightning_seg.constants import IGNORE_INDEX
 from lightning_seg.data.class_frequencies import class_frequencies
@@ -19,9 +20,11 @@ from lightning_seg.metrics.confusion import ConfusionMatrix, ImageCounts, predic
 from lightning_seg.metrics.images import ImageMetric, ImageTables, Values
 from lightning_seg.metrics.mean import WeightedMean
 from lightning_seg.metrics.scores import scores
+from lightning_seg.metrics.torch_metric import TorchMetric
 from lightning_seg.networks.base import Network
 from lightning_seg.postprocess.chain import Chain, Step
 from lightning_seg.tasks.base import SegmentationTask
+from lightning_seg.training.any_loss import AnyLoss, adapted
 from lightning_seg.training.finetune.policies import Full
 from lightning_seg.training.losses import CrossEntropy, PixelLoss, balanced_losses, check_class_weights
 
@@ -37,7 +40,8 @@ class SemanticSegmentation(SegmentationTask):
         network: Maps images (B, 3, H, W) in 0..255 to logits (B, C, H, W).
         optimizer: Makes the optimizer from the trainable parameters.
         class_names: The classes in label order; comes from the data module.
-        loss: Maps logits (B, C, H, W) and masks (B, H, W) to a scalar; cross-entropy unless given.
+        loss: Maps logits (B, C, H, W) and masks (B, H, W) to a scalar; cross-entropy unless given. That of another
+            library is tried first, see `lightning_seg.training.any_loss`.
         lr_scheduler: Makes the scheduler from the optimizer and the total number of optimizer steps; it is
             stepped after every optimizer step. Without one the learning rate is constant.
         finetune: Which parts of the backbone train, and how; all of it unless given.
@@ -45,7 +49,7 @@ class SemanticSegmentation(SegmentationTask):
         inference: How the logits of evaluation and prediction are had; of the whole image unless given.
         postprocess: What is done to the predictions of test and predict, one step after the other; validation, which
             chooses the checkpoint, scores the network alone.
-        metrics: Scores beyond overlap, computed in the test.
+        metrics: Scores beyond overlap, computed in the test: this package's, and any of torchmetrics.
         val_metrics: Compute them in every validation too.
         temperature: What logits are divided by where probabilities are asked for: in post-processing and in scores
             of probabilities. Commands on a finished run give what `lightning-seg calibrate` has found for it.
@@ -70,19 +74,27 @@ class SemanticSegmentation(SegmentationTask):
         auxiliary_weight: float = 0.4,
         inference: Inferer | None = None,
         postprocess: list[Step] | None = None,
-        metrics: list[ImageMetric] | None = None,
+        metrics: list[ImageMetric | Metric] | None = None,
         val_metrics: bool = False,
         temperature: float = 1.0,
         **options: Any,
     ) -> None:
         super().__init__(network, optimizer, class_names, lr_scheduler, finetune, **options)
-        self.loss = loss or CrossEntropy()
+        self.loss = adapted(loss or CrossEntropy(), len(class_names))
         check_class_weights(self.loss, class_names)
         self.auxiliary_weight = auxiliary_weight
         self.inference = inference
         self.postprocess = Chain(postprocess, class_names) if postprocess else None
         self.temperature = temperature
-        self.metrics = metrics or []
+        self.metrics = [
+            metric if isinstance(metric, ImageMetric) else TorchMetric(metric, len(class_names))
+            for metric in metrics or []
+        ]
+        names = [metric.name for metric in self.metrics if isinstance(metric, TorchMetric)]
+        if twice := {name for name in names if names.count(name) > 1}:
+            raise UserError(
+                f"model.metrics: {', '.join(sorted(twice))} is there twice; scores go by the class's name."
+            )
         self.val_metrics = val_metrics
         self.confusion = ConfusionMatrix(len(class_names))
         self.eval_loss = WeightedMean()
@@ -95,6 +107,10 @@ class SemanticSegmentation(SegmentationTask):
     def setup(self, stage: str) -> None:
         """Load the pretrained weights, and compute the class weights that the data decides."""
         super().setup(stage)
+        if stage == "fit" and self.trainer.is_global_zero:
+            for part in self.loss.modules():
+                if isinstance(part, AnyLoss):
+                    print(f"loss     {part.describe()}")
         if balanced := balanced_losses(self.loss):
             self._balance(balanced, stage)
 

@@ -1,0 +1,177 @@
+"""Metrics of torchmetrics: equal to themselves on all images at once, on any number of processes, or marked."""
+
+import os
+import socket
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+import torch
+import torchmetrics
+from sklearn.metrics import cohen_kappa_score
+from torchmetrics import classification, segmentation
+
+from lightning_seg.constants import IGNORE_INDEX
+from lightning_seg.errors import UserError
+from lightning_seg.metrics.torch_metric import TorchMetric
+
+C = 4
+DATA = """
+import torch
+generator = torch.Generator().manual_seed(0)
+truth = torch.randint(4, (5, 8, 9), generator=generator).byte()
+probabilities = (torch.randn(5, 4, 8, 9, generator=generator) + torch.nn.functional.one_hot(truth.long(), 4).movedim(-1, 1)).softmax(1)
+truth[:, :2] = 255
+labels = probabilities.argmax(1).byte()
+"""
+CODE = (
+    DATA
+    + """
+import os, sys
+import torch.distributed as dist
+from torchmetrics.classification import MulticlassCalibrationError, MulticlassCohenKappa, MulticlassAUROC
+from lightning_seg.metrics.torch_metric import TorchMetric
+dist.init_process_group("gloo")
+metrics = [
+    TorchMetric(MulticlassCohenKappa(4, ignore_index=255), 4), TorchMetric(MulticlassCalibrationError(4, ignore_index=255), 4),
+    TorchMetric(MulticlassAUROC(4, average=None, thresholds=None, ignore_index=255), 4),
+]
+mine = [[0, 2, 3, 4], [1]][int(os.environ["RANK"])]
+found = {}
+for metric in metrics:
+    metric.start(torch.device("cpu"))
+    metric.update(probabilities[mine], labels[mine], truth[mine])
+    found |= metric.scores()
+torch.save(found, f"{sys.argv[1]}/{os.environ['RANK']}.pt")
+dist.destroy_process_group()
+"""
+)
+scope: dict = {}
+exec(DATA, scope)
+PROBABILITIES, LABELS, TRUTH = scope["probabilities"], scope["labels"], scope["truth"]
+
+
+def measured(metric, truth=TRUTH, batch=2):
+    adapter = TorchMetric(metric, C)
+    adapter.start(torch.device("cpu"))
+    for i in range(0, len(truth), batch):
+        adapter.update(PROBABILITIES[i : i + batch], LABELS[i : i + batch], truth[i : i + batch])
+    return adapter, adapter.scores()
+
+
+@pytest.mark.parametrize(
+    ("metric", "form"),
+    [
+        (classification.MulticlassJaccardIndex(C, ignore_index=255), "labels"),
+        (classification.MulticlassF1Score(C, average=None, ignore_index=255), "labels"),
+        (classification.MulticlassAUROC(C, ignore_index=255), "probabilities"),
+        (classification.MulticlassCalibrationError(C, ignore_index=255), "probabilities"),
+        (torchmetrics.JaccardIndex(task="multiclass", num_classes=C, ignore_index=255), "labels"),
+        (classification.MulticlassAccuracy(C, top_k=2, ignore_index=255), "probabilities"),
+    ],
+)
+def test_values_are_those_of_all_images_at_once(metric, form):
+    adapter, found = measured(metric.clone())
+    assert (adapter.form, adapter.ignores, adapter.depends_on) == (form, True, [])
+    metric.update(PROBABILITIES if form == "probabilities" else LABELS.long(), TRUTH.long())
+    ((name, value),) = found.items()
+    assert name.startswith(type(metric).__name__)
+    np.testing.assert_allclose(value, metric.compute().numpy(), rtol=1e-5)
+
+
+def test_kappa_is_that_of_scikit_learn():
+    _, found = measured(classification.MulticlassCohenKappa(C, ignore_index=255))
+    counted = TRUTH != IGNORE_INDEX
+    expected = cohen_kappa_score(TRUTH[counted], LABELS[counted])
+    assert found == {"MulticlassCohenKappa": pytest.approx(expected, abs=1e-6)}
+
+
+@pytest.mark.parametrize(("input_format", "form"), [("index", "labels"), ("one-hot", "one map a class")])
+def test_the_input_format_of_a_metric_is_followed(input_format, form):
+    truth = TRUTH.clone()
+    truth[truth == IGNORE_INDEX] = 0
+    adapter, found = measured(segmentation.MeanIoU(C, input_format=input_format), truth)
+    assert adapter.form == form and not adapter.ignores
+    direct = segmentation.MeanIoU(C, input_format="index")
+    direct.update(LABELS.long(), truth.long())
+    assert found["MeanIoU"] == pytest.approx(float(direct.compute()))
+
+
+def test_a_metric_that_cannot_ignore_gets_no_score_where_pixels_are_ignored(capsys):
+    _, found = measured(segmentation.MeanIoU(C, input_format="index"))
+    assert np.isnan(found["MeanIoU"])
+    assert "MeanIoU has no ignore_index, and 5 images have ignored pixels" in capsys.readouterr().out
+
+
+class MeanOfBatches(torchmetrics.Metric):
+    """Averages batches, and processes."""
+
+    def __init__(self):
+        super().__init__()
+        self.add_state("value", torch.tensor(0.0), dist_reduce_fx="mean")
+        self.add_state("batches", torch.tensor(0.0), dist_reduce_fx="mean")
+
+    def update(self, preds, target):
+        if preds.is_floating_point():
+            raise ValueError("labels only")
+        self.value += (preds == target).float().mean() ** 2
+        self.batches += 1
+
+    def compute(self):
+        return self.value / self.batches + self.batches
+
+
+def test_what_depends_on_batches_and_processes_is_marked():
+    adapter = TorchMetric(MeanOfBatches(), C)
+    assert adapter.depends_on == ["batch", "processes"]
+    assert adapter.protocol()["depends_on"] == ["batch", "processes"]
+
+
+def test_the_protocol_holds_the_settings():
+    adapter = TorchMetric(classification.MulticlassFBetaScore(beta=2.0, num_classes=C, ignore_index=255), C)
+    written = adapter.protocol()
+    assert written["class"] == "torchmetrics.classification.f_beta.MulticlassFBetaScore"
+    assert written["settings"]["beta"] == 2.0 and written["settings"]["ignore_index"] == 255
+    assert written["given"] == "labels, one image at a time" and written["ignores_void"]
+
+
+@pytest.mark.parametrize("metric", [classification.MulticlassConfusionMatrix(C), torchmetrics.WordErrorRate() if hasattr(torchmetrics, "WordErrorRate") else torchmetrics.PearsonCorrCoef()])  # fmt: skip
+def test_a_metric_of_something_else_is_refused_with_reasons(metric):
+    with pytest.raises(UserError, match=f"model.metrics: {type(metric).__name__} takes nothing"):
+        TorchMetric(metric, C)
+
+
+@pytest.mark.parametrize("kind", [classification.MulticlassF1Score, classification.MultilabelF1Score])
+def test_another_number_of_classes_is_refused(kind):
+    with pytest.raises(UserError, match="has num_(classes|labels) 7, the data 4 classes"):
+        TorchMetric(kind(7), C)
+
+
+def test_one_map_a_class_is_given_only_to_what_asks_for_it():
+    """A binary metric would take the maps for pixels."""
+    with pytest.raises(UserError, match="BinaryAccuracy takes nothing"):
+        TorchMetric(classification.BinaryAccuracy(), C)
+    assert TorchMetric(classification.MultilabelF1Score(C), C).form == "one map a class"
+
+
+def test_one_and_two_processes_give_the_same_numbers(tmp_path):
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = str(free.getsockname()[1])
+    environment = os.environ | {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port, "WORLD_SIZE": "2"}
+    command = [sys.executable, "-c", CODE, str(tmp_path)]
+    processes = [subprocess.Popen(command, env=environment | {"RANK": str(rank)}) for rank in range(2)]
+    assert [process.wait(timeout=120) for process in processes] == [0, 0]
+    expected = {}
+    for metric in (
+        classification.MulticlassCohenKappa(C, ignore_index=255),
+        classification.MulticlassCalibrationError(C, ignore_index=255),
+        classification.MulticlassAUROC(C, average=None, thresholds=None, ignore_index=255),
+    ):
+        expected |= measured(metric)[1]
+    for rank in range(2):
+        found = torch.load(tmp_path / f"{rank}.pt", weights_only=False)
+        assert found.keys() == expected.keys()
+        for name, value in expected.items():
+            np.testing.assert_allclose(found[name], value, rtol=1e-5)
