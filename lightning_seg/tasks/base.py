@@ -13,7 +13,7 @@ from lightning_seg.networks.base import BackboneNetwork
 from lightning_seg.runs.directory import best_checkpoint
 from lightning_seg.training.finetune.policies import Full, scale_learning_rates
 from lightning_seg.training.fsdp import is_sharded, shard
-from lightning_seg.training.schedules import for_lightning
+from lightning_seg.training.schedules import Plateau, for_lightning, realign
 
 
 class SegmentationTask(L.LightningModule):
@@ -85,6 +85,18 @@ class SegmentationTask(L.LightningModule):
         """Begin in the right mode: Lightning trains in the mode that it finds, and never calls `train`."""
         self._advance()
         self.train()
+        self._realign_schedule()
+
+    def lr_scheduler_step(self, scheduler: Any, metric: Any | None) -> None:
+        """Step the schedule after an optimizer step; `Plateau` counts validations instead."""
+        if not isinstance(scheduler, Plateau):
+            super().lr_scheduler_step(scheduler, metric)
+
+    def on_validation_epoch_end(self) -> None:
+        """Let `Plateau` count a validation of the training, once its scores are logged."""
+        for config in [] if self.trainer.sanity_checking else self.trainer.lr_scheduler_configs:
+            if isinstance(config.scheduler, Plateau):
+                config.scheduler.count(self.trainer.callback_metrics)
 
     def on_train_batch_start(self, batch: Any, batch_idx: int) -> None:
         """Let those parts of the network train whose time has come."""
@@ -110,14 +122,10 @@ class SegmentationTask(L.LightningModule):
         scale_learning_rates(optimizer)
         for group in optimizer.param_groups:
             group["lr"] *= self.lr_factor
+        self._rates = [group["lr"] for group in optimizer.param_groups]
         if self.lr_scheduler is None:
             return {"optimizer": optimizer}
-        scheduler = for_lightning(
-            self.lr_scheduler,
-            optimizer,
-            steps=self.trainer.estimated_stepping_batches,
-            validate_every=self.trainer.check_val_every_n_epoch or 1,
-        )
+        scheduler = for_lightning(self.lr_scheduler, optimizer, self.trainer.estimated_stepping_batches)
         return {"optimizer": optimizer, "lr_scheduler": scheduler}
 
     def _make_optimizer(self) -> Optimizer:
@@ -131,6 +139,17 @@ class SegmentationTask(L.LightningModule):
             return self.optimizer(groups, fused=True)  # type: ignore[call-arg]
         except TypeError:  # a function of somebody's own, which takes no more than the groups
             return optimizer
+
+    def _realign_schedule(self) -> None:
+        """Keep to the settings where a checkpoint has the learning rates of others, such as fewer epochs."""
+        if self.trainer.ckpt_path is None or self.lr_scheduler is None:
+            return
+        steps = int(self.trainer.estimated_stepping_batches)
+        for config in self.trainer.lr_scheduler_configs:
+            scheduler: Any = config.scheduler
+            said = realign(self.lr_scheduler, scheduler.optimizer, scheduler, self._rates, steps)
+            if said and self.trainer.is_global_zero:
+                print(f"rate     {said}")
 
     @property
     def lr_factor(self) -> float:

@@ -142,6 +142,7 @@ class SemanticSegmentation(SegmentationTask):
     def on_validation_epoch_end(self) -> None:
         """Log the scores of the validation split."""
         self._log_scores("val")
+        super().on_validation_epoch_end()
 
     def on_test_start(self) -> None:
         """Make room for the counts of each test image, which paired statistics need."""

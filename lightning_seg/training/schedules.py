@@ -8,9 +8,11 @@ The optimizer's learning rates, of all its groups, are the highest ones.
 """
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any, Literal
 
+import torch
+from torch import Tensor
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LambdaLR, LRScheduler, OneCycleLR, ReduceLROnPlateau
 
@@ -176,9 +178,22 @@ class Plateau(ReduceLROnPlateau):
         super().__init__(optimizer, mode, factor=factor, patience=patience, threshold=0.0)
         self.monitor = monitor
 
+    def count(self, scores: Mapping[str, Tensor]) -> None:
+        """Take the scores of a validation into account.
+
+        Raises:
+            UserError: The monitored one is not among them.
+        """
+        if self.monitor not in scores:
+            known = ", ".join(name for name in scores if name.count("/") < 2)
+            raise UserError(
+                f"Plateau monitors {self.monitor!r}, which validation does not log. Known are {known}."
+            )
+        self.step(float(scores[self.monitor]))
+
 
 def for_lightning(
-    make: Callable[[Optimizer, int], LRScheduler], optimizer: Optimizer, steps: float, validate_every: int
+    make: Callable[[Optimizer, int], LRScheduler], optimizer: Optimizer, steps: float
 ) -> dict[str, Any]:
     """Make a scheduler and say when Lightning is to step it.
 
@@ -186,7 +201,6 @@ def for_lightning(
         make: Makes the scheduler.
         optimizer: The optimizer.
         steps: Number of optimizer steps of the training.
-        validate_every: Epochs from one validation to the next.
 
     Raises:
         UserError: The scheduler cannot be made from the number of steps, or there is none.
@@ -205,11 +219,51 @@ def for_lightning(
             f"{type(scheduler).__name__} takes something else than the length of the training as its second argument, "
             f"and was given {int(steps)} steps for it. {hint}"
         )
-    if isinstance(scheduler, Plateau):
-        return {
-            "scheduler": scheduler,
-            "interval": "epoch",
-            "frequency": validate_every,
-            "monitor": scheduler.monitor,
-        }
-    return {"scheduler": scheduler, "interval": "step"}
+    # The task lets a Plateau count validations, however many there are in an epoch; Lightning would count epochs.
+    return {"scheduler": scheduler, "interval": "step", "reduce_on_plateau": False}
+
+
+def realign(
+    make: Callable[[Optimizer, int], LRScheduler],
+    optimizer: Optimizer,
+    scheduler: LRScheduler,
+    rates: list[float],
+    steps: int,
+) -> str | None:
+    """Put a scheduler that a checkpoint restored on the curve of this training, if that is another one.
+
+    A training that is continued for more steps than planned goes on as if they had been planned from the start. The
+    checkpoint knows the old curve: some schedulers keep its length in their state, others only its last rate.
+
+    Args:
+        make: Makes the scheduler.
+        optimizer: The optimizer, with the rates of the checkpoint.
+        scheduler: The scheduler, with the state of the checkpoint.
+        rates: The learning rates of the optimizer's groups before any schedule.
+        steps: Number of optimizer steps of the training.
+
+    Returns:
+        What changed, in words; None if nothing did.
+    """
+    groups = optimizer.param_groups
+    if isinstance(scheduler, Plateau) or len(groups) != len(rates):
+        return None
+    kept = [{k: v for k, v in group.items() if k not in ("params", "initial_lr")} for group in groups]
+    kind: Any = type(optimizer)
+    trial: Optimizer = kind(
+        [{**group, "params": [torch.zeros(1)], "lr": rate} for group, rate in zip(kept, rates, strict=True)]
+    )
+    planned = make(trial, steps)
+    trial.step()  # without gradients it does nothing; schedulers warn if it has not been called
+    for _ in range(min(scheduler.last_epoch, steps)):
+        planned.step()
+    before, after = ([float(group["lr"]) for group in some] for some in (groups, trial.param_groups))
+    if all(math.isclose(a, b, rel_tol=1e-6, abs_tol=1e-12) for a, b in zip(before, after, strict=True)):
+        return None
+    scheduler.load_state_dict(planned.state_dict())
+    for group, new in zip(groups, trial.param_groups, strict=True):
+        group.update({key: value for key, value in new.items() if key != "params"})
+    return (
+        f"the learning rate goes from {max(before):.3g} to {max(after):.3g}, its value at step {scheduler.last_epoch}"
+        f" of {steps} under the settings of this run"
+    )

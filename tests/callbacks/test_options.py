@@ -16,7 +16,7 @@ model:
   network:
     class_path: lightning_seg.networks.unet.UNet
     init_args: {backbone: test_resnet, weights: false, decoder_channels: [16, 8, 8, 8, 8]}
-  finetune: {class_path: lightning_seg.training.finetune.policies.GradualUnfreeze, init_args: {schedule: [0.1, 2], backbone_lr_mult: 0.1}}
+  finetune: {class_path: lightning_seg.training.finetune.policies.GradualUnfreeze, init_args: {schedule: [1, 2], backbone_lr_mult: 0.1}}
   optimizer: {class_path: torch.optim.RMSprop, init_args: {lr: 1e-3, weight_decay: 1e-4}}
   lr_scheduler: {class_path: lightning_seg.training.schedules.Plateau, init_args: {patience: 1}}
   loss: {class_path: lightning_seg.training.losses.CrossEntropy, init_args: {label_smoothing: 0.1}}

@@ -76,6 +76,13 @@ def test_ignored_pixels_and_absent_classes(loss, batch):
     assert value >= 0 and value.isfinite() and value.dtype == torch.float32
     assert gradient.isfinite().all() and gradient[ignored].eq(0).all()
 
+    for broken in (math.nan, math.inf, -math.inf):
+        found = value_and_gradient(loss, torch.where(ignored, broken, logits).requires_grad_(), masks)
+        assert all(map(torch.equal, found, (value, gradient)))
+    one = torch.zeros_like(ignored).index_fill_(1, torch.tensor(0), True) & ignored  # of one class only
+    found = value_and_gradient(loss, torch.where(one, math.inf, logits).requires_grad_(), masks)
+    assert all(map(torch.equal, found, (value, gradient)))
+
     noise = torch.where(ignored, 1e4 * torch.randn_like(logits), logits)
     other_value, other_gradient = value_and_gradient(loss, noise, masks)
     assert torch.equal(value, other_value) and torch.equal(gradient, other_gradient)

@@ -81,13 +81,13 @@ def test_schedulers_that_take_something_else_than_the_length_are_refused(schedul
     """StepLR would never fall, and ExponentialLR explode."""
     optimizer = torch.optim.SGD([torch.zeros(1, requires_grad=True)])
     with pytest.raises(UserError, match="lightning_seg.training.schedules"):
-        schedules.for_lightning(scheduler, optimizer, 100, 1)
+        schedules.for_lightning(scheduler, optimizer, 100)
 
 
 def test_schedule_without_end_is_refused():
     optimizer = torch.optim.SGD([torch.zeros(1, requires_grad=True)])
     with pytest.raises(UserError, match="max_epochs"):
-        schedules.for_lightning(schedules.Poly, optimizer, float("inf"), 1)
+        schedules.for_lightning(schedules.Poly, optimizer, float("inf"))
 
 
 class Scores(L.Callback):
@@ -104,21 +104,21 @@ class Scores(L.Callback):
         pl_module.log("score", self.scores[trainer.current_epoch])
 
 
-def fit(optimizer, lr_scheduler=None, callbacks=(), **options):
+def fit(optimizer, lr_scheduler=None, callbacks=(), batches=1, ckpt_path=None, **options):
     torch.manual_seed(0)
     sample = {
         "image": torch.randint(256, (3, 32, 32), dtype=torch.uint8),
         "mask": torch.zeros(32, 32).byte(),
         "index": 0,
     }
-    loader = torch.utils.data.DataLoader([sample] * 2, batch_size=2)
+    loader = torch.utils.data.DataLoader([sample] * 2 * batches, batch_size=2)
     network = Linear(2, "test_resnet", weights=False)
     task = SemanticSegmentation(network, optimizer, ("a", "b"), lr_scheduler=lr_scheduler)
     trainer = L.Trainer(
         accelerator="cpu", callbacks=list(callbacks), logger=False, enable_checkpointing=False,
         enable_progress_bar=False, enable_model_summary=False, **options,
     )  # fmt: skip
-    trainer.fit(task, loader, loader)
+    trainer.fit(task, loader, loader, ckpt_path=ckpt_path, weights_only=True)
     return task
 
 
@@ -132,6 +132,85 @@ def test_plateau_falls_when_the_validation_has_not_improved():
         check_val_every_n_epoch=2,
     )
     assert watch.rates == pytest.approx([1.0] * 6 + [0.1] * 4)
+
+
+@pytest.mark.parametrize(
+    ("batches", "options"),
+    [
+        (4, {"max_epochs": 3, "val_check_interval": 1}),  # four validations an epoch
+        (4, {"max_epochs": 6, "val_check_interval": 0.5}),
+        (2, {"max_epochs": 18, "val_check_interval": 3, "check_val_every_n_epoch": None}),  # across epochs
+    ],
+)
+def test_plateau_counts_validations_and_not_epochs(batches, options):
+    scores = iter(
+        [9, 0.3, 0.2, 0.2, 0.4, 0.1, 0.1, 0.1, 0.5, 0.1, 0.1, 0.1, 0.1]
+    )  # the first is the check before
+    rates = []
+
+    class Watch(L.Callback):
+        def on_validation_epoch_end(self, trainer, pl_module):
+            pl_module.log("score", next(scores))
+            rates.append(trainer.optimizers[0].param_groups[0]["lr"] if trainer.optimizers else None)
+
+    fit(
+        lambda groups: torch.optim.SGD(groups, lr=1.0),
+        lambda o, n: schedules.Plateau(o, n, monitor="score", patience=2),
+        [Watch()],
+        batches=batches,
+        **options,
+    )
+    # a third validation without improvement lets it fall
+    assert rates[1:] == pytest.approx([1.0] * 7 + [0.1] * 4 + [0.01])
+
+
+def test_plateau_names_the_scores_that_it_could_watch():
+    with pytest.raises(UserError, match="'val/mloU', which validation does not log. Known are .*val/miou"):
+        fit(torch.optim.SGD, lambda o, n: schedules.Plateau(o, n, monitor="val/mloU"), max_epochs=1)
+
+
+class Rates(L.Callback):
+    """The learning rates of every group at every step."""
+
+    def __init__(self, file=None):
+        self.seen, self.file = [], file
+
+    def on_before_optimizer_step(self, trainer, pl_module, optimizer):
+        self.seen.append([group["lr"] for group in optimizer.param_groups])
+
+    def on_validation_end(self, trainer, pl_module):
+        if self.file and trainer.current_epoch == 1:
+            trainer.save_checkpoint(self.file)
+
+
+@pytest.mark.parametrize(
+    "schedule",
+    [
+        schedules.Poly, schedules.Cosine, schedules.MultiStep, schedules.Constant, schedules.OneCycle, PolynomialLR,
+        CosineAnnealingLR,
+    ],
+)  # fmt: skip
+def test_a_training_continued_for_longer_follows_the_longer_schedule(schedule, tmp_path, capsys):
+    def train(epochs, checkpoint=None, rate=1e-2, save=None):
+        watch = Rates(save)
+        make = lambda groups: torch.optim.SGD(groups, lr=rate, momentum=0.9)  # noqa: E731
+        task = fit(make, schedule, [watch], batches=3, ckpt_path=checkpoint, max_epochs=epochs)
+        return watch.seen, task.trainer
+
+    short, trainer = train(2)
+    trainer.save_checkpoint(tmp_path / "short.ckpt")
+    whole, _ = train(4, save=tmp_path / "half.ckpt")
+    assert "rate" not in capsys.readouterr().out
+    continued, _ = train(4, tmp_path / "short.ckpt")
+    torch.testing.assert_close(torch.tensor(continued), torch.tensor(whole[6:]))
+    said = capsys.readouterr().out
+    assert ("its value at step 6 of 12" in said) == (schedule not in (schedules.Constant,))
+
+    # as it was planned: nothing changes, bit by bit
+    again, _ = train(4, tmp_path / "half.ckpt")
+    assert again == whole[6:] and "rate" not in capsys.readouterr().out
+    faster, _ = train(4, tmp_path / "short.ckpt", rate=2e-2)
+    torch.testing.assert_close(torch.tensor(faster), 2 * torch.tensor(whole[6:]))
 
 
 @pytest.mark.parametrize("name", ["SGD", "Adam", "AdamW", "RMSprop", "Adagrad", "Adadelta"])

@@ -262,8 +262,8 @@ class GradualUnfreeze(Full):
     goes on as it was.
 
     Args:
-        schedule: When the deepest stage begins to train, the one before it, and so on: fractions of the training
-            below 1, or whole epochs from 1. Stages for which there is no time stay frozen.
+        schedule: When the deepest stage begins to train, the one before it, and so on: all as fractions of the
+            training below 1, or all as whole epochs; 0 is the start. Stages without a time stay frozen.
         backbone_lr_mult: Factor on the learning rate for the stages that train.
         batch_norm: What BatchNorm does in the stages that train (see `Full`).
     """
@@ -272,10 +272,12 @@ class GradualUnfreeze(Full):
         self, schedule: list[float], backbone_lr_mult: float = 1.0, batch_norm: BatchNorm = "train"
     ) -> None:
         super().__init__(backbone_lr_mult, batch_norm)
-        if schedule != sorted(schedule) or any(t < 0 or (t > 1 and t % 1) for t in schedule):
+        # Which of half the training and epoch 2 comes first depends on its length: one kind of time only.
+        fractions, epochs = all(0 <= t < 1 for t in schedule), all(t >= 0 and t % 1 == 0 for t in schedule)
+        if not (fractions or epochs) or schedule != sorted(schedule):
             raise UserError(
-                "GradualUnfreeze needs its schedule in order, each time a fraction of the training below 1 or a "
-                f"whole epoch from 1, such as [0.1, 0.3, 0.5] or [2, 4, 6]; got {schedule}."
+                "GradualUnfreeze needs its schedule in order, and all times as fractions of the training below 1 or "
+                f"all as whole epochs, such as [0.1, 0.3, 0.5] or [2, 4, 6]; got {schedule}."
             )
         self.schedule = schedule
         self._waiting = 0  # stages that do not train at present; all that ever do until training begins

@@ -42,7 +42,7 @@ POLICIES = {
     "linear": (lambda: LinearProbe(), 5, 5, False, False),
     "stages": (lambda: FrozenStages(3), 3, 3, True, True),
     "stages-eval": (lambda: FrozenStages(2, 0.5, "eval"), 2, 2, False, True),
-    "gradual": (lambda: GradualUnfreeze([0, 0.5, 1]), 4, 2, True, True),
+    "gradual": (lambda: GradualUnfreeze([0, 0.5, 0.5]), 4, 2, True, True),
     "gradual-frozen": (lambda: GradualUnfreeze([1, 1], 0.1, "frozen"), 5, 3, False, False),
     "decay": (lambda: LayerwiseDecay(0.5), 0, 0, True, True),
     "lora": (lambda: LoRA(rank=2), 0, 0, False, False),  # on a transformer
@@ -255,6 +255,9 @@ def test_frozen_stages_build_no_graph():
         (lambda: LayerwiseDecay(1.5), "above 0 and up to 1"),
         (lambda: GradualUnfreeze([3, 1]), "in order"),
         (lambda: GradualUnfreeze([1.5]), "whole epoch"),
+        (lambda: GradualUnfreeze([0.5, 2]), "all times as fractions of the training below 1 or all as"),
+        (lambda: GradualUnfreeze([0.5, 1]), r"got \[0.5, 1\]"),
+        (lambda: GradualUnfreeze([-1, 2]), "whole epochs"),
         (lambda: GradualUnfreeze([1] * 6), "5 stages"),
         (lambda: LinearProbe(), "networks.linear.Linear"),
     ],
@@ -268,9 +271,10 @@ def test_table_says_what_trains_when_and_how_fast():
     task = make("gradual")
     parts = task.finetune.parts(task.network)
     assert sum(part.parameters for part in parts) == sum(p.numel() for p in task.network.parameters())
-    assert [part.start for part in parts] == [0, 0, 1, 0.5, 0, 0, 0]
+    assert [part.start for part in parts] == [0, 0, 0.5, 0.5, 0, 0, 0]
     assert [part.trainable > 0 for part in parts] == [False] * 2 + [True] * 5
     text = table(parts)
-    assert "from epoch 1" in text and "from 50 % of the steps" in text
+    assert "from 50 % of the steps" in text
+    assert "from epoch 1" in table(make("gradual-frozen").finetune.parts(make("gradual-frozen").network))
     modes = [part.batch_norm for part in Frozen("train").parts(make("frozen-train").network)]
     assert modes == ["train"] * 5 + ["train", None]
