@@ -44,12 +44,16 @@ class RunRecord(L.Callback):
         run: The run directory.
         config: The resolved configuration as YAML.
         folders: Where the experiment's own files are, whose repository is recorded beside the package's.
+        overrides: The arguments by which the run differs from its experiment, ``--key=value``.
     """
 
-    def __init__(self, run: Path, config: str, folders: Sequence[Path] = ()) -> None:
+    def __init__(
+        self, run: Path, config: str, folders: Sequence[Path] = (), overrides: Sequence[str] = ()
+    ) -> None:
         self.run = run
         self.config = config
         self.folders = folders
+        self.overrides = list(overrides)
 
     def setup(self, trainer: L.Trainer, pl_module: L.LightningModule, stage: str) -> None:
         """Write config.yaml and environment.json before anything can fail; tell all processes where."""
@@ -57,7 +61,11 @@ class RunRecord(L.Callback):
         if not trainer.is_global_zero or stage not in ("fit", "test"):
             return
         if not (self.run / CONFIG).exists():
-            facts = record_code(self.run, self.folders) | environment(trainer, pl_module)
+            facts = (
+                {"overrides": self.overrides}
+                | record_code(self.run, self.folders)
+                | environment(trainer, pl_module)
+            )
             write_whole(self.run / ENVIRONMENT, json.dumps(facts, indent=2) + "\n")
             write_whole(self.run / CONFIG, self.config)  # last: it makes the folder a run directory
         for logger in trainer.loggers if stage == "fit" else []:

@@ -1,5 +1,6 @@
 """``lightning-seg dashboard``: a W&B workspace and report made for the runs at hand."""
 
+from dataclasses import replace
 from pathlib import Path
 
 from lightning_seg.cli.arguments import Arguments, output_file
@@ -26,7 +27,11 @@ def main(arguments: list[str]) -> None:
         default=[Path("runs")],
         help="run directories, folders (default: runs), or a specification",
     )
-    add("--group-by", metavar="KEY", help="setting whose runs make one curve")
+    add(
+        "--group-by",
+        metavar="KEY",
+        help="setting whose runs make one curve, such as lr (default: all settings; a band is over seeds)",
+    )
     add("--title", help="name of workspace and report")
     add(
         "--output",
@@ -38,8 +43,8 @@ def main(arguments: list[str]) -> None:
     options = parser.parse_args(arguments)
     first = options.runs[0]
     dashboard = load(first) if first.is_file() else describe([read(path) for path in find(options.runs)])
-    dashboard.group_by = options.group_by or dashboard.group_by
-    dashboard.title = options.title or dashboard.title
+    given = {"group_by": options.group_by, "title": options.title}
+    dashboard = replace(dashboard, **{name: value for name, value in given.items() if value})
     try:
         api = account()
     except UserError as error:
@@ -47,6 +52,6 @@ def main(arguments: list[str]) -> None:
         print(f"specification: {options.output}\nnot published: {error}")
         print(f"To publish it, here or elsewhere: lightning-seg dashboard {options.output}")
         return
-    dashboard.entity = dashboard.entity or api.default_entity
+    dashboard = replace(dashboard, entity=dashboard.entity or api.default_entity)
     print(f"workspace: {workspace(dashboard).save().url}")
     print(f"report: {report(dashboard).save().url}")

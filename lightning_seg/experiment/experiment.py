@@ -71,6 +71,7 @@ class ExperimentSettings(LightningCLI):
 
     def __init__(self, args: Sequence[str], settings: tuple[Path, dict[str, Any]] | None = None) -> None:
         _silence_libraries()
+        self._args = list(args)
         self._files = read_files(args)
         if settings:
             self._files = {settings[0]: settings[1], **self._files}
@@ -212,7 +213,7 @@ class Experiment(TaskAndData):
         settings.trainer.precision = self._precision()
         text = self.parser.dump(settings, skip_unset=False)
         run = self._given_run or self._new_run()
-        self._record = RunRecord(run, text, [file.parent for file in self._files])
+        self._record = RunRecord(run, text, [file.parent for file in self._files], self._args)
         loggers: list[Logger] = [RunLogger(run, curves=self.tracked)]
         with (
             ExitStack() as opened
@@ -220,7 +221,7 @@ class Experiment(TaskAndData):
             if self._given_run is None:
                 opened.push(partial(_remove_on_error, run))
             if self.tracked and not self.config.trainer.fast_dev_run:
-                wandb_run = self.config_init.wandb.start(run, yaml.safe_load(text), self.model)
+                wandb_run = self.config_init.wandb.start(run, yaml.safe_load(text), self.model, self._args)
                 loggers += [opened.enter_context(wandb_run).logger] if wandb_run else []
             trainer = make_trainer(
                 self.config_init, loggers, [self._record], precision=settings.trainer.precision

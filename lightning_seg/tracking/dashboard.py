@@ -10,14 +10,19 @@ import yaml
 from lightning_seg.analysis.groups import varied
 from lightning_seg.errors import UserError
 from lightning_seg.runs.records import Record
+from lightning_seg.tracking.naming import VARIANT, wandb_key
 
 STEP = "trainer/global_step"
 SCORE = "test/miou"
 SPEED = "train/images_per_second"
+BEST_EPOCH = "best_epoch"
 BEST = "val/miou.max"  # in the summary, where the best of a curve has a name of its own
 CURVES = ("val/miou", "val/loss", "train/loss")
+TRAINING = ("train/lr", "train/gradient_norm", SPEED, "train/peak_memory_gb")
+PINNED = ("lr", "backbone", "finetune", "params")  # columns of the list of runs
 PICTURES = ("val/pictures", "test/pictures")
 TABLE = "test/pictures_table"
+IMAGES = "test/images"
 CONFUSION = "test/confusion_table"
 _CLASSES = 40  # bars in a chart
 _SETTINGS = 8  # axes of the parallel coordinates
@@ -32,16 +37,17 @@ class Dashboard:
         entity: W&B user or team; the account's default if not given.
         title: Name of workspace and report.
         groups: W&B groups whose runs are shown: names of experiments and ablations.
-        group_by: Setting whose runs make one curve with a band: the name of an experiment or a variant.
+        group_by: Key of W&B's configuration whose runs make one curve with a band; by ``variant`` these are the runs
+            that differ by the seed alone.
         classes: The classes in label order.
-        settings: Settings that vary, as axes.
+        settings: Keys of W&B's configuration that vary, as axes.
     """
 
     project: str = "lightning_seg"
     entity: str | None = None
     title: str = "Segmentation"
     groups: list[str] = field(default_factory=list)
-    group_by: str = "name"
+    group_by: str = VARIANT
     classes: list[str] = field(default_factory=list)
     settings: list[str] = field(default_factory=list)
 
@@ -72,7 +78,7 @@ def describe(records: Sequence[Record]) -> Dashboard:
         title=", ".join(groups)[:100],
         groups=groups,
         classes=list(dict.fromkeys(classes)),
-        settings=varied(records)[:_SETTINGS],
+        settings=list(dict.fromkeys(map(wandb_key, varied(records))))[:_SETTINGS],
     )
 
 
@@ -107,9 +113,13 @@ def workspace(dashboard: Dashboard) -> Any:
     ]
     runs = ws.RunsetSettings(
         filters=[expr.Metric("Group").isin(dashboard.groups)],
-        groupby=[expr.Config(dashboard.group_by)],
+        groupby=[expr.Config(wandb_key(dashboard.group_by))],
         order=[expr.Ordering(expr.Summary(SCORE), ascending=False)],
-        pinned_columns=[f"summary:{SCORE}", f"summary:{BEST}"],
+        pinned_columns=[
+            *(f"summary:{name}" for name in (SCORE, BEST, BEST_EPOCH)),
+            *(f"config:{name}" for name in PINNED),
+            f"summary:{SPEED}",
+        ],
     )
     settings = ws.WorkspaceSettings(x_axis=STEP, max_runs=100)
     return ws.Workspace(
@@ -132,14 +142,14 @@ def report(dashboard: Dashboard) -> Any:
             project=dashboard.project,
             name=dashboard.title,
             filters=f"Metric('Group') in {dashboard.groups!r}",
-            groupby=[f"config.{dashboard.group_by}"],
+            groupby=[f"config.{wandb_key(dashboard.group_by)}"],
         )
         blocks += [wr.H2(name), wr.PanelGrid(runsets=[runs], panels=panels)]
     return wr.Report(
         project=dashboard.project,
         entity=dashboard.entity or "",
         title=dashboard.title,
-        description="Bands are standard deviations over seeds. Intervals and tests: lightning-seg compare --html.",
+        description=f"{_bands(dashboard)} Intervals and tests: lightning-seg compare --html.",
         blocks=blocks,
         width="fluid",
     )
@@ -148,20 +158,20 @@ def report(dashboard: Dashboard) -> Any:
 def _panels(dashboard: Dashboard) -> dict[str, list[Any]]:
     """Build the panels of each section, three in a row."""
     wr = _library("reports.v2")
-    group = wr.Config(dashboard.group_by)
-    curves = [
-        wr.LinePlot(
+    group = wr.Config(wandb_key(dashboard.group_by))
+
+    def curve(name: str) -> Any:
+        return wr.LinePlot(
             title=name,
             x=STEP,
             y=[name],
-            log_y=name.endswith("loss"),
+            log_y=name.endswith(("loss", "lr", "norm")),
             groupby=group,
             groupby_aggfunc="mean",
             groupby_rangefunc="stddev",
             max_runs_to_show=100,
         )
-        for name in CURVES
-    ]
+
     score = wr.SummaryMetric(SCORE)
     bars = [wr.BarPlot(title=SCORE, metrics=[SCORE], groupby=group, groupby_rangefunc="stddev")]
     bars += [
@@ -170,19 +180,23 @@ def _panels(dashboard: Dashboard) -> dict[str, list[Any]]:
         )
         for name in dashboard.classes[:_CLASSES]
     ]
-    axes = [wr.ParallelCoordinatesPlotColumn(metric=wr.Config(name)) for name in dashboard.settings]
+    axes = [
+        wr.ParallelCoordinatesPlotColumn(metric=wr.Config(wandb_key(name))) for name in dashboard.settings
+    ]
     axes += [wr.ParallelCoordinatesPlotColumn(metric=score)]
     sections = {
-        "Curves": curves,
+        "Curves": [curve(name) for name in CURVES],
         "Classes": bars,
         "Speed and accuracy": [
             wr.ScatterPlot(title="Speed and accuracy", x=wr.SummaryMetric(SPEED), y=score, running_ymax=True),
-            wr.ScatterPlot(title="Size and accuracy", x=wr.Config("environment.parameters"), y=score),
+            wr.ScatterPlot(title="Size and accuracy", x=wr.Config("params"), y=score),
         ],
+        "Training": [curve(name) for name in TRAINING],
         "Settings": [wr.ParallelCoordinatesPlot(columns=axes), wr.RunComparer(diff_only=True)],
         "Pictures": [
             wr.MediaBrowser(media_keys=list(PICTURES), mode="grid", grid_x_axis="index", grid_y_axis="run"),
             wr.WeavePanelSummaryTable(table_name=TABLE),
+            wr.WeavePanelSummaryTable(table_name=IMAGES),
             wr.CustomChart(
                 query={"summaryTable": {"tableKey": CONFUSION}},
                 chart_name="wandb/confusion_matrix/v1",
@@ -194,6 +208,16 @@ def _panels(dashboard: Dashboard) -> dict[str, list[Any]]:
         for i, panel in enumerate(panels):
             panel.layout = wr.Layout(x=8 * (i % 3), y=8 * (i // 3), w=8, h=8)
     return sections
+
+
+def _bands(dashboard: Dashboard) -> str:
+    """Say what a curve and its band are made of."""
+    if wandb_key(dashboard.group_by) == VARIANT:
+        return "Runs of the same settings are one curve; its band is the standard deviation over their seeds."
+    return (
+        f"Runs of the same {dashboard.group_by} are one curve, whatever else differs; its band is the standard"
+        " deviation over them, not over seeds."
+    )
 
 
 def _library(name: str) -> Any:

@@ -5,8 +5,9 @@ import os
 import re
 import threading
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -15,6 +16,8 @@ from lightning.pytorch.loggers import WandbLogger
 from lightning.pytorch.utilities import rank_zero_only
 
 from lightning_seg.runs.directory import BEST_CHECKPOINT, LAST_CHECKPOINT
+from lightning_seg.runs.records import Record
+from lightning_seg.tracking.naming import short_settings
 
 SAMPLES = "trainer/samples"  # images seen so far
 ANSWER_TIMEOUT = 3  # seconds that W&B's questions about an artifact may take
@@ -29,9 +32,10 @@ class WandbRunLogger(WandbLogger):
     `log_again`.
 
     Args:
-        run_dir: The run directory.
+        record: The run directory and the configuration.
         project: W&B project.
         run: The open W&B run; None where another process has it.
+        overrides: The arguments by which the run differs from its experiment.
         checkpoints: Whether to upload checkpoints.
         code: Whether to upload the patches of what was not committed.
 
@@ -40,10 +44,18 @@ class WandbRunLogger(WandbLogger):
     """
 
     def __init__(
-        self, run_dir: Path, project: str, run: Any, checkpoints: bool = True, code: bool = False
+        self,
+        record: Record,
+        project: str,
+        run: Any,
+        overrides: Sequence[str] = (),
+        checkpoints: bool = True,
+        code: bool = False,
     ) -> None:
-        super().__init__(project=project, save_dir=run_dir, id=run_dir.name, experiment=run)
-        self.run_dir = run_dir
+        super().__init__(project=project, save_dir=record.path, id=record.id, experiment=run)
+        self.run_dir = record.path
+        self._record = record
+        self._overrides = overrides
         self.missing: str | None = None
         self._images_seen: Callable[[], int] | None = None
         self._lost = False
@@ -71,7 +83,8 @@ class WandbRunLogger(WandbLogger):
             images_seen: Counts the images trained on so far, of all processes: an axis of the curves.
         """
         self._images_seen = images_seen
-        self.log_hyperparams({"environment": environment})
+        record = replace(self._record, environment=dict(environment))
+        self.log_hyperparams({"environment": environment, **short_settings(record, self._overrides)})
         self._add("data", partial(self._use_data, data, data_version))
         patches = sorted(self.run_dir.glob("*.patch")) if self._code else []
         if patches:

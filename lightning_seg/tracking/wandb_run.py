@@ -9,9 +9,9 @@ import json
 import os
 import shlex
 import shutil
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -21,7 +21,8 @@ from torch import nn
 
 from lightning_seg.errors import UserError
 from lightning_seg.runs.provenance import package_commit
-from lightning_seg.runs.records import read
+from lightning_seg.runs.records import Record, read
+from lightning_seg.tracking.naming import SETTINGS, run_name, short_settings
 from lightning_seg.tracking.wandb_logger import ANSWER_TIMEOUT, SAMPLES, WandbRunLogger, anonymous, one_line
 
 # Modes as WANDB_MODE spells them; "run" and "dryrun" are their names of old.
@@ -32,6 +33,8 @@ MODES = {
     "dryrun": "offline",
     "disabled": "disabled",
 }
+
+_LONGEST_NAME = 128  # characters that W&B takes
 
 # Which value of a curve speaks for the run.
 BEST = {"val/miou": "max", "val/mask_ap": "max", "val/loss": "min", "train/loss": "min"}
@@ -71,7 +74,11 @@ class WandbSettings:
     finish_timeout: float = 300
 
     def start(
-        self, run_dir: Path, config: Mapping[str, Any], model: nn.Module | None = None
+        self,
+        run_dir: Path,
+        config: Mapping[str, Any],
+        model: nn.Module | None = None,
+        overrides: Sequence[str] = (),
     ) -> "WandbRun | None":
         """Open the W&B run of a run directory, or continue it; call it on every rank before the trainer starts.
 
@@ -80,6 +87,7 @@ class WandbSettings:
                 has, and one that W&B's agent started for a sweep is given the agent's.
             config: Configuration in plain types; sent without home folder and user name.
             model: What `watch` watches.
+            overrides: The arguments by which the run differs from its experiment, ``--key=value``: they make its name.
 
         Returns:
             The run, to be finished by the caller; None if W&B is disabled.
@@ -94,7 +102,10 @@ class WandbSettings:
             )
         if MODES[wanted] == "disabled":
             return None
-        run = WandbRun(self, Path(run_dir).absolute(), anonymous(config), online=MODES[wanted] == "online")
+        record = read(Path(run_dir).absolute())
+        overrides = record.environment.get("overrides", overrides)  # a resumed run keeps its name
+        record = replace(record, config=anonymous(config))
+        run = WandbRun(self, record, overrides, online=MODES[wanted] == "online")
         if model is not None and self.watch:
             run.logger.watch(model, log=self.watch, log_graph=False)
         return run
@@ -107,8 +118,8 @@ class WandbRun:
 
     Args:
         settings: Whether and where to log.
-        run_dir: The run directory.
-        config: Configuration in plain types, as it may be sent.
+        record: The run directory and the configuration, as it may be sent.
+        overrides: The arguments by which the run differs from its experiment.
         online: Log online if there is an account and a server that answers.
 
     Attributes:
@@ -116,14 +127,15 @@ class WandbRun:
     """
 
     def __init__(
-        self, settings: WandbSettings, run_dir: Path, config: Mapping[str, Any], online: bool
+        self, settings: WandbSettings, record: Record, overrides: Sequence[str], online: bool
     ) -> None:
         self.settings = settings
-        self.run_dir = run_dir
-        self.config = dict(config)
+        self.run_dir = record.path
+        self.record = record
+        self.overrides = overrides
         self._run = self._open(online)
         self.logger = WandbRunLogger(
-            run_dir, settings.project, self._run, settings.checkpoints, settings.code
+            record, settings.project, self._run, overrides, settings.checkpoints, settings.code
         )
 
     def __enter__(self) -> "WandbRun":
@@ -175,12 +187,12 @@ class WandbRun:
             mode=mode,
             dir=self.run_dir,
             id=_run_id(self.run_dir),
-            name=f"{self.run_dir.parent.name}/{self.run_dir.name}",
+            name=run_name(self.record, self.overrides)[:_LONGEST_NAME],
             resume="allow",
-            config=self.config,
+            config={**short_settings(self.record, self.overrides), SETTINGS: self.record.config},
             project=self.settings.project,
             entity=self.settings.entity,
-            group=self.settings.group or self.config.get("name"),
+            group=self.settings.group or self.record.experiment,
             job_type=self.settings.job_type,
             tags=self.settings.tags,
             notes=self.settings.notes,

@@ -293,9 +293,11 @@ def _check_dashboard(run):
     shown = dashboard.describe([read(run)])
     assert set(shown.groups) <= groups
     assert shown.classes == ["background", "circle", "square", "triangle", "star", "cross"]
-    curves = {*dashboard.CURVES, dashboard.SCORE, dashboard.SPEED, dashboard.STEP, SAMPLES}
+    curves = {*dashboard.CURVES, *dashboard.TRAINING, dashboard.SCORE, dashboard.STEP, SAMPLES}
+    curves.add(dashboard.BEST_EPOCH)
     assert curves | {f"test/iou/{name}" for name in shown.classes} <= logged
-    for name in (*dashboard.PICTURES, dashboard.TABLE, dashboard.CONFUSION):
+    for name in (*dashboard.PICTURES, dashboard.TABLE, dashboard.IMAGES, dashboard.CONFUSION):
         assert any(key == name or key.startswith(f"{name}.") for key in logged), name
-    assert config[shown.group_by] == "quickstart" and config["environment"]["parameters"] > 1e5
+    assert config[shown.group_by].startswith("quickstart · ") and config["params"] > 1e5
+    assert config["experiment"] == "quickstart" and {*dashboard.PINNED} <= {*config}
     assert dashboard.BEST in logged or "val/miou" in logged

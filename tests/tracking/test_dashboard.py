@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import subprocess
 import sys
 
@@ -11,7 +12,7 @@ import yaml
 from lightning_seg.cli import main as cli
 from lightning_seg.errors import UserError
 from lightning_seg.runs.records import find, read
-from lightning_seg.tracking.dashboard import Dashboard, describe, load, report, workspace
+from lightning_seg.tracking.dashboard import TRAINING, Dashboard, describe, load, report, workspace
 from tests.runs.made_runs import make_run
 
 
@@ -30,7 +31,7 @@ def test_describes_the_runs(runs):
     assert sorted(found.groups) == ["ours", "unet"]
     assert (found.project, found.entity) == ("lightning_seg", None)
     assert found.classes == ["class 0", "class 1", "class 2"]
-    assert found.settings == ["model.optimizer.init_args.lr"]
+    assert found.settings == ["lr"] and found.group_by == "variant"
 
 
 def test_runs_of_several_projects_are_refused(runs):
@@ -47,7 +48,7 @@ def test_without_an_account_the_specification_is_written_and_can_be_read(runs, h
     assert "no W&B account known" in out and f"lightning-seg dashboard {file}" in out
     read_again = load(file)
     assert (read_again.title, read_again.group_by) == ("Mine", "data.init_args.fold")
-    assert read_again.settings == ["model.optimizer.init_args.lr"]
+    assert read_again.settings == ["lr"]
     assert cli.main(["dashboard", str(file), f"--output={tmp_path / 'again.yaml'}"]) == 0
     assert load(tmp_path / "again.yaml") == read_again
 
@@ -64,6 +65,17 @@ def test_a_file_that_is_no_specification_is_refused(tmp_path):
 def panels(spec: dict) -> dict[str, list[tuple[str, dict]]]:
     sections = spec["section"]["panelBankConfig"]["sections"]
     return {s["name"]: [(panel["viewType"], panel["config"]) for panel in s["panels"]] for s in sections}
+
+
+def columns_of(runs: dict) -> list[str]:
+    """The pinned columns, wherever W&B keeps them."""
+    return re.findall(r"(?:summary|config):[\w/]+", json.dumps(runs))
+
+
+def test_what_a_band_is_made_of_is_said(home):
+    assert "over their seeds" in report(Dashboard(entity="someone")).description
+    by_lr = report(Dashboard(entity="someone", group_by="lr")).description
+    assert "same lr are one curve, whatever else differs" in by_lr and "not over seeds" in by_lr
 
 
 def test_published_and_read_back_from_the_server(runs, server, tmp_path):
@@ -86,15 +98,21 @@ def test_published_and_read_back_from_the_server(runs, server, tmp_path):
         ["train/loss"],
     ]
     for _, config in shown["Curves"]:  # one curve a variant, a band over its seeds
-        assert (config["groupBy"], config["groupArea"]) == ("name.value", "stddev")
+        assert (config["groupBy"], config["groupArea"]) == ("variant.value", "stddev")
+    assert [config["metrics"][0] for _, config in shown["Training"]] == [*TRAINING]
     assert [config["metrics"] for _, config in shown["Classes"]] == [["test/miou"], ["test/iou/x"]]
     speed = shown["Speed and accuracy"][0][1]
     assert (speed["xAxis"], speed["yAxis"]) == ("summary:train/images_per_second", "summary:test/miou")
     (axes, comparer) = shown["Settings"]
-    assert [axis["accessor"] for axis in axes[1]["columns"]] == ["config:m.value.lr", "summary:test/miou"]
+    assert [axis["accessor"] for axis in axes[1]["columns"]] == [
+        "config:settings.value.m.lr",
+        "summary:test/miou",
+    ]
     assert comparer == ("Run Comparer", {"diffOnly": True})
     assert shown["Pictures"][0][1]["mediaKeys"] == ["val/pictures", "test/pictures"]
     (runs_shown,) = views["project-view"]["section"]["runSets"]
+    columns = ["summary:test/miou", "config:lr", "config:backbone", "config:finetune", "config:params"]
+    assert {*columns, "summary:train/images_per_second", "summary:best_epoch"} <= {*columns_of(runs_shown)}
     (only,) = runs_shown["filters"]["filters"]
     assert (only["key"]["name"], only["value"]) == ("group", ["a", "b"])
 
@@ -110,5 +128,5 @@ def test_published_and_read_back_from_the_server(runs, server, tmp_path):
 
 def test_built_without_a_server(home):
     made = Dashboard(entity="someone", classes=[f"c{i}" for i in range(150)], settings=[])
-    assert len(workspace(made).sections) == 5
-    assert len(report(made).blocks) == 11
+    assert len(workspace(made).sections) == 6
+    assert len(report(made).blocks) == 13

@@ -124,7 +124,7 @@ def test_nothing_waits_and_nothing_is_lost(outages, kind):
 
     run = server.runs[kind.replace(" ", "-")]
     assert [row["val/miou"] for row in run.history if "val/miou" in row] == [i / ROWS for i in range(ROWS)]
-    assert run.config["outage"]["value"] == kind and run.exit_code == 0
+    assert run.config["settings"]["value"] == {"outage": kind} and run.exit_code == 0
     assert run.summary["val/miou"] == {"max": pytest.approx((ROWS - 1) / ROWS)}
     assert (
         len([name for name in run.files if name.startswith("media/images/")]) == 3

@@ -92,14 +92,19 @@ def test_offline_runs_are_complete_and_anonymous_and_can_be_moved_and_synced(
     head = "0123456789" * 4
     monkeypatch.setattr("lightning_seg.tracking.wandb_run.package_commit", lambda: head)
     run_dir, model = home / "runs" / "tiny" / "20260101-ab", Tiny()
-    config = {"lr": [0.1, 0.2], "data": {"root": f"{home}/data"}, "scratch": "/scratch/ada/x", "none": None}
+    config = {
+        "name": "tiny",
+        "seed_everything": 3,
+        "model": {"optimizer": {"class_path": "torch.optim.SGD", "init_args": {"lr": 0.1}}},
+        "data": {"class_path": "a.b.CamVid", "init_args": {"root": f"{home}/data"}},
+        "scratch": "/scratch/ada/x",
+    }
+    overrides = ["-c", "tiny.yaml", "--model.optimizer.init_args.lr=0.1", "--wandb.tags+=a"]
     settings = WandbSettings(group="g", tags=["a", "b"], notes="why", watch="gradients")
-    with settings.start(run_dir, config, model) as opened:
+    with settings.start(run_dir, config, model, overrides) as opened:
         logger = opened.logger
-        environment, version = (
-            {"commit": "abc", "home": str(home)},
-            {"fingerprint": "123", "images": {"train": 40}},
-        )
+        environment = {"commit": "abc", "home": str(home), "parameters": 10, "effective_batch_size": 8}
+        version = {"fingerprint": "123", "images": {"train": 40}}
         logger.begin_training(environment, "My data", version, lambda: 8 * model.trainer.global_step)
         for name in ("best", "last"):
             (run_dir / "checkpoints").mkdir(exist_ok=True)
@@ -115,10 +120,19 @@ def test_offline_runs_are_complete_and_anonymous_and_can_be_moved_and_synced(
     assert (run["run_group"], run["job_type"], run["tags"], run["notes"]) == ("g", "train", ["a", "b"], "why")
     assert run["git"] == {"commit": head}
     del run["config"]["update"]["_wandb"]
-    assert run["config"]["update"] == config | {"data": {"root": "~/data"}, "scratch": "/scratch/USER/x"}
+    sent = run["config"]["update"]
+    data = {"class_path": "a.b.CamVid", "init_args": {"root": "~/data"}}
+    assert sent.pop("settings") == config | {"data": data, "scratch": "/scratch/USER/x"}
+    assert {key: value for key, value in sent.items() if value is not None} == {
+        **{"experiment": "tiny", "data": "CamVid", "lr": 0.1, "seed": 3}
+    }
+    assert run["display_name"] == "tiny · lr 0.1 · seed 3"
     updates = [c.get("update", {}) for c in of_type(log, "config")]
     told = [update["environment"] for update in updates if "environment" in update]
-    assert told[-1] == {"commit": "abc", "home": "~"}
+    assert told[-1] == environment | {"home": "~"}
+    known = {key: value for update in updates for key, value in update.items()}
+    assert (known["batch"], known["params"]) == (8, 10)
+    assert re.fullmatch(r"tiny · lr 0\.1 · #[0-9a-f]{6}", known["variant"])
     assert [end["exit_code"] for end in of_type(log, "exit")] == [0]
     assert of_type(log, "stats")  # system metrics
 
@@ -153,7 +167,9 @@ def test_offline_runs_are_complete_and_anonymous_and_can_be_moved_and_synced(
         status, out = sync(server, tmp_path / "runs")
     assert status == 0 and server.unknown == [], out
     received = server.runs["20260101-ab"]
-    assert received.config["data"]["value"] == {"root": "~/data"}
+    assert received.config["settings"]["value"]["data"]["init_args"] == {"root": "~/data"}
+    assert (received.config["data"]["value"], received.config["lr"]["value"]) == ("CamVid", 0.1)
+    assert received.config["variant"]["value"] == known["variant"]
     assert received.config["environment"]["value"]["commit"] == "abc"
     assert (received.group, received.job_type, received.tags) == ("g", "train", ["a", "b"])
     assert received.commit == head and not received.host
@@ -173,7 +189,9 @@ def test_offline_runs_are_complete_and_anonymous_and_can_be_moved_and_synced(
         (1, 0.2),
         (2, 0.3),
     ]
-    assert received.config["environment"]["value"] == {"part": 1} and received.config["kept"]["value"] == 0
+    assert received.config["environment"]["value"] == {"part": 1} and received.config["settings"][
+        "value"
+    ] == {"kept": 0}
     models = {tuple(a["aliases"]): a["files"] for a in server.artifacts.values() if a["run"] == "again"}
     assert {files["last.ckpt"] for files in models.values()} == {b"of part 1"}
     assert "left out, for its file is gone or has changed: model model-again" in out
@@ -266,7 +284,7 @@ def test_online_run_that_fails_and_the_next_of_the_same_process(server, tmp_path
     assert (first.exit_code, second.exit_code) == (1, 0)
     assert first.summary["error"] == "ValueError: no file ~/x"
     assert "error" not in second.summary
-    assert (first.tags, first.config["lr"]["value"], second.config["lr"]["value"]) == (["x"], 1, 2)
+    assert [r.config["settings"]["value"]["lr"] for r in (first, second)] == [1, 2] and first.tags == ["x"]
     assert [(row["trainer/global_step"], row["val/miou"]) for row in first.history[:1]] == [(7, 0.5)]
     assert [row["val/miou"] for row in second.history] == [0.6]
     assert first.history[1]["p"]["count"] == 8 and first.history[1]["p"]["format"] == "jpg"
@@ -295,7 +313,7 @@ def test_online_run_that_is_resumed_keeps_its_id_and_its_history(server, tmp_pat
     assert list(server.runs) == ["id"] and server.unknown == []
     run = server.runs["id"]
     assert [(row["trainer/global_step"], row["val/miou"]) for row in run.history] == [(7, 0.5), (8, 0.4)]
-    assert run.config["part"]["value"] == 1
+    assert run.config["settings"]["value"]["part"] == 1
     models = [a for a in server.artifacts.values() if a["type"] == "model" and a["committed"]]
     for name in ("best", "last"):
         newest = [a for a in models if name in a["aliases"]][-1]
