@@ -63,6 +63,8 @@ def described(record: Record, everything: bool = False) -> dict[str, str]:
     """
     found = {}
     for key, value in (record.everything if everything else record.settings).items():
+        if key.endswith(".init_args"):  # there are none
+            continue
         name = key.removesuffix(".class_path")
         text = value.rsplit(".", 1)[-1] if name != key and isinstance(value, str) else value_text(value)
         name = name.replace(".init_args", "")
@@ -172,14 +174,22 @@ def provenance(records: Iterable[Record]) -> str:
     facts: dict[str, dict[str, None]] = {}
     for record in records:
         environment = record.environment
-        seen = {"commit": str(environment.get("commit") or "unknown")[:7]}
-        if environment.get("uncommitted_changes"):
-            seen["commit"] += " with uncommitted changes"
+        seen = {"commit": _code(environment)}
+        if environment.get("user_code"):
+            seen["your code"] = ", ".join(map(_code, environment["user_code"]))
         seen |= {name: str(v) for name, v in (environment.get("packages") or {}).items()}
         seen["precision"] = str(record.everything.get("trainer.precision") or "not recorded")
         for name, value in seen.items():
             facts.setdefault(name, {})[value] = None
     return ", ".join(f"{name} ({' / '.join(values)})" for name, values in facts.items() if len(values) > 1)
+
+
+def _code(facts: Mapping[str, Any]) -> str:
+    """Name a commit, and what was not committed by a digest: two patches on one commit are two programs."""
+    text = str(facts.get("commit") or "unknown")[:7]
+    if facts.get("dirty", facts.get("uncommitted_changes")):  # the second is its name before 0.2
+        text += f" with uncommitted changes {str(facts.get('patch_sha256') or '')[:6]}".rstrip()
+    return text
 
 
 def _importance(key: str) -> int:
