@@ -4,9 +4,6 @@ Whatever a file holds is read as it is, or refused: nothing is cut off, rescaled
 says so.
 """
 
-import struct
-import zlib
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -14,13 +11,17 @@ import cv2
 import numpy as np
 from PIL import Image, ImageFile, ImageOps, TiffImagePlugin, WebPImagePlugin
 
+from lightning_seg.data.png import GREY, RGB, is_whole, plain_size
 from lightning_seg.errors import UserError
 
-GREY, RGB = 0, 2  # PNG's numbers of the kinds of pixels
-PLAIN_CHUNKS = {b"IHDR", b"IDAT", b"IEND", b"bKGD", b"cHRM", b"gAMA", b"pHYs", b"sRGB", b"tIME"}
 MAX_PIXELS = 178_956_970  # Pillow's own limit: half a gigabyte of colors, and a small file can claim any size
 MAX_SIDE = 65_535  # that of a JPEG; much longer strips are damaged headers
+TOO_LARGE = (
+    f": more than {MAX_PIXELS / 1e6:.0f} megapixels or {MAX_SIDE} pixels a side. Cut it into tiles, or leave it out if it "
+    "is damaged"
+)
 ORIENTATION = 0x0112  # number of the EXIF tag
+WITH_ORIENTATION = {"exif", "xmp", "Raw profile type exif", "XML:com.adobe.xmp"}  # keys of Pillow's `info`
 
 
 class WideRange(UserError):
@@ -288,10 +289,8 @@ def _plain_png(path: str | Path, kind: str, pixels: int) -> np.ndarray | None:
         data = Path(path).read_bytes() if Path(path).suffix.lower() == ".png" else b""
     except OSError:
         return None
-    width, height, depth, color = struct.unpack_from(">IIBB", data.ljust(26), 16)
-    if (depth, color) != (8, pixels) or _too_large(width, height):
-        return None
-    if not PLAIN_CHUNKS.issuperset(name for name, _ in _chunks(data)):
+    size = plain_size(data, pixels)
+    if size is None or _too_large(*size):
         return None
     flag = cv2.IMREAD_UNCHANGED if pixels == GREY else cv2.IMREAD_COLOR_RGB
     array = cv2.imdecode(np.frombuffer(data, np.uint8), flag)
@@ -303,29 +302,6 @@ def _plain_png(path: str | Path, kind: str, pixels: int) -> np.ndarray | None:
     return array
 
 
-def _chunks(data: bytes) -> Iterator[tuple[bytes, int]]:
-    """The names of a PNG's chunks, and where each begins."""
-    at = 8
-    while at + 8 <= len(data):
-        yield data[at + 4 : at + 8], at
-        (length,) = struct.unpack_from(">I", data, at)
-        at += length + 12
-
-
-def _is_whole(png: bytes) -> bool:
-    """Whether the checksums of all chunks that make the picture are right, up to the one that ends it."""
-    for name, at in _chunks(png):
-        if name[0] & 32:  # text, time and the like
-            continue
-        (length,) = struct.unpack_from(">I", png, at)
-        content, checksum = png[at + 4 : at + 8 + length], png[at + 8 + length : at + 12 + length]
-        if zlib.crc32(content).to_bytes(4, "big") != checksum:
-            return False
-        if name == b"IEND":
-            return True
-    return False
-
-
 def _open(path: str | Path, kind: str) -> tuple[Image.Image, Stored]:
     """Open and decode a file; whatever goes wrong becomes an error that names it."""
     try:
@@ -334,19 +310,20 @@ def _open(path: str | Path, kind: str) -> tuple[Image.Image, Stored]:
             stored, pages = _stored(image), _pages(image)
             if pages == 1:
                 image.load()
-                if image.format == "PNG" and not _is_whole(Path(path).read_bytes()):
-                    raise ValueError("a checksum is wrong")  # Pillow reads on where only pixels are damaged
+                if image.format == "PNG":
+                    if not is_whole(Path(path).read_bytes()):
+                        raise ValueError(
+                            "a checksum is wrong"
+                        )  # Pillow reads on where only pixels are damaged
+                    stored = stored._replace(orientation=_orientation(image))
                 return image, stored
             size = f"holds {pages} pages or frames, and one is expected. Save each as a file of its own"
         else:
-            size = "is {}x{} pixels: more than {:.0f} megapixels or {} pixels a side. ".format(
-                *image.size, MAX_PIXELS / 1e6, MAX_SIDE
-            )
-            size += "Cut it into tiles, or leave it out if it is damaged"
+            size = "is {}x{} pixels".format(*image.size) + TOO_LARGE
     except FileNotFoundError:
         raise UserError(f"The {kind} {path} does not exist.") from None
     except Image.DecompressionBombError:
-        size = f"has more than {MAX_PIXELS / 1e6:.0f} megapixels. Cut it into tiles, or leave it out if it is damaged"
+        size = "is too large" + TOO_LARGE
     except Exception as error:  # Pillow raises OSError, SyntaxError, ValueError, EOFError and struct.error
         reason = str(error) or type(error).__name__
         raise UserError(f"The {kind} {path} cannot be read ({reason}). Replace it or leave it out.") from None
@@ -370,7 +347,14 @@ def _stored(image: Image.Image) -> Stored:
     if isinstance(image, WebPImagePlugin.WebPImageFile) and image.fp is not None:
         image.fp.seek(0)
         lossy = b"VP8 " in image.fp.read(4096)  # the chunk of lossy pixels
-    return Stored(raw, maximum, image.getexif().get(ORIENTATION, 1) or 1, lossy)
+    return Stored(raw, maximum, _orientation(image), lossy)
+
+
+def _orientation(image: Image.Image) -> int:
+    """The rotation noted in EXIF or XMP, 1 for none; a TIFF forgets it when it is decoded, a PNG may tell it last."""
+    if isinstance(image, TiffImagePlugin.TiffImageFile) or image.info.keys() & WITH_ORIENTATION:
+        return image.getexif().get(ORIENTATION, 1) or 1
+    return 1
 
 
 def _layout(image: Image.Image) -> tuple[str, int | None]:

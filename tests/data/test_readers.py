@@ -1,12 +1,8 @@
 """Every reader: random variants whose pixels and classes are known, and each kind of doubt by itself."""
 
-import sys
-from pathlib import Path
-
 import pytest
 
-sys.path.insert(0, str(Path(__file__).parent))
-from fuzz_readers import run  # noqa: E402
+from .fuzz_readers import run
 
 
 @pytest.mark.parametrize("seed", [1, 2])
