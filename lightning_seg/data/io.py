@@ -17,8 +17,8 @@ from lightning_seg.errors import UserError
 MAX_PIXELS = 178_956_970  # Pillow's own limit: half a gigabyte of colors, and a small file can claim any size
 MAX_SIDE = 65_535  # that of a JPEG; much longer strips are damaged headers
 TOO_LARGE = (
-    f": more than {MAX_PIXELS / 1e6:.0f} megapixels or {MAX_SIDE} pixels a side. Cut it into tiles, or leave it out if it "
-    "is damaged"
+    f": more than {MAX_PIXELS / 1e6:.0f} megapixels or {MAX_SIDE} pixels a side. Cut it into tiles, or leave it out "
+    "if it is damaged"
 )
 ORIENTATION = 0x0112  # number of the EXIF tag
 WITH_ORIENTATION = {"exif", "xmp", "Raw profile type exif", "XML:com.adobe.xmp"}  # keys of Pillow's `info`
