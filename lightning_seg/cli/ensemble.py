@@ -1,88 +1,28 @@
-"""The `ensemble` command: the mean probability of finished runs, tested as a run of its own."""
+"""``lightning-seg ensemble``: the mean probability of finished runs, tested as a run of its own."""
 
-from pathlib import Path
-from typing import Any
-
+from lightning_seg.cli.arguments import Arguments
 from lightning_seg.errors import UserError
-from lightning_seg.experiment.experiment import Experiment
-from lightning_seg.experiment.files import read_settings
-from lightning_seg.experiment.loading import LoadedRun, load_run
-from lightning_seg.runs.directory import BEST_CHECKPOINT, CONFIG, existing_run
+from lightning_seg.runs.directory import existing_run
 
 
-def main(args: list[str]) -> None:
-    """Test an ensemble, ``RUN RUN ... [--key=value ...]``.
-
-    Data and settings are those of the first run. The result is a run directory like any other, checkpoint included:
-    `compare`, `predict`, `calibrate`, `export` and `ensemble` take it.
-    """
-    names = [arg for arg in args if not arg.startswith("-")]
-    if len(names) < 2 or args[: len(names)] != names:
-        raise UserError(
-            "which runs? Type 'lightning-seg ensemble RUN RUN ... [--name=NAME] [--key=value ...]'."
-        )
-    runs, args = [existing_run(name) for name in names], args[len(names) :]
-    members = {run: load_run(run) for run in runs}
-    if len(members) < len(names):
+def main(arguments: list[str]) -> None:
+    """Run the command."""
+    parser = Arguments(
+        "lightning-seg ensemble",
+        "Average the probabilities of runs, and test that. Data and settings are those of the first run; the images"
+        " must be new to all of them. The result is a run directory like any other, checkpoint included: 'compare',"
+        " 'predict', 'calibrate', 'export' and 'ensemble' take it.",
+        "lightning-seg ensemble runs/unet_camvid runs/deeplab_camvid --name=both",
+        settings=True,
+    )
+    parser.add_argument("runs", nargs="+", metavar="RUN", help="two runs or more of the same classes")
+    options, settings = parser.parse_with_settings(arguments)
+    runs = [existing_run(run) for run in options.runs]
+    if len(runs) < 2:
+        raise UserError("which runs? Type 'lightning-seg ensemble RUN RUN ...'.")
+    if len({run.resolve() for run in runs}) < len(runs):
         raise UserError("an ensemble of a run and itself is the run: name each run once.")
-    for run, member in members.items():
-        classes, first = member.data.class_names, members[runs[0]].data.class_names
-        if classes != first:
-            raise UserError(
-                f"{run} has the classes {', '.join(classes)}, but {runs[0]} has {', '.join(first)}."
-            )
-    experiment = _Ensemble(args, members)
-    model, trainer = experiment.model, experiment.trainer
-    for network, member in zip(model.network.backbone.members, members.values(), strict=True):
-        network.load_state_dict(member.task.network.state_dict())
-    checkpoint = experiment.run_directory / BEST_CHECKPOINT
-    trainer.strategy.connect(model)
-    trainer.save_checkpoint(checkpoint, weights_only=True)
-    trainer.test(model, experiment.datamodule, ckpt_path=checkpoint, verbose=False, weights_only=True)
 
+    from lightning_seg.experiment.ensemble import make_ensemble
 
-class _Ensemble(Experiment):
-    """An experiment that refuses to test on what its members have trained on."""
-
-    def __init__(self, args: list[str], members: dict[Path, LoadedRun]) -> None:
-        self.members = members
-        super().__init__(
-            args, settings=(next(iter(members)) / CONFIG, _configuration(members)), tracked=False
-        )
-
-    def instantiate_trainer(self, **kwargs: Any) -> Any:
-        """Look before anything is written."""
-        split = self.datamodule.test_split
-        tested = {repr(sample) for sample in self.datamodule.samples(split)}
-        for run, member in self.members.items():
-            data = member.data
-            if seen := sum(repr(sample) in tested for sample in data.samples(data.train_split)):
-                raise UserError(
-                    f"{seen} of the {len(tested)} images of {split!r} are among those that {run} trained on: the score "
-                    "would mean nothing. Choose images that no member has seen, --data.init_args.test_split=NAME."
-                )
-        return super().instantiate_trainer(**kwargs)
-
-
-def _configuration(members: dict[Path, LoadedRun]) -> dict[str, Any]:
-    """Take the first run's settings, its network replaced by all of them."""
-    configs = [read_settings(run / CONFIG) for run in members]
-    networks = [config["model"]["network"] for config in configs]
-    classes = next(iter(members.values())).data.num_classes
-    for network in networks:
-        network.setdefault("init_args", {})["num_classes"] = classes
-    merged = configs[0] | {"name": "ensemble", "ckpt_path": None}
-    merged["model"] |= {
-        "compile": False,
-        "gradient_checkpointing": False,
-        "temperature": 1.0,  # of one member's probabilities
-        "finetune": None,  # of a backbone that this network has not
-        "network": {
-            "class_path": "lightning_seg.networks.ensemble.Ensemble",
-            "init_args": {"networks": networks, "sources": [str(run) for run in members]},
-        },
-    }
-    folds = {config["data"].get("init_args", {}).get("fold") for config in configs}
-    if len(folds) > 1:  # what one has held out the others have seen
-        merged["data"]["init_args"]["fold"] = None
-    return merged
+    make_ensemble(runs, settings)

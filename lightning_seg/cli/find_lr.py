@@ -1,87 +1,50 @@
-"""Which learning rate? The range test: raise it from step to step and watch the loss (arXiv:1506.01186).
+"""``lightning-seg find-lr``: suggest a learning rate by the range test."""
 
-Lightning's finder gives all parameters the same learning rate and leaves a checkpoint behind if it is interrupted.
-Here those that a fine-tuning policy slows down keep their factors, and nothing is written.
-"""
-
-import argparse
-import math
-from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING
 
-import lightning as L
-import numpy as np
+from lightning_seg.cli.arguments import Arguments, at_least, picture_file
 
-from lightning_seg.errors import UserError
-from lightning_seg.experiment.experiment import TaskAndData
-from lightning_seg.plotting.charts import Panel, draw_lines
-
-BEYOND = 4  # times the lowest loss: there the test ends
-FIRST = 5  # steps that the smoothed loss needs to mean something
+if TYPE_CHECKING:
+    from lightning_seg.callbacks.range_test import RangeTest
+    from lightning_seg.experiment.experiment import TaskAndData
 
 
-class RangeTest(L.Callback):
-    """Raise the learning rate at every step and keep the smoothed losses.
+def main(arguments: list[str]) -> None:
+    """Run the command."""
+    options, settings = _parser().parse_with_settings(arguments)
 
-    Args:
-        steps: Steps from the lowest to the highest learning rate, at equal ratios.
-        low: Lowest learning rate of those parameters that have no factor.
-        high: Highest learning rate; the test ends before, when the loss has grown to several times its lowest.
+    import numpy as np
 
-    Attributes:
-        rates: Learning rate of each step taken.
-        losses: Loss of each step, smoothed.
-    """
+    from lightning_seg.callbacks.range_test import RangeTest
+    from lightning_seg.experiment.experiment import TaskAndData
+    from lightning_seg.plotting.charts import Panel, draw_lines
 
-    def __init__(self, steps: int = 100, low: float = 1e-6, high: float = 1.0) -> None:
-        if not (0 < low < high and steps > 2 * FIRST):
-            raise UserError(
-                f"expected 0 < low < high and more than {2 * FIRST} steps; got {low}, {high}, {steps}."
-            )
-        self.steps, self.low, self.high = steps, low, high
-        self.rates: list[float] = []
-        self.losses: list[float] = []
-        self._factors: list[float] = []
-        self._mean = 0.0
-
-    def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        """Note how fast each group of parameters is to be, relative to the optimizer's learning rate."""
-        (optimizer,) = trainer.optimizers
-        self._factors = [group["lr"] / optimizer.defaults["lr"] for group in optimizer.param_groups]
-
-    def on_train_batch_start(
-        self, trainer: L.Trainer, pl_module: L.LightningModule, batch: Any, batch_idx: int
-    ) -> None:
-        """Set the learning rate of this step."""
-        rate = self.low * (self.high / self.low) ** (trainer.global_step / (self.steps - 1))
-        self.rates.append(rate)
-        for group, factor in zip(trainer.optimizers[0].param_groups, self._factors, strict=True):
-            group["lr"] = rate * factor
-
-    def on_train_batch_end(
-        self, trainer: L.Trainer, pl_module: L.LightningModule, outputs: Any, batch: Any, batch_idx: int
-    ) -> None:
-        """Keep the loss, and end the test where training no longer works."""
-        loss = float(outputs["loss"] if isinstance(outputs, Mapping) else outputs)
-        self._mean = 0.9 * self._mean + 0.1 * loss
-        self.losses.append(self._mean / (1 - 0.9 ** len(self.rates)))
-        lost = not math.isfinite(loss) or self.losses[-1] > BEYOND * min(self.losses)
-        if lost and len(self.losses) > FIRST:
-            trainer.should_stop = True
-
-    def suggestion(self) -> float | None:
-        """Return the learning rate at which the loss fell most steeply; None if it fell by less than a hundredth."""
-        losses = np.array(self.losses)[FIRST:]
-        losses = losses[np.isfinite(losses)]
-        if len(losses) < 3 or losses.min() > 0.99 * losses[0]:
-            return None
-        falling = losses[: losses.argmin() + 1]
-        return self.rates[FIRST + int(np.diff(falling).argmin())]
+    test = RangeTest(options.steps, options.low, options.high)
+    experiment = TaskAndData([*settings, "--model.lr_scheduler=null"])
+    _run(experiment, test)
+    best = test.suggestion()
+    curve = Panel(
+        f"{experiment.config.name}: loss while the learning rate rises",
+        "learning rate",
+        {"smoothed loss": (np.array(test.rates), np.array(test.losses))},
+        log_x=True,
+        mark=best,
+    )
+    draw_lines([curve]).savefig(options.output)
+    now = experiment.config.model.optimizer.init_args.get("lr", "the optimizer's default")
+    lowest = test.rates[int(np.nanargmin(test.losses))]
+    if best is None:
+        print(f"no suggestion: the loss did not fall between {test.low:g} and {test.rates[-1]:.2g}")
+    else:
+        print(f"suggestion {best:.2g}: there the loss falls most steeply; it is lowest at {lowest:.2g}")
+    print(f"the experiment has {now}; the curve is in {options.output}")
 
 
-def run(experiment: TaskAndData, test: RangeTest) -> None:
-    """Train as the experiment says, but for the learning rate; the experiment is of no use afterwards."""
+def _run(experiment: "TaskAndData", test: "RangeTest") -> None:
+    """Train as the experiment says, but for the learning rate; this modifies the experiment's task in place."""
+    import lightning as L
+
     given = experiment.config.trainer
     trainer = L.Trainer(
         accelerator=given.accelerator,
@@ -103,32 +66,24 @@ def run(experiment: TaskAndData, test: RangeTest) -> None:
     trainer.fit(experiment.model, datamodule=experiment.datamodule)
 
 
-def main(args: list[str]) -> None:
-    """Suggest a learning rate, ``NAME [--steps N] [--low LR] [--high LR] [--output FILE] [--key=value ...]``."""
-    parser = argparse.ArgumentParser(prog="lightning-seg find-lr NAME", allow_abbrev=False)
-    parser.add_argument(
-        "--steps", type=int, default=100, help="Training steps, of ever larger learning rate."
+def _parser() -> Arguments:
+    parser = Arguments(
+        "lightning-seg find-lr",
+        "Suggest a learning rate: raise it from step to step, watch the loss, and take the rate at which the loss falls"
+        " most steeply (the range test, arXiv:1506.01186). No run is written.",
+        "lightning-seg find-lr unet_camvid --steps 100",
+        settings=True,
     )
-    parser.add_argument("--low", type=float, default=1e-6, help="The lowest learning rate.")
-    parser.add_argument("--high", type=float, default=1.0, help="The highest.")
-    parser.add_argument("--output", type=Path, default=Path("lr.png"), help="Where to draw the curve.")
-    options, rest = parser.parse_known_args(args)
-    test = RangeTest(options.steps, options.low, options.high)
-    experiment = TaskAndData([*rest, "--model.lr_scheduler=null"])
-    run(experiment, test)
-    best = test.suggestion()
-    curve = Panel(
-        f"{experiment.config.name}: loss while the learning rate rises",
-        "learning rate",
-        {"smoothed loss": (np.array(test.rates), np.array(test.losses))},
-        log_x=True,
-        mark=best,
+    parser.add_experiment()
+    add = parser.add_argument
+    add(
+        "--steps",
+        metavar="N",
+        type=at_least(1),
+        default=100,
+        help="training steps, each with a higher rate (100)",
     )
-    draw_lines([curve]).savefig(options.output)
-    now = experiment.config.model.optimizer.init_args.get("lr", "the optimizer's own")
-    lowest = test.rates[int(np.nanargmin(test.losses))]
-    if best is None:
-        print(f"no suggestion: the loss did not fall between {test.low:g} and {test.rates[-1]:.2g}")
-    else:
-        print(f"suggestion {best:.2g}: there the loss falls most steeply; it is lowest at {lowest:.2g}")
-    print(f"the experiment has {now}; the curve is in {options.output}")
+    add("--low", metavar="LR", type=float, default=1e-6, help="the lowest learning rate (1e-6)")
+    add("--high", metavar="LR", type=float, default=1.0, help="the highest (1)")
+    add("--output", metavar="FILE", type=picture_file, default=Path("lr.png"), help="the curve (lr.png)")
+    return parser

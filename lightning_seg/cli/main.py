@@ -9,7 +9,6 @@ import sys
 from collections.abc import Sequence
 from typing import NamedTuple
 
-from lightning_seg.cli.arguments import config_arguments
 from lightning_seg.errors import ExitCode, UserError
 
 
@@ -76,19 +75,6 @@ RENAMED = {
     "preview": "preview-data",
     "describe": "profile",
 }
-# Commands whose module has another name for now.
-_COMMANDS = "lightning_seg.cli.commands:"
-_MODULES = {
-    name: f"{_COMMANDS}{function}"
-    for name, function in {
-        **{name: name for name in ("exp", "fit", "resume", "test", "validate", "features")},
-        "cross-validate": "folds",
-        "check-data": "check",
-        "preview-data": "preview",
-        "profile": "describe",
-    }.items()
-}
-_NAMED = ("exp", "cross-validate", "find-lr", "check-data", "preview-data", "find-batch-size")
 
 _HEAD = """\
 usage: lightning-seg COMMAND ...
@@ -161,18 +147,8 @@ def _dispatch(arguments: list[str]) -> int:
         close = difflib.get_close_matches(name, COMMANDS, n=1)
         hint = f" Did you mean {close[0]}?" if close else ""
         raise UserError(f"unknown command {name!r}.{hint} 'lightning-seg --help' lists the commands.")
-    if name in _NAMED:
-        rest = _config_arguments(rest)
-    module, _, function = _MODULES.get(name, f"lightning_seg.cli.{name.replace('-', '_')}").partition(":")
-    return getattr(importlib.import_module(module), function or "main")(rest) or ExitCode.DONE
-
-
-def _config_arguments(arguments: list[str]) -> list[str]:
-    if arguments and not arguments[0].startswith("-"):
-        return [*config_arguments(arguments[0]), *arguments[1:]]
-    if any(a in ("-h", "--help", "-c") or a.startswith("--config") for a in arguments):
-        return arguments
-    return config_arguments(None)
+    module = importlib.import_module(f"lightning_seg.cli.{name.replace('-', '_')}")
+    return module.main(rest) or ExitCode.DONE
 
 
 def _failed(error: Exception, message: str) -> int:

@@ -1,258 +1,65 @@
 """``lightning-seg postprocess``: what does a chain of post-processing change, and is that certain?"""
 
-import argparse
-import json
-import tempfile
-from collections.abc import Iterable, Iterator
 from pathlib import Path
-from typing import Any
 
-import numpy as np
-import torch
-import yaml
-from rich.console import Console
-from rich.progress import track
-
-from lightning_seg.cli.arguments import Arguments
-from lightning_seg.data.base import SegmentationData
-from lightning_seg.data.dataset import Split
-from lightning_seg.errors import UserError
-from lightning_seg.experiment.loading import load_run, run_argument
-from lightning_seg.metrics.boundary import BoundaryF1
-from lightning_seg.metrics.images import counted, overlap
-from lightning_seg.metrics.scores import miou_and_iou
-from lightning_seg.postprocess.effect import ALONE, Prediction, compare, measure
-from lightning_seg.postprocess.recipe import Recipe, read_recipe, tune
-
-Part = tuple[str, list[int]]
-"""A split and the places of the images in it that are used."""
+from lightning_seg.cli.arguments import Arguments, at_least
+from lightning_seg.runs.directory import existing_run
 
 
-def main(args: list[str]) -> None:
-    """Apply chains to the predictions of a run, ``RUN --chain FILE [...]``; see `_options`."""
-    if args[:1] in (["-h"], ["--help"]):
-        _parser().print_help()
-        return
-    run, args = run_argument("postprocess", args)
-    options, settings = _options(args)
-    loaded = load_run(run, settings)
-    model, data = loaded.semantic_task().eval(), loaded.data
-    model.to("cuda" if torch.cuda.is_available() else "cpu")
-    recipe = read_recipe(options.chain, data.class_names)
-    if options.tune and not recipe.tunable:
-        raise UserError(
-            f"{options.chain} names no ranges to tune in; see the files in experiments/postprocess/."
-        )
-    to_tune_on, to_report_on = _parts(data, options)
-    recipes, remarks = recipe.single() if options.each else [recipe], list[str]()
-    if options.tune:
-        recipes, remarks = _tuned(recipes, data.class_names, predict(model, data, to_tune_on), options.tune)
-    boundary = BoundaryF1()
-    chains = [(r.name, r.build(data.class_names)) for r in recipes]
-    rows, sentences = compare(measure(predict(model, data, to_report_on), chains, boundary), options.block)
-    protocol = {
-        "run": str(run),
-        "chain": str(options.chain),
-        "data": type(data).__name__,
-        "split": to_report_on[0],
-        "images": len(to_report_on[1]),
-        "use_of_splits": _use_of_splits(data, to_tune_on, to_report_on, options),
-        "tuning": remarks,
-        "temperature": model.temperature,
-        "boundary_f1": f"tolerance {100 * boundary.tolerance:g} % of the diagonal",
-        "block": options.block,
-    }
-    text = _text(protocol, rows, sentences)
-    print(text)
-    for row in rows:
-        row["iou"] = dict(zip(data.class_names, row["iou"], strict=True))
-    steps = [step for r in recipes for step in r.steps]
-    content = {"protocol": protocol, "rows": rows, "sentences": sentences, "steps": steps}
-    stem = f"postprocess-{options.chain.stem}"
-    (run / f"{stem}.md").write_text(text + "\n")
-    (run / f"{stem}.json").write_text(json.dumps(_plain(content), indent=2) + "\n")
-    (run / f"{stem}.yaml").write_text(yaml.safe_dump(steps, sort_keys=False))
-    print(f"\n{run}/{stem}.md, .json, and the steps in .yaml")
+def main(arguments: list[str]) -> None:
+    """Run the command."""
+    options, settings = _parser().parse_with_settings(arguments)
+    run = existing_run(options.run)
+
+    from lightning_seg.studies.postprocessing import PostprocessingStudy
+
+    study = PostprocessingStudy(
+        options.chain, options.each, options.tune, options.tune_images, options.split, options.block
+    )
+    print(study.apply(run, settings))
 
 
 def _parser() -> Arguments:
     parser = Arguments(
-        "lightning-seg postprocess RUN", "What a chain of steps changes, and whether that is certain."
+        "lightning-seg postprocess",
+        "Apply a chain of post-processing to the predictions of a run, and say what it changes in mIoU and boundary F1"
+        " and whether that is certain. The report and the steps are written into the run directory.",
+        "lightning-seg postprocess runs/unet_camvid --chain experiments/postprocess/crf.yaml --tune 20",
+        settings=True,
     )
+    parser.add_run()
     add = parser.add_argument
-    add("--chain", type=Path, required=True, help="list of steps in YAML, as in experiments/postprocess/")
+    add(
+        "--chain",
+        metavar="FILE",
+        type=Path,
+        required=True,
+        help="list of steps in YAML, as in experiments/postprocess/",
+    )
     add("--each", action="store_true", help="each step by itself instead of the chain")
-    add("--tune", type=int, default=0, metavar="N", help="tune for mIoU in N trials, on the val split only")
+    add(
+        "--tune",
+        metavar="N",
+        type=at_least(0),
+        default=0,
+        help="tune for mIoU in N trials, on the val split only",
+    )
     add(
         "--tune-images",
-        type=int,
         metavar="N",
+        type=at_least(1),
         help="tune on N of its images, evenly spaced; each takes 2 bytes a pixel and class on the disk meanwhile",
     )
-    add("--split", help="report on this split, else on test; if it is val and tuned on, on its second half")
+    add(
+        "--split",
+        metavar="NAME",
+        help="report on this split instead of test; if it is val and tuned on, on its second half",
+    )
     add(
         "--block",
-        type=int,
-        default=1,
         metavar="N",
-        help="resample N neighbouring images together, for frames of a video",
+        type=at_least(1),
+        default=1,
+        help="resample N neighboring images together, for frames of a video",
     )
     return parser
-
-
-def _options(args: list[str]) -> tuple[argparse.Namespace, list[str]]:
-    """Split arguments into the options of the command and settings of the experiment."""
-    options, settings = _parser().parse_known_args(args)
-    for name, least in (("tune", 0), ("tune_images", 1), ("block", 1)):
-        if (value := getattr(options, name)) is not None and value < least:
-            raise UserError(f"--{name.replace('_', '-')} must be at least {least}; got {value}.")
-    return options, settings
-
-
-def _parts(data: SegmentationData, options: argparse.Namespace) -> tuple[Part, Part]:
-    """Choose the images to tune on and those to report on."""
-    split = options.split or data.test_split
-    try:
-        images = len(data.samples(split))
-    except UserError as error:
-        if split == data.val_split:
-            raise
-        raise UserError(f"{error}\nTo report on {data.val_split!r}: --split {data.val_split}") from None
-    report = list(range(images))
-    if not options.tune:
-        return (data.val_split, []), (split, report)
-    tuning = list(range(len(data.samples(data.val_split))))
-    if split == data.val_split:
-        if images < 2:
-            raise UserError(f"the split {split!r} has one image: too few to tune on one half of them.")
-        tuning, report = tuning[: images // 2], report[images // 2 :]
-    if options.tune_images and options.tune_images < len(tuning):
-        tuning = [tuning[i * len(tuning) // options.tune_images] for i in range(options.tune_images)]
-    return (data.val_split, tuning), (split, report)
-
-
-def _use_of_splits(data: SegmentationData, tuning: Part, report: Part, options: argparse.Namespace) -> str:
-    """Say which images were used for what."""
-    count = len(data.samples(report[0]))
-    part = "" if len(report[1]) == count else f", the second half of its {count}"
-    words = f"Reported on {len(report[1])} images of {report[0]}{part}."
-    if report[0] == data.val_split:
-        words += f" {report[0]} has also chosen the checkpoint."
-    if not options.tune:
-        return f"{words} Settings as the chain gives them."
-    spaced = f", {len(tuning[1])} of them" if options.tune_images else ""
-    whole = "its first half" if report[0] == tuning[0] else "all of it"
-    return f"Tuned in {options.tune} trials on {tuning[0]} ({whole}{spaced}), for mIoU. {words}"
-
-
-def predict(model: Any, data: SegmentationData, part: Part) -> Iterator[Prediction]:
-    """Predict images of a split; each is read, predicted and forgotten before the next."""
-    split = Split(data, part[0])
-    console = Console(stderr=True)
-    for place in track(
-        part[1], f"{part[0]}:", console=console, transient=True, disable=not console.is_terminal
-    ):
-        sample = split[place]
-        with torch.inference_mode():
-            logits = model(sample["image"][None].to(model.device))
-        probabilities = (logits.float() / model.temperature).softmax(1)[0].cpu().numpy()
-        yield probabilities, sample["image"].permute(1, 2, 0).contiguous().numpy(), sample["mask"].numpy()
-
-
-def _tuned(
-    recipes: list[Recipe], class_names: tuple[str, ...], predictions: Iterable[Prediction], trials: int
-) -> tuple[list[Recipe], list[str]]:
-    """Tune each recipe for the mIoU of the predictions, which lie in a file for each image meanwhile."""
-    with tempfile.TemporaryDirectory() as folder:
-        files: list[Path] = []
-        for probabilities, image, truth in predictions:
-            files.append(Path(folder, f"{len(files)}.npz"))
-            np.savez(files[-1], p=probabilities.astype(np.float16), image=image, truth=truth)
-
-        def miou(recipe: Recipe) -> float:
-            chain = recipe.build(class_names)
-            total = np.zeros((len(class_names), 3), np.int64)
-            for file in files:
-                with np.load(file) as kept:
-                    probabilities, image, truth = kept["p"].astype(np.float32), kept["image"], kept["truth"]
-                labels = chain(probabilities, image)
-                total += overlap(counted(labels, truth), truth, len(class_names))
-            return float(miou_and_iou(total)[0])
-
-        alone = miou(Recipe(ALONE, [], []))
-        tuned, remarks = [], []
-        for recipe in recipes:
-            best = tune(recipe, miou, trials) if recipe.tunable else recipe
-            changes = [
-                f"{name.partition('.')[2]} {_short(recipe.settings[name])} -> {_short(value)}"
-                for name, value in best.settings.items()
-            ]
-            remarks.append(
-                f"{recipe.name}: {', '.join(changes) or 'nothing to tune'}; mIoU on the images tuned on "
-                f"{100 * miou(recipe):.1f} -> {100 * miou(best):.1f}, {ALONE} {100 * alone:.1f}"
-            )
-            print(remarks[-1], flush=True)
-            tuned.append(best)
-    return tuned, remarks
-
-
-def _text(protocol: dict[str, Any], rows: list[dict[str, Any]], sentences: list[str]) -> str:
-    """Write the report as Markdown that can be read as it is."""
-    table = [["", "mIoU %", "change", "", "boundary F1 %", "change", "", "ms an image"]]
-    for row in rows:
-        cells = [row["name"]]
-        for name in ("miou", "boundary_f1"):
-            change = ""
-            if f"{name}_change" in row:
-                change = f"{row[f'{name}_change']:+.2f} ± {row[f'{name}_half_width']:.2f}"
-            cells += [f"{row[name]:.1f}", change, row.get(f"{name}_verdict", "")]
-        table.append([*cells, f"{row['milliseconds']:.0f}"])
-    widths = [max(len(line[i]) for line in table) for i in range(len(table[0]))]
-    left = (0, 3, 6)
-    lines = ["| " + " | ".join(_aligned(line, widths, left)) + " |" for line in table]
-    rule = [
-        "-" * w if i in left else "-" * (w - 1) + ":" for i, w in enumerate(map(lambda w: max(w, 3), widths))
-    ]
-    lines.insert(1, "| " + " | ".join(rule) + " |")
-    unanswered = [
-        f"{row['name']} gives no answer for {100 - row['answered']:.1f} % of the pixels, which count as missed."
-        for row in rows
-        if row["answered"] < 100
-    ]
-    block = "" if protocol["block"] == 1 else f" in blocks of {protocol['block']}"
-    temperature = protocol["temperature"]
-    calibrated = "" if temperature == 1 else f" Probabilities are calibrated: temperature {temperature:.3g}."
-    holm = f"; verdicts are corrected for {len(rows) - 1} comparisons (Holm)" if len(rows) > 2 else ""
-    return "\n".join(
-        [
-            f"# Post-processing of {protocol['run']} by {protocol['chain']}",
-            "",
-            f"{protocol['data']}. {protocol['use_of_splits']}{calibrated}",
-            f"Boundary F1: {protocol['boundary_f1']}. Changes with 95 % intervals over other images{block}{holm}.",
-            "",
-            *lines,
-            "",
-            *[f"- {line}" for line in [*sentences, *unanswered]],
-            *(["", "Tuning:", *[f"- {line}" for line in protocol["tuning"]]] if protocol["tuning"] else []),
-        ]
-    )
-
-
-def _aligned(line: list[str], widths: list[int], left: tuple[int, ...]) -> list[str]:
-    return [
-        cell.ljust(max(w, 3)) if i in left else cell.rjust(max(w, 3))
-        for i, (cell, w) in enumerate(zip(line, widths, strict=True))
-    ]
-
-
-def _short(value: Any) -> str:
-    return f"{value:.3g}" if isinstance(value, float) else str(value)
-
-
-def _plain(value: Any) -> Any:
-    """JSON has no NaN: a score that does not exist is null."""
-    if isinstance(value, dict):
-        return {key: _plain(inner) for key, inner in value.items()}
-    if isinstance(value, list):
-        return [_plain(inner) for inner in value]
-    return None if isinstance(value, float) and np.isnan(value) else value

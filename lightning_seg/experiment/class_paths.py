@@ -145,7 +145,7 @@ def _expand_text(text: str, key: str) -> str:
 
 
 def _expand(text: str, key: str) -> str:
-    words = [word.rstrip("+") for word in key.split(".") if word not in _HELPERS]
+    words = [word.rstrip("+") for word in key.removesuffix(".help").split(".") if word not in _HELPERS]
     is_path = words[-1] == "class_path"
     setting = words[-2] if is_path and len(words) > 1 else words[-1]
     places = PLACES.get(setting)

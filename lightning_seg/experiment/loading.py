@@ -174,10 +174,3 @@ def read_data(args: Sequence[str]) -> SegmentationData:
         args: ``-c FILE [--key=value ...]``.
     """
     return ExperimentSettings(args).build_data()
-
-
-def run_argument(command: str, args: list[str]) -> tuple[Path, list[str]]:
-    """Split a command's arguments into the run directory, which comes first, and the rest."""
-    if not args or args[0].startswith("-"):
-        raise UserError(f"which run? Type 'lightning-seg {command} runs/<experiment>/<id>'.")
-    return existing_run(args[0]), args[1:]

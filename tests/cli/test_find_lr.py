@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 import torch
 
-from lightning_seg.cli.find_lr import RangeTest
+from lightning_seg.callbacks.range_test import RangeTest
 from lightning_seg.cli.main import main
 from lightning_seg.errors import UserError
 

@@ -1,0 +1,86 @@
+"""A run that averages the probabilities of others."""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from lightning_seg.errors import UserError
+from lightning_seg.experiment.experiment import Experiment
+from lightning_seg.experiment.files import read_settings
+from lightning_seg.experiment.loading import LoadedRun, load_run
+from lightning_seg.runs.directory import BEST_CHECKPOINT, CONFIG
+
+
+def make_ensemble(runs: Sequence[Path], settings: Sequence[str] = ()) -> Path:
+    """Make a run of the mean probability of others, test it and return its directory.
+
+    Args:
+        runs: The run directories; data and settings are those of the first.
+        settings: Settings to change, ``--key=value``.
+
+    Raises:
+        UserError: The runs differ in their classes, or one has trained on images of the test.
+    """
+    members = {run: load_run(run) for run in runs}
+    for run, member in members.items():
+        classes, first = member.data.class_names, members[runs[0]].data.class_names
+        if classes != first:
+            raise UserError(
+                f"{run} has the classes {', '.join(classes)}, but {runs[0]} has {', '.join(first)}."
+            )
+    experiment = _Ensemble(settings, members)
+    model, trainer = experiment.model, experiment.trainer
+    for network, member in zip(model.network.backbone.members, members.values(), strict=True):
+        network.load_state_dict(member.task.network.state_dict())
+    checkpoint = experiment.run_directory / BEST_CHECKPOINT
+    trainer.strategy.connect(model)
+    trainer.save_checkpoint(checkpoint, weights_only=True)
+    trainer.test(model, experiment.datamodule, ckpt_path=checkpoint, verbose=False, weights_only=True)
+    return experiment.run_directory
+
+
+class _Ensemble(Experiment):
+    """An experiment that refuses to test on what its members have trained on."""
+
+    def __init__(self, args: Sequence[str], members: dict[Path, LoadedRun]) -> None:
+        self.members = members
+        super().__init__(
+            args, settings=(next(iter(members)) / CONFIG, _configuration(members)), tracked=False
+        )
+
+    def instantiate_trainer(self, **kwargs: Any) -> Any:
+        """Look before anything is written."""
+        split = self.datamodule.test_split
+        tested = {repr(sample) for sample in self.datamodule.samples(split)}
+        for run, member in self.members.items():
+            data = member.data
+            if seen := sum(repr(sample) in tested for sample in data.samples(data.train_split)):
+                raise UserError(
+                    f"{seen} of the {len(tested)} images of {split!r} are among those that {run} trained on: the score "
+                    "would mean nothing. Choose images that no member has seen, --data.init_args.test_split=NAME."
+                )
+        return super().instantiate_trainer(**kwargs)
+
+
+def _configuration(members: dict[Path, LoadedRun]) -> dict[str, Any]:
+    """Take the first run's settings, its network replaced by all of them."""
+    configs = [read_settings(run / CONFIG) for run in members]
+    networks = [config["model"]["network"] for config in configs]
+    classes = next(iter(members.values())).data.num_classes
+    for network in networks:
+        network.setdefault("init_args", {})["num_classes"] = classes
+    merged = configs[0] | {"name": "ensemble", "ckpt_path": None}
+    merged["model"] |= {
+        "compile": False,
+        "gradient_checkpointing": False,
+        "temperature": 1.0,  # of one member's probabilities
+        "finetune": None,  # of a backbone that this network has not
+        "network": {
+            "class_path": "lightning_seg.networks.ensemble.Ensemble",
+            "init_args": {"networks": networks, "sources": [str(run) for run in members]},
+        },
+    }
+    folds = {config["data"].get("init_args", {}).get("fold") for config in configs}
+    if len(folds) > 1:  # what one has held out the others have seen
+        merged["data"]["init_args"]["fold"] = None
+    return merged
