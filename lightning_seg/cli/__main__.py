@@ -1,4 +1,4 @@
-"""``python -m lightning_seg``."""
+"""``python -m lightning_seg.cli``, for torchrun and wherever the command is not in the PATH."""
 
 import sys
 

@@ -148,7 +148,7 @@ def test_one_experiment(workplace, capsys):
     out = capsys.readouterr().out
     assert "tiny: UNet, test_resnet" in out and "12.5 * images/s" in out and "4 crops of 32x32" in out
     assert "64x96 pixels, batch of 1, float32, CPU" in out and "* other programs" in out
-    assert Image.open(workplace / "describe/tiny.png").size == (480, 5 * 64 + 76)
+    assert Image.open(workplace / "profile/tiny.png").size == (480, 5 * 64 + 76)
 
 
 def test_table_and_charts_of_all(workplace, capsys):

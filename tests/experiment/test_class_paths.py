@@ -230,7 +230,7 @@ def test_a_module_of_the_users_own_hides_no_library(own_module):
 def test_the_console_script_finds_them_too(own_module, tmp_path):
     own_module(".")
     done = subprocess.run(
-        [Path(sys.executable).parent / "lightning-seg", "preview", "mine", "--output", "out.png", "--data.init_args.num_workers=0"],
+        [Path(sys.executable).parent / "lightning-seg", "preview-data", "mine", "--output", "out.png", "--data.init_args.num_workers=0"],
         cwd=tmp_path, capture_output=True, text=True,
     )  # fmt: skip
     assert done.returncode == 0, done.stderr

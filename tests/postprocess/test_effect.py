@@ -284,9 +284,9 @@ def test_mistakes_on_the_command_line(run, chain, tmp_path, capsys):
     fixed = write(tmp_path, {"class_path": STEP + "components.RemoveSmall"})
     for arguments, message in (
         ([str(run)], "required: --chain"),
-        (["--chain", str(chain)], "which run?"),
+        (["--chain", str(chain)], "required: RUN"),
         ([str(run), "--chain", str(fixed), "--tune", "3"], "names no ranges to tune in"),
-        ([str(run), "--chain", str(chain), "--block", "0"], "--block must be at least 1; got 0"),
+        ([str(run), "--chain", str(chain), "--block", "0"], "argument --block: must be at least 1, got 0"),
         ([str(run), "--chain", str(chain), "--split", "tset"], "To report on 'val': --split val"),
     ):
         assert main(["postprocess", *arguments]) == 2
