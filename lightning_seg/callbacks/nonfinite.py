@@ -136,7 +136,7 @@ def _remedies(trainer: L.Trainer) -> str:
     return (
         f"try a lower learning rate, --trainer.gradient_clip_val=1, or --trainer.precision=32 (it is"
         f" {trainer.precision})."
-        f"\n'lightning-seg resume {trainer.log_dir} --nonfinite.action=skip' continues and leaves such steps"
+        f"\n'lightning-seg resume {trainer.default_root_dir} --nonfinite.action=skip' continues and leaves such steps"
         " out."
     )
 
