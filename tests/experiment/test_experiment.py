@@ -164,7 +164,8 @@ def write_images(folder):
 
 def test_predict_any_kind_of_image(run, workplace):
     write_images(workplace / "photos")
-    assert run_in(workplace, "predict", "runs/tiny", "photos", "--output", "out") == 0
+    deep = "--data.init_args.value_range=[0,65535]"
+    assert run_in(workplace, "predict", "runs/tiny", "photos", "--output", "out", deep) == 0
     sizes = {p.stem: Image.open(p).size for p in (workplace / "out/masks").iterdir()}
     assert sizes == {
         "colour": (50, 37),
