@@ -164,8 +164,11 @@ def write_images(folder):
 
 def test_predict_any_kind_of_image(run, workplace):
     write_images(workplace / "photos")
-    deep = "--data.init_args.value_range=[0,65535]"
-    assert run_in(workplace, "predict", "runs/tiny", "photos", "--output", "out", deep) == 0
+    assert run_in(workplace, "predict", "runs/tiny", "photos", "--output", "out") == 1  # 16 bits are refused
+    deep = ("photos/deep.png", "--output", "deep", "--data.init_args.value_range=[0,65535]")
+    assert run_in(workplace, "predict", "runs/tiny", *deep) == 0
+    for kind in ("masks", "overlays"):
+        (workplace / "deep" / kind / "deep.png").rename(workplace / "out" / kind / "deep.png")
     sizes = {p.stem: Image.open(p).size for p in (workplace / "out/masks").iterdir()}
     assert sizes == {
         "colour": (50, 37),
