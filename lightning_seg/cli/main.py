@@ -29,6 +29,9 @@ class Command(NamedTuple):
 
 GROUPS = {
     "train": (
+        Command(
+            "new", "NAME", "write an experiment of your own to start from: YAML, network, loss, metric, data"
+        ),
         Command("exp", "NAME", "train experiments/NAME.yaml, then test the best checkpoint"),
         Command("resume", "RUN", "continue a run that was stopped or killed, exactly where it was"),
         Command("cross-validate", "NAME K", "K runs, one a fold; then mean, spread, pooled score, baseline"),
