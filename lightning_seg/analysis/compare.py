@@ -368,7 +368,7 @@ def compare(
         try:
             if record.problem or not record.test:
                 remarks.append(
-                    f"{record.path} is {record.status}" + f": {record.problem}" * bool(record.problem)
+                    f"{record.path} is {record.status}" + f": {record.reason}" * bool(record.reason)
                 )
             else:
                 usable.append((protocol(record, across), record))

@@ -15,7 +15,8 @@ from lightning.pytorch.callbacks import Checkpoint
 
 from lightning_seg.runs.directory import LAST_CHECKPOINT
 
-SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1, signal.SIGUSR2)  # SLURM's and torchrun's included
+# A terminal that closes sends SIGHUP; SLURM's and torchrun's are included.
+SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGUSR1, signal.SIGUSR2)
 
 
 class Stopped(SystemExit):
@@ -38,9 +39,10 @@ class Stopped(SystemExit):
 class Checkpointing(Checkpoint):
     """Save `last.ckpt` after every validation, within long epochs, and when a signal asks the run to leave.
 
-    After a signal (Ctrl-C, SIGTERM, or the warning of SLURM that time is nearly up) the running step is finished, saved
-    and the run left; in validation it is left at once, and continues from what was saved before. A second Ctrl-C
-    interrupts without saving. Where a validation follows, or gradients are only accumulated, the next step is saved.
+    After a signal (Ctrl-C, SIGTERM, a closed terminal, or the warning of SLURM that time is nearly up) the running step
+    is finished, saved and the run left; in validation it is left at once, and continues from what was saved before. A
+    second Ctrl-C interrupts without saving. Where a validation follows, or gradients are only accumulated, the step
+    after it is saved.
 
     Args:
         every_n_minutes: Time between two saves, beside those after validation; 0 saves only after validation.
@@ -92,7 +94,8 @@ class Checkpointing(Checkpoint):
                 getattr(launcher, "kill", lambda _: None)(signal.SIGTERM)  # the processes that it started
 
         for number in SIGNALS:
-            signal.signal(number, note)
+            if number != signal.SIGHUP or signal.getsignal(number) != signal.SIG_IGN:  # nohup has its way
+                signal.signal(number, note)
 
     def on_train_batch_start(
         self, trainer: L.Trainer, pl_module: L.LightningModule, batch: Any, batch_idx: int

@@ -127,17 +127,17 @@ class NonFinite(L.Callback):
             distributed.all_gather_object(everyones, told)
             told = "\n".join(filter(None, everyones))
         raise UserError(
-            f"the loss is not finite, and training has stopped:\n{told}\nNo checkpoint was written since, so the last"
-            f" one is good. If these images and masks look right ('lightning-seg check-data'): {_remedies(trainer)}"
+            f"the loss is not finite, and training has stopped:\n{told}\nNo checkpoint was written since."
+            f" If these images and masks look right ('lightning-seg check-data'): {_remedies(trainer)}"
         )
 
 
 def _remedies(trainer: L.Trainer) -> str:
+    run = trainer.strategy.broadcast(trainer.default_root_dir)  # that of the first process
+    again = f"\n'lightning-seg resume {run} --nonfinite.action=skip' continues and leaves such steps out."
     return (
-        f"try a lower learning rate, --trainer.gradient_clip_val=1, or --trainer.precision=32 (it is"
-        f" {trainer.precision})."
-        f"\n'lightning-seg resume {trainer.default_root_dir} --nonfinite.action=skip' continues and leaves such steps"
-        " out."
+        "try a lower learning rate, --trainer.gradient_clip_val=1, or --trainer.precision=32 (it is"
+        f" {trainer.precision}).{'' if trainer.fast_dev_run else again}"  # type: ignore[attr-defined]
     )
 
 

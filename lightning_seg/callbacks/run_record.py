@@ -1,10 +1,12 @@
 """Writes what a run is and what it scored into its directory."""
 
 import json
+import math
 import platform
 import sys
 import time
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import asdict
 from functools import partial
 from importlib.metadata import version
@@ -54,6 +56,7 @@ class RunRecord(L.Callback):
         self.config = config
         self.folders = folders
         self.overrides = list(overrides)
+        self._began = False
 
     def setup(self, trainer: L.Trainer, pl_module: L.LightningModule, stage: str) -> None:
         """Write config.yaml and environment.json before anything can fail; tell all processes where."""
@@ -97,12 +100,6 @@ class RunRecord(L.Callback):
             f"{part_table(task.finetune.parts(network))}",
             flush=True,
         )
-        epochs, every = trainer.max_epochs or 0, trainer.check_val_every_n_epoch or 1
-        if epochs > 0 and epochs % every:
-            print(
-                f"note     the last {epochs % every} of {epochs} epochs will not be validated and cannot become the"
-                f" best checkpoint; choose --trainer.max_epochs as a multiple of {every}"
-            )
 
     def _note(self, trainer: L.Trainer, **facts: Any) -> None:
         """Add to environment.json, and to W&B, what was not known when it was written."""
@@ -118,11 +115,34 @@ class RunRecord(L.Callback):
         task: Any = pl_module
         if trainer.is_global_zero:
             print(f"weights  {task.pretrained}", flush=True)
-            if trainer.ckpt_path is None:
-                self._note(trainer, weights=task.pretrained)
+            began = {} if trainer.ckpt_path else {"weights": task.pretrained}
+            self._note(trainer, **began, failed=None)
+            if lost := steps_without_validation(trainer):
+                print(
+                    f"note     the last {lost} of {int(trainer.estimated_stepping_batches)} steps will not be"
+                    " validated and cannot become the best checkpoint; let the training end with a validation"
+                    " (trainer.max_epochs or max_steps, check_val_every_n_epoch, val_check_interval)"
+                )
         for logger in trainer.loggers:
             if isinstance(logger, RunLogger) and trainer.is_global_zero:
                 logger.rewind(trainer.global_step)
+
+    def on_train_batch_start(
+        self, trainer: L.Trainer, pl_module: L.LightningModule, batch: Any, batch_idx: int
+    ) -> None:
+        """Note that the training has begun."""
+        self._began = True
+
+    def on_exception(
+        self, trainer: L.Trainer, pl_module: L.LightningModule, exception: BaseException
+    ) -> None:
+        """Write down why a training failed; one that was stopped has not."""
+        stopped = isinstance(exception, KeyboardInterrupt | SystemExit)
+        if self._began and trainer.is_global_zero and trainer.state.fn == "fit" and not stopped:
+            with suppress(OSError):  # a full disk may be the reason
+                self._note(
+                    trainer, failed=(str(exception) or type(exception).__name__).splitlines()[0].rstrip(":")
+                )
 
     def on_validation_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Print the table per class, where validation is all that was asked for."""
@@ -213,6 +233,30 @@ class RunRecord(L.Callback):
             rows = [[name, f"{value:.4g}"] for name, value in further.items()]
             lines += [text_table(["", ""], rows)] if rows else []
         print("\n" + "\n".join([*lines, f"{of_what}; {self.run}"]))
+
+
+def steps_without_validation(trainer: L.Trainer) -> int:
+    """Return how many optimizer steps of a training come after its last validation; 0 if its end is not known.
+
+    Args:
+        trainer: Whose training has begun.
+    """
+    end, interval = trainer.estimated_stepping_batches, trainer.val_check_batch
+    if math.isinf(end) or not trainer.enable_validation or not interval:
+        return 0
+    batches, gathered = int(trainer.num_training_batches), trainer.accumulate_grad_batches
+    steps, every = -(-batches // gathered), trainer.check_val_every_n_epoch  # steps of an epoch
+    epochs, rest = divmod(int(end), steps)
+    if every is None:  # batches are counted over all epochs
+        seen = epochs * batches + rest * gathered
+        whole, inside = divmod(int(seen // interval * interval), batches)
+        return int(end) - whole * steps - -(-inside // gathered)
+    for epoch in range(epochs + 1, 0, -1):
+        seen = batches if epoch <= epochs else rest * gathered
+        inside = int(seen // interval * interval) if epoch % every == 0 and seen >= interval else 0
+        if inside:
+            return int(end) - (epoch - 1) * steps - -(-inside // gathered)
+    return int(end)
 
 
 def environment(trainer: L.Trainer, module: Any) -> dict[str, Any]:

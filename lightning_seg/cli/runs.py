@@ -76,7 +76,7 @@ def _show(options: argparse.Namespace) -> None:
     record = read(existing_run(options.run))
     environment = record.environment
     print(f"run         {record.path}")
-    print(f"status      {_status(record)}" + f" ({record.problem})" * bool(record.problem))
+    print(f"status      {_status(record)}" + f" ({record.reason})" * bool(record.reason))
     print(f"started     {record.time or 'unknown'}, seed {record.seed}")
     print(f"command     lightning-seg {' '.join(map(str, environment.get('command') or []))}")
     dirty = environment.get("dirty", environment.get("uncommitted_changes"))  # its name before 0.2

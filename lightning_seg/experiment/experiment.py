@@ -10,7 +10,7 @@ import shutil
 import sys
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from functools import partial
 from pathlib import Path
 from typing import Any, Self
@@ -37,11 +37,13 @@ from lightning_seg.data.base import SegmentationData
 from lightning_seg.errors import UserError
 from lightning_seg.experiment.class_paths import make_importable, resolve_class
 from lightning_seg.experiment.files import read_files
+from lightning_seg.experiment.limits import check_seed, refuse_useless
 from lightning_seg.experiment.parser import Parser
 from lightning_seg.experiment.renamed import refuse_old_names
 from lightning_seg.experiment.slurm_settings import Slurm
 from lightning_seg.runs.csv_logger import RunLogger
 from lightning_seg.runs.directory import METRICS, new_run
+from lightning_seg.runs.records import failure
 from lightning_seg.tasks.base import SegmentationTask
 from lightning_seg.tasks.semantic import SemanticSegmentation
 from lightning_seg.tracking.wandb_run import WandbSettings
@@ -134,6 +136,7 @@ class ExperimentSettings(LightningCLI):
     def parse_arguments(self, parser: LightningArgumentParser, args: Any) -> None:
         """Parse; the name of the first YAML file names the experiment."""
         self.config: Namespace = parser.parse_args(args)
+        check_seed(self.config.seed_everything)
         if self.config.name is None:
             self.config.name = next((file.stem for file in self._files), "unnamed")
 
@@ -209,6 +212,7 @@ class Experiment(TaskAndData):
         if self.tracked and not self.datamodule.download:
             for split in (self.datamodule.train_split, self.datamodule.val_split):
                 self.datamodule.samples(split)  # raises if it is not there
+        refuse_useless(self.config)
         settings = self.config.clone()
         settings.trainer.precision = self._precision()
         text = self.parser.dump(settings, skip_unset=False)
@@ -301,10 +305,17 @@ def make_trainer(
 
 
 def _remove_on_error(run: Path, kind: type[BaseException] | None, *_: Any) -> None:
-    """Remove the directory of a new run that ended in a user's error before it logged anything."""
+    """Remove the directory of a new run that ended in a user's error before its training began."""
     first = not rank_zero_only.rank  # type: ignore[attr-defined]
-    if first and kind is not None and issubclass(kind, UserError) and not (run / METRICS).exists():
+    if (
+        first
+        and kind is not None
+        and issubclass(kind, UserError)
+        and not ((run / METRICS).exists() or failure(run))
+    ):
         shutil.rmtree(run, ignore_errors=True)
+        with suppress(OSError):  # other runs are in it
+            run.parent.rmdir()
 
 
 def device_of(accelerator: Any) -> torch.device:

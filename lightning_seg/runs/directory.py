@@ -7,6 +7,7 @@ from pathlib import Path
 
 from lightning_seg.errors import UserError
 
+_RESERVED = {"CON", "PRN", "AUX", "NUL", *(f"{kind}{i}" for kind in ("COM", "LPT") for i in range(1, 10))}
 _STAMP = "%Y%m%d-%H%M%S"
 
 CONFIG = "config.yaml"
@@ -30,8 +31,9 @@ def new_run(root: Path, experiment: str) -> Path:
         experiment: Name of the experiment.
 
     Raises:
-        UserError: The folder cannot be written.
+        UserError: The name cannot be that of a folder below the root, or the root cannot be written.
     """
+    check_name(experiment)
     folder = root / experiment
     time = datetime.now()
     for earlier in folder.glob("*-*-*"):
@@ -45,6 +47,32 @@ def new_run(root: Path, experiment: str) -> Path:
             f"cannot create the run directory {run}: {error.strerror}; choose another with --runs"
         ) from error
     return run
+
+
+def check_name(experiment: str) -> None:
+    """Check that the name of an experiment makes a folder within that of all runs, on any system.
+
+    Raises:
+        UserError: It is empty or absolute, leads out of the folder, or has characters that not every system allows.
+    """
+    if wrong := next((why for part in experiment.split("/") if (why := _fault_of(part))), ""):
+        raise UserError(
+            f"name: an experiment cannot be named {experiment!r}: {wrong}. Choose another with --name=NAME; a slash"
+            " makes sub-folders."
+        )
+
+
+def _fault_of(part: str) -> str:
+    """Say why a part of a name cannot be a folder; nothing if it can."""
+    if part in ("", ".", ".."):
+        return f"a part of it is {part!r}, which is no name of a folder"
+    if bad := [letter for letter in part if not letter.isprintable() or letter in '<>:"\\|?*']:
+        return f"{bad[0]!r} is not allowed in names of folders on every system"
+    if part != part.strip() or part.endswith("."):
+        return f"{part!r} begins or ends with a space, or ends with a dot"
+    if part.partition(".")[0].upper() in _RESERVED:
+        return f"{part!r} is a device on Windows"
+    return f"{part[:20]!r}... is too long" if len(part.encode()) > 200 else ""
 
 
 def best_checkpoint(place: str | Path) -> Path:

@@ -78,6 +78,15 @@ _AUTOMATIC = ("32-true", "bf16-mixed", None)  # what a run chooses by itself
 _SEQUENCES = ("CamVid", "CamVidOriginal", "ISBI")
 
 
+def failure(run: Path) -> str | None:
+    """Return why a run's training failed, or None if it did not."""
+    try:
+        failed = json.loads((run / ENVIRONMENT).read_text())["failed"]
+    except (OSError, ValueError, KeyError, TypeError):
+        return None
+    return str(failed) if failed else None
+
+
 @dataclass(frozen=True)
 class Record:
     """One run as its directory tells it. Reading never raises: `problem` says what could not be read.
@@ -114,8 +123,15 @@ class Record:
 
     @property
     def status(self) -> str:
-        """``tested``, ``not tested`` (running, stopped or only trained) or ``broken``."""
-        return "broken" if self.problem else "tested" if self.test else "not tested"
+        """``tested``, ``failed``, ``not tested`` (running, stopped or only trained) or ``broken``."""
+        if self.problem or self.test:
+            return "broken" if self.problem else "tested"
+        return "failed" if self.environment.get("failed") else "not tested"
+
+    @property
+    def reason(self) -> str:
+        """Why the run is broken or has failed, or an empty string."""
+        return self.problem or (str(self.environment["failed"]) if self.status == "failed" else "")
 
     @property
     def time(self) -> str:

@@ -60,7 +60,7 @@ def test_killed_and_continued_it_is_the_same_run(folder, whole, place, step, sav
     assert result(path) == whole
 
 
-@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT, signal.SIGUSR1])
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT, signal.SIGUSR1, signal.SIGHUP])
 def test_a_signal_saves_the_running_step_and_leaves(folder, whole, number):
     program, path = interrupted(folder, f"signal-{number}", "training", 4, number)
     (folder / "go").touch()

@@ -1,5 +1,6 @@
 """What a user sees when training meets a loss that is no number, a full memory, a dead data worker."""
 
+import json
 import multiprocessing
 import re
 from types import SimpleNamespace
@@ -50,6 +51,30 @@ def test_a_loss_that_is_no_number_stops_and_names_its_images(folder, capsys):
     command = re.search(r"'lightning-seg (resume \S+ --nonfinite.action=skip)'", error).group(1)
     assert here(folder, *command.split()) == 0  # what the message says works
     assert read(path / "checkpoints/last.ckpt")["global_step"] == 20
+
+
+def test_a_run_that_fails_in_its_first_step_is_kept_and_says_why(folder, capsys):
+    assert here(folder, "exp", "tiny.yaml", "--name=first", nan([1])) == 2
+    error = capsys.readouterr().err
+    path = only(folder / "runs/first")
+    assert f"step 1: loss nan, images {names_of_step(folder, 1)}" in error
+    assert json.loads((path / "environment.json").read_text())["failed"] == (
+        "the loss is not finite, and training has stopped"
+    )
+    assert here(folder, "runs", "show", str(path)) == 0
+    assert "failed (the loss is not finite, and training has stopped)" in capsys.readouterr().out
+    command = re.search(r"'lightning-seg (resume \S+ --nonfinite.action=skip)'", error).group(1)
+    assert here(folder, *command.split()) == 0  # from the beginning, as there is no checkpoint
+    assert json.loads((path / "environment.json").read_text())["failed"] is None
+    assert here(folder, "runs", "show", str(path)) == 0
+    assert "tested" in capsys.readouterr().out
+
+
+def test_a_run_that_never_began_to_train_leaves_nothing(folder, capsys):
+    missing = "--model.network.init_args.weights=nowhere.safetensors"
+    assert here(folder, "exp", "tiny.yaml", "--name=never-began", missing) == 2
+    assert "nowhere.safetensors" in capsys.readouterr().err
+    assert not (folder / "runs/never-began").exists()
 
 
 def test_it_is_noticed_before_anything_is_saved(folder):

@@ -1,0 +1,76 @@
+"""Settings that Lightning takes, but that train nothing or cannot work: refused before anything is written."""
+
+import os
+from typing import Any
+
+import torch
+from jsonargparse import Namespace
+
+from lightning_seg.errors import UserError
+
+_MOST_SEED = 2**32 - 1
+_PROCESSES_A_CORE = 4
+
+
+def check_seed(seed: int | bool) -> None:
+    """Refuse a seed that NumPy does not take.
+
+    Raises:
+        UserError: It is below 0 or above 2^32 - 1.
+    """
+    if not (isinstance(seed, bool) or 0 <= seed <= _MOST_SEED):
+        raise UserError(f"seed_everything must be from 0 to {_MOST_SEED}, or false for none; got {seed}.")
+
+
+def refuse_useless(config: Namespace) -> None:
+    """Refuse settings of the trainer by which nothing would be trained, or more devices than there are.
+
+    Args:
+        config: The settings of the experiment.
+
+    Raises:
+        UserError: Names the setting and what to write instead.
+    """
+    trainer = config.trainer
+    for name, instead in (
+        ("max_epochs", "at least 1, or -1 for no limit"),
+        ("max_steps", "at least 1, or -1 for no limit"),
+        ("limit_train_batches", "above 0: a number of batches, or a fraction such as 0.1"),
+        ("accumulate_grad_batches", "at least 1"),
+        ("check_val_every_n_epoch", "at least 1, or null to count batches with val_check_interval"),
+        ("val_check_interval", "above 0: a number of batches, or a fraction of the epoch"),
+        ("num_nodes", "at least 1"),
+    ):
+        value = trainer[name]
+        if isinstance(value, int | float) and (value == 0 or value < 0 and not name.startswith("max_")):
+            raise UserError(f"trainer.{name} must be {instead}; got {value}.")
+    gpus = torch.cuda.device_count()
+    if trainer.accelerator in ("gpu", "cuda") and not gpus and not torch.backends.mps.is_available():
+        raise UserError(
+            f"trainer.accelerator={trainer.accelerator}: this machine has no GPU; cpu trains without."
+        )
+    devices = _number(trainer.devices)
+    if devices is None or trainer.num_nodes > 1:
+        return
+    if devices == 0:
+        raise UserError("trainer.devices must be at least 1, or auto; got 0.")
+    if trainer.accelerator in ("gpu", "cuda") or (trainer.accelerator == "auto" and gpus):
+        if devices > gpus:
+            raise UserError(f"trainer.devices={devices}: this machine has {gpus} GPU(s).")
+    elif trainer.accelerator in ("cpu", "auto") and not torch.backends.mps.is_available():
+        cores = os.cpu_count() or 1
+        if devices > _PROCESSES_A_CORE * cores:
+            raise UserError(
+                f"trainer.devices={devices}: on CPUs each device is a process, and this machine has {cores} cores."
+            )
+
+
+def _number(devices: Any) -> int | None:
+    """The number of devices that is asked for, where it is a number; -1 are all."""
+    if isinstance(devices, list):
+        return len(devices)
+    try:
+        number = int(devices)
+    except ValueError:
+        return None
+    return None if number < 0 else number

@@ -1,0 +1,66 @@
+"""What would train nothing, cannot work, or leaves the folder of all runs is refused before anything is written."""
+
+from pathlib import Path
+
+import pytest
+
+from lightning_seg.cli.main import main
+from lightning_seg.errors import UserError
+from lightning_seg.experiment.experiment import ExperimentSettings
+from lightning_seg.experiment.limits import check_seed
+from lightning_seg.runs.directory import check_name, new_run
+
+
+@pytest.mark.parametrize(
+    ("option", "expected"),
+    [
+        ("--trainer.max_epochs=0", "trainer.max_epochs must be at least 1"),
+        ("--trainer.max_steps=0", "trainer.max_steps must be at least 1"),
+        ("--trainer.limit_train_batches=0", "trainer.limit_train_batches must be above 0"),
+        ("--trainer.limit_train_batches=0.0", "trainer.limit_train_batches must be above 0"),
+        ("--trainer.check_val_every_n_epoch=0", "trainer.check_val_every_n_epoch must be at least 1"),
+        ("--trainer.accumulate_grad_batches=0", "trainer.accumulate_grad_batches must be at least 1"),
+        ("--trainer.devices=99999", "trainer.devices=99999: "),
+        ("--trainer.devices=0", "trainer.devices must be at least 1"),
+        ("--seed_everything=-1", "seed_everything must be from 0 to 4294967295"),
+        ("--seed_everything=4294967296", "seed_everything must be from 0 to 4294967295"),
+        ("--name=../../evil", "a part of it is '..'"),
+        ("--name=", "a part of it is ''"),
+    ],
+)
+def test_one_line_and_nothing_written(option, expected, tmp_path, capsys):
+    runs = tmp_path / "a" / "b" / "runs"
+    assert main(["exp", "quickstart", f"--runs={runs}", "--wandb.mode=disabled", option]) == 2
+    error = capsys.readouterr().err
+    assert error.startswith("error: ") and expected in error and error.count("\n") == 1
+    assert not list(tmp_path.rglob("*.y*ml")) and not runs.exists() and not (tmp_path / "evil").exists()
+
+
+@pytest.mark.parametrize("seed", [0, 7, 2**32 - 1, True, False])
+def test_seeds_that_numpy_takes_are_taken(seed):
+    check_seed(seed)
+
+
+def test_settings_of_an_experiment_without_a_seed_are_taken():
+    assert ExperimentSettings(["-c", "experiments/quickstart.yaml", "--seed_everything=false"]).config
+
+
+@pytest.mark.parametrize(
+    "name", ["unet_camvid", "ablation/variant", "größe 2", "v1.2", "a,b=c", "..x", "x" * 200]
+)
+def test_names_of_folders_are_taken(name, tmp_path):
+    run = new_run(tmp_path / "runs", name)
+    assert run.parent == tmp_path / "runs" / name and run.is_dir()
+
+
+@pytest.mark.parametrize(
+    "name",
+    ["", ".", "..", "../evil", "a/../../evil", "/tmp/evil", "a//b", "a/", "two\nlines", "bell\a", "\x00", "a\u202eb",
+     "a:b", 'say "x"', "a\\b", "a*", "what?", "<a>", "a|b", "CON", "nul.txt", "lpt1", "a.", "a ", " a", "x" * 201, "ä" * 101],
+)  # fmt: skip
+def test_names_that_leave_the_folder_or_exist_on_some_systems_only_are_refused(name, tmp_path):
+    with pytest.raises(UserError, match="name: an experiment cannot be named"):
+        new_run(tmp_path / "runs", name)
+    assert not list(tmp_path.iterdir()) and not Path("/tmp/evil").exists()
+    with pytest.raises(UserError):
+        check_name(name)
