@@ -89,6 +89,8 @@ def _setting(path: str) -> tuple[str, str] | None:
     for old, new in SETTINGS.items():
         if _ends(path, old) and not _ends(path, new):
             return path, new
+        if path.startswith(f"{old}."):
+            return old, new
     return None
 
 

@@ -97,7 +97,7 @@ def test_a_run_of_an_older_version_with_another_network(old, capsys):
     error = capsys.readouterr().err
     assert (
         "does not fit the network" in error
-        and "size mismatch for network.decoder" in error
+        and "size mismatch for decoder" in error
         and "Traceback" not in error
     )
     assert "was made by lightning_seg 0.0.3" in error
