@@ -118,11 +118,10 @@ def test_dropout_is_the_same_after_a_resume_and_in_every_step_another(folder):
     assert result(path) == result(only(folder / "runs/dropout"))
 
 
-def test_random_numbers_follow_from_step_and_process(monkeypatch):
+def test_random_numbers_follow_from_step_and_process():
     def draw(seed, epoch, step, rank):
-        monkeypatch.setenv("PL_GLOBAL_SEED", str(seed))
         trainer = SimpleNamespace(current_epoch=epoch, global_rank=rank)
-        SeededSteps().on_train_batch_start(trainer, None, None, step)
+        SeededSteps(seed).on_train_batch_start(trainer, None, None, step)
         return torch.rand(1).item()
 
     keys = [
