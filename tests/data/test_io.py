@@ -1,11 +1,15 @@
+import cv2
 import numpy as np
 import pytest
 from PIL import Image
 
 from lightning_seg.data import io as files
+from lightning_seg.data.classes import ColorMask
 from lightning_seg.data.files import list_images
-from lightning_seg.data.io import read_image, read_mask
+from lightning_seg.data.io import read_image, read_mask, read_numbers
 from lightning_seg.errors import UserError
+
+from .fuzz_readers import png
 
 RNG = np.random.default_rng(0)
 COLORS = RNG.integers(0, 256, (6, 8, 3), np.uint8)
@@ -160,3 +164,166 @@ def test_list_images(tmp_path):
     (tmp_path / "empty").mkdir()
     with pytest.raises(UserError, match="No image"):
         list_images(tmp_path / "empty")
+
+
+# What a file holds is read as it is, or refused
+
+
+def test_value_range_scales_and_clips(tmp_path):
+    deep = np.arange(48, dtype=np.uint16).reshape(6, 8) * 100
+    path = save(tmp_path / "deep.png", Image.fromarray(deep))
+    np.testing.assert_array_equal(read_image(path, (0, 4095))[..., 0], np.minimum(deep, 4095) // 16)
+    np.testing.assert_array_equal(
+        read_image(path, (1000, 1255))[..., 1], np.clip(deep.astype(int) - 1000, 0, 255)
+    )
+
+
+@pytest.mark.parametrize("ending", ["png", "tif"])
+def test_colors_of_sixteen_bits_keep_all_of_them(tmp_path, ending):
+    deep = RNG.integers(0, 4096, (6, 8, 3), np.uint16)
+    cv2.imwrite(str(path := tmp_path / f"deep.{ending}"), deep[..., ::-1])
+    np.testing.assert_array_equal(read_image(path, (0, 4095)), deep >> 4)
+    with pytest.raises(UserError, match=f"deep.{ending} has more than 8 bits.*{deep.min()} to {deep.max()}"):
+        read_image(path)
+
+
+@pytest.mark.parametrize("dtype", [np.int16, np.int32, np.float32])
+def test_signed_and_floating_point_images_need_a_range(tmp_path, dtype):
+    values = np.linspace(-1000, 3000, 48).reshape(6, 8).astype(dtype)
+    path = tmp_path / "signed.tif"
+    if dtype == np.int16:
+        Image.fromarray(values.view(np.uint16)).save(path, tiffinfo={339: 2})  # SampleFormat: signed
+    else:
+        save(path, Image.fromarray(values))
+    with pytest.raises(UserError, match="from -1000 to 3000"):
+        read_image(path)
+    expected = np.floor((values.astype(float) + 1000) / 4000 * 255.999).astype(np.uint8)
+    np.testing.assert_array_equal(read_image(path, (-1000, 3000)), np.stack([expected] * 3, -1))
+
+
+def test_a_camera_file_of_twelve_bits_has_its_own_numbers(tmp_path):
+    deep = RNG.integers(0, 4096, (6, 8), np.uint16)
+    deep[0, :2] = 0, 4095
+    (tmp_path / "deep.pgm").write_bytes(b"P5\n8 6\n4095\n" + deep.astype(">u2").tobytes())
+    np.testing.assert_array_equal(read_image(tmp_path / "deep.pgm", (0, 4095))[..., 2], deep >> 4)
+    with pytest.raises(UserError, match="from 0 to 4095"):
+        read_image(tmp_path / "deep.pgm")
+    (tmp_path / "deep.ppm").write_bytes(b"P6\n8 2\n4095\n" + deep.astype(">u2").tobytes())
+    with pytest.raises(UserError, match="Save it as PNG"):
+        read_image(tmp_path / "deep.ppm")
+
+
+def test_what_no_range_can_mean_is_refused(tmp_path):
+    holes = np.full((6, 8), 0.5, np.float32)
+    holes[0, 0] = np.nan
+    with pytest.raises(UserError, match="NaN"):
+        read_image(save(tmp_path / "holes.tif", Image.fromarray(holes)), (0, 1))
+    with pytest.raises(UserError, match="has 8 bits a channel, but"):
+        read_image(save(tmp_path / "eight.png", Image.fromarray(COLORS)), (0, 4095))
+    np.testing.assert_array_equal(read_image(tmp_path / "eight.png", (0, 255)), COLORS)
+
+
+def test_files_of_several_pages_are_refused_and_previews_are_not(tmp_path):
+    pages = [Image.fromarray(GREY), Image.fromarray(GREY[::-1].copy())]
+    for ending in ("tif", "gif", "webp", "png"):
+        path = save(tmp_path / f"pages.{ending}", pages[0], save_all=True, append_images=pages[1:])
+        for read in (read_image, read_mask):
+            with pytest.raises(UserError, match=f"pages.{ending} holds 2 pages"):
+                read(path)
+    small = pages[0].resize((4, 3))
+    small.encoderinfo = {"tiffinfo": {254: 1}}
+    path = save(tmp_path / "pyramid.tif", pages[0], save_all=True, append_images=[small])
+    np.testing.assert_array_equal(read_mask(path), GREY)
+
+
+@pytest.mark.parametrize("orientation", [2, 3, 6, 8])
+@pytest.mark.parametrize("ending", ["png", "tif"])
+def test_a_mask_that_notes_a_rotation_is_refused(tmp_path, orientation, ending):
+    exif = Image.Exif()
+    exif[0x0112] = orientation
+    with pytest.raises(UserError, match=f"EXIF orientation {orientation}"):
+        read_mask(save(tmp_path / f"turned.{ending}", Image.fromarray(GREY), exif=exif))
+    exif[0x0112] = 1
+    np.testing.assert_array_equal(
+        read_mask(save(tmp_path / f"upright.{ending}", Image.fromarray(GREY), exif=exif)), GREY
+    )
+
+
+def test_a_rotation_noted_behind_the_pixels_is_found(tmp_path):
+    exif = Image.Exif()
+    exif[0x0112] = 3
+    path = save(tmp_path / "a.png", Image.fromarray(GREY), exif=exif)
+    whole = path.read_bytes()
+    start = whole.index(b"eXIf") - 4
+    length = int.from_bytes(whole[start : start + 4], "big") + 12
+    path.write_bytes(
+        whole[:start] + whole[start + length : -12] + whole[start : start + length] + whole[-12:]
+    )
+    with pytest.raises(UserError, match="EXIF orientation 3"):
+        read_mask(path)
+
+
+def test_a_mask_with_hidden_pixels_is_refused(tmp_path):
+    alpha = np.full_like(GREY, 255)
+    for bands in (1, 3):
+        opaque = np.dstack([GREY] * bands + [alpha])
+        np.testing.assert_array_equal(read_mask(save(tmp_path / "a.png", Image.fromarray(opaque))), GREY)
+        opaque[2, 3, -1] = 254
+        with pytest.raises(UserError, match="a.png has 1 transparent pixels"):
+            read_mask(save(tmp_path / "a.png", Image.fromarray(opaque)))
+
+
+@pytest.mark.parametrize(("ending", "options"), [("jpg", {"quality": 100}), ("webp", {"quality": 99})])
+def test_a_mask_with_lossy_compression_is_refused(tmp_path, ending, options):
+    path = save(tmp_path / f"lossy.{ending}", Image.fromarray(np.stack([GREY] * 3, -1)), **options)
+    with pytest.raises(UserError, match="lossy compression"):
+        read_mask(path)
+    if ending == "webp":
+        path = save(path, Image.fromarray(np.stack([GREY] * 3, -1)), lossless=True)
+        np.testing.assert_array_equal(read_mask(path), GREY)
+
+
+def test_masks_of_few_bits_keep_their_numbers(tmp_path):
+    for bits in (1, 2, 4):
+        labels = RNG.integers(0, 1 << bits, (6, 8), np.uint8)
+        png(tmp_path / "few.png", labels, bits)
+        np.testing.assert_array_equal(read_mask(tmp_path / "few.png"), labels)
+    labels = RNG.integers(0, 4, (6, 8), np.uint8)
+    (tmp_path / "few.pgm").write_bytes(b"P5\n8 6\n3\n" + labels.tobytes())
+    np.testing.assert_array_equal(read_mask(tmp_path / "few.pgm"), labels)
+
+
+def test_labels_that_have_no_place_are_named(tmp_path):
+    for value in (-1, 256, 70000):
+        labels = np.zeros((6, 8), np.int32)
+        labels[0, 0] = value
+        path = save(tmp_path / "labels.tif", Image.fromarray(labels))
+        with pytest.raises(UserError, match=f"class numbers from {min(0, value)} to {max(0, value)}"):
+            read_mask(path)
+        assert read_numbers(path)[0, 0] == value  # objects may have such numbers
+
+
+def test_masks_of_deep_colors_are_refused(tmp_path):
+    cv2.imwrite(str(tmp_path / "deep.png"), np.ones((6, 8, 3), np.uint16))
+    with pytest.raises(UserError, match="colors of 16 bits"):
+        read_mask(tmp_path / "deep.png")
+
+
+def test_masks_of_colors_are_read_where_every_color_is_seen(tmp_path):
+    reader = ColorMask([(0, 0, 0), (200, 0, 0)], void=[(9, 9, 9)])
+    pixels = np.array([(0, 0, 0), (200, 0, 0), (9, 9, 9)], np.uint8)[GREY % 3]
+    expected = np.array([0, 1, 255])[GREY % 3]
+    opaque = np.dstack([pixels, np.full_like(GREY, 255)])
+    for path, array in (("a.png", pixels), ("a.bmp", pixels), ("b.png", opaque)):
+        np.testing.assert_array_equal(reader.read(save(tmp_path / path, Image.fromarray(array))), expected)
+    opaque[1, 1, 3] = 0
+    with pytest.raises(UserError, match="1 transparent pixels"):
+        reader.read(save(tmp_path / "c.png", Image.fromarray(opaque)))
+    picture = Image.fromarray((GREY % 3 > 0).astype(np.uint8), mode="P")
+    picture.putpalette([0, 0, 0, 200, 0, 0])
+    np.testing.assert_array_equal(reader.read(save(tmp_path / "d.png", picture)), GREY % 3 > 0)
+    with pytest.raises(UserError, match="transparent"):
+        reader.read(save(tmp_path / "d.png", picture, transparency=1))
+    cv2.imwrite(str(tmp_path / "e.png"), np.zeros((6, 8, 3), np.uint16))
+    with pytest.raises(UserError, match="colors of 8 bits"):
+        reader.read(tmp_path / "e.png")

@@ -63,7 +63,7 @@ def test_a_name_means_the_file_that_it_names(tmp_path, line, meant):
     [
         ("000", "siteA/000.png and .*siteB/000.png"),
         ("000.png", "may mean"),
-        ("/elsewhere/000.png", "may mean"),
+        ("/elsewhere/000.png", "not there"),
         ("siteC/000.png", "names 1 files that are not there, first 'siteC/000.png'"),
         ("images/siteC/001.png", "not there"),
         ("/elsewhere/siteC/001.png", "not there"),
@@ -99,7 +99,7 @@ def test_two_lines_may_not_mean_one_file(tmp_path):
         listed(tmp_path, "/x/a/000.png", "/x/b/000.png")
 
 
-@pytest.mark.parametrize("names", [("cam1", "cam2"), ("cam1.1", "cam1"), ("cam1.png", "cam1")])
+@pytest.mark.parametrize("names", [("cam1", "cam2"), ("cam1.1", "cam1")])
 def test_dots_in_names_are_no_endings(tmp_path, names):
     write(tmp_path, *names)
     assert listed(tmp_path, *names) == [pair(name) for name in names]
