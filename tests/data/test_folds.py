@@ -1,7 +1,8 @@
 import numpy as np
 import pytest
 
-from lightning_seg.data.folds import block_folds, divide, stratified_folds
+from lightning_seg.data.folds import block_folds, divide, group_folds, stratified_folds
+from lightning_seg.errors import UserError
 
 
 def test_divide_gives_every_item_once_in_order():
@@ -45,3 +46,43 @@ def test_blocks_are_consecutive_and_of_equal_size(total):
     fold_of = block_folds(total, 5)
     sizes = np.bincount(fold_of, minlength=5)
     assert len(fold_of) == total and (np.diff(fold_of) >= 0).all() and sizes.max() - sizes.min() <= 1
+
+
+GROUPS = [f"patient{i % 7}" for i in range(50)]
+
+
+def test_groups_stay_together_in_parts_of_about_the_right_size():
+    for seed in range(20):
+        parts = divide(range(50), {"train": 0.6, "val": 0.2, "test": 0.2}, seed, GROUPS)
+        assert sorted(sum(parts.values(), [])) == list(range(50))
+        owners = [{GROUPS[i] for i in part} for part in parts.values()]
+        assert sum(map(len, owners)) == 7 and all(owners)
+        assert abs(len(parts["train"]) - 30) <= 8
+    assert parts != divide(range(50), {"train": 0.6, "val": 0.2, "test": 0.2}, 0, GROUPS)
+
+
+def test_every_part_gets_a_group_although_one_is_large():
+    groups = ["large"] * 10 + ["second"] * 10 + ["third"] * 10
+    parts = divide(range(30), {"train": 0.8, "val": 0.1, "test": 0.1}, groups=groups)
+    assert [len(part) for part in parts.values()] == [10, 10, 10]
+    with pytest.raises(UserError, match="There are 3 groups .*too few for 4 parts"):
+        divide(range(30), dict.fromkeys("abcd", 1), groups=groups)
+
+
+def test_blocks_have_two_neighbours_at_each_border():
+    parts = divide(range(100), {"train": 0.7, "val": 0.2, "test": 0.1}, in_order=True)
+    assert parts == {"train": [*range(70)], "val": [*range(70, 90)], "test": [*range(90, 100)]}
+
+
+def test_folds_keep_groups_together():
+    fold_of = group_folds(GROUPS, 3)
+    assert set(fold_of) == {0, 1, 2} and max(np.bincount(fold_of)) <= 22
+    assert len(set(zip(GROUPS, fold_of.tolist(), strict=True))) == 7
+    with pytest.raises(UserError, match="too few for 8 parts"):
+        group_folds(GROUPS, 8)
+
+
+@pytest.mark.parametrize("ratios", [{}, {"train": 0.0}, {"train": 1, "val": -1}])
+def test_senseless_ratios_are_refused(ratios):
+    with pytest.raises(UserError, match="split_ratios must be positive"):
+        divide(range(3), ratios)

@@ -134,3 +134,67 @@ def test_arguments_that_contradict_each_other(tmp_path):
         folder(tmp_path, colors=COLORS[:2])
     with pytest.raises(UserError, match="not both"):
         folder(tmp_path, colors=COLORS, labels={1: 0})
+
+
+def test_neighbours_in_a_sequence_stay_together(tmp_path):
+    write(tmp_path, [f"frame_{i}" for i in range(12)])  # frame_10 comes after frame_9
+    data = folder(tmp_path, sequence=True)
+    assert [int(name[6:]) for name in stems(data, "train")] == [*range(6)]
+    assert [int(name[6:]) for name in stems(data, "val") + stems(data, "test")] == [*range(6, 12)]
+
+
+@pytest.mark.parametrize("groups", ["folder", "p[0-9]+", "(p[0-9])/"])
+def test_groups_are_not_divided(tmp_path, groups):
+    write(tmp_path, [f"p{i}/slice_{j}" for i in range(5) for j in range(3)])
+    data = folder(tmp_path, groups=groups)
+    patients = [{name[:2] for name in stems(data, split)} for split in RATIOS]
+    assert sum(map(len, patients)) == 5 and all(patients)
+
+    def held_out(fold):
+        data = folder(tmp_path, groups=groups, split_ratios={"train": 1}, fold=fold)
+        return {name[:2] for name in stems(data, data.val_split)}
+
+    assert sorted(map(held_out, range(5)), key=str) == [{f"p{i}"} for i in range(5)]
+
+
+def test_groups_that_say_nothing_are_refused(tmp_path):
+    write(tmp_path, EIGHT)
+    with pytest.raises(
+        UserError, match="'patient' , which|'patient', which does not occur in the name 'scan_0'"
+    ):
+        folder(tmp_path, groups="patient").samples("train")
+    with pytest.raises(UserError, match="no regular expression: '\\['"):
+        folder(tmp_path, groups="[")
+    with pytest.raises(UserError, match="1 groups .*too few"):
+        folder(tmp_path, groups="folder").samples("train")
+
+
+def test_a_value_range_is_used_for_samples_and_for_prediction(tmp_path):
+    write(tmp_path, EIGHT, ending="png")
+    deep = (np.arange(480).reshape(20, 24) * 8).astype(np.uint16)
+    for name in EIGHT:
+        Image.fromarray(deep).save(tmp_path / "images" / f"{name}.png")
+    with pytest.raises(
+        UserError, match="(?s)more than 8 bits a channel .3.*4 images go from 0 to 3832.*value_range"
+    ):
+        folder(tmp_path).setup("fit")
+    data = folder(tmp_path, value_range=(0, 4095), predict_folder=str(tmp_path / "images"))
+    data.setup("predict")
+    batch = next(iter(data.predict_dataloader()))
+    for image in (data.read(data.samples("train")[0])[0], batch["image"][0].permute(1, 2, 0).numpy()):
+        np.testing.assert_array_equal(image, np.stack([deep >> 4] * 3, -1))
+    with pytest.raises(UserError, match="value_range must be lowest and highest"):
+        folder(tmp_path, value_range=(9, 9))
+
+
+def test_another_range_or_void_color_is_another_cache(tmp_path):
+    from lightning_seg.data.cache import cache_key
+
+    write(tmp_path, EIGHT)
+    settings = [
+        {},
+        {"value_range": (0, 9)},
+        {"colors": COLORS},
+        {"colors": COLORS, "void_colors": [(9, 9, 9)]},
+    ]
+    assert len({cache_key(folder(tmp_path, **s), "train", []) for s in settings}) == 4
