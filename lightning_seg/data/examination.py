@@ -255,7 +255,7 @@ def _permuted(data: DataSet, split: str, colors: Mapping[int, tuple[int, ...]]) 
     """See whether the colors in palette files are those of the classes, but in another order."""
     shown: dict[tuple[int, ...], int] = {color: label for label, color in enumerate(data.palette)}
     odd = []
-    for number, color in colors.items():
+    for number, color in sorted(colors.items()):
         label = number if data.table is None else int(data.table[number])
         if label != IGNORE_INDEX and shown.get(color) != label:
             odd.append((number, color, shown.get(color)))
