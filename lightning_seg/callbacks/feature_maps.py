@@ -66,13 +66,15 @@ class FeatureMaps(L.Callback):
 
     def _read(self, trainer: Any) -> Tensor:
         if self.image is not None:
-            return torch.from_numpy(read_image(self.image)).permute(2, 0, 1)
+            return torch.from_numpy(read_image(self.image, trainer.datamodule.value_range)).permute(2, 0, 1)
         return Split(trainer.datamodule, trainer.datamodule.val_split)[0]["image"]
 
 
-def draw_file(network: BackboneNetwork, image: Path, output: Path) -> None:
-    """Draw the feature maps of an image file into a picture file."""
-    pixels = read_image(image)
+def draw_file(
+    network: BackboneNetwork, image: Path, output: Path, value_range: tuple[float, float] | None = None
+) -> None:
+    """Draw the feature maps of an image file, scaled by a `value_range` (see `read_image`), into a picture file."""
+    pixels = read_image(image, value_range)
     maps = feature_maps(network.eval(), torch.from_numpy(pixels).permute(2, 0, 1))
     draw(pixels, maps, network.stride).save(output)
 

@@ -28,8 +28,8 @@ def main(arguments: list[str]) -> None:
     from lightning_seg.callbacks.feature_maps import draw_file
     from lightning_seg.experiment.loading import load_run
 
-    network = load_run(run, settings).task.network
+    loaded = load_run(run, settings)
     (run / PICTURES).mkdir(exist_ok=True)
     output = options.output or run / PICTURES / f"features_{options.image.stem}.png"
-    draw_file(network, options.image, output)
+    draw_file(loaded.task.network, options.image, output, loaded.data.value_range)
     print(f"feature maps: {output}")
