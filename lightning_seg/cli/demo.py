@@ -25,10 +25,11 @@ def main(arguments: list[str]) -> None:
         raise UserError(f"the demo compares two runs, not {len(options.runs)}.")
     runs = [existing_run(run) for run in options.runs]
 
-    from lightning_seg.experiment.loading import load
+    from lightning_seg.experiment.loading import load_run
     from lightning_seg.inference import demo
 
-    page = demo.build([load(run, settings=settings) for run in runs], [_name(run) for run in runs])
+    models = [load_run(run, ["--model.compile=false", *settings]).predictor() for run in runs]
+    page = demo.build(models, [_name(run) for run in runs])
     try:
         _, address, _ = page.launch(
             server_name=options.host,

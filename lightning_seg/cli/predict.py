@@ -85,10 +85,10 @@ def _predict_large(
     run: Path, settings: list[str], outputs: "Outputs", images: list[Path], options: argparse.Namespace
 ) -> int:
     """Predict images window by window; return how many could not be read."""
-    from lightning_seg.experiment.loading import load
+    from lightning_seg.experiment.loading import load_run
     from lightning_seg.inference.large import check_windows, predict_large
 
-    model, unreadable = load(run, settings=settings), 0
+    model, unreadable = load_run(run, ["--model.compile=false", *settings]).predictor(), 0
     check_windows(model, images[0])
     outputs.create(["masks"] + ["uncertainty"] * options.uncertainty, run)
     for path in images:

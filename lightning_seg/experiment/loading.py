@@ -17,10 +17,11 @@ from lightning_seg.experiment.failures import does_not_fit, note_version_mismatc
 from lightning_seg.experiment.files import read_settings
 from lightning_seg.inference.calibration import temperature_of
 from lightning_seg.inference.inferers import Inferer
-from lightning_seg.inference.predictor import Predictor
+from lightning_seg.inference.predictor import ObjectPredictor, Predictor
 from lightning_seg.runs.csv_logger import RunLogger
 from lightning_seg.runs.directory import BEST_CHECKPOINT, CONFIG, existing_run
 from lightning_seg.tasks.base import SegmentationTask
+from lightning_seg.tasks.instance import InstanceSegmentation
 from lightning_seg.tasks.semantic import SemanticSegmentation
 from lightning_seg.training.checkpoint_io import read
 
@@ -70,6 +71,29 @@ class LoadedRun:
             )
         return self.task
 
+    def predictor(
+        self, device: str | torch.device | None = None, inference: Inferer | None = None
+    ) -> Predictor:
+        """Return the network of a run that labels pixels, with all that its predictions need.
+
+        Args:
+            device: Where to put the network; a GPU if there is one unless given.
+            inference: The inference strategy; that of the run's configuration unless given.
+
+        Raises:
+            UserError: It is another kind of run.
+        """
+        task = self.semantic_task()
+        return Predictor(
+            task.network.to(_device(device)),
+            self.data.class_names,
+            self.data.palette,
+            inference or task.inference,
+            task.temperature,
+            None if task.postprocess is None else task.postprocess.of_logits,
+            self.data.value_range,
+        )
+
     def make_trainer(self, *callbacks: Callback) -> Trainer:
         """Make a trainer that evaluates the run, and writes its test scores into the run directory.
 
@@ -115,12 +139,15 @@ def load_run(run: str | Path, settings: Sequence[str] = ()) -> LoadedRun:
     """Build the objects of a run, its network as in the best checkpoint.
 
     Args:
-        run: ``runs/<experiment>/<id>``, or ``runs/<experiment>`` for the latest.
+        run: ``runs/<experiment>/<id>``, or ``runs/<experiment>`` for the latest; or a checkpoint in a run directory,
+            or copied beside the run's ``config.yaml``.
         settings: Settings to change, ``--key=value``; ``--ckpt_path=FILE`` chooses another checkpoint.
 
     Raises:
         UserError: It is no run, has no checkpoint yet, or one that does not fit its settings.
     """
+    if Path(run).is_file():
+        run, settings = _run_of(Path(run)), [f"--ckpt_path={run}", *settings]
     run = existing_run(run)
     with note_version_mismatch(run):
         built = _Finished(run, settings)
@@ -141,29 +168,47 @@ def load(
     device: str | torch.device | None = None,
     inference: Inferer | None = None,
     settings: Sequence[str] = (),
-) -> Predictor:
-    """Load the best checkpoint of a run for images as they come.
+) -> Predictor | ObjectPredictor:
+    """Load the best checkpoint of a run, or another one, to predict images.
 
     Args:
-        run: ``runs/<experiment>/<id>``, or ``runs/<experiment>`` for the latest.
+        run: ``runs/<experiment>/<id>``, or ``runs/<experiment>`` for the latest; or a checkpoint in a run directory,
+            or copied beside the run's ``config.yaml``.
         device: Where to put the network; a GPU if there is one unless given.
         inference: The inference strategy; that of the run's configuration unless given.
         settings: Settings to change, as on the command line: ``--key=value``.
 
+    Returns:
+        What maps images to labels; for a run of instance segmentation what maps them to objects.
+
     Raises:
-        UserError: It is no run, has no checkpoint yet, or gives no class to each pixel.
+        UserError: It is no run, or has no checkpoint yet.
     """
     with torch.random.fork_rng(devices=[]):  # the caller's random numbers are their own
         loaded = load_run(run, ["--seed_everything=false", "--model.compile=false", *settings])
-    task = loaded.semantic_task()
-    return Predictor(
-        task.network.to(device or ("cuda" if torch.cuda.is_available() else "cpu")),
-        loaded.data.class_names,
-        loaded.data.palette,
-        inference or task.inference,
-        task.temperature,
-        None if task.postprocess is None else task.postprocess.of_logits,
-        loaded.data.value_range,
+    task = loaded.task
+    if not isinstance(task, InstanceSegmentation):
+        return loaded.predictor(device, inference)
+    if inference is not None:
+        raise UserError(f"{run} finds objects in whole images: it has no inference strategy.")
+    network = task.network.to(_device(device))
+    data = loaded.data
+    return ObjectPredictor(network, data.class_names, data.palette, task.score_threshold, data.value_range)
+
+
+def _device(given: str | torch.device | None) -> str | torch.device:
+    return given or ("cuda" if torch.cuda.is_available() else "cpu")
+
+
+def _run_of(checkpoint: Path) -> Path:
+    """Find the run of a checkpoint: the folder above, or, of a copy, the folder that it is in."""
+    folder = checkpoint.absolute().parent
+    for place in (folder, folder.parent):
+        if (place / CONFIG).is_file():
+            return place
+    raise UserError(
+        f"{checkpoint} has no {CONFIG} beside it or in the folder above, which says what network it is of. Name a run"
+        f" directory, or copy the run's {CONFIG} to the checkpoint."
     )
 
 

@@ -20,6 +20,7 @@ from lightning_seg.data.io import read_image, scale, to_rgb
 from lightning_seg.errors import UserError
 from lightning_seg.inference.inferers import Inferer
 from lightning_seg.inference.precision import full_precision
+from lightning_seg.metrics.instance import arrays
 
 
 class Predictor:
@@ -90,6 +91,56 @@ class Predictor:
         with torch.inference_mode(), full_precision(self.device):
             predict = self.network if self.inference is None else partial(self.inference, self.network)
             return predict(images)[0].float()
+
+
+class ObjectPredictor:
+    """A trained network that maps an image (file, PIL image or array) to the objects in it, as arrays.
+
+    Args:
+        network: Maps images (B, 3, H, W) in 0..255 to the objects of each; it is set to evaluation mode.
+        class_names: The classes in label order, the background first.
+        palette: The color of each class.
+        score_threshold: Lowest score at which an object is returned.
+        value_range: Values of images that become 0 and 255 before the network; see
+            `lightning_seg.data.io.read_image`.
+    """
+
+    def __init__(
+        self,
+        network: torch.nn.Module,
+        class_names: tuple[str, ...],
+        palette: tuple[tuple[int, int, int], ...],
+        score_threshold: float = 0.5,
+        value_range: tuple[float, float] | None = None,
+    ) -> None:
+        self.network = network.eval()
+        self.class_names = class_names
+        self.palette = palette
+        self.score_threshold = score_threshold
+        self.value_range = value_range
+
+    @property
+    def device(self) -> torch.device:
+        """The device of the network."""
+        return next(self.network.parameters()).device
+
+    def __call__(self, image: Any) -> dict[str, np.ndarray]:
+        """Return the objects of an image, those of the highest score first.
+
+        Args:
+            image: As for `Predictor`.
+
+        Returns:
+            "masks" (N, H, W) bool, "boxes" (N, 4) float32 as left, top, right, bottom in pixels, "labels" (N,) int64,
+            "classes" (N,) their names, and "scores" (N,) float32 in 0..1.
+        """
+        pixels = torch.from_numpy(as_rgb(image, self.value_range)).permute(2, 0, 1)
+        with torch.inference_mode(), full_precision(self.device):
+            found = arrays(self.network(pixels[None].to(self.device))[0])
+        order = np.argsort(-found["scores"], kind="stable")
+        order = order[found["scores"][order] >= self.score_threshold]
+        kept = {name: found[name][order] for name in ("masks", "boxes", "labels", "scores")}
+        return {**kept, "classes": np.array(self.class_names)[kept["labels"]]}
 
 
 def as_rgb(image: Any, value_range: tuple[float, float] | None = None) -> np.ndarray:

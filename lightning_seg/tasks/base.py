@@ -1,7 +1,7 @@
 """What every task has in common: a network, a fine-tuning policy, an optimizer and its schedule."""
 
 from collections.abc import Callable, Iterable
-from typing import Any, Literal, Self
+from typing import Any, Literal, NoReturn, Self
 
 import lightning as L
 import torch
@@ -9,6 +9,7 @@ from lightning.pytorch.strategies import DDPStrategy
 from torch.optim import Adam, Optimizer
 from torch.optim.lr_scheduler import LRScheduler
 
+from lightning_seg.errors import UserError
 from lightning_seg.networks.base import BackboneNetwork
 from lightning_seg.runs.directory import best_checkpoint
 from lightning_seg.training.finetune.policies import Full, scale_learning_rates
@@ -64,6 +65,19 @@ class SegmentationTask(L.LightningModule):
         if compile:
             network.compile()
         self.pretrained = "those of the checkpoint"
+
+    @classmethod
+    def load_from_checkpoint(cls, checkpoint_path: Any, *args: Any, **kwargs: Any) -> NoReturn:
+        """Refuse: a checkpoint does not hold the settings of its network, which are in the run directory.
+
+        Raises:
+            UserError: Always; it names what builds the network and loads the checkpoint.
+        """
+        raise UserError(
+            f"{checkpoint_path} holds weights; the settings of its network are in the run's config.yaml. Use "
+            f"lightning_seg.load({str(checkpoint_path)!r}) to predict, or, for the {cls.__name__} itself, "
+            f"lightning_seg.experiment.loading.load_run({str(checkpoint_path)!r}).task."
+        )
 
     def on_fit_start(self) -> None:
         """Load the pretrained weights for a fresh training; a checkpoint, known only by now, brings its own."""
