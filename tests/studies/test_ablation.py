@@ -23,6 +23,7 @@ from lightning_seg.runs.records import read
 from lightning_seg.studies import launch
 from lightning_seg.studies.ablation import answer
 from lightning_seg.studies.plan import Ablation, Slot, as_long, load
+from tests.faults.programs import Program, run
 from tests.runs.made_runs import make_run, simulate
 
 SHIPPED = sorted(Path("experiments/ablations").glob("*.yaml"))
@@ -411,7 +412,7 @@ def test_equal_time_gives_the_fast_more_steps(tmp_path, length, full, frozen):
 # The whole of it
 
 TINY = {
-    "seeds": 2,
+    "seeds": 1,
     "baseline": "adam",
     "settings": {
         "model.network.init_args.backbone": "test_resnet",
@@ -439,27 +440,24 @@ TINY = {
 
 @pytest.mark.slow
 def test_killed_and_continued(tmp_path):
-    """Slow because each of its four real runs, and each of its two runners, imports torch in a process of its own."""
+    """Slow because each of its three real runs imports torch in a process of its own."""
     tiny = TINY | {"experiment": str(Path("experiments/quickstart.yaml").absolute())}
     (tmp_path / "tiny.yaml").write_text(yaml.safe_dump(tiny))
-    command = [sys.executable, "-m", "lightning_seg.cli", "ablation", "tiny.yaml", "--jobs=2"]
-    environment = os.environ | {"OMP_NUM_THREADS": "1"}
-    runner = subprocess.Popen(command, cwd=tmp_path, env=environment, start_new_session=True)
+    runner = Program(tmp_path, "ablation", "tiny.yaml", OMP_NUM_THREADS="1")
     wait_for(lambda: list(tmp_path.glob("runs/tiny/*/*/checkpoints/last.ckpt")), 300)
-    runner.send_signal(signal.SIGKILL)
+    runner.send(signal.SIGKILL)
     runner.wait()
     for pid in _children_of_logs(tmp_path / "runs/tiny/logs"):
         os.kill(pid, signal.SIGKILL)
     begun = {p.parent.name for p in tmp_path.glob("runs/tiny/*/*/config.yaml")}
-    assert begun
-    done = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True)
-    assert done.returncode == 0, done.stderr
-    assert "half done" in done.stdout and "continues, log" in done.stdout
+    assert len(begun) == 1
+    printed = run(tmp_path, "ablation", "tiny.yaml", seconds=300, OMP_NUM_THREADS="1")
+    assert "half done" in printed and "continues, log" in printed
     runs = [p.parent for p in tmp_path.glob("runs/tiny/*/*/config.yaml")]
-    assert len(runs) == 4 and begun <= {run.name for run in runs}  # continued in place, none made twice
-    for run in runs:
-        assert json.loads((run / TEST_SCORES).read_text())["protocol"]["images"] == 20
-    assert "adam" in done.stdout.split("rank", 1)[1] and (tmp_path / "runs/tiny/answer.html").exists()
+    assert len(runs) == 2 and begun < {path.name for path in runs}  # continued in place, none made twice
+    for path in runs:
+        assert json.loads((path / TEST_SCORES).read_text())["protocol"]["images"] == 20
+    assert "adam" in printed.split("rank", 1)[1] and (tmp_path / "runs/tiny/answer.html").exists()
 
 
 def _children_of_logs(logs):

@@ -227,7 +227,8 @@ def test_the_same_file_by_wandbs_own_sweep_and_agent(file, home, tmp_path):
             "--wandb.tags+=t",
         ]
         (tmp_path / "lr.yaml").write_text(yaml.safe_dump(settings))
-        wandb = [sys.executable, "-m", "wandb"]
+        impatient = "from wandb import wandb_agent as w; from wandb.cli.cli import cli; w.Agent.POLL_INTERVAL = 0.2; cli()"
+        wandb = [sys.executable, "-c", impatient]
         options = {
             "cwd": tmp_path,
             "stdin": subprocess.DEVNULL,
