@@ -8,6 +8,7 @@ The optimizer's learning rates, of all its groups, are the highest ones.
 """
 
 import math
+import warnings
 from collections.abc import Callable, Mapping
 from typing import Any, Literal
 
@@ -254,9 +255,12 @@ def realign(
         [{**group, "params": [torch.zeros(1)], "lr": rate} for group, rate in zip(kept, rates, strict=True)]
     )
     planned = make(trial, steps)
-    trial.step()  # without gradients it does nothing; schedulers warn if it has not been called
-    for _ in range(min(scheduler.last_epoch, steps)):
-        planned.step()
+    with warnings.catch_warnings():
+        warnings.simplefilter(
+            "ignore"
+        )  # that the optimizer makes no steps, which would call the hooks of others
+        for _ in range(min(scheduler.last_epoch, steps)):
+            planned.step()
     before, after = ([float(group["lr"]) for group in some] for some in (groups, trial.param_groups))
     if all(math.isclose(a, b, rel_tol=1e-6, abs_tol=1e-12) for a, b in zip(before, after, strict=True)):
         return None
