@@ -58,6 +58,7 @@ from lightning_seg.metrics.objects import ObjectCounts as ObjectCounts
 from lightning_seg.metrics.objects import PanopticQuality as PanopticQuality
 from lightning_seg.metrics.objects import PerImage as PerImage
 from lightning_seg.metrics.probability import MeanAbsoluteError as MeanAbsoluteError
+from lightning_seg.networks.adapters import Adapter as Adapter
 from lightning_seg.networks.backbones.base import Backbone as Backbone
 from lightning_seg.networks.backbones.mix_transformer import MixTransformer as MixTransformer
 from lightning_seg.networks.backbones.plain import PlainBackbone as PlainBackbone

@@ -31,6 +31,8 @@ class Dropout(L.Callback):
         network: Any = pl_module.network
         if not isinstance(network, Network):
             raise UserError(f"Dropout needs a network of masks, and {type(network).__name__} is none.")
+        if isinstance(network.head, nn.Identity):
+            raise UserError(f"Dropout acts before the head, and {type(network).__name__} shows none.")
         self._hook = network.head.register_forward_pre_hook(self._drop)
 
     def on_train_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:

@@ -100,7 +100,7 @@ class Network(BackboneNetwork):
             features = self.backbone(x)
         else:
             features = self._feature_cache(images, lambda positions: self.backbone(x[positions]))
-        logits = _crop(resize(self.head(self.decode(x, features)), x), height, width)
+        logits = crop(resize(self.head(self.decode(x, features)), x), height, width)
         if self.auxiliary is None or not self.training:
             return logits
         return logits, resize(self.auxiliary(features), x)[..., :height, :width]
@@ -170,7 +170,8 @@ def resize(x: Tensor, like: Tensor) -> Tensor:
     return F.interpolate(x, like.shape[-2:], mode="bilinear", align_corners=False)
 
 
-def _crop(x: Tensor, height: int, width: int) -> Tensor:
+def crop(x: Tensor, height: int, width: int) -> Tensor:
+    """Crop maps (B, C, h, w) to their upper left corner; exporters keep the size free."""
     if torch.compiler.is_exporting():
         # Whether a slice is the whole map depends on the image's size, which would be fixed by asking.
         rows, columns = (torch.arange(length, device=x.device) for length in (height, width))
