@@ -5,7 +5,8 @@ from pathlib import Path
 
 from lightning_seg.cli.arguments import Arguments, at_least
 from lightning_seg.errors import UserError
-from lightning_seg.studies.search import SEARCHES, best_trial, load, open_study, run, search_file
+from lightning_seg.studies.search import SEARCHES, best_trial, folder_of, load, open_study, run, search_file
+from lightning_seg.studies.search_results import repeat_best, spread, summarize
 
 
 def main(arguments: list[str]) -> None:
@@ -23,13 +24,27 @@ def main(arguments: list[str]) -> None:
     add(
         "--runs", metavar="FOLDER", type=Path, default=Path("runs"), help="folder of all runs (default: runs)"
     )
+    add(
+        "--repeat",
+        metavar="N",
+        type=at_least(1),
+        help="then train and test the best settings with N seeds; trials themselves are not tested",
+    )
     options, settings = parser.parse_with_settings(arguments)
     search = load(search_file(options.file))
     trials = options.trials or search.trials
     if trials is None and search.method != "grid":
         raise UserError("how many trials? Say --trials=20, or run_cap: 20 in the file")
-    study = open_study(search, options.runs / search.name)
+    study = open_study(search, folder_of(search, options.runs))
     run(search, study, options.runs, trials, settings)
-    if best := best_trial(search, study, settings):
-        print(f"best of {best.trials}: trial {best.number}, {search.metric} {best.value:.4f}, {best.run}")
-        print(f"again: {shlex.join(best.command)}")
+    best = best_trial(search, study, settings)
+    if best is None:
+        return
+    print(f"\n{summarize(search, study, options.runs)}\n")
+    print(f"best of {best.trials}: trial {best.number}, {search.metric} {best.value:.4f}, {best.run}")
+    print(f"again: {shlex.join(best.command)}")
+    if options.repeat:
+        made = repeat_best(search, study, options.runs, options.repeat, settings)
+        print(f"{spread(made)}; 'lightning-seg compare {made[0].path.parent} ...' compares them with others")
+    else:
+        print(f"tested with seeds, by one more command: lightning-seg search {options.file} --repeat 5")

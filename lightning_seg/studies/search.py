@@ -2,7 +2,8 @@
 
 The file is a W&B sweep configuration, so that ``wandb sweep FILE`` and ``wandb agent`` run the same search with a
 server. Here Optuna chooses the settings and keeps its study in an SQLite file: stopped searches go on, and the
-command may be started several times, also at once. Every trial is an ordinary run.
+command may be started several times, also at once. Every trial is an ordinary run that is not tested: what is chosen by
+its validation score is tested when it is chosen (`lightning_seg.studies.search_results`).
 """
 
 import fcntl
@@ -23,6 +24,7 @@ from lightning_seg.runs.directory import CONFIG
 from lightning_seg.runs.records import Record, read
 
 SEARCHES = Path("experiments/searches")
+FOLDER = "searches"  # in the folder of all runs, and in the names of groups
 _FAILURES = 3  # trials in a row after which the search gives up
 _WATCH = 2.0  # seconds between two looks at a trial's curve
 _HEARTBEAT = 30  # seconds; a trial whose process is gone for three of them is tried again
@@ -179,7 +181,17 @@ def run(search: Search, study: Any, runs: Path, trials: int | None, settings: Se
         study.optimize(lambda trial: _try(search, trial, runs, settings), n_trials=1, catch=_FailedTrial)
         failures = failures + 1 if _count(study, TrialState.FAIL) > before else 0
         if failures == _FAILURES:
-            raise UserError(f"{failures} trials in a row failed; see {runs / search.name}/trial-*.log")
+            raise UserError(f"{failures} trials in a row failed; see {folder_of(search, runs)}/trial-*.log")
+
+
+def folder_of(search: Search, runs: Path) -> Path:
+    """Return the folder of a search: apart from experiments, whose runs are tested and compared.
+
+    Args:
+        search: The search.
+        runs: The folder of all runs.
+    """
+    return runs / f"{FOLDER}/{search.name}"
 
 
 class _FailedTrial(Exception):
@@ -191,16 +203,17 @@ def _try(search: Search, trial: Any, runs: Path, settings: Sequence[str]) -> flo
     import optuna
 
     chosen = suggest(trial, search.parameters)
-    folder, tag = runs / search.name, f"{search.name}-trial-{trial.number}"
+    folder, tag = folder_of(search, runs), f"{search.name}-trial-{trial.number}"
     place = [
-        f"--name={search.name}",
+        f"--name={FOLDER}/{search.name}",
         f"--runs={runs}",
-        f"--wandb.group={search.name}",
+        f"--wandb.group={FOLDER}/{search.name}",
+        "--wandb.job_type=trial",
         f"--wandb.tags+={tag}",
     ]
     log = folder / f"trial-{trial.number:03d}.log"
     with log.open("w") as out:
-        command = _command(search, [*_arguments(chosen), *settings, *place])
+        command = expand(_command(search, [*_arguments(chosen), *settings, *place]))
         process = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=out, stderr=subprocess.STDOUT)
         record, reported = None, 0
         try:
@@ -228,7 +241,7 @@ def _try(search: Search, trial: Any, runs: Path, settings: Sequence[str]) -> flo
         raise _FailedTrial
     best = max(values) if search.maximize else min(values)
     trial.set_user_attr("run", str(record.path))
-    shown = " ".join(f"{name.rsplit('.', 1)[-1]}={_text(value)}" for name, value in chosen.items())
+    shown = " ".join(f"{name.rsplit('.', 1)[-1]}={setting_text(value)}" for name, value in chosen.items())
     print(f"trial {trial.number}: {search.metric} {best:.4f}  {shown}  {record.path}", flush=True)
     return best
 
@@ -248,21 +261,27 @@ def _curve(search: Search, record: Record) -> list[float]:
 
 
 def _command(search: Search, arguments: Sequence[str]) -> list[str]:
-    """Expand the command as W&B's agent does; this package's command runs in this interpreter."""
+    """Return the command with the arguments of a trial."""
+    words = [word for word in search.command if word != "${env}"]
+    at = words.index("${args}")
+    return [*words[:at], *arguments, *words[at + 1 :]]
+
+
+def expand(command: Sequence[str]) -> list[str]:
+    """Expand a command as W&B's agent does; this package's command runs in this interpreter."""
     words: dict[str, list[str]] = {
-        "${args}": list(arguments),
-        "${env}": ["/usr/bin/env"],
         "${interpreter}": [sys.executable],
         "lightning-seg": [sys.executable, "-m", "lightning_seg.cli"],
     }
-    return [part for word in search.command for part in words.get(word, [word])]
+    return [part for word in command for part in words.get(word, [word])]
 
 
 def _arguments(chosen: Mapping[str, Any]) -> list[str]:
-    return [f"--{name}={_text(value)}" for name, value in chosen.items()]
+    return [f"--{name}={setting_text(value)}" for name, value in chosen.items()]
 
 
-def _text(value: Any) -> str:
+def setting_text(value: Any) -> str:
+    """Return the value of a setting as a command line takes it."""
     return value if isinstance(value, str) else json.dumps(value)
 
 
@@ -332,9 +351,7 @@ def best_trial(search: Search, study: Any, settings: Sequence[str] = ()) -> Best
         return None
     best = study.best_trial
     constants = {name: p["value"] for name, p in search.parameters.items() if "value" in p}
-    command = [word for word in search.command if word != "${env}"]
-    at = command.index("${args}")
-    command[at : at + 1] = [*_arguments({**best.params, **constants}), *settings]
+    command = _command(search, [*_arguments({**best.params, **constants}), *settings])
     return Best(best.number, best.value, best.user_attrs["run"], done, command)
 
 

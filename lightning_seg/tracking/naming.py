@@ -26,6 +26,7 @@ KEYS = {
 _CLASSES = ("network", "finetune", "loss", "data")
 VARIANT = "variant"
 SETTINGS = "settings"  # all of them, as config.yaml has them, below this key
+_SEARCHES = "searches/"  # whose trials differ by their settings alone
 _MOST = 4  # settings in a name
 
 
@@ -73,7 +74,9 @@ def variant(record: Record, overrides: Sequence[str]) -> str:
 
 
 def _parts(record: Record, overrides: Sequence[str]) -> list[str]:
-    if "/" in record.experiment:  # a variant of an ablation: its name says what is different
+    if "/" in record.experiment and not record.experiment.startswith(
+        _SEARCHES
+    ):  # a variant of an ablation: its name says what is different
         return [record.experiment]
     texts = described(record)
     changed = [key for key in dict.fromkeys(_keys(overrides)) if key in texts]

@@ -1,8 +1,10 @@
 """A search is the same in Optuna's hands and in W&B's, goes on where it stopped, and leaves ordinary runs."""
 
+import csv
 import json
 import math
 import os
+import re
 import subprocess
 import sys
 import textwrap
@@ -17,7 +19,8 @@ from lightning_seg.errors import UserError
 from lightning_seg.experiment.files import experiment_file
 from lightning_seg.runs.records import find, read
 from lightning_seg.studies import search as searching
-from lightning_seg.studies.search import SEARCHES, load, open_study, suggest
+from lightning_seg.studies import search_results
+from lightning_seg.studies.search import SEARCHES, Best, load, open_study, suggest
 from lightning_seg.tracking import dashboard
 from lightning_seg.tracking.wandb_log import read_log
 from lightning_seg.tracking.wandb_logger import SAMPLES
@@ -32,9 +35,12 @@ lr = float(given["optimizer.lr"])
 if lr > 0.5:
     sys.exit("lr is too high")
 run = Path(given["runs"], given["name"], f"20260101-000000-{time.time_ns() % 2**16:04x}")
+seed = int(given.get("seed_everything", -1))
 run.mkdir(parents=True)
 config = {"optimizer": {"lr": lr}, "wandb": {"tags": [given["wandb.tags+"]], "group": given["wandb.group"]}}
-(run / "config.yaml").write_text(yaml.safe_dump(config | {"kind": given["kind"]}))
+(run / "config.yaml").write_text(yaml.safe_dump(config | {"kind": given["kind"], "seed_everything": seed}))
+if seed >= 0:
+    (run / "test.json").write_text('{"protocol": {}, "scores": {"miou": %s}}' % (0.5 + seed / 100))
 for i in range(1, 4):
     with (run / "metrics.csv").open("a") as file:
         file.write("step,epoch,val/miou\\n" * (i == 1))
@@ -72,7 +78,7 @@ def file(tmp_path):
 
 
 def trials(tmp_path):
-    study = open_study(load(tmp_path / "lr.yaml"), tmp_path / "runs" / "lr")
+    study = open_study(load(tmp_path / "lr.yaml"), tmp_path / "runs" / "searches" / "lr")
     return {
         state: [t for t in study.trials if t.state.name == state] for state in ("COMPLETE", "PRUNED", "FAIL")
     }
@@ -85,22 +91,64 @@ def test_runs_as_many_trials_as_wanted_and_goes_on(file, tmp_path, capsys):
     assert cli.main(["search", str(path), f"--runs={runs}", "--trials=5", "--wait=0"]) == 0
     second = capsys.readouterr().out
     done = trials(tmp_path)["COMPLETE"]
-    assert (first.count("val/miou"), second.count("val/miou")) == (4, 3)  # one of each is the best
+    made = [re.findall(r"^trial (\d+): val/miou", out, re.MULTILINE) for out in (first, second)]
+    assert made == [["0", "1", "2"], ["3", "4"]]
     assert [t.number for t in done] == list(range(5))
     for trial in done:
         lr = trial.params["optimizer.lr"]
         assert trial.value == pytest.approx(1 - abs(math.log10(lr) + 2) / 10)
         record = read(Path(trial.user_attrs["run"]))
         assert record.config["optimizer"]["lr"] == pytest.approx(lr)
-        assert record.tags == [f"lr-trial-{trial.number}"] and record.config["wandb"]["group"] == "lr"
+        assert (
+            record.tags == [f"lr-trial-{trial.number}"] and record.config["wandb"]["group"] == "searches/lr"
+        )
         assert record.config["kind"] in ("a", "[1, 2]")
     assert len(find([runs])) == 5
     best = max(done, key=lambda t: t.value)
     assert f"best of 5: trial {best.number}" in second
-    again = second.splitlines()[-1]
+    (again,) = [line for line in second.splitlines() if line.startswith("again:")]
     assert f"--optimizer.lr={best.params['optimizer.lr']}" in again and "--wait=0" in again
     assert cli.main(["search", str(path), f"--runs={runs}"]) == 0  # there are enough
     assert len(trials(tmp_path)["COMPLETE"]) == 5
+
+
+def test_trials_are_a_table_and_a_picture_and_the_setting_that_matters_is_named(file, tmp_path, capsys):
+    from PIL import Image
+
+    assert cli.main(["search", str(file(run_cap=8)), f"--runs={tmp_path / 'runs'}"]) == 0
+    out, folder = capsys.readouterr().out, tmp_path / "runs" / "searches" / "lr"
+    head, *rows = csv.reader((folder / "trials.csv").open())
+    assert head == ["trial", "state", "val/miou", "kind", "optimizer.lr", "run"] and len(rows) == 8
+    values = [float(row[2]) for row in rows]
+    assert values == sorted(values, reverse=True) and all(Path(row[-1]).is_dir() for row in rows)
+    lines = out.splitlines()
+    at = next(i for i, line in enumerate(lines) if line.split()[:4] == ["trial", "state", "val/miou", "kind"])
+    assert [line.split()[0] for line in lines[at + 1 : at + 9]] == [row[0] for row in rows]
+    shares = re.search(r"importance of the settings among 8 finished trials:.* lr (\d+)%", out)
+    assert shares and int(shares[1]) > 50  # the objective looks at nothing else
+    assert Image.open(folder / "parallel.png").size[0] > 500
+
+
+def test_the_best_is_tested_with_seeds_in_one_command_and_trials_are_not(file, tmp_path, capsys):
+    command = ["search", str(file()), f"--runs={tmp_path / 'runs'}"]
+    assert cli.main([*command, "--repeat=2"]) == 0
+    first = capsys.readouterr().out
+    runs = [read(path) for path in find([tmp_path / "runs" / "lr-best"])]
+    assert {run.seed for run in runs} == {0, 1} and {run.status for run in runs} == {"tested"}
+    best = max(trials(tmp_path)["COMPLETE"], key=lambda t: t.value)
+    assert {run.config["optimizer"]["lr"] for run in runs} == {best.params["optimizer.lr"]}
+    assert {run.config["wandb"]["group"] for run in runs} == {"lr-best"}
+    assert "test mIoU 50.50 % ± 0.71 (standard deviation) over 2 seeds" in first
+    assert cli.main([*command, "--repeat=3"]) == 0  # two of them are there
+    assert len(find([tmp_path / "runs" / "lr-best"])) == 3
+    assert {read(path).status for path in find([tmp_path / "runs" / "searches"])} == {"not tested"}
+
+
+def test_the_command_that_tests_is_exp(tmp_path):
+    best = Best(3, 0.5, "r", 4, ["lightning-seg", "fit", "quickstart", "--a=fit", "--b.lr=0.1"])
+    program = [sys.executable, "-m", "lightning_seg.cli"]
+    expected = [*program, "exp", "quickstart", "--a=fit", "--b.lr=0.1", "--name=x"]
+    assert search_results._tested_command(best, ["--name=x"]) == expected
 
 
 def test_several_at_once_share_the_work(file, tmp_path):
@@ -133,7 +181,7 @@ def test_failing_trials_end_the_search(file, tmp_path, capsys):
     assert cli.main(["search", str(path), f"--runs={tmp_path / 'runs'}"]) == 2
     said = capsys.readouterr()
     assert "3 trials in a row failed" in said.err and "trial 0: failed, see" in said.out
-    assert "lr is too high" in (tmp_path / "runs" / "lr" / "trial-000.log").read_text()
+    assert "lr is too high" in (tmp_path / "runs" / "searches" / "lr" / "trial-000.log").read_text()
     assert len(trials(tmp_path)["FAIL"]) == 3
 
 
@@ -147,7 +195,7 @@ def test_hopeless_trials_are_stopped_early(file, tmp_path, monkeypatch, capsys):
             method="grid", run_cap=None, parameters=grid, early_terminate={"type": "hyperband", "min_iter": 1}
         )
     )
-    (tmp_path / "runs" / "lr").mkdir(parents=True)
+    (tmp_path / "runs" / "searches" / "lr").mkdir(parents=True)
     sampler = optuna.samplers.GridSampler({"optimizer.lr": [0.01, 1e-8]}, seed=0)
     study = optuna.create_study(
         direction="maximize", sampler=sampler, pruner=optuna.pruners.ThresholdPruner(lower=0.4)
@@ -254,7 +302,7 @@ def test_shipped_searches_can_be_read(path):
     search = load(path)
     assert search.trials and search.metric == "val/miou"
     names = [word for word in search.command if not word.startswith(("-", "$"))]
-    assert names[:2] == ["lightning-seg", "exp"] and experiment_file(names[2]).is_file()
+    assert names[:2] == ["lightning-seg", "fit"] and experiment_file(names[2]).is_file()
 
 
 @pytest.mark.slow
@@ -267,14 +315,17 @@ def test_a_real_trial(tmp_path, capsys):
         --model.network.init_args.backbone=test_resnet --trainer.accelerator=cpu --trainer.devices=1
     """
     arguments = textwrap.dedent(small).split()
-    assert cli.main(["search", "quickstart", "--trials=1", f"--runs={tmp_path}", *arguments]) == 0, (
-        tmp_path / "quickstart" / "trial-000.log"
+    command = ["search", "quickstart", "--trials=1", "--repeat=1", f"--runs={tmp_path}"]
+    assert cli.main([*command, *arguments]) == 0, (
+        tmp_path / "searches" / "quickstart" / "trial-000.log"
     ).read_text()
-    (run,) = find([tmp_path])
+    (run,) = find([tmp_path / "searches"])
     record = read(run)
-    assert record.tags == ["quickstart-trial-0"] and record.status == "tested"
+    assert record.tags == ["quickstart-trial-0"] and record.status == "not tested"
     lr = record.config["model"]["optimizer"]["init_args"]["lr"]
     assert f"lr={lr}" in capsys.readouterr().out.splitlines()[0]
+    (run,) = find([tmp_path / "quickstart-best"])
+    assert read(run).config["model"]["optimizer"]["init_args"]["lr"] == lr
     _check_dashboard(run)
 
 
@@ -299,6 +350,6 @@ def _check_dashboard(run):
     assert curves | {f"test/iou/{name}" for name in shown.classes} <= logged
     for name in (*dashboard.PICTURES, dashboard.TABLE, dashboard.IMAGES, dashboard.CONFUSION):
         assert any(key == name or key.startswith(f"{name}.") for key in logged), name
-    assert config[shown.group_by].startswith("quickstart · ") and config["params"] > 1e5
-    assert config["experiment"] == "quickstart" and {*dashboard.PINNED} <= {*config}
+    assert config[shown.group_by].startswith("quickstart-best · ") and config["params"] > 1e5
+    assert config["experiment"] == "quickstart-best" and {*dashboard.PINNED} <= {*config}
     assert dashboard.BEST in logged or "val/miou" in logged
