@@ -72,7 +72,7 @@ class Description:
         image_memory: Bytes in training for what each image leaves for the backward pass.
         images_per_second: Speed of inference.
         disturbed: Whether other programs ran during the measurement of the speed.
-        field: Influence (H, W) of each pixel of the image on the logit in its centre.
+        field: Influence (H, W) of each pixel of the image on the logit in its center.
     """
 
     name: str
@@ -213,9 +213,10 @@ def _loss_and_saved(network: Network, conditions: Conditions, batch_size: int) -
 
 
 def receptive_field(network: Network, conditions: Conditions, count: int = 4) -> np.ndarray:
-    """Measure how much each pixel sways the largest logit in the centre of the image.
+    """Compute the effective receptive field: the gradient of the center logit with respect to each pixel.
 
-    It is the absolute gradient of that logit, averaged over images of noise (Luo et al., arXiv:1701.04128).
+    The largest logit in the center is taken; absolute values are averaged over images of noise (Luo et al.,
+    arXiv:1701.04128).
 
     Args:
         network: The network.
@@ -223,7 +224,7 @@ def receptive_field(network: Network, conditions: Conditions, count: int = 4) ->
         count: Number of images.
 
     Returns:
-        Influence (H, W).
+        Absolute gradient (H, W).
     """
     generator = torch.Generator().manual_seed(0)
     height, width = conditions.size
@@ -232,17 +233,17 @@ def receptive_field(network: Network, conditions: Conditions, count: int = 4) ->
     for _ in range(count):
         noise = 255 * torch.rand(1, 3, height, width, generator=generator)
         images = noise.to(conditions.device).requires_grad_()
-        centre = network(images)[0, :, height // 2, width // 2].max()
-        (gradient,) = torch.autograd.grad(centre, images)
+        center = network(images)[0, :, height // 2, width // 2].max()
+        (gradient,) = torch.autograd.grad(center, images)
         total += gradient[0].abs().sum(0).cpu()
     return (total / count).numpy()
 
 
 def field_side(field: np.ndarray, share: float) -> int | None:
-    """Find the smallest square around the centre that holds a share of the influence.
+    """Find the smallest square around the center that holds a share of the gradient.
 
     Args:
-        field: Influence (H, W).
+        field: Absolute gradient (H, W).
         share: Fraction of the sum; 1 asks for every pixel that has any.
 
     Returns:

@@ -43,7 +43,7 @@ def text(description: Description, batch_size: int, crop: tuple[int, int], size:
     images = batch_size * crop[0] * crop[1] / (size[0] * size[1])
     lines += [
         f"output stride  {d.output_stride}",
-        f"field          {sides(d.field)}",
+        f"field          {sides(d.field)} (effective receptive field)",
         f"memory         {_gigabytes(d.fixed_memory)} for weights, gradients and optimizer, "
         f"{_gigabytes(d.image_memory)} an image in training",
         f"               about {_gigabytes(d.memory(images))} for {batch_size} crops of {crop[0]}x{crop[1]}",
@@ -70,13 +70,13 @@ def table(described: Sequence[Description]) -> str:
 
 
 def sides(field: np.ndarray) -> str:
-    """Say in words how far a network sees."""
+    """Describe the effective receptive field: the squares that hold parts of the gradient of the center's logit."""
     near, far, all_of_it = (_side(field, share) for share in (0.5, 0.95, 1))
-    return f"50 % of the influence comes from {near}, 95 % from {far}, all of it from {all_of_it}"
+    return f"50 % of the gradient in {near}, 95 % in {far}, all of it in {all_of_it}"
 
 
 def draw_field(field: np.ndarray, title: str) -> Image.Image:
-    """Draw the influence (H, W) of the pixels on the centre over four decades, with the 50 and 95 % squares."""
+    """Draw an effective receptive field (H, W) over four decades, with the squares of 50 and 95 %."""
     strength = np.log10(np.maximum(field / max(field.max(), 1e-30), 1e-30)) / 4 + 1
     zoom = max(1, round(512 / max(field.shape)))
     height, width = (zoom * length for length in field.shape)
@@ -89,13 +89,11 @@ def draw_field(field: np.ndarray, title: str) -> Image.Image:
             x, y = (zoom * (length // 2 - side // 2) for length in field.shape[::-1])
             draw.rectangle((x, 24 + y, x + zoom * side, 24 + y + zoom * side), outline="white")
     words = [_side(field, share) for share in (0.5, 0.95)]
-    draw.text(
-        (4, height + 28), f"squares: 50 % of the influence, {words[0]}; 95 %, {words[1]}", "black", font
-    )
+    draw.text((4, height + 28), f"squares: 50 % of the gradient, {words[0]}; 95 %, {words[1]}", "black", font)
     scale = heat(np.linspace(0, 1, 160)[None].repeat(12, axis=0))
     canvas.paste(Image.fromarray(scale), (64, height + 54))
     draw.text((4, height + 51), "1/10000", "black", font)
-    draw.text((230, height + 51), "1: the pixel with most influence", "black", font)
+    draw.text((230, height + 51), "1: the largest gradient", "black", font)
     return canvas
 
 
@@ -132,7 +130,7 @@ def page(described: Sequence[Description], conditions: Conditions, drawn: Sequen
         for d in described
     )
     pictures = "".join(
-        f'<img alt="influence on the centre" src="data:image/png;base64,{_png(draw_field(d.field, d.name))}">'
+        f'<img alt="effective receptive field" src="data:image/png;base64,{_png(draw_field(d.field, d.name))}">'
         for d in described
     )
     return (

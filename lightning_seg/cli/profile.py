@@ -36,7 +36,7 @@ def main(arguments: list[str]) -> None:
         description = network_profile.measure(title, task, conditions)
         described.append(description)
         picture = options.output / f"{title.replace('/', '_')}.png"
-        network_report.draw_field(description.field, f"{title}: influence on the center").save(picture)
+        network_report.draw_field(description.field, f"{title}: effective receptive field").save(picture)
         if len(names) == 1:
             print(network_report.text(description, data.batch_size, data.crop_size, conditions.size))
             print(f"picture        {picture}")

@@ -28,7 +28,7 @@ def answer(ablation: Ablation, planned: Sequence[Slot], name: str = "answer") ->
     runs = [run for slot in done if (run := slot.run())]
     comparison = compare([run.path for run in runs], "experiment", baseline, block=ablation.block)
     if missing := len(planned) - len(done):
-        comparison.remarks.append(f"{missing} of {len(planned)} runs are not done: this is not the last word")
+        comparison.remarks.append(f"{missing} of {len(planned)} runs are not done: the result is preliminary")
     print(f"\n{tables.text(comparison)}")
     for remark in tables.shortened(comparison.remarks):
         print(remark)

@@ -201,7 +201,7 @@ def _text(protocol: dict[str, Any], rows: list[dict[str, Any]], sentences: list[
     ]
     lines.insert(1, "| " + " | ".join(rule) + " |")
     unanswered = [
-        f"{row['name']} gives no answer for {100 - row['answered']:.1f} % of the pixels, which count as missed."
+        f"{row['name']} predicts no class for {100 - row['answered']:.1f} % of the pixels; they count as false negatives."
         for row in rows
         if row["answered"] < 100
     ]

@@ -357,7 +357,7 @@ def test_an_incomplete_answer_says_so_and_an_older_run_does_not_count(tmp_path, 
     missing = Slot(tmp_path / "study", "frozen", 3, (), slots[0].config)
     answer(replace(ABLATION, baseline="absent"), [*slots, missing])
     out = capsys.readouterr().out
-    assert "1 of 7 runs are not done: this is not the last word" in out
+    assert "1 of 7 runs are not done: the result is preliminary" in out
     assert "frozen is 20." in out and "3 runs" in out
     assert "The runs of full also differ in batch." in out
     with pytest.raises(UserError, match="no run is done"):
