@@ -201,7 +201,7 @@ def _text(protocol: dict[str, Any], rows: list[dict[str, Any]], sentences: list[
     ]
     lines.insert(1, "| " + " | ".join(rule) + " |")
     unanswered = [
-        f"{row['name']} predicts no class for {100 - row['answered']:.1f} % of the pixels; they count as false negatives."
+        f"{row['name']} predicts no class for {100 - row['answered']:.1f} % of the pixels: false negatives."
         for row in rows
         if row["answered"] < 100
     ]
