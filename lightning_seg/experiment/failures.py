@@ -22,6 +22,7 @@ from lightning_seg.runs.provenance import package_commit
 
 _MEMORY = re.compile(r"out of memory|can('t|not) allocate memory", re.IGNORECASE)
 _WORKER = re.compile(r"DataLoader worker .*(killed|exited unexpectedly)", re.DOTALL)
+_ENDED = re.compile(r"DataLoader worker .*killed by signal: (Terminated|Interrupt|Hangup)", re.DOTALL)
 _PROCESS = re.compile(
     r"Connection (closed|reset) by peer|Broken pipe|gloo|NCCL|ProcessGroup|TCPStore", re.IGNORECASE
 )
@@ -94,6 +95,11 @@ def _explain(
     text = str(error)
     if is_out_of_memory(error):
         return _out_of_memory(trainer, data)
+    if ended := _ENDED.search(text):
+        return (
+            f"a data worker was ended by a signal ({ended[1]}), as `timeout`, a scheduler or Ctrl-C send it."
+            f" {_again(run())}"
+        )
     if _WORKER.search(text):
         return (
             "a data worker was killed, most often because the machine's memory was full.\n"

@@ -9,6 +9,7 @@ import pytest
 import torch
 
 from lightning_seg.data import loading
+from lightning_seg.errors import UserError
 from lightning_seg.experiment.failures import friendly_errors
 from lightning_seg.training.checkpoint_io import read
 
@@ -142,6 +143,14 @@ def test_a_killed_data_worker(folder, capsys):
     assert here(folder, "exp", "tiny.yaml", "--name=dead", data("die")) == 2
     error = capsys.readouterr().err
     assert "error: a data worker was killed" in error and "num_workers=0" in error
+
+
+@pytest.mark.parametrize("name", ["Terminated", "Interrupt", "Hangup"])
+def test_a_data_worker_that_is_told_to_end_does_not_lack_memory(folder, name):
+    trainer = SimpleNamespace(world_size=1)
+    with pytest.raises(UserError) as caught, friendly_errors(trainer, None, lambda: folder):
+        raise RuntimeError(f"DataLoader worker (pid 7) is killed by signal: {name}. ")
+    assert f"ended by a signal ({name})" in str(caught.value) and "memory" not in str(caught.value)
 
 
 def test_a_frozen_data_worker(folder, monkeypatch, capsys):
