@@ -8,8 +8,9 @@ import difflib
 import importlib
 import inspect
 import pkgutil
+import re
 import sys
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -233,13 +234,39 @@ def _import(path: str) -> Any:
     return getattr(importlib.import_module(module), name)
 
 
-def make_importable(files: Iterable[Path] = ()) -> None:
+def make_importable(files: Mapping[Path, Mapping[str, Any]], arguments: Sequence[str] = ()) -> None:
     """Let class paths name modules in the current folder, in its ``experiments/`` and beside experiment files.
 
     What is installed comes first: a file here hides no library.
+
+    Args:
+        files: The settings of experiment files; they may state further folders as ``modules``.
+        arguments: Those of the command line, which may do so, too.
     """
-    for folder in (Path.cwd(), Path("experiments").absolute(), *(f.absolute().parent for f in files)):
+    stated = [folder for settings in files.values() for folder in settings.get("modules") or []]
+    for given in (a.removeprefix("--modules=") for a in arguments if a.startswith("--modules=")):
+        stated += re.findall(r"[^\[\],'\" ]+", given)
+    for folder in (*_here(), *(file.absolute().parent for file in files), *map(Path, stated)):
         if folder.is_dir():
             _FOLDERS[str(folder)] = None
             if str(folder) not in sys.path:
                 sys.path.append(str(folder))
+
+
+def folders_of_modules() -> list[str]:
+    """Return the folders elsewhere from which modules were imported, which a run has to state to be continued."""
+    used = {str(parent) for module in [*sys.modules.values()] for parent in _parents(module)}
+    return [folder for folder in _FOLDERS if folder in used and Path(folder) not in _here()]
+
+
+def _here() -> tuple[Path, Path]:
+    return Path.cwd(), Path("experiments").absolute()
+
+
+def _parents(module: Any) -> tuple[Path, ...]:
+    """The folder of a module, or that of the package which it is."""
+    file = getattr(module, "__file__", None)
+    if not isinstance(file, str):
+        return ()
+    path = Path(file)
+    return (path.parents[1],) if path.name == "__init__.py" else (path.parent,)

@@ -35,7 +35,7 @@ from lightning_seg.callbacks.run_record import RunRecord
 from lightning_seg.callbacks.training_curves import TrainingCurves
 from lightning_seg.data.base import SegmentationData
 from lightning_seg.errors import UserError
-from lightning_seg.experiment.class_paths import make_importable, resolve_class
+from lightning_seg.experiment.class_paths import folders_of_modules, make_importable, resolve_class
 from lightning_seg.experiment.files import read_files
 from lightning_seg.experiment.limits import check_seed, refuse_useless
 from lightning_seg.experiment.parser import Parser
@@ -78,7 +78,7 @@ class ExperimentSettings(LightningCLI):
         if settings:
             self._files = {settings[0]: settings[1], **self._files}
             args = ["-c", str(settings[0]), *args]
-        make_importable(self._files)
+        make_importable(self._files, args)
         refuse_old_names(self._files, args)
         self.task = _task_class(self._files, args)
         super().__init__(
@@ -111,6 +111,12 @@ class ExperimentSettings(LightningCLI):
         )
         parser.add_argument("--runs", type=str, default="runs", help="Folder of all runs.")
         parser.add_argument(
+            "--modules",
+            type=list[str],
+            default=[],
+            help="Folders of modules that class paths name, beside the current one, experiments/ and the YAML's.",
+        )
+        parser.add_argument(
             "--ckpt_path", type=str | None, default=None, help="Checkpoint to start from or evaluate."
         )
         parser.add_class_arguments(WandbSettings, "wandb")
@@ -137,6 +143,7 @@ class ExperimentSettings(LightningCLI):
         """Parse; the name of the first YAML file names the experiment."""
         self.config: Namespace = parser.parse_args(args)
         check_seed(self.config.seed_everything)
+        self.config.modules = list(dict.fromkeys([*self.config.modules, *folders_of_modules()]))
         if self.config.name is None:
             self.config.name = next((file.stem for file in self._files), "unnamed")
 

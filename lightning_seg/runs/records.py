@@ -31,6 +31,7 @@ _INCIDENTAL = (
     "seed_everything",
     "name",
     "runs",
+    "modules",
     "ckpt_path",
     "wandb",
     "pictures",

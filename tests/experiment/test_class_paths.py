@@ -220,6 +220,28 @@ def test_modules_in_the_current_folder_and_beside_the_yaml_are_importable(own_mo
     assert settings(own_module(folder)).model.network.class_path == "mynet.MyNet"
 
 
+def test_a_run_states_the_folder_of_modules_that_lie_elsewhere(own_module, tmp_path):
+    """So that it can be continued and tested, and made as a job: its config.yaml does not lie beside them."""
+    kept = ExperimentSettings(["-c", str(own_module("elsewhere"))])
+    assert kept.config.modules == [str(tmp_path / "elsewhere")]
+    (tmp_path / "run").mkdir()
+    (tmp_path / "run/config.yaml").write_text(kept.text)
+    code = "from lightning_seg.experiment.experiment import ExperimentSettings as E; E(['-c', 'run/config.yaml'])"
+    done = subprocess.run([sys.executable, "-c", code], cwd=tmp_path, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+
+
+def test_further_folders_can_be_stated(own_module, tmp_path):
+    file = own_module("elsewhere").rename(tmp_path / "mine.yaml")
+    with pytest.raises(UserError, match="no module 'mynet'"):
+        settings(file)
+    assert settings(file, "--modules=[elsewhere]").model.network.class_path == "mynet.MyNet"
+
+
+def test_modules_that_are_found_anyway_are_not_stated(own_module):
+    assert settings(own_module("experiments")).modules == []
+
+
 def test_a_module_of_the_users_own_hides_no_library(own_module):
     own_module(".")
     Path("yaml.py").write_text("raise SystemExit('shadowed')\n")
