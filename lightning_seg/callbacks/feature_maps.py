@@ -17,7 +17,7 @@ from lightning_seg.data.io import read_image
 from lightning_seg.inference.precision import full_precision
 from lightning_seg.networks.base import BackboneNetwork
 from lightning_seg.plotting.heat import heat
-from lightning_seg.runs.csv_logger import RunLogger
+from lightning_seg.runs.csv_logger import RunLogger, loggers_of
 from lightning_seg.runs.directory import PICTURES
 
 CELL = 160  # width of each picture in pixels
@@ -45,7 +45,7 @@ class FeatureMaps(L.Callback):
 
     def on_validation_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Draw ``pictures/feature_maps.png``, except during the sanity check."""
-        run = next((logger.run for logger in trainer.loggers if isinstance(logger, RunLogger)), None)
+        run = next((logger.run for logger in loggers_of(trainer, RunLogger)), None)
         if trainer.sanity_checking or run is None or not trainer.is_global_zero:
             return
         self._validations += 1
@@ -59,10 +59,9 @@ class FeatureMaps(L.Callback):
         folder = Path(run) / PICTURES
         folder.mkdir(exist_ok=True)
         picture.save(folder / "feature_maps.png")
-        for logger in trainer.loggers:
-            if isinstance(logger, WandbLogger):
-                step = max(0, trainer.global_step - 1)  # the step of this validation's scores
-                logger.log_image("val/feature_maps", [picture], step=step)
+        for logger in loggers_of(trainer, WandbLogger):
+            step = max(0, trainer.global_step - 1)  # the step of this validation's scores
+            logger.log_image("val/feature_maps", [picture], step=step)
 
     def _read(self, trainer: Any) -> Tensor:
         if self.image is not None:

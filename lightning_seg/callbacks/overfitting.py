@@ -17,7 +17,7 @@ from lightning_seg.metrics.confusion import ConfusionMatrix
 from lightning_seg.metrics.mean import WeightedMean
 from lightning_seg.metrics.scores import scores
 from lightning_seg.plotting.charts import Panel, draw_lines
-from lightning_seg.runs.csv_logger import RunLogger
+from lightning_seg.runs.csv_logger import RunLogger, loggers_of
 from lightning_seg.runs.directory import PICTURES
 from lightning_seg.tasks.semantic import SemanticSegmentation
 from lightning_seg.training.fsdp import is_sharded
@@ -65,9 +65,8 @@ class OverfittingMonitor(L.Callback):
             return
         verdict = judge(History.read(run.rows()))
         print(f"fit      {verdict}", flush=True)
-        for logger in trainer.loggers:
-            if isinstance(logger, WandbLogger):
-                logger.experiment.summary["fit"] = verdict
+        for logger in loggers_of(trainer, WandbLogger):
+            logger.experiment.summary["fit"] = verdict
 
     def _watches(self, trainer: L.Trainer, pl_module: L.LightningModule) -> bool:
         if is_sharded(trainer):
@@ -183,4 +182,4 @@ def _run_logger(trainer: L.Trainer) -> RunLogger | None:
     """The run's own logger, on the process that writes."""
     if not trainer.is_global_zero:
         return None
-    return next((logger for logger in trainer.loggers if isinstance(logger, RunLogger)), None)
+    return next(iter(loggers_of(trainer, RunLogger)), None)

@@ -13,7 +13,7 @@ from lightning_seg.data.dataset import Split
 from lightning_seg.metrics.instance import arrays, view_of_found, view_of_truth
 from lightning_seg.metrics.scores import scores
 from lightning_seg.plotting.pictures import comparison, save_parts
-from lightning_seg.runs.csv_logger import RunLogger
+from lightning_seg.runs.csv_logger import RunLogger, loggers_of
 from lightning_seg.runs.directory import PICTURES
 from lightning_seg.tracking.media import PictureSet, log_confusion_matrix, log_per_class
 from lightning_seg.tracking.wandb_logger import WandbRunLogger
@@ -62,7 +62,7 @@ class Pictures(L.Callback):
         self._draw(trainer, pl_module, "test", trainer.datamodule.test_split)  # type: ignore[attr-defined]
 
     def _draw(self, trainer: L.Trainer, pl_module: L.LightningModule, stage: str, split_name: str) -> None:
-        run = next((logger.run for logger in trainer.loggers if isinstance(logger, RunLogger)), None)
+        run = next((logger.run for logger in loggers_of(trainer, RunLogger)), None)
         spread = is_sharded(trainer)  # then all processes have to run the network together
         if self.count < 1 or run is None or not (trainer.is_global_zero or spread):
             return
@@ -106,13 +106,12 @@ class Pictures(L.Callback):
         shown_there = PictureSet(images, truths, predictions, classes, names, objects or None)
         matrix = np.array(module.matrix)
         self._tables, self._drawn = [], self._drawn + (stage == "val")
-        for logger in trainer.loggers:
-            if isinstance(logger, WandbRunLogger):
-                shown_there.log(logger, f"{stage}/pictures", step)
-                self._tables += [
-                    partial(shown_there.log_table, logger, f"{stage}/pictures_table", step),
-                    partial(log_confusion_matrix, logger, f"{stage}/confusion", matrix, classes, step),
-                    partial(log_per_class, logger, f"{stage}/iou_per_class", iou, step),
-                ]
+        for logger in loggers_of(trainer, WandbRunLogger):
+            shown_there.log(logger, f"{stage}/pictures", step)
+            self._tables += [
+                partial(shown_there.log_table, logger, f"{stage}/pictures_table", step),
+                partial(log_confusion_matrix, logger, f"{stage}/confusion", matrix, classes, step),
+                partial(log_per_class, logger, f"{stage}/iou_per_class", iou, step),
+            ]
         if stage == "test" or self._drawn % self.tables_every_n == 0:
             self._log_tables()

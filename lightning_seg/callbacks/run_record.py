@@ -21,7 +21,7 @@ from lightning_seg.constants import IGNORE_INDEX
 from lightning_seg.metrics.scores import Scores, scores
 from lightning_seg.metrics.torch_metric import TorchMetric
 from lightning_seg.plotting.tables import text_table
-from lightning_seg.runs.csv_logger import RunLogger
+from lightning_seg.runs.csv_logger import RunLogger, loggers_of
 from lightning_seg.runs.directory import CONFIG, ENVIRONMENT, TEST_IMAGES, TEST_SCORES, write_whole
 from lightning_seg.runs.provenance import record_code
 from lightning_seg.tracking.media import log_image_scores
@@ -71,13 +71,12 @@ class RunRecord(L.Callback):
             )
             write_whole(self.run / ENVIRONMENT, json.dumps(facts, indent=2) + "\n")
             write_whole(self.run / CONFIG, self.config)  # last: it makes the folder a run directory
-        for logger in trainer.loggers if stage == "fit" else []:
-            if isinstance(logger, WandbRunLogger):
-                described = json.loads((self.run / ENVIRONMENT).read_text())
-                data: Any = trainer.datamodule  # type: ignore[attr-defined]
-                batch = described["effective_batch_size"]
-                seen = partial(lambda batch: trainer.global_step * batch, batch)
-                logger.begin_training(described, type(data).__name__, data_version(data), seen)
+        for logger in loggers_of(trainer, WandbRunLogger) if stage == "fit" else []:
+            described = json.loads((self.run / ENVIRONMENT).read_text())
+            data: Any = trainer.datamodule  # type: ignore[attr-defined]
+            batch = described["effective_batch_size"]
+            seen = partial(lambda batch: trainer.global_step * batch, batch)
+            logger.begin_training(described, type(data).__name__, data_version(data), seen)
 
     def on_fit_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Say what is about to be trained: four lines, and one for each part of the network."""
@@ -106,9 +105,8 @@ class RunRecord(L.Callback):
         file = self.run / ENVIRONMENT
         described = json.loads(file.read_text()) | facts
         write_whole(file, json.dumps(described, indent=2) + "\n")
-        for logger in trainer.loggers:
-            if isinstance(logger, WandbRunLogger):
-                logger.log_hyperparams({"environment": described})
+        for logger in loggers_of(trainer, WandbRunLogger):
+            logger.log_hyperparams({"environment": described})
 
     def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Say what the training begins with; take back what a killed run is about to log again."""
@@ -123,9 +121,8 @@ class RunRecord(L.Callback):
                     " validated and cannot become the best checkpoint; let the training end with a validation"
                     " (trainer.max_epochs or max_steps, check_val_every_n_epoch, val_check_interval)"
                 )
-        for logger in trainer.loggers:
-            if isinstance(logger, RunLogger) and trainer.is_global_zero:
-                logger.rewind(trainer.global_step)
+        for logger in loggers_of(trainer, RunLogger) if trainer.is_global_zero else []:
+            logger.rewind(trainer.global_step)
 
     def on_train_batch_start(
         self, trainer: L.Trainer, pl_module: L.LightningModule, batch: Any, batch_idx: int
@@ -217,10 +214,9 @@ class RunRecord(L.Callback):
             confusion=module.matrix,
         )
         step = max(0, trainer.global_step - 1)
-        for logger in trainer.loggers:
-            if isinstance(logger, WandbRunLogger):
-                counted = module.per_image, names, step
-                log_image_scores(logger, "test/images", names_of_images, *counted)
+        for logger in loggers_of(trainer, WandbRunLogger):
+            counted = module.per_image, names, step
+            log_image_scores(logger, "test/images", names_of_images, *counted)
         self._print(module, result, f"{protocol['split']} split, {protocol['images']} images")
 
     def _print(self, module: Any, result: Scores, of_what: str) -> None:

@@ -437,7 +437,7 @@ class SegmentationData(L.LightningDataModule, ABC):
 
     @property
     def run_seed(self) -> int:
-        """The seed in force: the argument, or that of the whole run."""
+        """The seed in force: the argument, or that of the whole run, which Lightning keeps there for all processes."""
         return int(os.environ.get("PL_GLOBAL_SEED", 0)) if self.seed is None else self.seed
 
 

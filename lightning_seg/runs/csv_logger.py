@@ -5,12 +5,15 @@ import json
 import math
 from argparse import Namespace
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
+from lightning.pytorch import Trainer
 from lightning.pytorch.loggers import Logger
 from lightning.pytorch.utilities import rank_zero_only
 
 from lightning_seg.runs.directory import ENVIRONMENT, METRICS, write_whole
+
+Kind = TypeVar("Kind", bound=Logger)
 
 
 class RunLogger(Logger):
@@ -95,3 +98,11 @@ class RunLogger(Logger):
             writer.writeheader()
             writer.writerows(rows)
         temporary.replace(self.file)
+
+
+def loggers_of(trainer: Trainer, kind: type[Kind]) -> list[Kind]:
+    """Return the loggers of a trainer that are of a kind.
+
+    Callbacks are built from settings before the loggers are, so that they find them by the trainer.
+    """
+    return [logger for logger in trainer.loggers if isinstance(logger, kind)]

@@ -177,7 +177,8 @@ class SegmentationTask(L.LightningModule):
             return False
         strategy = self.trainer.strategy
         if isinstance(strategy, DDPStrategy):
-            # DDP averages the gradients of those parameters only that wanted one when it was made.
+            # DDP averages the gradients of those parameters only that wanted one when it was made. Lightning makes it
+            # anew from `strategy.model`, and has no argument for that.
             strategy.model = self
             strategy.configure_ddp()
         return True
