@@ -1,6 +1,5 @@
 """The base of every data set: augmentation, loaders, splits, reproducible samples."""
 
-import hashlib
 import os
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Sequence
@@ -16,14 +15,15 @@ from lightning.pytorch.utilities import rank_zero_warn
 from torch.utils.data import Dataset
 from torchvision.transforms import v2
 
-from lightning_seg.data.cache import cache_key, in_memory, on_disk
+from lightning_seg.data.cache import cache_key, fingerprint, in_memory, on_disk
 from lightning_seg.data.classes import check_classes
 from lightning_seg.data.dataset import Images, Split, read_pair
 from lightning_seg.data.examination import refuse_faulty
-from lightning_seg.data.folds import block_folds, group_folds, presence, readable, stratified_folds
+from lightning_seg.data.folds import fold_of_each, readable
 from lightning_seg.data.instances import CopyPaste, Sample, mix_objects
 from lightning_seg.data.io import read_image, read_mask
 from lightning_seg.data.loading import EpochSampler, Loader, choose_workers, collate, keep_memory, seeded
+from lightning_seg.data.settings import refuse_senseless
 from lightning_seg.data.transforms.color import ColorJitter, apply_color
 from lightning_seg.data.transforms.geometry import RandomHorizontalFlip, RandomScaleCrop
 from lightning_seg.data.transforms.mixing import Mix
@@ -112,6 +112,7 @@ class SegmentationData(L.LightningDataModule, ABC):
         value_range: tuple[float, float] | None = None,
     ) -> None:
         super().__init__()
+        refuse_senseless(locals())
         self.allow_zero_length_dataloader_with_multiple_devices = True  # a small split on many processes
         self.root = Path(root).expanduser()
         self.batch_size = batch_size
@@ -136,33 +137,6 @@ class SegmentationData(L.LightningDataModule, ABC):
             self.val_split = self.test_split = f"fold {fold} of {folds}"
         self._samples: dict[str, Sequence[Any]] = {}
         self._caches: dict[str, Sequence[tuple[np.ndarray, np.ndarray]]] = {}
-        for name, ok, expected in (
-            ("batch_size", batch_size >= 1, "at least 1"),
-            ("eval_batch_size", eval_batch_size >= 1, "at least 1"),
-            (
-                "crop_size",
-                len(crop_size) == 2 and min(crop_size) >= 1,
-                "height and width in pixels, as [512, 512]",
-            ),
-            (
-                "scale_range",
-                len(scale_range) == 2 and 0 < scale_range[0] <= scale_range[1],
-                "smallest and largest, as [0.5, 2.0]",
-            ),
-            ("hflip", 0 <= hflip <= 1, "a probability, 0 to 1"),
-            ("num_workers", num_workers is None or num_workers >= 0, "0 or more, or null to choose"),
-            ("class_balanced_crops", 0 <= class_balanced_crops <= 1, "a probability, 0 to 1"),
-            ("folds", folds >= 2, "at least 2"),
-            ("fold", fold is None or 0 <= fold < folds, f"0 to {folds - 1}, or null"),
-            (
-                "value_range",
-                value_range is None or (len(value_range) == 2 and value_range[0] < value_range[1]),
-                "lowest and highest value, as [0, 4095], or null",
-            ),
-            ("seed", seed is None or seed >= 0, "0 or more, or null for the seed of the run"),
-        ):
-            if not ok:
-                raise UserError(f"data.init_args.{name} must be {expected}; got {locals()[name]}.")
         self.geometry = (
             RandomScaleCrop(
                 self.crop_size,
@@ -172,18 +146,16 @@ class SegmentationData(L.LightningDataModule, ABC):
             ),
             RandomHorizontalFlip(hflip),
         )
-        if instances:
-            self._check_instances()
-        elif isinstance(mix, CopyPaste):
+        if instances and type(self).read_instances is SegmentationData.read_instances:
+            raise self._no_instances()
+        if instances and isinstance(mix, Mix):
+            raise UserError(f"{type(mix).__name__} mixes masks of classes; CopyPaste mixes objects.")
+        if instances and cache != "none":
+            raise UserError("data.init_args.cache keeps masks of classes, not objects; leave it at none.")
+        if not instances and isinstance(mix, CopyPaste):
             raise UserError("CopyPaste pastes objects; in masks of classes ClassMix does the like.")
         self.transforms = transforms or []
         self._general = frozenset(vars(self))
-        for transform in self.transforms:
-            if _fills(transform):
-                raise UserError(
-                    f"Leave out `fill` of {type(transform).__name__}: it would fill the mask with a class. "
-                    "Without it the image is filled with black and the mask with ignore_index."
-                )
 
     # What a data set states
 
@@ -248,13 +220,7 @@ class SegmentationData(L.LightningDataModule, ABC):
                     raise
         samples = self._kept(list(found.values()))
         groups = [self.group_of(sample) for sample in samples]
-        if any(group is not None for group in groups):
-            fold_of = group_folds(groups, self.folds)
-        elif self.sequence:
-            fold_of = block_folds(len(samples), self.folds)
-        else:
-            fold_of = stratified_folds(presence(self.read, samples), self.folds)
-        held_out = fold_of == fold
+        held_out = fold_of_each(samples, self.folds, self.read, groups, self.sequence) == fold
         for split, wanted in ((self.train_split, ~held_out), (self.val_split, held_out)):
             self._samples[split] = [sample for sample, take in zip(samples, wanted, strict=True) if take]
 
@@ -292,29 +258,8 @@ class SegmentationData(L.LightningDataModule, ABC):
     @cached_property
     def fingerprint(self) -> str:
         """Hash of the names and sizes of all files in the three splits: equal data, equal fingerprint."""
-        digest = hashlib.sha256()
-        for split in (self.train_split, self.val_split, self.test_split):
-            digest.update(split.encode())
-            for sample in self.samples(split) if self._exists(split) else []:
-                for part in sample:
-                    known = (
-                        f"{os.path.relpath(part, self.root)}:{part.stat().st_size}"
-                        if isinstance(part, Path)
-                        else part
-                    )
-                    digest.update(f"\0{known}".encode())
-        return digest.hexdigest()[:16]
-
-    def _check_instances(self) -> None:
-        if type(self).read_instances is SegmentationData.read_instances:
-            raise self._no_instances()
-        if isinstance(self.mix, Mix):
-            raise UserError(
-                f"{type(self.mix).__name__} mixes masks of classes; objects are mixed by "
-                "lightning_seg.data.instances.CopyPaste."
-            )
-        if self.cache != "none":
-            raise UserError("data.init_args.cache keeps masks of classes, not objects; leave it at none.")
+        splits = (self.train_split, self.val_split, self.test_split)
+        return fingerprint(self.root, {s: self.samples(s) if self._exists(s) else [] for s in splits})
 
     def _no_instances(self) -> UserError:
         name = type(self).__name__
@@ -439,9 +384,3 @@ class SegmentationData(L.LightningDataModule, ABC):
     def run_seed(self) -> int:
         """The seed in force: the argument, or that of the whole run, which Lightning keeps there for all processes."""
         return int(os.environ.get("PL_GLOBAL_SEED", 0)) if self.seed is None else self.seed
-
-
-def _fills(transform: Any) -> bool:
-    """Whether a transform, or one that it contains, fills in with something else than 0."""
-    inner = getattr(transform, "transforms", ())
-    return bool(getattr(transform, "fill", 0)) or any(_fills(part) for part in inner)

@@ -52,6 +52,8 @@ def inspect(data: DataSet, split: str, sample: Any) -> Inspection:
     image_file, mask_file = files_of(data, sample)
     try:
         image, mask = data.read(sample)
+        if data.instances:
+            data.read_instances(sample)
     except WideRange as error:
         return Inspection([], labels, values=error.values)
     except UserError as error:

@@ -86,6 +86,28 @@ def group_folds(groups: Sequence[str | None], folds: int) -> np.ndarray:
     return _parts_of_groups(groups, np.ones(folds), 0)
 
 
+def fold_of_each(
+    samples: Sequence[Any], folds: int, read: Read, groups: Sequence[str | None], sequence: bool
+) -> np.ndarray:
+    """Divide samples into folds: by groups if there are any, in blocks if they are a sequence, else stratified.
+
+    Args:
+        samples: The samples.
+        folds: Number of folds.
+        read: Reads a sample.
+        groups: Group of each sample, None for none.
+        sequence: Whether neighbours look alike.
+
+    Returns:
+        Number of the fold of each sample (N,).
+    """
+    if any(group is not None for group in groups):
+        return group_folds(groups, folds)
+    if sequence:
+        return block_folds(len(samples), folds)
+    return stratified_folds(presence(read, samples), folds)
+
+
 def stratified_folds(presence: np.ndarray, folds: int, seed: int = 0) -> np.ndarray:
     """Divide samples into folds of equal size in which every class occurs about equally often.
 

@@ -129,6 +129,10 @@ def to_rgb(
     Raises:
         WideRange: It has more than 8 bits a channel and there is no `value_range`.
     """
+    if ";16" in _layout(image)[0] and not image.mode.startswith("I"):
+        raise UserError(
+            f"{name} has 16 bits a channel, of which Pillow keeps 8. Give the file instead of the picture."
+        )
     image = ImageOps.exif_transpose(image)
     if image.mode == "F" or image.mode.startswith("I"):
         return _grey(scale(np.asarray(image), value_range, name))

@@ -118,8 +118,6 @@ class Folder(SegmentationData):
             return self._pairs(split)
         if self.split_ratios and split in self.split_ratios:
             pairs = self._pairs()
-            if self.sequence:
-                pairs = sorted(pairs, key=lambda pair: natural_order(self.name_of(pair)))
             groups = [self.group_of(pair) for pair in pairs] if self.groups else None
             return divide(pairs, self.split_ratios, self.split_seed, groups, self.sequence)[split]
         raise UserError(
@@ -191,7 +189,8 @@ class Folder(SegmentationData):
                 f"{self.mask_suffix!r}). Move away what has no partner; 'lightning-seg check-data' lists all.",
                 alone,
             )
-        return [(images[name], masks[name]) for name in sorted(images)]
+        order = sorted(images, key=natural_order) if self.sequence else sorted(images)
+        return [(images[name], masks[name]) for name in order]
 
     def _listed(self, listing: Path) -> list[tuple[Path, Path]]:
         """Find the files that a list names."""
