@@ -159,8 +159,8 @@ class Section:
         if len(names) == 1:
             return f"{names[0]} is the best: every other group is distinguishably worse."
         rest = f"; the other {n - len(names)} are distinguishably worse" * (n > len(names))
-        shown = ", ".join(names[:8]) + f" and {len(names) - 8} more" * (len(names) > 8)
-        return f"Contenders for the best, not distinguishable from {names[0]}: {shown}{rest}."
+        shown = ", ".join(names[1:9]) + f" and {len(names) - 9} more" * (len(names) > 9)
+        return f"Contenders for the best: {names[0]}, and not distinguishable from it {shown}{rest}."
 
     def sentence(self, i: int) -> str:
         """Say how group ``i`` compares with the reference."""

@@ -361,7 +361,7 @@ def test_many_groups_are_ranked_by_the_intervals_that_are_shown(tmp_path):
             not outside or row["rank"] > 1
         )
         assert 0 <= row["low"] <= row["score"] <= row["high"] <= 100
-    assert section.summary.startswith("Contenders for the best, not distinguishable from e0")
+    assert section.summary.startswith("Contenders for the best: e0")
     assert [i for i in section.differences] == list(range(1, 12))  # the contenders first
 
 

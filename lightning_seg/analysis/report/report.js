@@ -138,10 +138,10 @@ function renderRanking() {
     { name: "to the reference", value: (g) => g.difference, cell: difference, number: true },
     ...(groups.some((g) => g.p !== null) ? [{ name: "p", value: (g) => g.p, cell: (g) => g.p === null ? "" : g.p < 0.001 ? "<0.001" : g.p.toFixed(3), number: true }] : []),
     { name: "", cell: (g) => el("span", { class: g.verdict.split(" ")[0] }, g.verdict) },
+    ...section.settings.map((name, i) => ({ name, value: (g) => g.settings[i] })),
     { name: "seeds", value: (g) => g.seeds, cell: (g) => String(g.seeds), number: true },
     ...(mixed ? [{ name: "runs", value: (g) => g.runs, cell: (g) => String(g.runs), number: true }] : []),
     { name: "std of runs", value: (g) => g.std, cell: (g) => number(g.std), number: true },
-    ...section.settings.map((name, i) => ({ name, value: (g) => g.settings[i] })),
   ], groups.filter((g) => groupMatches(g.index)), (g) => ({ class: g.index === section.reference ? "reference" : null }));
   const all = section.sentences, shown = all.slice(0, 5).map((s) => el("li", {}, s));
   const more = all.slice(5).map((s) => el("li", {}, s));
