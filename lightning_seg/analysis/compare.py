@@ -67,7 +67,9 @@ class Section:
         self.groups = sorted(groups, key=lambda g: -np.nan_to_num(measure.best * means[g.name], nan=-np.inf))
         self.sample: GroupScores
         if measure.of_counts is None:
-            self.sample = RunScores([scores[g.name] for g in self.groups], bounded=measure.percent)
+            left_out = _left_out(self.groups) if measure.name == "mask_ap" else None
+            values = [scores[g.name] for g in self.groups]
+            self.sample = RunScores(values, measure.percent, left_out, len(groups[0].records[0].image_names))
         else:
             first = groups[0].records[0]
             blocks = image_blocks(
@@ -211,11 +213,28 @@ class Section:
         about_several = [self._held_equal, self._few_seeds] if len(self.groups) > 1 else []
         own = [f"{group.remark}." for group in self.groups if group.remark]
         own = [text[0].upper() + text[1:] for text in own[:5]]
-        return " ".join(filter(None, [*about_several, self._numbers_of_classes, self._no_images, *own]))
+        return " ".join(
+            filter(
+                None,
+                [*about_several, self._numbers_of_classes, self._no_images, self._average_precision, *own],
+            )
+        )
+
+    @property
+    def _average_precision(self) -> str:
+        texts = []
+        for group in self.groups:
+            mask, box = (
+                100 * np.mean([record.score(name) for record in group.records])
+                for name in ("mask_ap", "box_ap")
+            )
+            if np.isfinite(mask):
+                texts.append(f"{group.name} {mask:.1f} / {box:.1f}")
+        return f"Mask AP / box AP of objects, in %: {', '.join(texts)}." * bool(texts)
 
     @property
     def _no_images(self) -> str:
-        if self.measure.of_counts is not None:
+        if self.sample.images:
             return ""
         return f"Intervals of {self.measure.label} cover other seeds only: no test image has a share of its own in it."
 
@@ -306,7 +325,7 @@ class Section:
     def _covers(self, i: int) -> str:
         if not self.judged:
             return "images"
-        return "seeds" if self.measure.of_counts is None else "images and seeds"
+        return "images and seeds" if self.sample.images else "seeds"
 
     def _verdict(self, d: Differences | None) -> str:
         if d is None:
@@ -423,6 +442,14 @@ def compare(
         if titles.count(section.title) > 1:  # the same files with other masks
             section.title += f", {TRUTH} {section.protocol[TRUTH]}"
     return Comparison(sections, records, remarks)
+
+
+def _left_out(groups: Sequence[Group]) -> list[list[np.ndarray]] | None:
+    """Return the average precision without each block of images of all runs, if all have recorded it."""
+    found = [[record.mask_ap_left_out for record in group.records] for group in groups]
+    known = [[run for run in runs if run is not None] for runs in found]
+    complete = all(len(a) == len(b) for a, b in zip(found, known, strict=True))
+    return known if complete and len({len(run) for runs in known for run in runs}) == 1 else None
 
 
 def _chosen(records: Sequence[Record], where: Sequence[str], tags: Sequence[str]) -> list[Record]:

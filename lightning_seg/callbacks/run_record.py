@@ -203,15 +203,18 @@ class RunRecord(L.Callback):
         if module.instances:
             table["note"] = (
                 "average precision is COCO's and takes all objects found; no image has a share of its own in it, so "
-                f"{TEST_IMAGES} counts the pixels of the objects merged by class"
+                f"{TEST_IMAGES} counts the pixels of the objects merged by class, and holds the mask AP without each "
+                "block of images"
             )
         write_whole(self.run / TEST_SCORES, json.dumps(table, indent=2) + "\n")
         names_of_images = [data.name_of(sample) for sample in data.samples(data.test_split)]
+        left_out = {"mask_ap_left_out": module.mask_ap_left_out} if module.instances else {}
         np.savez_compressed(
             self.run / TEST_IMAGES,
             counts=module.per_image,
             names=np.array(names_of_images),
             confusion=module.matrix,
+            **left_out,
         )
         step = max(0, trainer.global_step - 1)
         for logger in loggers_of(trainer, WandbRunLogger):

@@ -228,6 +228,15 @@ class Record:
         return names, counts
 
     @cached_property
+    def mask_ap_left_out(self) -> np.ndarray | None:
+        """Mask AP of the test without each block of images, (J,); None if it was not recorded."""
+        try:
+            with np.load(self.path / TEST_IMAGES) as file:
+                return np.asarray(file["mask_ap_left_out"])
+        except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile):
+            return None
+
+    @cached_property
     def confusion(self) -> np.ndarray | None:
         """Confusion matrix (C, C) of the test: pixels, rows the truth; None if an older version tested the run."""
         try:

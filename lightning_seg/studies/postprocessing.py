@@ -208,7 +208,7 @@ def _text(protocol: dict[str, Any], rows: list[dict[str, Any]], sentences: list[
     block = "" if protocol["block"] == 1 else f" in blocks of {protocol['block']}"
     temperature = protocol["temperature"]
     calibrated = "" if temperature == 1 else f" Probabilities are calibrated: temperature {temperature:.3g}."
-    holm = f"; verdicts are corrected for {len(rows) - 1} comparisons (Holm)" if len(rows) > 2 else ""
+    holm = f"; verdicts are corrected for {len(rows) - 1} comparisons (Bonferroni)" if len(rows) > 2 else ""
     return "\n".join(
         [
             f"# Post-processing of {protocol['run']} by {protocol['chain']}",

@@ -44,6 +44,7 @@ class InstanceSegmentation(SegmentationTask):
     Attributes:
         image_scores: Scores of the objects of the last finished evaluation, over all processes.
         matrix: Confusion matrix (C, C) of its semantic view.
+        mask_ap_left_out: Mask AP of the last test without each block of images (see `ObjectScores.left_out`).
         per_image: Counts (N, C, 3) of the semantic view of the last test: intersection, predicted, true pixels.
     """
 
@@ -68,6 +69,7 @@ class InstanceSegmentation(SegmentationTask):
         self.confusion = ConfusionMatrix(len(class_names))
         self.image_counts: ImageCounts | None = None
         self.image_scores: Values = {}
+        self.mask_ap_left_out: np.ndarray | None = None
         self.matrix: np.ndarray | None = None
         self.per_image: np.ndarray | None = None
 
@@ -114,6 +116,7 @@ class InstanceSegmentation(SegmentationTask):
         assert self.image_counts is not None
         self.per_image = self.image_counts.compute().cpu().numpy()
         self.image_counts = None
+        self.mask_ap_left_out = self.objects.left_out()
         self._log_scores("test")
 
     def predict_step(self, batch: dict[str, Any], batch_idx: int) -> list[dict[str, np.ndarray]]:

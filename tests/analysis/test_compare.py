@@ -14,7 +14,7 @@ from lightning_seg.analysis.compare import compare
 from lightning_seg.analysis.groups import group_runs
 from lightning_seg.cli import main as cli
 from lightning_seg.errors import UserError
-from lightning_seg.runs.directory import CONFIG, ENVIRONMENT, TEST_SCORES
+from lightning_seg.runs.directory import CONFIG, ENVIRONMENT, TEST_IMAGES, TEST_SCORES
 from lightning_seg.runs.records import read
 from tests.runs.made_runs import make_run, simulate
 
@@ -321,6 +321,22 @@ def test_other_metrics(tmp_path):
     assert dice.sample.value.shape == (2, 4) and dice.measure.title == "Dice %"
     (speed,) = compare([tmp_path], metric="images_per_second").sections
     assert speed.rows()[0]["score"] > 25
+
+
+def test_average_precision_has_an_interval_over_images_where_runs_recorded_it(tmp_path):
+    rng = np.random.default_rng(0)
+    for seed in range(2):
+        for i, name in enumerate(("a", "b")):
+            run = make_run(tmp_path, name, seed)
+            with_scores(run, mask_ap=0.3 + 0.2 * i + 0.01 * seed)
+            with np.load(run / TEST_IMAGES) as file:
+                arrays = dict(file)
+            left_out = 0.3 + 0.2 * i + rng.normal(0, 0.002, 20)
+            np.savez_compressed(run / TEST_IMAGES, **arrays, mask_ap_left_out=left_out)
+    (section,) = compare([tmp_path]).sections
+    assert section.measure.name == "mask_ap" and section.rows()[0]["interval_covers"] == "images and seeds"
+    assert "2 seeds, 20 images" in section.sentence(1) and "seeds only" not in section.remark
+    assert section.sample.difference(0, 1).images[0] > 0
 
 
 def test_neighbors_are_left_out_together_where_the_data_set_says_so(tmp_path):

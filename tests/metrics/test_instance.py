@@ -334,3 +334,18 @@ def test_void_leaves_the_union_and_a_crowd_of_another_class_does_not():
     ):  # 120 of 220 pixels lie on the crowd
         counts = panoptic_counts(labels, objects, truth, true_objects, 3, crowds)
         assert counts[1].tolist() == [0, 0, false_positives, 1]
+
+
+def test_average_precision_without_each_block_is_that_of_the_other_images():
+    pairs = [pair for seed in range(12) for pair in random_set(seed)]
+    scores = ObjectScores(CLASSES)
+    for i in reversed(range(len(pairs))):
+        found, truth = pairs[i]
+        scores.update(i, found, truth, view_of_found(found, 0.5), view_of_truth(truth))
+    expected = []
+    for k in range(4):
+        kept = [i for i in range(len(pairs)) if i * 4 // len(pairs) != k]
+        expected.append(our_scores(pairs, kept)["mask_ap"])
+    np.testing.assert_allclose(scores.left_out(4), expected)
+    assert len(scores.left_out(1000)) == len(pairs)
+    assert scores.compute()["mask_ap"] == our_scores(pairs)["mask_ap"]  # as before

@@ -256,7 +256,9 @@ def test_both_tasks_are_compared_on_the_same_pixels(run, workplace, capsys):
     assert run_in(workplace, "compare", "runs/tiny", "runs/semantic", "--across", "task") == 0
     out = capsys.readouterr().out
     assert "2" in out and "tiny" in out and "semantic" in out and out.count("Shapes test: 3 images") == 1
-    assert "Mask AP / box AP of objects, in % and without interval: tiny" in out
+    assert "Mask AP / box AP of objects, in %: tiny" in out
+    with np.load(next((workplace / "runs" / "tiny").glob("*/test_images.npz"))) as file:
+        assert file["mask_ap_left_out"].shape == (3,)
     assert run_in(workplace, "compare", "runs/tiny", "runs/semantic") == 0  # a table each
     assert capsys.readouterr().out.count("Shapes test: 3 images") == 2
 
