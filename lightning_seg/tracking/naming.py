@@ -54,8 +54,7 @@ def short_settings(record: Record, overrides: Sequence[str]) -> dict[str, Any]:
     texts = described(record)
     found: dict[str, Any] = {"experiment": record.experiment}
     for key, path in KEYS.items():
-        plain = path.removesuffix(".class_path").replace(".init_args", "")
-        found[key] = texts.get(plain) if key in _CLASSES else record.everything.get(path)
+        found[key] = texts.get(_plain(path)) if key in _CLASSES else record.everything.get(path)
     if record.environment:
         found["params"] = record.environment.get("parameters")
         found[VARIANT] = variant(record, overrides)
@@ -79,7 +78,9 @@ def _parts(record: Record, overrides: Sequence[str]) -> list[str]:
     ):  # a variant of an ablation: its name says what is different
         return [record.experiment]
     texts = described(record)
+    important = [_plain(path) for path in KEYS.values()]
     changed = [key for key in dict.fromkeys(_keys(overrides)) if key in texts]
+    changed.sort(key=lambda key: important.index(key) if key in important else len(important))
     parts = [label([key], texts) for key in changed]
     more = [f"+{len(parts) - _MOST}"] if len(parts) > _MOST else []
     return [record.experiment, *parts[:_MOST], *more]
@@ -96,7 +97,12 @@ def _keys(overrides: Sequence[str]) -> Iterator[str]:
             value = yaml.safe_load(text or after)
         except yaml.YAMLError:
             value = None
-        yield from _flat(key.removesuffix("+").removesuffix(".class_path").replace(".init_args", ""), value)
+        yield from _flat(_plain(key.removesuffix("+")), value)
+
+
+def _plain(path: str) -> str:
+    """Spell a setting as `described` does."""
+    return path.removesuffix(".class_path").replace(".init_args", "")
 
 
 def _flat(key: str, value: Any) -> Iterator[str]:

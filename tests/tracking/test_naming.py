@@ -65,6 +65,18 @@ def test_settings_are_told_under_the_names_that_people_use():
             "unet_camvid · UNet · resnet34 · seed 1",
         ),
         (["--model.network.init_args.backbone=resnet34"], "unet_camvid · resnet34 · seed 1"),
+        (  # what matters most comes first, the rest is counted
+            [
+                *(
+                    f"--{key}=1"
+                    for key in ("trainer.max_epochs", "model.network.norm", "data.init_args.batch_size")
+                ),
+                "--model.optimizer.init_args.lr=1e-4",
+                "--model.loss=DiceLoss",
+                "--model.network.init_args.backbone=resnet34",
+            ],
+            "unet_camvid · resnet34 · Dice · lr 1e-4 · epochs 36 · +2 · seed 1",
+        ),
     ],
 )
 def test_a_name_says_what_differs_from_the_experiment(overrides, name):
