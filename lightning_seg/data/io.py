@@ -250,7 +250,7 @@ def _grey(array: np.ndarray) -> np.ndarray:
 def _wide_colors(path: str | Path, mode: str, stored: Stored) -> np.ndarray:
     """Decode an image of several channels and 16 bits, of which Pillow keeps 8."""
     array = None
-    if mode in ("LA", "RGB", "RGBA", "RGBX") and stored.orientation == 1:
+    if mode in ("LA", "RGB", "RGBA", "RGBX") and stored.orientation == 1 and "planes" not in stored.raw:
         array = cv2.imdecode(np.fromfile(path, np.uint8), cv2.IMREAD_UNCHANGED)
     if array is None or array.ndim != 3 or array.shape[2] < 3 or array.dtype != np.uint16:
         raise UserError(
@@ -366,6 +366,12 @@ def _layout(image: Image.Image) -> tuple[str, int | None]:
     tile = image.tile[0] if isinstance(image, ImageFile.ImageFile) and image.tile else None
     args = () if tile is None else tile.args if isinstance(tile.args, tuple) else (tile.args,)
     raw = args[0] if args and isinstance(args[0], str) else image.mode
+    if isinstance(image, TiffImagePlugin.TiffImageFile) and tile is not None and image.mode[0] not in "IF":
+        bits, planes = (
+            image.tag_v2.get(258, (1,)),
+            image.tag_v2.get(284),
+        )  # BitsPerSample, PlanarConfiguration
+        raw += ";16 in planes" if max(bits) > 8 and planes == 2 else ""
     return raw, args[1] if tile is not None and tile.codec_name.startswith("ppm") else None
 
 

@@ -327,3 +327,26 @@ def test_masks_of_colors_are_read_where_every_color_is_seen(tmp_path):
     cv2.imwrite(str(tmp_path / "e.png"), np.zeros((6, 8, 3), np.uint16))
     with pytest.raises(UserError, match="colors of 8 bits"):
         reader.read(tmp_path / "e.png")
+
+
+@pytest.mark.parametrize("interleave", ["pixel", "band"])
+@pytest.mark.parametrize("dtype", [np.uint8, np.uint16])
+def test_colors_in_planes_are_read_or_refused(tmp_path, dtype, interleave):
+    rasterio = pytest.importorskip("rasterio")
+    pixels = RNG.integers(0, 256, (6, 8, 3)).astype(dtype)
+    profile = {
+        "driver": "GTiff",
+        "height": 6,
+        "width": 8,
+        "count": 3,
+        "photometric": "RGB",
+        "interleave": interleave,
+    }
+    with rasterio.open(tmp_path / "a.tif", "w", dtype=dtype, **profile) as file:
+        file.write(np.moveaxis(pixels, -1, 0))
+    value_range = None if dtype == np.uint8 else (0, 255)
+    if dtype == np.uint16 and interleave == "band":  # which neither Pillow nor OpenCV reads whole
+        with pytest.raises(UserError, match="cannot be read whole"):
+            read_image(tmp_path / "a.tif", value_range)
+    else:
+        np.testing.assert_array_equal(read_image(tmp_path / "a.tif", value_range), pixels)
