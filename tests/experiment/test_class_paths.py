@@ -257,3 +257,15 @@ def test_the_console_script_finds_them_too(own_module, tmp_path):
     )  # fmt: skip
     assert done.returncode == 0, done.stderr
     assert (tmp_path / "out.png").exists()
+
+
+def test_help_of_a_class_knows_short_names():
+    expanded = expand_arguments(
+        ["--model.network.help=UNet", "--data.help", "CamVid", "--model.loss.help=Nothing"]
+    )
+    assert expanded == [
+        "--model.network.help=lightning_seg.networks.unet.UNet",
+        "--data.help",
+        "lightning_seg.data.datasets.camvid.CamVid",
+        "--model.loss.help=Nothing",
+    ]
