@@ -18,6 +18,9 @@ CONTEXT.set_forkserver_preload(
         "lightning_seg.experiment.training",
         "lightning_seg.networks.unet",
         "lightning_seg.data.datasets.shapes",
+        "segmentation_models_pytorch",  # imported when the network is built
+        "lightning_seg.plotting.charts",
+        "matplotlib.backends.backend_agg",
         "wandb",
     ]
 )
