@@ -45,6 +45,9 @@ class Parser(LightningArgumentParser):
         if unknown := re.search(_UNKNOWN, message, re.DOTALL | re.MULTILINE):
             raise UserError(no_such_class(*unknown.groups())) from None
         hint = did_you_mean(message, known)
+        if foreign := re.search(r"Import path (\S+) does not correspond to a subclass of Network", message):
+            module = f"init_args: {{module: {{class_path: {foreign[1]}}}}}"
+            hint = f"\nA network of another library is wrapped: class_path: Adapter, {module}"
         raise UserError(f"{message}{hint}\n'lightning-seg fit --help' lists the settings.") from None
 
     def parse_path(self, path: Any, *args: Any, _fail_no_subcommand: bool = True, **kwargs: Any) -> Namespace:
