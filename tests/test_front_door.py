@@ -43,7 +43,15 @@ NAMEABLE = {
     "callbacks": L.Callback,
 }
 # Made by the package itself, never by a setting.
-INTERNAL = {"Detector", "Ensemble", "PyramidNetwork", "BackboneNetwork", "Morphology", "Schedule"}
+INTERNAL = {
+    "Detector",
+    "RangeTest",
+    "Ensemble",
+    "PyramidNetwork",
+    "BackboneNetwork",
+    "Morphology",
+    "Schedule",
+}
 
 
 def modules(place: str) -> list[str]:
