@@ -42,7 +42,9 @@ from lightning_seg.data.transforms.mixing import MixUp as MixUp
 from lightning_seg.data.transforms.randaugment import Cutout as Cutout
 from lightning_seg.data.transforms.randaugment import RandAugment as RandAugment
 from lightning_seg.errors import UserError as UserError
+from lightning_seg.experiment.experiment import Experiment as Experiment
 from lightning_seg.experiment.loading import load as load
+from lightning_seg.experiment.loading import load_run as load_run
 from lightning_seg.inference.inferers import Inferer as Inferer
 from lightning_seg.inference.inferers import MultiScale as MultiScale
 from lightning_seg.inference.inferers import SlidingWindow as SlidingWindow

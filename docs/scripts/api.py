@@ -18,10 +18,11 @@ TITLES = {
     "data": "Data",
     "data.datasets": "Data sets (`data`)",
     "data.transforms": "Augmentation (`transforms`, `mix`, `color`)",
-    "inference": "Inference (`model.inference`, and from Python)",
+    "inference": "Inference (`model.inference`)",
     "postprocess": "Post-processing (`model.postprocess`)",
     "metrics": "Metrics (`model.metrics`)",
     "callbacks": "Callbacks (`trainer.callbacks`)",
+    "experiment": "From Python",
     "": "Anywhere",
 }
 HEAD = """# Public names
