@@ -34,7 +34,7 @@ def build(models: list[Predictor], names: list[str]) -> Any:
             outputs = [
                 gradio.AnnotatedImage(
                     label=name,
-                    color_map={c: f"#{r:02x}{g:02x}{b:02x}" for c, (r, g, b) in _colours(model)},
+                    color_map={c: f"#{r:02x}{g:02x}{b:02x}" for c, (r, g, b) in _colors(model)},
                 )
                 for model, name in zip(models, names, strict=True)
             ]
@@ -77,5 +77,5 @@ def segment(models: list[Predictor], image: Any) -> list[Annotated | None]:
     return shown
 
 
-def _colours(model: Predictor) -> list[tuple[str, tuple[int, int, int]]]:
+def _colors(model: Predictor) -> list[tuple[str, tuple[int, int, int]]]:
     return list(zip(model.class_names, model.palette, strict=True))

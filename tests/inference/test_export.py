@@ -109,7 +109,7 @@ def test_the_printed_program_runs_without_this_package(runs, tmp_path, capsys):
     subprocess.run([sys.executable, "program.py", "image.png"], cwd=tmp_path, check=True)
     mask, model = Image.open(tmp_path / "mask.png"), load(run)
     assert (np.array(mask) == model(image)).mean() > 0.999
-    assert mask.getpalette()[:6] == [value for colour in model.palette[:2] for value in colour]
+    assert mask.getpalette()[:6] == [value for color in model.palette[:2] for value in color]
     metadata = onnxruntime.InferenceSession(file).get_modelmeta().custom_metadata_map
     assert '"circle"' in metadata["classes"]
 

@@ -16,7 +16,7 @@ CRF_SETTINGS = (
 
 
 def problem(seed=0, classes=4, height=30, width=41, noise=1.5):
-    """Draw coloured regions, and probabilities that are right more often than not.
+    """Draw colored regions, and probabilities that are right more often than not.
 
     Returns:
         Probabilities (C, H, W) float32, the image (H, W, 3) uint8, the truth (H, W) uint8.
