@@ -7,6 +7,7 @@ import os
 import shutil
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
+from types import CodeType, FunctionType
 from typing import Any
 
 import numpy as np
@@ -109,7 +110,7 @@ def cache_key(data: DataSet, split: str, samples: Sequence[Any]) -> str:
         samples: Its samples.
     """
     kinds = (k for k in type(data).__mro__ if k is type(data) or vars(k).keys() & {"list_samples", "read"})
-    code = [inspect.getsource(io), inspect.getsource(classes), *(inspect.getsource(kind) for kind in kinds)]
+    code = [inspect.getsource(io), inspect.getsource(classes), *(_source(kind) for kind in kinds)]
     digest = hashlib.sha256("".join(code).encode())
     _feed(digest, data.reading_settings)
     for sample in samples:
@@ -119,6 +120,16 @@ def cache_key(data: DataSet, split: str, samples: Sequence[Any]) -> str:
                 digest.update(f":{part.stat().st_size}:{part.stat().st_mtime_ns}".encode())
     readable = "".join(letter if letter.isalnum() else "_" for letter in split)
     return f"{type(data).__name__}-{readable}-{digest.hexdigest()[:16]}"
+
+
+def _source(kind: type) -> str:
+    try:
+        return inspect.getsource(kind)
+    except (OSError, TypeError):  # typed into an interpreter: its byte code tells as much
+        codes = [part.__code__ for part in vars(kind).values() if isinstance(part, FunctionType)]
+        return repr(
+            [(c.co_code, c.co_names, [x for x in c.co_consts if not isinstance(x, CodeType)]) for c in codes]
+        )
 
 
 def fingerprint(root: Path, splits: Mapping[str, Sequence[Any]]) -> str:

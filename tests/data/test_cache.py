@@ -153,3 +153,14 @@ def test_the_place_of_caches(monkeypatch):
     monkeypatch.delenv("LIGHTNING_SEG_CACHE")
     monkeypatch.setenv("XDG_CACHE_HOME", "/home/of/caches")
     assert cache_folder() == Path("/home/of/caches/lightning_seg")
+
+
+def test_a_data_set_without_a_source_file_has_a_cache_of_its_own(camvid):
+    def typed(number):
+        names = {"CamVid": CamVid}
+        exec(
+            f"class Typed(CamVid):\n    def read(self, sample): return {number}", names
+        )  # as in an interpreter
+        return names["Typed"](str(camvid), batch_size=1, crop_size=(8, 8))
+
+    assert key(typed(1)) == key(typed(1)) != key(typed(2))
