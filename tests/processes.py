@@ -43,10 +43,15 @@ def start(function: Callable[..., None], *arguments: Any, **environment: str) ->
 
 
 def _call(environment: dict[str, str], function: Callable[..., None], arguments: tuple[Any, ...]) -> None:
-    os.environ.clear()
-    os.environ.update(environment)
+    set_environment(environment)
     rank_zero_only.rank = int(environment.get("RANK", 0))  # the server has imported it without a rank
     function(*arguments)
+
+
+def set_environment(environment: dict[str, str]) -> None:
+    """Replace all environment variables of this process."""
+    os.environ.clear()
+    os.environ.update(environment)
 
 
 def run_ranks(count: int, function: Callable[..., None], *arguments: Any) -> None:

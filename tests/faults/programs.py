@@ -13,7 +13,7 @@ import sys
 import time
 from pathlib import Path
 
-from tests.processes import CONTEXT, ROOT
+from tests.processes import ROOT, start
 
 TINY = """
 seed_everything: 0
@@ -51,14 +51,9 @@ class Program:
     """
 
     def __init__(self, folder: Path, *arguments: str, name: str = "output", **environment: str) -> None:
-        if str(ROOT) not in sys.path:
-            sys.path.append(str(ROOT))  # where the child finds this module
         self.file = folder / f"{name}.txt"
         self.file.unlink(missing_ok=True)
-        self.process = CONTEXT.Process(
-            target=_main, args=(str(folder), list(arguments), environment, str(self.file))
-        )
-        self.process.start()
+        self.process = start(_main, str(folder), list(arguments), environment, str(self.file), **environment)
 
     def wait(self, seconds: float = 60) -> int:
         """Wait for its end and return the exit code; kill it if it takes too long."""
@@ -102,11 +97,7 @@ def _main(folder: str, arguments: list[str], environment: dict[str, str], output
         del os.environ[name]
     os.environ.update(environment)
     sys.argv = ["lightning-seg", *arguments]
-    from lightning.pytorch.utilities import rank_zero_only
-
     from lightning_seg.cli.main import main
-
-    rank_zero_only.rank = int(environment.get("RANK", 0))  # the server has imported it without a rank
 
     sys.exit(main(arguments))
 

@@ -3,7 +3,6 @@
 ``python -m tests.tracking.test_outages`` prints how long start, training and end take.
 """
 
-import multiprocessing
 import os
 import socket
 import tempfile
@@ -21,6 +20,7 @@ import wandb
 from lightning_seg.runs.directory import CONFIG
 from lightning_seg.tracking.media import PictureSet
 from lightning_seg.tracking.wandb_run import WandbSettings
+from tests.processes import CONTEXT, set_environment
 from tests.tracking.fake_wandb import KEY, FakeWandb
 from tests.tracking.wandb_logs import sync
 
@@ -81,11 +81,8 @@ def all_outages(folder: Path):
         ports = {"silent": silent.getsockname()[1], "closed": closed.getsockname()[1]}
         addresses = {kind: f"http://127.0.0.1:{port}" for kind, port in ports.items()}
         # Processes of their own: wandb, once imported, keeps the timeout that was set then.
-        context = multiprocessing.get_context("forkserver")
-        context.set_forkserver_preload(
-            ["wandb", "lightning_seg.tracking.wandb_run", "lightning_seg.tracking.media"]
-        )
-        with ProcessPoolExecutor(len(KINDS), context) as pool:
+        environment = (dict(os.environ),)  # the server of forks may have been started under another one
+        with ProcessPoolExecutor(len(KINDS), CONTEXT, set_environment, environment) as pool:
             results = {
                 kind: pool.submit(run_through, kind, run_dir(folder, kind), addresses.get(kind))
                 for kind in KINDS
