@@ -45,6 +45,8 @@ class Measure:
 
     def value(self, record: Record) -> float:
         """Return the score of a run; NaN if it has none."""
+        if self.of_counts is not None:  # as intervals are computed from the counts, too
+            return float(self.of_counts(record.counts.sum(0))[0])
         return record.training_speed if self.name == SPEED else record.score(self.name)
 
 

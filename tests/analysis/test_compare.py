@@ -319,6 +319,7 @@ def test_other_metrics(tmp_path):
     assert "b is 10.0 hd95 worse than a" in section.sentence(1)
     (dice,) = compare([tmp_path], metric="dice").sections
     assert dice.sample.value.shape == (2, 4) and dice.measure.title == "Dice %"
+    assert dice.sample.value[0, 0] >= dice.sample.value[1, 0]
     (speed,) = compare([tmp_path], metric="images_per_second").sections
     assert speed.rows()[0]["score"] > 25
 
