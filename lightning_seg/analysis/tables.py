@@ -8,7 +8,8 @@ from typing import Any
 
 import numpy as np
 
-from lightning_seg.analysis.compare import Comparison, Section
+from lightning_seg.analysis.compare import Comparison
+from lightning_seg.analysis.section import Section
 from lightning_seg.analysis.settings import short_names
 from lightning_seg.errors import UserError
 from lightning_seg.plotting.tables import text_table
