@@ -9,6 +9,14 @@ from importlib import import_module
 from pathlib import Path
 from typing import Any
 
+IGNORE_INDEX = 255
+"""The label of pixels that losses and scores ignore.
+
+Data sets mark void pixels in many ways (255, 11, black). Every data module maps its own mark to this one when it
+reads a mask, and from there losses, metrics, augmentation, pictures and export all agree without being told. Masks
+are ``uint8``, so a data set has at most 255 classes.
+"""
+
 # Module of each public name. Experiment files and command lines know these classes by their names alone, too.
 PUBLIC: dict[str, str] = {
     name: module

@@ -145,4 +145,5 @@ from lightning_seg.training.schedules import Plateau as Plateau
 from lightning_seg.training.schedules import Poly as Poly
 
 PUBLIC: dict[str, str]
+IGNORE_INDEX: int
 __version__: str

@@ -11,7 +11,7 @@ PACKAGE = "lightning_seg"
 
 # Each package may import those on the lines before it, and nothing on its own line or after it.
 ORDER = """
-    constants errors
+    errors
     plotting metrics data.transforms
     statistics runs
     data
@@ -28,6 +28,7 @@ ORDER = """
     experiment
     studies bench
     cli
+    __main__
 """
 RANK = {name: rank for rank, line in enumerate(ORDER.strip().splitlines()) for name in line.split()}
 

@@ -6,9 +6,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from lightning_seg import IGNORE_INDEX
 from lightning_seg.bench.train import TrainBench
 from lightning_seg.bench.turns import Goal
-from lightning_seg.constants import IGNORE_INDEX
 from lightning_seg.metrics.confusion import ConfusionMatrix, predicted_labels
 
 LOGITS, LABELS, DETERMINISTIC = (

@@ -44,7 +44,7 @@ def table(times: dict[str, list[float]]) -> str:
 
 def ways(folder: Path) -> dict[str, Callable[[], float]]:
     """Return the starts, each of which returns its seconds; runs are written into a folder."""
-    ours = [sys.executable, "-m", "lightning_seg.cli"]
+    ours = [sys.executable, "-m", "lightning_seg"]
     one_step = ["--trainer.max_steps=1", "--trainer.limit_val_batches=0", "--wandb.mode=disabled"]
     return {
         HELP: _process([*ours, "--help"]),

@@ -10,7 +10,7 @@ import torch
 from lightning.pytorch.loggers import WandbLogger
 from torch.utils.data import DataLoader, Subset
 
-from lightning_seg.constants import IGNORE_INDEX
+from lightning_seg import IGNORE_INDEX
 from lightning_seg.data.dataset import Split
 from lightning_seg.data.loading import collate
 from lightning_seg.metrics.confusion import ConfusionMatrix

@@ -17,7 +17,7 @@ import lightning as L
 import numpy as np
 import torch
 
-from lightning_seg.constants import IGNORE_INDEX
+from lightning_seg import IGNORE_INDEX
 from lightning_seg.metrics.scores import Scores, scores
 from lightning_seg.metrics.torch_metric import TorchMetric
 from lightning_seg.plotting.tables import text_table

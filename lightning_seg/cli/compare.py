@@ -108,7 +108,9 @@ def main(arguments: list[str]) -> None:
 
 def _serve(comparison: Comparison, port: int) -> None:
     """Serve the report until Ctrl-C."""
-    from lightning_seg.cli.image_predictor import ImagePredictor  # imports torch, which a table does without
+    from lightning_seg.experiment.image_predictor import (
+        ImagePredictor,  # imports torch, which a table does without
+    )
 
     with ReportServer(comparison, Heading(), ImagePredictor(), port) as server:
         print(f"report: {server.address} (Ctrl-C ends it)", flush=True)

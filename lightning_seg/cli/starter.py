@@ -12,8 +12,12 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from lightning_seg import ImageMetric, Network, SegmentationData
-from lightning_seg.constants import IGNORE_INDEX  # 255: pixels that do not count
+from lightning_seg import (
+    IGNORE_INDEX,  # 255: pixels that do not count
+    ImageMetric,
+    Network,
+    SegmentationData,
+)
 
 
 class MyNetwork(Network):

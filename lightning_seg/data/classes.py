@@ -6,7 +6,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from lightning_seg.constants import IGNORE_INDEX
+from lightning_seg import IGNORE_INDEX
 from lightning_seg.data.io import read_colors
 from lightning_seg.errors import UserError
 

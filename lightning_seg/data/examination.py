@@ -11,7 +11,7 @@ import cv2
 import numpy as np
 from lightning.pytorch.utilities import rank_zero_warn
 
-from lightning_seg.constants import IGNORE_INDEX
+from lightning_seg import IGNORE_INDEX
 from lightning_seg.data.classes import palette_of
 from lightning_seg.data.files import Unpaired
 from lightning_seg.data.findings import EARLY, Finding, describe

@@ -16,7 +16,7 @@ import torch
 from torch.nn.functional import pad
 from torch.utils.data import DataLoader, Dataset, DistributedSampler
 
-from lightning_seg.constants import IGNORE_INDEX
+from lightning_seg import IGNORE_INDEX
 from lightning_seg.errors import UserError
 
 FILLER = -1  # the index of a sample that no score counts; read as the last one

@@ -18,8 +18,7 @@ from typing import Any
 import yaml
 from jsonargparse import get_loader
 
-from lightning_seg import PUBLIC
-from lightning_seg.constants import IGNORE_INDEX
+from lightning_seg import IGNORE_INDEX, PUBLIC
 from lightning_seg.errors import UserError
 
 # Where the class of a setting is looked up: packages of this one, and modules of libraries.

@@ -12,7 +12,7 @@ import cv2
 import numpy as np
 from torch import Tensor
 
-from lightning_seg.constants import IGNORE_INDEX
+from lightning_seg import IGNORE_INDEX
 from lightning_seg.errors import UserError
 from lightning_seg.metrics.images import ImageMetric, Values, counted, overlap, present
 from lightning_seg.metrics.scores import class_iou, class_mean, ratio

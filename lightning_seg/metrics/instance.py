@@ -7,7 +7,7 @@ import numpy as np
 import torch.distributed as dist
 from torch import Tensor
 
-from lightning_seg.constants import IGNORE_INDEX
+from lightning_seg import IGNORE_INDEX
 from lightning_seg.metrics.images import Values
 from lightning_seg.metrics.objects import PanopticQuality, panoptic_counts
 from lightning_seg.metrics.scores import class_mean

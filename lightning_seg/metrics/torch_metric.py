@@ -15,7 +15,7 @@ import torch.nn.functional as F
 from torch import Tensor
 from torchmetrics import Metric
 
-from lightning_seg.constants import IGNORE_INDEX
+from lightning_seg import IGNORE_INDEX
 from lightning_seg.errors import UserError
 
 Pair = tuple[Tensor, Tensor]

@@ -8,7 +8,7 @@ from typing import Literal
 import cv2
 import numpy as np
 
-from lightning_seg.constants import IGNORE_INDEX
+from lightning_seg import IGNORE_INDEX
 from lightning_seg.errors import UserError
 from lightning_seg.postprocess.chain import LabelStep, next_best
 

@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from lightning_seg.constants import IGNORE_INDEX
+from lightning_seg import IGNORE_INDEX
 from lightning_seg.metrics.boundary import BoundaryF1, f1
 from lightning_seg.metrics.images import counted, overlap
 from lightning_seg.metrics.scores import nan_mean

@@ -19,7 +19,7 @@ from typing import IO, Any
 from lightning_seg.errors import UserError
 from lightning_seg.studies.plan import Slot
 
-PROGRAM = [sys.executable, "-m", "lightning_seg.cli"]  # a process of its own for each run
+PROGRAM = [sys.executable, "-m", "lightning_seg"]  # a process of its own for each run
 _ENDED = "--- ended after {:.1f} s"
 _STOPPED = [signal.Signals[f"SIG{name}"] for name in ("HUP", "INT", "TERM", "KILL", "USR1", "USR2", "XCPU")]
 _POLL = 0.2  # seconds between two looks at the running processes

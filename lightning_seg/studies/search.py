@@ -271,7 +271,7 @@ def expand(command: Sequence[str]) -> list[str]:
     """Expand a command as W&B's agent does; this package's command runs in this interpreter."""
     words: dict[str, list[str]] = {
         "${interpreter}": [sys.executable],
-        "lightning-seg": [sys.executable, "-m", "lightning_seg.cli"],
+        "lightning-seg": [sys.executable, "-m", "lightning_seg"],
     }
     return [part for word in command for part in words.get(word, [word])]
 

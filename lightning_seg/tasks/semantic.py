@@ -11,7 +11,7 @@ from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler
 from torchmetrics import Metric
 
-from lightning_seg.constants import IGNORE_INDEX
+from lightning_seg import IGNORE_INDEX
 from lightning_seg.data.class_frequencies import class_frequencies
 from lightning_seg.errors import UserError
 from lightning_seg.inference.inferers import Inferer

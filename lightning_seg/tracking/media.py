@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from lightning_seg.constants import IGNORE_INDEX
+from lightning_seg import IGNORE_INDEX
 from lightning_seg.metrics.scores import merge_classes, miou_and_iou, scores
 from lightning_seg.tracking.wandb_logger import WandbRunLogger
 

@@ -39,7 +39,7 @@ def main() -> None:
         for options in ([], ["--html", str(file)]):
             start = time.perf_counter()
             subprocess.run(
-                [sys.executable, "-m", "lightning_seg.cli", "compare", str(folder), *options],
+                [sys.executable, "-m", "lightning_seg", "compare", str(folder), *options],
                 check=True,
                 capture_output=True,
             )

@@ -10,7 +10,7 @@ import pytest
 from lightning_seg.cli import main as cli
 from tests.runs.made_runs import make_run
 
-PROGRAM = [sys.executable, "-m", "lightning_seg.cli"]
+PROGRAM = [sys.executable, "-m", "lightning_seg"]
 COMMANDS = [*cli.COMMANDS, "runs list", "runs show", "runs tag", "runs delete", "runs disk", "runs prune"]
 COMMANDS += [f"bench {what}" for what in ("data", "train", "eval", "start", "frozen", "guard")]
 

@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from lightning_seg.constants import IGNORE_INDEX
+from lightning_seg import IGNORE_INDEX
 from lightning_seg.data.classes import check_classes, check_colors, check_labels, palette_of
 from lightning_seg.data.datasets.folder import Folder
 from lightning_seg.errors import UserError

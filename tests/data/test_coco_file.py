@@ -7,7 +7,7 @@ import pytest
 from PIL import Image
 from pycocotools import mask as coco_mask
 
-from lightning_seg.constants import IGNORE_INDEX
+from lightning_seg import IGNORE_INDEX
 from lightning_seg.data.checks.check import check
 from lightning_seg.data.coco_masks import decompress, turn, turn_box
 from lightning_seg.data.datasets.coco import COCO, THING_IDS, THINGS

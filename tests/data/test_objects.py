@@ -6,7 +6,7 @@ import torch
 from PIL import Image
 from torchvision.transforms import v2
 
-from lightning_seg.constants import IGNORE_INDEX
+from lightning_seg import IGNORE_INDEX
 from lightning_seg.data.dataset import Split
 from lightning_seg.data.datasets.camvid import CamVid
 from lightning_seg.data.datasets.coco import COCO, THING_IDS, THINGS

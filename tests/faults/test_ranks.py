@@ -180,7 +180,7 @@ def test_torchrun_on_two_nodes(folder, trained):
     options = ["exp", "tiny.yaml", "--name=nodes", "--trainer.devices=1", "--trainer.num_nodes=2", *SAME]
     torchrun = [sys.executable, "-m", "torch.distributed.run", "--nnodes=2", "--nproc_per_node=1",
                 "--master_addr=127.0.0.1", f"--master_port={port}"]  # fmt: skip
-    command = ["-m", "lightning_seg.cli", *options, "--data.init_args.batch_size=2"]
+    command = ["-m", "lightning_seg", *options, "--data.init_args.batch_size=2"]
     nodes = [
         subprocess.Popen([*torchrun, f"--node_rank={i}", *command], cwd=folder, env=environment)
         for i in range(2)
@@ -201,7 +201,7 @@ def test_processes_that_lightning_starts_end_with_the_one_that_is_killed(folder)
         "OMP_NUM_THREADS": "1", "WANDB_MODE": "disabled", "PYTHONPATH": str(ROOT)
     }  # fmt: skip
     options = ["exp", "tiny.yaml", "--name=launched", "--trainer.devices=2", "--trainer.max_epochs=100"]
-    command = [sys.executable, "-m", "lightning_seg.cli", *options]
+    command = [sys.executable, "-m", "lightning_seg", *options]
     with (folder / "launched.txt").open("w") as output:
         process = subprocess.Popen(command, cwd=folder, env=environment, stdout=output, stderr=output)
     deadline = time.monotonic() + 300

@@ -8,8 +8,8 @@ import urllib.request
 import numpy as np
 import pytest
 
-from lightning_seg.cli.image_predictor import ImagePredictor
 from lightning_seg.errors import UserError
+from lightning_seg.experiment.image_predictor import ImagePredictor
 from lightning_seg.runs.directory import TEST_IMAGES
 from lightning_seg.runs.records import read
 
@@ -40,7 +40,7 @@ def test_changed_data_is_said(runs, tmp_path):
 
 
 def test_compare_serves_the_page_and_its_pictures(runs):
-    command = [sys.executable, "-m", "lightning_seg.cli", "compare", str(runs[0].parent), "--serve"]
+    command = [sys.executable, "-m", "lightning_seg", "compare", str(runs[0].parent), "--serve"]
     with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as server:
         try:
             address = next(line.split()[1] for line in server.stdout if line.startswith("report: "))

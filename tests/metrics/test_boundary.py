@@ -8,7 +8,7 @@ import torch
 from scipy import ndimage
 from scipy.spatial.distance import cdist
 
-from lightning_seg.constants import IGNORE_INDEX
+from lightning_seg import IGNORE_INDEX
 from lightning_seg.errors import UserError
 from lightning_seg.metrics.boundary import (
     BoundaryF1,

@@ -8,7 +8,7 @@ import torchmetrics.functional.classification as reference
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from lightning_seg.constants import IGNORE_INDEX
+from lightning_seg import IGNORE_INDEX
 from lightning_seg.metrics.confusion import ConfusionMatrix, ImageCounts, confusion_counts, predicted_labels
 from lightning_seg.metrics.scores import scores
 

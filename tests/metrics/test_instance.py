@@ -12,7 +12,7 @@ from pycocotools import mask as coco_mask
 from pycocotools.coco import COCO
 from pycocotools.cocoeval import COCOeval
 
-from lightning_seg.constants import IGNORE_INDEX
+from lightning_seg import IGNORE_INDEX
 from lightning_seg.metrics.instance import ObjectScores, view_of_found, view_of_truth
 from lightning_seg.metrics.objects import panoptic_counts
 from tests.processes import run_ranks

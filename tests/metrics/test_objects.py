@@ -7,7 +7,7 @@ from scipy import ndimage
 from sklearn.metrics import mean_absolute_error
 from torchmetrics.functional.detection import panoptic_quality
 
-from lightning_seg.constants import IGNORE_INDEX
+from lightning_seg import IGNORE_INDEX
 from lightning_seg.metrics.objects import (
     BySize,
     ObjectCounts,

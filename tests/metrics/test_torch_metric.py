@@ -12,7 +12,7 @@ import torchmetrics
 from sklearn.metrics import cohen_kappa_score
 from torchmetrics import classification, segmentation
 
-from lightning_seg.constants import IGNORE_INDEX
+from lightning_seg import IGNORE_INDEX
 from lightning_seg.errors import UserError
 from lightning_seg.metrics.torch_metric import TorchMetric
 

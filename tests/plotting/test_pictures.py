@@ -3,7 +3,7 @@
 import numpy as np
 from PIL import Image
 
-from lightning_seg.constants import IGNORE_INDEX
+from lightning_seg import IGNORE_INDEX
 from lightning_seg.plotting.pictures import (
     WRONG,
     colour_mask,

@@ -9,8 +9,8 @@ import pytest
 import torch
 import yaml
 
+from lightning_seg import IGNORE_INDEX
 from lightning_seg.cli.main import main
-from lightning_seg.constants import IGNORE_INDEX
 from lightning_seg.errors import UserError
 from lightning_seg.experiment.experiment import TaskAndData
 from lightning_seg.metrics.boundary import BoundaryF1

@@ -5,7 +5,7 @@ import pytest
 from scipy import ndimage
 from skimage.segmentation import slic
 
-from lightning_seg.constants import IGNORE_INDEX
+from lightning_seg import IGNORE_INDEX
 from lightning_seg.errors import UserError
 from lightning_seg.postprocess.chain import Chain, most_probable, next_best
 from lightning_seg.postprocess.components import KeepLargest, RemoveSmall

@@ -27,7 +27,7 @@ def cluster():
 
 def ablation(folder, *options):
     environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)}
-    command = [sys.executable, "-m", "lightning_seg.cli", "ablation", "study.yaml", *options]
+    command = [sys.executable, "-m", "lightning_seg", "ablation", "study.yaml", *options]
     done = subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True, timeout=600)
     assert done.returncode == 0, done.stdout + done.stderr
     return done.stdout

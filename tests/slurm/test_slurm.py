@@ -35,7 +35,7 @@ def lightning_seg(folder, *arguments, **environment):
     environment = os.environ | {
         "OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT), "WANDB_MODE": "disabled", **environment
     }  # fmt: skip
-    command = [sys.executable, "-m", "lightning_seg.cli", *arguments]
+    command = [sys.executable, "-m", "lightning_seg", *arguments]
     done = subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True, timeout=600)
     assert done.returncode == 0, done.stdout + done.stderr
     return done.stdout

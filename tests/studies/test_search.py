@@ -146,7 +146,7 @@ def test_the_best_is_tested_with_seeds_in_one_command_and_trials_are_not(file, t
 
 def test_the_command_that_tests_is_exp(tmp_path):
     best = Best(3, 0.5, "r", 4, ["lightning-seg", "fit", "quickstart", "--a=fit", "--b.lr=0.1"])
-    program = [sys.executable, "-m", "lightning_seg.cli"]
+    program = [sys.executable, "-m", "lightning_seg"]
     expected = [*program, "exp", "quickstart", "--a=fit", "--b.lr=0.1", "--name=x"]
     assert search_results._tested_command(best, ["--name=x"]) == expected
 
@@ -155,7 +155,7 @@ def test_several_at_once_share_the_work(file, tmp_path):
     command = [
         sys.executable,
         "-m",
-        "lightning_seg.cli",
+        "lightning_seg",
         "search",
         str(file(run_cap=6)),
         f"--runs={tmp_path / 'runs'}",

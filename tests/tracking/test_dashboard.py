@@ -83,7 +83,7 @@ def test_published_and_read_back_from_the_server(runs, server, tmp_path):
     (tmp_path / "d.yaml").write_text(
         yaml.safe_dump({"groups": ["a", "b"], "classes": ["x"], "settings": ["m.lr"]})
     )
-    command = [sys.executable, "-m", "lightning_seg.cli", "dashboard", str(tmp_path / "d.yaml"), "--title=T"]
+    command = [sys.executable, "-m", "lightning_seg", "dashboard", str(tmp_path / "d.yaml"), "--title=T"]
     done = subprocess.run(command, capture_output=True, text=True, stdin=subprocess.DEVNULL, cwd=tmp_path)
     assert done.returncode == 0, done.stderr
     urls = dict(line.split(": ", 1) for line in done.stdout.splitlines())

@@ -29,7 +29,7 @@ def sync(server: FakeWandb, *arguments: object) -> tuple[int, str]:
     """Run ``lightning-seg sync``; return its exit status and what it said."""
     account = {"WANDB_BASE_URL": server.url, "WANDB_API_KEY": KEY}
     done = subprocess.run(
-        [sys.executable, "-m", "lightning_seg.cli", "sync", *map(str, arguments)],
+        [sys.executable, "-m", "lightning_seg", "sync", *map(str, arguments)],
         env=os.environ | account,
         stdin=subprocess.DEVNULL,
         stdout=subprocess.PIPE,

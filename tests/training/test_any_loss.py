@@ -7,7 +7,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from lightning_seg.constants import IGNORE_INDEX
+from lightning_seg import IGNORE_INDEX
 from lightning_seg.errors import UserError
 from lightning_seg.experiment.class_paths import expand_arguments, expand_settings
 from lightning_seg.training.any_loss import AnyLoss, adapted

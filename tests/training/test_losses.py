@@ -14,7 +14,7 @@ from sklearn.metrics import f1_score, jaccard_score
 from sklearn.utils.class_weight import compute_class_weight
 from torchvision.ops import sigmoid_focal_loss
 
-from lightning_seg.constants import IGNORE_INDEX
+from lightning_seg import IGNORE_INDEX
 from lightning_seg.data.class_frequencies import balanced_weights, class_frequencies
 from lightning_seg.data.datasets.shapes import Shapes
 from lightning_seg.errors import UserError

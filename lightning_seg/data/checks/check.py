@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from lightning_seg.constants import IGNORE_INDEX
+from lightning_seg import IGNORE_INDEX
 from lightning_seg.data.class_frequencies import balanced_weights
 from lightning_seg.data.examination import Examination, Inspection, examine, files_of, shared
 from lightning_seg.data.files import IMAGE_SUFFIXES, is_hidden, natural_order

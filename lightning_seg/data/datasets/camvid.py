@@ -5,7 +5,7 @@ from typing import Any
 
 import numpy as np
 
-from lightning_seg.constants import IGNORE_INDEX
+from lightning_seg import IGNORE_INDEX
 from lightning_seg.data.base import SegmentationData
 from lightning_seg.data.classes import ColorMask, label_table
 from lightning_seg.data.files import glob_visible

@@ -3,7 +3,7 @@
 from pathlib import Path
 from typing import Any
 
-from lightning_seg.constants import IGNORE_INDEX
+from lightning_seg import IGNORE_INDEX
 from lightning_seg.data.base import SegmentationData
 from lightning_seg.data.classes import label_table
 from lightning_seg.data.download import unpack

@@ -15,7 +15,7 @@ import torch
 from torchvision import tv_tensors
 from torchvision.transforms import v2
 
-from lightning_seg.constants import IGNORE_INDEX
+from lightning_seg import IGNORE_INDEX
 
 FILL = (124, 116, 104)  # the mean color of ImageNet: after normalisation, padding is close to zero
 

@@ -6,7 +6,7 @@ from typing import Any
 
 import torch
 
-from lightning_seg.constants import IGNORE_INDEX
+from lightning_seg import IGNORE_INDEX
 from lightning_seg.errors import UserError
 
 Batch = dict[str, Any]
