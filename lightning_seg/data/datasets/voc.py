@@ -104,20 +104,12 @@ def make_augmented(base: Path, sbd: Path) -> None:
     Args:
         base: The folder VOC2012.
         sbd: The folder `dataset` of the SBD benchmark release.
-
-    Raises:
-        UserError: If the package scipy, which reads SBD's files, is not installed.
     """
     lists, masks = base / "ImageSets" / "Segmentation", base / "SegmentationClassAug"
     if (lists / "train_aug.txt").exists():
         return
-    try:
-        from scipy.io import loadmat
-    except ImportError:
-        raise UserError(
-            "SBD's annotations are MATLAB files. Install what reads them with `uv pip install scipy`."
-        ) from None
     from PIL import Image
+    from scipy.io import loadmat
 
     def convert(name: str) -> None:
         mask = loadmat(sbd / "cls" / f"{name}.mat")["GTcls"]["Segmentation"][0, 0]
