@@ -13,6 +13,14 @@ from lightning_seg.errors import UserError, did_you_mean, parameters_of_subclass
 from lightning_seg.experiment.class_paths import expand_arguments, expand_settings, no_such_class
 from lightning_seg.networks.base import BackboneNetwork
 
+_LIMITS = (
+    "limit_train_batches",
+    "limit_val_batches",
+    "limit_test_batches",
+    "limit_predict_batches",
+    "overfit_batches",
+    "val_check_interval",
+)
 # What jsonargparse says of a name without dots that is no class it knows.
 _UNKNOWN = r'Parser key "([\w.]+)":.*dot import path string: (\w+)$'
 
@@ -34,7 +42,11 @@ class Parser(LightningArgumentParser):
         self, args: Sequence[str], namespace: Namespace | None = None, **kwargs: Any
     ) -> Namespace:
         """Parse arguments, with the full class path in place of each short name."""
-        return super().parse_args(expand_arguments(args), namespace, **kwargs)
+        parsed = super().parse_args(expand_arguments(args), namespace, **kwargs)
+        for name, value in _whole_numbers(args, self._files).items():
+            if parsed["trainer"].get(name) == value:
+                parsed["trainer"][name] = value
+        return parsed
 
     def error(self, message: str, ex: Exception | None = None) -> Never:  # type: ignore[override]
         """Raise the error for `lightning_seg.cli.main.main` to print."""
@@ -56,3 +68,23 @@ class Parser(LightningArgumentParser):
             return self.parse_object(expand_settings(self._files[Path(path)]), *args, **kwargs)
         except UserError as error:
             raise UserError(f"{path}: {error}") from None
+
+
+def _whole_numbers(args: Sequence[str], files: Mapping[Path, dict[str, Any]]) -> dict[str, int]:
+    """Find the trainer's limits that are given as whole numbers: so many batches, where 1.0 means all of them.
+
+    Their type is `int | float`, and Python has one object for that and for `float | int`: where a library was imported
+    that writes it so, such as MONAI, 1 would be parsed as 1.0.
+    """
+    given: dict[str, Any] = {}
+    for settings in files.values():
+        trainer = settings.get("trainer")
+        given |= trainer if isinstance(trainer, dict) else {}
+    for arg, following in zip(args, [*args[1:], ""], strict=True):
+        name, equals, value = arg.partition("=")
+        if name.startswith("--trainer."):
+            given[name.removeprefix("--trainer.")] = value if equals else following
+    whole = {
+        name: str(given[name]) for name in _LIMITS if name in given and not isinstance(given[name], bool)
+    }
+    return {name: int(text) for name, text in whole.items() if text.isdecimal()}

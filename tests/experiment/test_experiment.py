@@ -5,6 +5,8 @@ import json
 import os
 import re
 import signal
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -145,6 +147,23 @@ def test_a_finished_run_is_scored_on_all_images_however_few_its_training_looked_
     assert run_in(workplace, "test", "runs/few", f"--ckpt_path={few / 'checkpoints/last.ckpt'}") == 0
     assert (np.load(few / "test_images.npz")["counts"][..., 2].sum(1) > 0).all()
     assert json.loads((few / "test.json").read_text())["protocol"]["images"] == 5
+
+
+def test_one_batch_stays_one_batch_whatever_was_imported_before(tmp_path):
+    """Where a library writes ``float | int``, such as MONAI, Python has no other ``int | float``."""
+    program = tmp_path / "program.py"
+    program.write_text(
+        "import monai.losses\n"
+        "from lightning_seg.experiment.experiment import ExperimentSettings\n"
+        "args = ['-c', 'tiny.yaml', '--trainer.limit_test_batches=1', '--trainer.limit_val_batches=1.0']\n"
+        "trainer = ExperimentSettings(args).config.trainer\n"
+        "print([trainer.limit_train_batches, trainer.limit_val_batches, trainer.limit_test_batches])\n"
+    )
+    settings = yaml.safe_load(TINY)
+    settings["trainer"]["limit_train_batches"] = 1
+    (tmp_path / "tiny.yaml").write_text(yaml.safe_dump(settings))
+    done = subprocess.run([sys.executable, program], cwd=tmp_path, capture_output=True, text=True)
+    assert done.stdout.splitlines()[-1:] == ["[1, 1.0, 1]"], done.stderr
 
 
 def write_images(folder):
