@@ -47,7 +47,7 @@ PLACES: dict[str, tuple[str, ...]] = {
     "plugins": ("lightning.pytorch.plugins",),
 }
 _HELPERS = ("init_args", "dict_kwargs")
-_FOLDERS: dict[str, None] = {}  # of the user's own modules
+_FOLDERS: dict[str, None] = {}  # of the user's own modules, for the experiment that was read last
 
 
 def expand_settings(settings: Any, key: str = "") -> Any:
@@ -245,6 +245,7 @@ def make_importable(files: Mapping[Path, Mapping[str, Any]], arguments: Sequence
     stated = [folder for settings in files.values() for folder in settings.get("modules") or []]
     for given in (a.removeprefix("--modules=") for a in arguments if a.startswith("--modules=")):
         stated += re.findall(r"[^\[\],'\" ]+", given)
+    _FOLDERS.clear()  # those of an experiment that was read before in this process
     for folder in (*_here(), *(file.absolute().parent for file in files), *map(Path, stated)):
         if folder.is_dir():
             _FOLDERS[str(folder)] = None
