@@ -10,7 +10,7 @@ import torch
 from lightning_seg.cli.postprocess import predict, predictor
 from lightning_seg.postprocess.crf import DenseCRF, PydenseCRF
 
-# Iterations, weight and standard deviation in pixels of distance; weight, pixels and colours of distance and colour.
+# Iterations, weight and standard deviation in pixels of distance; weight, pixels and colors of distance and color.
 SETTINGS = {
     "of the authors' example": (10, 3.0, 3.0, 10.0, 80.0, 13.0),
     "of DeepLab": (10, 3.0, 1.0, 4.0, 67.0, 3.0),

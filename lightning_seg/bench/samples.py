@@ -39,7 +39,7 @@ def sample_ways(data: SegmentationData) -> tuple[dict[str, Callable[[], float]],
     """Make the ways to make samples, all with the settings of the data set.
 
     Files are always read by the data set, so that all profit from its decoder. Ours are batches of 8, with the part
-    that is the device's (colours and normalisation) done on the processor as well; the others are left as single
+    that is the device's (colors and normalisation) done on the processor as well; the others are left as single
     samples, whose images torchvision smooths before it makes them smaller.
 
     Args:
@@ -49,13 +49,13 @@ def sample_ways(data: SegmentationData) -> tuple[dict[str, Callable[[], float]],
         The ways, each of which returns seconds of processor time, and the number of images in a turn.
 
     Raises:
-        UserError: If the experiment does not change colours, or has fewer images than a batch.
+        UserError: If the experiment does not change colors, or has fewer images than a batch.
     """
     if data.instances:
         raise UserError("bench data times masks of classes, and this experiment is about objects.")
     if data.color is None:
         raise UserError(
-            "bench compares ways to change colours, too, and this experiment leaves them alone. Add "
+            "bench compares ways to change colors, too, and this experiment leaves them alone. Add "
             "--data.init_args.color='{brightness: 0.4, contrast: 0.4, saturation: 0.4, hue: 0.1}'."
         )
     samples = data.samples(data.train_split)

@@ -14,7 +14,7 @@ from lightning_seg.inference.inferers import entropy
 from lightning_seg.inference.writing import Outputs, as_bytes
 from lightning_seg.metrics.instance import annotations, view_of_found
 from lightning_seg.plotting.heat import HEAT
-from lightning_seg.plotting.pictures import draw_objects, object_colour, overlay, save_palette_png
+from lightning_seg.plotting.pictures import draw_objects, object_color, overlay, save_palette_png
 
 
 class PredictionWriter(L.Callback):
@@ -127,7 +127,7 @@ class ObjectWriter(PredictionWriter):
         self.outputs.file("objects", path, ".json").write_text(json.dumps(listed) + "\n")
         numbers = self.outputs.file("objects", path, ".png")
         if view.parts.max() < 256:
-            save_palette_png(view.parts, [(0, 0, 0), *map(object_colour, range(255))], numbers)
+            save_palette_png(view.parts, [(0, 0, 0), *map(object_color, range(255))], numbers)
         else:  # no palette has so many
             Image.fromarray(view.parts.astype(np.uint16)).save(numbers)
         save_palette_png(view.labels, data.palette, self.outputs.file("masks", path, ".png"))

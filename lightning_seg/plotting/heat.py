@@ -1,4 +1,4 @@
-"""Numbers as colours."""
+"""Numbers as colors."""
 
 import numpy as np
 

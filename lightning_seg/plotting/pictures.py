@@ -11,7 +11,7 @@ from PIL import Image, ImageDraw, ImageFont
 from lightning_seg import IGNORE_INDEX
 
 Palette = Sequence[tuple[int, int, int]]
-"""One RGB colour for each class, in label order."""
+"""One RGB color for each class, in label order."""
 DrawnObjects = Mapping[str, np.ndarray]
 """The objects of an image (see `draw_objects`)."""
 
@@ -21,8 +21,8 @@ _INK, _PAPER = (30, 30, 30), (255, 255, 255)
 _GAP = 8
 
 
-def colour_mask(mask: np.ndarray, palette: Palette) -> np.ndarray:
-    """Paint labels (H, W) in their colours, (H, W, 3) uint8; ignored pixels are black."""
+def color_mask(mask: np.ndarray, palette: Palette) -> np.ndarray:
+    """Paint labels (H, W) in their colors, (H, W, 3) uint8; ignored pixels are black."""
     table = np.zeros((256, 3), np.uint8)
     table[: len(palette)] = palette
     table[IGNORE_INDEX] = IGNORED
@@ -31,7 +31,7 @@ def colour_mask(mask: np.ndarray, palette: Palette) -> np.ndarray:
 
 def overlay(image: np.ndarray, mask: np.ndarray, palette: Palette, opacity: float = 0.7) -> np.ndarray:
     """Lay a mask (H, W) over its image (H, W, 3) uint8; ignored pixels show the image alone."""
-    mixed = image * (1 - opacity) + colour_mask(mask, palette) * opacity
+    mixed = image * (1 - opacity) + color_mask(mask, palette) * opacity
     return np.asarray(np.where((mask == IGNORE_INDEX)[..., None], image, mixed).astype(np.uint8))
 
 
@@ -46,7 +46,7 @@ def error_map(image: np.ndarray, truth: np.ndarray, prediction: np.ndarray) -> n
 def draw_objects(
     image: np.ndarray, objects: DrawnObjects, class_names: Sequence[str], width: int | None = None
 ) -> np.ndarray:
-    """Draw objects in colours of their own, with box, class and score.
+    """Draw objects in colors of their own, with box, class and score.
 
     Args:
         image: (H, W, 3) uint8.
@@ -59,34 +59,34 @@ def draw_objects(
         (h, width, 3) uint8.
     """
     parts = objects["parts"]
-    colours = np.array([object_colour(i) for i in range(len(objects["labels"]))], np.uint8).reshape(-1, 3)
-    mixed = (0.45 * image + 0.55 * np.concatenate([colours[:1], colours])[parts]) if len(colours) else image
+    colors = np.array([object_color(i) for i in range(len(objects["labels"]))], np.uint8).reshape(-1, 3)
+    mixed = (0.45 * image + 0.55 * np.concatenate([colors[:1], colors])[parts]) if len(colors) else image
     picture = _fit(np.where(parts[..., None] > 0, mixed, image).astype(np.uint8), width or image.shape[1])
     zoom = picture.width / image.shape[1]
     draw, font = ImageDraw.Draw(picture), ImageFont.load_default(11)
     for i in reversed(np.unique(parts[parts > 0]) - 1):  # the most confident on top
-        colour, (x1, y1, x2, y2) = tuple(colours[i].tolist()), (objects["boxes"][i] * zoom).tolist()
+        color, (x1, y1, x2, y2) = tuple(colors[i].tolist()), (objects["boxes"][i] * zoom).tolist()
         text = class_names[objects["labels"][i]]
         if "iscrowd" in objects and objects["iscrowd"][i]:
             text += " (crowd)"
         if "scores" in objects:
             text += f" {objects['scores'][i]:.2f}"
-        draw.rectangle((x1, y1, max(x1, x2 - 1), max(y1, y2 - 1)), outline=colour)
+        draw.rectangle((x1, y1, max(x1, x2 - 1), max(y1, y2 - 1)), outline=color)
         left = max(0, min(x1, picture.width - draw.textlength(text, font) - 4))
         top = y1 - 14 if y1 >= 14 else y1
-        draw.rectangle((left, top, left + draw.textlength(text, font) + 3, top + 13), fill=colour)
+        draw.rectangle((left, top, left + draw.textlength(text, font) + 3, top + 13), fill=color)
         draw.text((left + 2, top), text, _INK, font)
     return np.asarray(picture)
 
 
-def object_colour(i: int) -> tuple[int, int, int]:
-    """A bright colour unlike those before: hues in steps of the golden ratio."""
+def object_color(i: int) -> tuple[int, int, int]:
+    """A bright color unlike those before: hues in steps of the golden ratio."""
     red, green, blue = colorsys.hsv_to_rgb(i * 0.618034 % 1, 0.6, 1.0)
     return round(255 * red), round(255 * green), round(255 * blue)
 
 
 def save_palette_png(mask: np.ndarray, palette: Palette, path: Path) -> None:
-    """Write labels (H, W) as a PNG whose pixel values are the labels and whose palette are the class colours."""
+    """Write labels (H, W) as a PNG whose pixel values are the labels and whose palette are the class colors."""
     table = np.zeros((256, 3), np.uint8)
     table[: len(palette)] = palette
     picture = Image.fromarray(mask.astype(np.uint8))  # 8-bit values, to which a palette is attached
@@ -111,7 +111,7 @@ def save_parts(
         image: (H, W, 3) uint8 RGB.
         truth: Labels (H, W).
         prediction: Labels (H, W).
-        palette: Colours of the classes, which the masks carry.
+        palette: Colors of the classes, which the masks carry.
         width: Pixels; a wider image is made smaller, labels by taking the nearest.
     """
     folder.mkdir(parents=True, exist_ok=True)
@@ -139,7 +139,7 @@ def comparison(
         truths: Their masks (H, W).
         predictions: The predicted masks (H, W).
         class_names: Names for the legend.
-        palette: Colours of the classes.
+        palette: Colors of the classes.
         width: Width of each picture in pixels.
         objects: The true and the predicted objects of each image, to be drawn instead of the masks.
     """
@@ -169,8 +169,8 @@ def comparison(
         for i, picture in enumerate(row):
             canvas.paste(picture, (_GAP + i * (width + _GAP), y))
         y += row[0].height + _GAP
-    for (name, colour), (left, top) in zip(entries, places, strict=True):
-        draw.rectangle((left, y + top, left + 14, y + top + 14), fill=colour, outline=_INK)
+    for (name, color), (left, top) in zip(entries, places, strict=True):
+        draw.rectangle((left, y + top, left + 14, y + top + 14), fill=color, outline=_INK)
         draw.text((left + 20, y + top - 1), name, _INK, font)
     return canvas
 

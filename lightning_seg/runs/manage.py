@@ -29,9 +29,9 @@ def exact_run(path: Path) -> Record:
 
 
 def is_busy(record: Record) -> bool:
-    """Whether a run may still be training: it is not tested, and has written curves in the last minutes."""
+    """Whether a run may still be training: it is neither tested, failed nor broken, and wrote curves lately."""
     try:
-        return not record.test and time.time() - (record.path / METRICS).stat().st_mtime < _BUSY
+        return record.status == "not tested" and time.time() - (record.path / METRICS).stat().st_mtime < _BUSY
     except OSError:
         return False
 

@@ -382,7 +382,7 @@ def test_many_groups_are_ranked_by_the_intervals_that_are_shown(tmp_path):
     assert [i for i in section.differences] == list(range(1, 12))  # the contenders first
 
 
-@pytest.mark.parametrize("arguments", [["--colour"], ["--csv", "--latex"], ["--block", "two"], ["nowhere"]])
+@pytest.mark.parametrize("arguments", [["--color"], ["--csv", "--latex"], ["--block", "two"], ["nowhere"]])
 def test_wrong_arguments(arguments, capsys, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     assert cli.main(["compare", *arguments]) == 2

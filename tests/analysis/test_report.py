@@ -79,7 +79,7 @@ def test_what_is_in_it(tmp_path):
 
     pictures = section["pictures"]
     assert pictures["names"] == ["test_0000", "test_0019"] and pictures["sizes"] == [[60, 40], [50, 50]]
-    assert pictures["palette"] == [list(colour) for colour in PALETTE]
+    assert pictures["palette"] == [list(color) for color in PALETTE]
     assert pictures["columns"].keys() == {"0", "1"}
     middle = sorted(expected_runs(runs, "unet"), key=lambda record: record.score("miou"))[1]
     for k, (_, _, truth, prediction) in enumerate(parts(middle.seed)):
@@ -171,10 +171,10 @@ addEventListener("load", async () => {
   const set = (id, value) => { $(id).value = value; $(id).dispatchEvent(new Event("change")); };
   const names = () => all("#ranking td.name").map((cell) => cell.textContent);
   const drawn = () => new Promise((done) => setTimeout(done, 300));
-  const count = (canvas, colour) => {
+  const count = (canvas, color) => {
     const data = canvas.getContext("2d").getImageData(0, 0, canvas.width, canvas.height).data;
     let found = 0;
-    for (let i = 0; i < data.length; i += 4) found += colour.every((value, c) => data[i + c] === value);
+    for (let i = 0; i < data.length; i += 4) found += color.every((value, c) => data[i + c] === value);
     return found;
   };
   const tiles = () => all("#pictures .figure")[0].querySelectorAll("canvas");

@@ -14,7 +14,7 @@ VOC_SIZES = [(60, 80), (75, 50), (64, 64), (61, 83), (90, 41)]
 
 
 def blocks(rng, size, labels):
-    """A mask of random rectangles, and an image whose colour encodes the label of every pixel."""
+    """A mask of random rectangles, and an image whose color encodes the label of every pixel."""
     mask = np.zeros(size, np.uint8)
     for label in rng.permutation(labels):
         y, x = rng.integers(0, size[0] - 8), rng.integers(0, size[1] - 8)
@@ -23,7 +23,7 @@ def blocks(rng, size, labels):
 
 
 def encode(mask):
-    """Colour of a label: far enough from the others to survive interpolation away from borders."""
+    """Color of a label: far enough from the others to survive interpolation away from borders."""
     return np.stack([mask * 9, 255 - mask * 9, np.full_like(mask, 40)], -1).astype(np.uint8)
 
 

@@ -81,7 +81,7 @@ def test_transparency_is_dropped_and_palettes_are_resolved(tmp_path):
     np.testing.assert_array_equal(read_image(path), table[GREY % 4])
 
 
-def test_cmyk_jpeg_has_its_colours(tmp_path):
+def test_cmyk_jpeg_has_its_colors(tmp_path):
     path = save(tmp_path / "cmyk.jpg", Image.new("RGB", (16, 16), (250, 120, 5)).convert("CMYK"), quality=100)
     assert np.abs(read_image(path).astype(int) - (250, 120, 5)).max() <= 4
 
@@ -146,7 +146,7 @@ def test_masks_give_the_numbers_in_the_file(tmp_path):
     np.testing.assert_array_equal(read_mask(save(tmp_path / "bit.png", Image.fromarray(GREY > 9))), GREY > 9)
 
 
-def test_masks_of_colours_or_large_numbers_are_refused(tmp_path):
+def test_masks_of_colors_or_large_numbers_are_refused(tmp_path):
     with pytest.raises(UserError, match="colors.png should hold one class number per pixel"):
         read_mask(save(tmp_path / "colors.png", Image.fromarray(COLORS)))
     with pytest.raises(UserError, match="from 256 to 256"):

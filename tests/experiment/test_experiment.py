@@ -169,7 +169,7 @@ def test_one_batch_stays_one_batch_whatever_was_imported_before(tmp_path):
 def write_images(folder):
     rng = np.random.default_rng(0)
     folder.mkdir()
-    Image.fromarray(rng.integers(0, 255, (37, 50, 3), np.uint8)).save(folder / "colour.jpg")
+    Image.fromarray(rng.integers(0, 255, (37, 50, 3), np.uint8)).save(folder / "color.jpg")
     Image.fromarray(rng.integers(0, 65535, (40, 30), np.uint16)).save(folder / "deep.png")
     Image.fromarray(rng.integers(0, 255, (20, 64), np.uint8)).save(folder / "grey.png")
     Image.fromarray(rng.integers(0, 255, (64, 65, 4), np.uint8)).save(folder / "alpha.png")
@@ -188,7 +188,7 @@ def test_predict_any_kind_of_image(run, workplace):
         (workplace / "deep" / kind / "deep.png").rename(workplace / "out" / kind / "deep.png")
     sizes = {p.stem: Image.open(p).size for p in (workplace / "out/masks").iterdir()}
     assert sizes == {
-        "colour": (50, 37),
+        "color": (50, 37),
         "deep": (30, 40),
         "grey": (64, 20),
         "alpha": (65, 64),

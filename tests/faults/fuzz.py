@@ -359,7 +359,7 @@ def try_file(path: Path, kind: str, good: bytes) -> str:
     words = set()
     intact = path.with_name(f"intact{path.suffix}")
     intact.write_bytes(good)
-    for name, read in (("image", read_image), ("mask", read_mask), ("colours", colors.read)):
+    for name, read in (("image", read_image), ("mask", read_mask), ("colors", colors.read)):
         try:
             with limited(), warnings.catch_warnings(action="ignore"):
                 array = read(path)

@@ -1,4 +1,4 @@
-"""Pictures show the colours they promise."""
+"""Pictures show the colors they promise."""
 
 import numpy as np
 from PIL import Image
@@ -6,11 +6,11 @@ from PIL import Image
 from lightning_seg import IGNORE_INDEX
 from lightning_seg.plotting.pictures import (
     WRONG,
-    colour_mask,
+    color_mask,
     comparison,
     draw_objects,
     error_map,
-    object_colour,
+    object_color,
     overlay,
     save_palette_png,
 )
@@ -20,8 +20,8 @@ MASK = np.array([[0, 1], [1, IGNORE_INDEX]], np.uint8)
 IMAGE = np.full((2, 2, 3), 100, np.uint8)
 
 
-def test_colours():
-    assert colour_mask(MASK, PALETTE).tolist() == [[[10, 20, 30], [200, 100, 0]], [[200, 100, 0], [0, 0, 0]]]
+def test_colors():
+    assert color_mask(MASK, PALETTE).tolist() == [[[10, 20, 30], [200, 100, 0]], [[200, 100, 0], [0, 0, 0]]]
 
 
 def test_overlay_leaves_ignored_pixels_alone():
@@ -62,15 +62,15 @@ def two_objects(**more):
     return {"parts": parts, "boxes": boxes, "labels": np.array([1, 1]), **more}
 
 
-def test_objects_have_colours_of_their_own_and_boxes():
+def test_objects_have_colors_of_their_own_and_boxes():
     image = np.full((40, 60, 3), 100, np.uint8)
     drawn = draw_objects(image, two_objects(scores=np.array([0.9, 0.2])), ["ground", "a"])
-    colour = np.array(object_colour(0))
-    assert (drawn[29, 10:30] == colour).all() and (drawn[20:30, 10] == colour).all()  # the box
-    assert np.abs(drawn[25, 20] - (0.45 * 100 + 0.55 * colour)).max() <= 1  # inside
+    color = np.array(object_color(0))
+    assert (drawn[29, 10:30] == color).all() and (drawn[20:30, 10] == color).all()  # the box
+    assert np.abs(drawn[25, 20] - (0.45 * 100 + 0.55 * color)).max() <= 1  # inside
     assert (drawn[35:] == 100).all() and (drawn[:, 45:] == 100).all()
-    assert not (drawn == object_colour(1)).all(2).any()  # what shows nowhere has no box either
-    assert len({object_colour(i) for i in range(100)}) == 100
+    assert not (drawn == object_color(1)).all(2).any()  # what shows nowhere has no box either
+    assert len({object_color(i) for i in range(100)}) == 100
 
 
 def test_objects_are_drawn_at_any_width_and_none_at_all():

@@ -54,7 +54,7 @@ def test_without_an_account_the_specification_is_written_and_can_be_read(runs, h
 
 
 def test_a_file_that_is_no_specification_is_refused(tmp_path):
-    for text in ("{", "- 1", "colour: red"):
+    for text in ("{", "- 1", "color: red"):
         (tmp_path / "x.yaml").write_text(text)
         with pytest.raises(
             UserError, match="no specification of a dashboard; expected .* project, entity, title"

@@ -58,7 +58,7 @@ function curveLines(runs, name) {
 
 /* The mark where a run ended that is not finished. */
 function endMark(line, x, y) {
-  const stroke = { stroke: colour(line.group), "stroke-width": 1.8, fill: "var(--paper)" };
+  const stroke = { stroke: color(line.group), "stroke-width": 1.8, fill: "var(--paper)" };
   if (line.status === "running") return svg("circle", { cx: x, cy: y, r: 4, ...stroke });
   const shape = line.status === "failed" ? `M${x - 4},${y - 4}l8,8m0,-8l-8,8` : `M${x - 3},${y - 5}v10m5,-10v10`;
   return svg("path", { d: shape, ...stroke, "stroke-width": 2.4 });
@@ -86,14 +86,14 @@ function drawCurve(host, name) {
     `${name} against ${unit}; arrow keys read values, dragging zooms`, log);
   const at = ([x, y]) => `${f.x(x).toFixed(1)},${f.y(scale(y)).toFixed(1)}`;
   for (const line of lines) if (line.band.length)
-    f.root.append(svg("polygon", { fill: colour(line.group), "fill-opacity": 0.16,
+    f.root.append(svg("polygon", { fill: color(line.group), "fill-opacity": 0.16,
       points: [...line.band.map(([x, a]) => at([x, a])), ...line.band.map(([x, , b]) => at([x, b])).reverse()].join(" ") }));
   for (const line of lines) {
     const last = line.points.at(-1);
     f.root.append(line.points.length > 1
-      ? svg("polyline", { points: line.points.map(at).join(" "), fill: "none", stroke: colour(line.group), "stroke-width": 1.8,
+      ? svg("polyline", { points: line.points.map(at).join(" "), fill: "none", stroke: color(line.group), "stroke-width": 1.8,
         "stroke-dasharray": line.dash, class: `run ${line.status}` }, svg("title", {}, line.name))
-      : svg("circle", { cx: f.x(last[0]), cy: f.y(scale(last[1])), r: 3, fill: colour(line.group) }, svg("title", {}, line.name)));
+      : svg("circle", { cx: f.x(last[0]), cy: f.y(scale(last[1])), r: 3, fill: color(line.group) }, svg("title", {}, line.name)));
     if (ENDS[line.status]) f.root.append(endMark(line, f.x(last[0]), f.y(scale(last[1]))));
   }
   const seen = [...new Set(lines.map((line) => line.status))].filter((status) => ENDS[status]);
@@ -107,7 +107,7 @@ function drawCurve(host, name) {
 
 /* A piece of the line as it is drawn, for a legend. */
 const sample = (line) => svg("svg", { class: "sample", viewBox: "0 0 26 10", "aria-hidden": "true" },
-  svg("line", { x1: 1, x2: 25, y1: 5, y2: 5, stroke: colour(line.group), "stroke-width": 2.5, "stroke-dasharray": line.dash }));
+  svg("line", { x1: 1, x2: 25, y1: 5, y2: 5, stroke: color(line.group), "stroke-width": 2.5, "stroke-dasharray": line.dash }));
 
 /* Let the pointer and the arrow keys read values, and dragging zoom. */
 function listen(f, lines, readout, unit) {

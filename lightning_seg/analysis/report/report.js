@@ -1,10 +1,10 @@
 "use strict";
 const D = JSON.parse(document.getElementById("data").textContent);
-// Distinct for colour-blind readers, and readable on white and on black (Okabe and Ito, two of them darkened).
-const COLOURS = ["#0072b2", "#d55e00", "#009e73", "#cc79a7", "#c48a00", "#56b4e9", "#8c6d5a", "#8888aa"];
+// Distinct for color-blind readers, and readable on white and on black (Okabe and Ito, two of them darkened).
+const COLORS = ["#0072b2", "#d55e00", "#009e73", "#cc79a7", "#c48a00", "#56b4e9", "#8c6d5a", "#8888aa"];
 const MOST_CHOSEN = 6;
 const $ = (id) => document.getElementById(id);
-// Chosen groups have a place in COLOURS, which they keep until they are chosen no more; the others are grey.
+// Chosen groups have a place in COLORS, which they keep until they are chosen no more; the others are grey.
 const state = { section: 0, chosen: new Map(), sort: {}, cursor: null, all: new Set(), zoom: null, quantities: null };
 let section;
 
@@ -29,9 +29,9 @@ const mean = (values) => {
   const known = values.filter((v) => v !== null);
   return known.length ? known.reduce((a, b) => a + b, 0) / known.length : null;
 };
-const colour = (group) => (state.chosen.has(group) ? COLOURS[state.chosen.get(group) % COLOURS.length] : "#8a929c");
-const dash = (group) => ["", "6 3", "2 3", "8 3 2 3"][Math.floor((state.chosen.get(group) ?? 0) / COLOURS.length) % 4];
-const swatch = (group) => el("span", { class: "swatch", style: `background:${colour(group)}` });
+const color = (group) => (state.chosen.has(group) ? COLORS[state.chosen.get(group) % COLORS.length] : "#8a929c");
+const dash = (group) => ["", "6 3", "2 3", "8 3 2 3"][Math.floor((state.chosen.get(group) ?? 0) / COLORS.length) % 4];
+const swatch = (group) => el("span", { class: "swatch", style: `background:${color(group)}` });
 const groupName = (run) => (run.group < 0 ? run.experiment : section.groups[run.group].name);
 // Long names break between their words, not within them.
 const breakable = (name) => name.split(/(?<=[/_=,.])/).flatMap((part) => [part, el("wbr")]);
@@ -111,8 +111,8 @@ function renderRanking() {
     const x = (v) => 4 + ((v - low) / (high - low || 1)) * 152;
     if (g.low === null) return "–";
     return el("div", { class: "interval" }, `${number(g.low)} to ${number(g.high)}`, svg("svg", { viewBox: "0 0 160 16", "aria-hidden": "true" },
-      svg("line", { x1: x(g.low), x2: x(g.high), y1: 8, y2: 8, stroke: colour(g.index), "stroke-width": 2 }),
-      ...[g.low, g.miou, g.high].map((v) => svg("line", { x1: x(v), x2: x(v), y1: v === g.miou ? 2 : 5, y2: v === g.miou ? 14 : 11, stroke: colour(g.index), "stroke-width": v === g.miou ? 3 : 2 }))));
+      svg("line", { x1: x(g.low), x2: x(g.high), y1: 8, y2: 8, stroke: color(g.index), "stroke-width": 2 }),
+      ...[g.low, g.miou, g.high].map((v) => svg("line", { x1: x(v), x2: x(v), y1: v === g.miou ? 2 : 5, y2: v === g.miou ? 14 : 11, stroke: color(g.index), "stroke-width": v === g.miou ? 3 : 2 }))));
   };
   const choose = (g) => el("input", {
     type: "checkbox", checked: state.chosen.has(g.index) ? "" : null, "aria-label": `show ${g.name}`,
@@ -190,8 +190,8 @@ function renderClasses() {
         ? `${section.groups[g].name}, ${name}: ${number(values[2])} % right, ${number(values[0])} % missed, ${number(values[1])} % wrongly added`
         : `${section.groups[g].name}, ${name}: ${view === "difference" ? signed(values[0]) : number(values[0])} ± ${number(values[1])}`;
       const parts = view === "errors"
-        ? [rect(0, values[2], colour(g)), rect(values[2], values[2] + values[0], "var(--missed)"), rect(values[2] + values[0], 100, "var(--added)")]
-        : [rect(0, values[0], colour(g)), values[1] === null ? null : svg("line", { class: "whisker", x1: x(Math.max(low, values[0] - values[1])), x2: x(Math.min(high, values[0] + values[1])), y1: y + bar / 2, y2: y + bar / 2 }),
+        ? [rect(0, values[2], color(g)), rect(values[2], values[2] + values[0], "var(--missed)"), rect(values[2] + values[0], 100, "var(--added)")]
+        : [rect(0, values[0], color(g)), values[1] === null ? null : svg("line", { class: "whisker", x1: x(Math.max(low, values[0] - values[1])), x2: x(Math.min(high, values[0] + values[1])), y1: y + bar / 2, y2: y + bar / 2 }),
           svg("text", { x: width - right + 6, y: y + bar - 1, class: "small" }, view === "difference" ? signed(values[0]) : number(values[0]))];
       root.append(svg("g", {}, parts, svg("title", {}, text)));
     });
@@ -217,7 +217,7 @@ function renderSpeed() {
   front.sort((a, b) => a.speed - b.speed);
   f.root.append(svg("polyline", { points: front.map((r) => `${f.x(r.speed)},${f.y(r.scores.miou)}`).join(" "), fill: "none", stroke: "var(--soft)", "stroke-dasharray": "4 3" }));
   for (const r of runs)
-    f.root.append(svg("circle", { cx: f.x(r.speed), cy: f.y(r.scores.miou), r: 5, fill: colour(r.group), "fill-opacity": state.chosen.has(r.group) ? 1 : 0.35 },
+    f.root.append(svg("circle", { cx: f.x(r.speed), cy: f.y(r.scores.miou), r: 5, fill: color(r.group), "fill-opacity": state.chosen.has(r.group) ? 1 : 0.35 },
       svg("title", {}, `${groupName(r)}, seed ${r.seed ?? "–"}: mIoU ${number(r.scores.miou)}, ${number(r.speed)} images/s`)));
   host.replaceChildren(f.root, el("p", { class: "note" }, "Dashed: no run is both faster and better. Speeds compare only between runs of the same machine."));
 }

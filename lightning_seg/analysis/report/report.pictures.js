@@ -27,20 +27,20 @@ async function paint(p, canvas, k, own, view, other) {
   let marked = 0, counted = 0;
   for (let i = 0; i < out.data.length; i += 4) {
     const label = mine ? mine[i] : IGNORED, ignored = truth[i] === IGNORED;
-    let colour = null, weight = 0, grey = false;
+    let color = null, weight = 0, grey = false;
     if (view === "labels" || !mine) {
-      if (label !== IGNORED) [colour, weight] = [p.palette[label], opacity];
+      if (label !== IGNORED) [color, weight] = [p.palette[label], opacity];
     } else {
       const wrong = !ignored && label !== (view === "errors" ? truth : theirs)[i];
       grey = true;
       counted += !ignored;
       marked += wrong;
-      if (ignored || wrong) [colour, weight] = [wrong ? (view === "errors" ? WRONG : DIFFERENT) : [0, 0, 0], 1];
+      if (ignored || wrong) [color, weight] = [wrong ? (view === "errors" ? WRONG : DIFFERENT) : [0, 0, 0], 1];
     }
     const pale = 0.35 * (photo[i] + photo[i + 1] + photo[i + 2]) / 3 + 160;
     for (let c = 0; c < 3; c++) {
       const under = grey ? pale : photo[i + c];
-      out.data[i + c] = colour ? under * (1 - weight) + colour[c] * weight : under;
+      out.data[i + c] = color ? under * (1 - weight) + color[c] * weight : under;
     }
     out.data[i + 3] = 255;
   }
@@ -139,12 +139,12 @@ function renderConfusion() {
       el("tbody", {}, percent.map((row, r) => el("tr", {}, el("th", { scope: "row" }, names[r]), row.map((value, c) => cell(value, r, c))))))));
 }
 
-/* The colour that Pascal VOC gives to a label, continued. */
-const vocColour = (_, label) => [0, 1, 2].map((c) => [...Array(8).keys()].reduce((sum, i) => sum + (((label >> (3 * i + c)) & 1) << (7 - i)), 0));
+/* The color that Pascal VOC gives to a label, continued. */
+const vocColor = (_, label) => [0, 1, 2].map((c) => [...Array(8).keys()].reduce((sum, i) => sum + (((label >> (3 * i + c)) & 1) << (7 - i)), 0));
 
 /* Have the server on this machine predict a test image, and compare what the experiments chosen above make of it. */
 async function predict(i) {
-  const { names, indices, scores } = section.images, dialog = $("large"), palette = section.pictures?.palette ?? section.classes.map(vocColour);
+  const { names, indices, scores } = section.images, dialog = $("large"), palette = section.pictures?.palette ?? section.classes.map(vocColor);
   const address = (what) => `picture/${state.section}/${indices[i]}/${what}`;
   dialog.querySelector("p").textContent = `${names[i]} is being predicted …`;
   dialog.querySelector("div").replaceChildren();

@@ -254,8 +254,8 @@ def _truths(folder: Path, record: Record) -> dict[str, Any] | None:
         content["truths"].append(_png(truth))
     if palette is None:
         return None
-    colours = np.array(palette).reshape(-1, 3)[: len(record.test["protocol"].get("classes", ()))]
-    return content | {"palette": colours, "columns": {}}
+    colors = np.array(palette).reshape(-1, 3)[: len(record.test["protocol"].get("classes", ()))]
+    return content | {"palette": colors, "columns": {}}
 
 
 def _labels(file: Path) -> np.ndarray | None:

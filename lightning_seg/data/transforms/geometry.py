@@ -74,7 +74,7 @@ class RandomScaleCrop(v2.Transform):
     Args:
         size: Height and width of the result, in pixels.
         scale_range: Smallest and largest magnification; drawn uniformly. (1, 1) only crops.
-        fill: Colour of padding, RGB in 0..255.
+        fill: Color of padding, RGB in 0..255.
         class_balanced_crops: Probability that the window is placed around a pixel of a class drawn evenly from those in
             the mask, or of an instance.
         large_scale_jitter: `scale_range` is relative to the magnification at which the image just fits into `size`, not

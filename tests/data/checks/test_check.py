@@ -53,14 +53,14 @@ def test_a_sound_data_set_has_no_findings(data):
 
 
 ZEROS = np.zeros((48, 64), np.uint8)
-COLOURS = np.dstack([ZEROS, ZEROS + 9, ZEROS])
+COLORS = np.dstack([ZEROS, ZEROS + 9, ZEROS])
 
 FAULTS = {
     "image missing": (lambda d: image(d, 3).unlink(), "unreadable", image),
     "image damaged": (lambda d: image(d, 3).write_bytes(image(d, 3).read_bytes()[:300]), "unreadable", image),
     "mask missing": (lambda d: mask(d, 3).unlink(), "unreadable", mask),
     "mask damaged": (lambda d: mask(d, 3).write_bytes(b"GIF89a"), "unreadable", mask),
-    "mask of colours": (lambda d: save(mask(d, 3), COLOURS), "unreadable", mask),
+    "mask of colors": (lambda d: save(mask(d, 3), COLORS), "unreadable", mask),
     "mask of another size": (lambda d: save(mask(d, 3), ZEROS[:, :50]), "size", mask),
     "label out of range": (lambda d: save(mask(d, 3), ZEROS + 12), "labels", mask),
     "mask saved as 0/255 beside others": (lambda d: save(mask(d, 3), ZEROS + 254), "labels", mask),

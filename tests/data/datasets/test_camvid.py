@@ -19,7 +19,7 @@ def test_lists_with_foreign_paths_are_resolved_and_unlabelled_is_not_counted(cam
 
 
 def test_image_and_mask_move_together(camvid):
-    """Colours encode the label: after augmentation they still do, away from borders."""
+    """Colors encode the label: after augmentation they still do, away from borders."""
     data = CamVid(str(camvid), batch_size=5, crop_size=(40, 40), hflip=0.5)
     data.setup("validate")
     right, certain = [], []

@@ -47,7 +47,7 @@ def test_index_masks_are_paired_by_name(tmp_path, palette):
     assert image.shape == (20, 24, 3)
 
 
-def test_masks_of_colours(tmp_path):
+def test_masks_of_colors(tmp_path):
     write(tmp_path, EIGHT, np.array([*COLORS, (9, 9, 9)])[np.where(NUMBERS == 2, 3, NUMBERS)])
     data = folder(tmp_path, colors=COLORS, void_colors=[(9, 9, 9)])
     np.testing.assert_array_equal(data.read(data.samples("val")[0])[1], np.where(NUMBERS == 2, 255, NUMBERS))

@@ -27,7 +27,7 @@ def test_every_object_has_one_class_and_lies_over_the_ground():
     assert counts[0] / counts.sum() < 0.85 and (counts[1:] / counts.sum() > 0.03).all()
 
 
-def test_colour_alone_does_not_tell_the_class():
+def test_color_alone_does_not_tell_the_class():
     """The nearest usual hue is right for most objects, and wrong for enough that outlines matter."""
     right = []
     for number in range(200):

@@ -129,7 +129,7 @@ def test_palette_is_the_one_in_the_devkit():
     assert len(set(VOC.palette)) == len(VOC.class_names) == 21
 
 
-def test_a_mask_of_colours_instead_of_indices_is_named(voc):
+def test_a_mask_of_colors_instead_of_indices_is_named(voc):
     path = voc / "VOCdevkit/VOC2012/SegmentationClass/2007_val000001.png"
     Image.open(path).convert("RGB").save(path)
     data = VOC(str(voc), **ARGUMENTS)

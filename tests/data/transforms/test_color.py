@@ -42,7 +42,7 @@ def test_the_hue_is_torchvisions_and_the_mean_is_kept(hue):
 
 
 def hue_of(image):
-    """Hue in turns, where there is colour enough to have one."""
+    """Hue in turns, where there is color enough to have one."""
     pixels = image.permute(1, 2, 0).numpy()
     vivid = IMAGE.float().std(0).numpy() > 10
     return cv2.cvtColor(pixels / np.float32(255), cv2.COLOR_RGB2HSV)[..., 0][vivid] / 360

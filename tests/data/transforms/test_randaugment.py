@@ -48,7 +48,7 @@ MIXED = {
 
 
 def data(*transforms, **kwargs):
-    """Scenes of which every crop is the whole image, whose colour encodes the class."""
+    """Scenes of which every crop is the whole image, whose color encodes the class."""
     arguments = dict(
         batch_size=2,
         crop_size=(64, 64),
@@ -86,7 +86,7 @@ def test_image_and_mask_move_together_and_what_is_filled_in_is_not_counted(name)
 
 
 @pytest.mark.parametrize("name", COLORING)
-def test_colours_change_the_image_only(name):
+def test_colors_change_the_image_only(name):
     for index in range(4):
         plain = Split(data(), "train", train=True)[1, index]
         sample = Split(data(COLORING[name]), "train", train=True)[1, index]
@@ -107,7 +107,7 @@ def test_random_augmentation_keeps_labels_and_alignment(name):
 
 
 def test_random_augmentation_moves_image_and_mask_together():
-    """With bilinear interpolation the colours still encode the class away from borders."""
+    """With bilinear interpolation the colors still encode the class away from borders."""
     image, mask = data().read(data().samples("train")[3])
     image = tv_tensors.Image(torch.from_numpy(image).permute(2, 0, 1))
     inverted = tv_tensors.Mask(torch.from_numpy(255 - mask))
@@ -130,7 +130,7 @@ OURS = {
 
 @pytest.mark.parametrize("transform", [*MOVING.values(), *COLORING.values(), *MIXED.values(), *OURS.values()])
 def test_instances_keep_their_masks_boxes_and_labels(transform):
-    """The colour of an instance says its label, so that the image shows whether the three still belong together."""
+    """The color of an instance says its label, so that the image shows whether the three still belong together."""
     exact = transform in [*MOVING.values(), *OURS.values()]
     scenes = data()
     lost = 0
@@ -174,7 +174,7 @@ def test_wrong_strengths_are_refused():
 
 
 def batch():
-    """Three images of one colour each, with classes 1 to 3 in stripes of their own, a not counted border."""
+    """Three images of one color each, with classes 1 to 3 in stripes of their own, a not counted border."""
     mask = torch.stack(
         [torch.arange(24).div(6, rounding_mode="floor").expand(16, -1) + 10 * i for i in range(3)]
     ).byte()
