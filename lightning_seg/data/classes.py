@@ -29,9 +29,12 @@ def check_classes(names: Sequence[str]) -> None:
             f"There are {len(names)} class_names; at most {IGNORE_INDEX} have place in masks of 8 bits beside "
             f"ignore_index, {IGNORE_INDEX}."
         )
-    twice = [name for i, name in enumerate(names) if name in names[:i]]
-    if twice or not all(str(name).strip() for name in names):
+    bare = [str(name).strip() for name in names]
+    twice = [name for i, name in enumerate(bare) if name in bare[:i]]
+    broken = [name for name in bare if len(name.splitlines()) > 1]
+    if twice or broken or not all(bare):
         fault = f"{twice[0]!r} stands there twice" if twice else "one of them is empty"
+        fault = f"{broken[0]!r} has a line break" if broken else fault
         raise UserError(
             f"Each class needs a name of its own, but in class_names {fault}: {list(names)[:20]}."
         )
@@ -44,6 +47,10 @@ def check_labels(labels: Mapping[int, int], num_classes: int) -> None:
         UserError: A label outside 0..255, or a class that does not exist.
     """
     for label, target in labels.items():
+        if type(label) is not int or type(target) is not int:
+            raise UserError(
+                f"data.init_args.labels maps labels to classes, both whole numbers; got {label!r}: {target!r}."
+            )
         if not 0 <= label <= 255:
             raise UserError(
                 f"data.init_args.labels names the label {label}, but masks hold labels 0 to 255. A file of 16 bits or "

@@ -7,6 +7,7 @@ without `iscrowd`, `area`, `bbox` or `id`, images without `height` and `width`, 
 
 import json
 import math
+import posixpath
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -16,6 +17,7 @@ import numpy as np
 from PIL import Image
 
 from lightning_seg.data.coco_masks import decompress, paint
+from lightning_seg.data.json_file import read_json
 from lightning_seg.errors import UserError
 
 Id = int | str
@@ -195,25 +197,6 @@ def read_coco(path: Path) -> CocoFile:
     return CocoFile(path, categories, images)
 
 
-def read_json(path: Path) -> Mapping[str, Any]:
-    """Read a JSON file that holds a mapping.
-
-    Raises:
-        UserError: It cannot be read, is cut off or otherwise no JSON, or holds something else.
-    """
-    try:
-        contents = json.loads(path.read_text(encoding="utf-8-sig"))
-    except OSError as error:
-        raise UserError(f"{path} cannot be read: {error.strerror}.") from None
-    except (ValueError, RecursionError) as error:
-        raise UserError(f"{path} is no JSON, or cut off: {error}.") from None
-    if not isinstance(contents, dict):
-        raise UserError(
-            f"{path} should hold a mapping with images, annotations and categories; it is a list or value."
-        )
-    return contents
-
-
 def read_categories(contents: Mapping[str, Any], path: Path, used: set[Id | None]) -> dict[Id, str]:
     """Read names by id, in the order of the ids.
 
@@ -263,6 +246,7 @@ def _images(contents: Mapping[str, Any], path: Path) -> dict[Id, CocoImage]:
         )
         if number is None or not isinstance(name, str) or not name:
             raise UserError(f"{path}: an image needs an id and a file_name, this is {_quoted(entry)}.")
+        name = posixpath.normpath(name)
         if number in images:
             raise UserError(f"{path}: images {images[number].name} and {name} have the same id {number!r}.")
         if name in owners:

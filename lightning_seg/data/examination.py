@@ -227,7 +227,7 @@ def _systematic(data: DataSet, examination: Examination) -> list[Finding]:
             found.append(Finding("empty", split, split, "every mask is 255 throughout"))
         if 0 not in present and max(present - {255}, default=0) == data.num_classes:
             found.append(Finding("shifted", split, split, f"labels go from 1 to {data.num_classes}"))
-        if split == data.train_split and len(present) > 1:
+        if split == data.train_split and present - {IGNORE_INDEX}:
             absent = [name for label, name in enumerate(data.class_names) if label not in present]
             found += [Finding("absent", split, name) for name in absent]
     return found

@@ -111,4 +111,4 @@ def composed(name: str) -> str:
 
 def natural_order(name: str) -> list[tuple[int, str]]:
     """Key that sorts names as people count: frame_9 before frame_10."""
-    return [(int(part), "") if part.isdigit() else (-1, part) for part in re.split(r"(\d+)", name)]
+    return [(int(part), "") if part.isdecimal() else (-1, part) for part in re.split(r"(\d+)", name)]

@@ -32,10 +32,12 @@ def divide(
         UserError: A part would be empty, because there are too few groups, or ratios make no sense.
     """
     shares = np.array([*ratios.values()], float)
-    if not (shares.size and (shares >= 0).all() and shares.sum() > 0):
+    if not (shares.size and np.isfinite(shares).all() and (shares >= 0).all() and shares.sum() > 0):
         raise UserError(
             f"split_ratios must be positive numbers, as {{train: 0.8, val: 0.2}}; got {dict(ratios)}."
         )
+    if seed < 0:
+        raise UserError(f"data.init_args.split_seed must be 0 or more; got {seed}.")
     bounds = np.round(np.cumsum([0, *shares]) / shares.sum() * len(items)).astype(int)
     if groups is not None:
         part_of = _parts_of_groups(groups, shares, seed)

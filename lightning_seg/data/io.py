@@ -9,8 +9,9 @@ from typing import Any, NamedTuple
 
 import cv2
 import numpy as np
-from PIL import Image, ImageFile, ImageOps, TiffImagePlugin, WebPImagePlugin
+from PIL import Image, ImageFile, ImageOps, TiffImagePlugin
 
+from lightning_seg.data.containers import is_lossy, refuse_uncertain_tiff
 from lightning_seg.data.png import GREY, RGB, is_whole, plain_size
 from lightning_seg.errors import UserError
 
@@ -186,7 +187,9 @@ def to_labels(image: Image.Image, name: str | Path) -> np.ndarray:
     Raises:
         UserError: See `read_mask`.
     """
-    return _as_bytes(_numbers(image, name, _stored(image)), name)
+    stored = _stored(image)
+    refuse_uncertain_tiff(image, name)
+    return _as_bytes(_numbers(image, name, stored), name)
 
 
 def _as_bytes(array: np.ndarray, name: str | Path) -> np.ndarray:
@@ -314,6 +317,7 @@ def _open(path: str | Path, kind: str) -> tuple[Image.Image, Stored]:
             stored, pages = _stored(image), _pages(image)
             if pages == 1:
                 image.load()
+                refuse_uncertain_tiff(image, f"The {kind} {path}")
                 if image.format == "PNG":
                     if not is_whole(Path(path).read_bytes()):
                         raise ValueError(
@@ -324,6 +328,8 @@ def _open(path: str | Path, kind: str) -> tuple[Image.Image, Stored]:
             size = f"holds {pages} pages or frames, and one is expected. Save each as a file of its own"
         else:
             size = "is {}x{} pixels".format(*image.size) + TOO_LARGE
+    except UserError:
+        raise
     except FileNotFoundError:
         raise UserError(f"The {kind} {path} does not exist.") from None
     except Image.DecompressionBombError:
@@ -347,11 +353,7 @@ def header_of(path: str | Path) -> tuple[Any, ...]:
 def _stored(image: Image.Image) -> Stored:
     """Tell how a file stores its pixels, as long as they are not decoded."""
     raw, maximum = _layout(image)
-    lossy = image.format in ("JPEG", "MPO", "JPEG2000")
-    if isinstance(image, WebPImagePlugin.WebPImageFile) and image.fp is not None:
-        image.fp.seek(0)
-        lossy = b"VP8 " in image.fp.read(4096)  # the chunk of lossy pixels
-    return Stored(raw, maximum, _orientation(image), lossy)
+    return Stored(raw, maximum, _orientation(image), is_lossy(image))
 
 
 def _orientation(image: Image.Image) -> int:

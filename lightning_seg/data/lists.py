@@ -27,7 +27,7 @@ def read_lines(path: Path) -> list[str]:
         raise UserError(f"{path} is not text in {encoding} (line {line}). Save it as UTF-8.") from None
     if "\0" in text:
         raise UserError(f"{path} is not text in UTF-8, probably in UTF-16 without a mark. Save it as UTF-8.")
-    return [line.strip(" \t") for line in re.split(r"\r\n|\n|\r", text) if line.strip(" \t")]
+    return [line.strip() for line in re.split(r"\r\n|\n|\r", text) if line.strip()]
 
 
 def columns(line: str) -> list[str]:
@@ -134,6 +134,8 @@ class Names:
             text = text.replace("\\", "/")  # a list made on Windows
         absolute = text.startswith("/")
         text = os.path.normpath(text)
+        if text == ".":
+            return None
         places, within = self._places(text)
         hits = [(stem, place) for place in places for stem in _stems(place) if stem in self.files]
         named = [stem for stem, place in hits if composed(self.files[stem].name) == PurePosixPath(place).name]

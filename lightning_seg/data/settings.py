@@ -1,5 +1,6 @@
 """Settings of a data set that make no sense, whatever the data."""
 
+import math
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -17,7 +18,7 @@ _RULES: dict[str, tuple[Callable[[Any], bool], str]] = {
     "folds": (lambda n: n >= 2, "at least 2"),
     "seed": (lambda n: n is None or n >= 0, "0 or more, or null for the seed of the run"),
     "value_range": (
-        lambda r: r is None or (len(r) == 2 and r[0] < r[1]),
+        lambda r: r is None or (len(r) == 2 and all(map(math.isfinite, r)) and r[0] < r[1]),
         "lowest and highest value, as [0, 4095], or null",
     ),
 }

@@ -14,6 +14,8 @@ from lightning_seg.errors import UserError
         ([], "two classes at least, got"),
         (["cell"], r"two classes at least, got \['cell'\]"),
         (["a", "b", "a"], "'a' stands there twice"),
+        (["a", "b", "a "], "'a' stands there twice"),
+        (["a", "b\nc"], "has a line break"),
         (["a", ""], "one of them is empty"),
         ([f"c{i}" for i in range(256)], "There are 256 class_names; at most 255"),
     ],
@@ -37,6 +39,8 @@ def test_as_many_classes_as_have_place_are_taken(tmp_path):
         ({256: 1}, "label 256"),
         ({3: 2}, "3 the class 2"),
         ({0: -1}, "0 the class -1"),
+        ({True: 1}, "whole numbers; got True: 1"),
+        ({1: 0.0}, "whole numbers; got 1: 0.0"),
     ],
 )
 def test_labels_that_cannot_occur_are_refused(labels, message):

@@ -382,3 +382,28 @@ def test_any_file_gives_exactly_its_pixels_or_one_error(tmp_path, seed):
     assert data.class_names == ("background", *(f"class {n}" for n in sorted(labels)))
     for sample in data.samples("train"):
         np.testing.assert_array_equal(data.read(sample)[1], expected[sample[-1]])
+
+
+def test_a_key_that_stands_twice_is_refused(tmp_path):
+    file = write(tmp_path, [entry()])
+    file.write_text(file.read_text().replace('"area": 300', '"area": 300, "area": 3'))
+    with pytest.raises(UserError, match="instances_train2017.json: the key 'area' stands twice"):
+        read(tmp_path)
+
+
+def test_one_file_under_two_spellings_is_listed_twice(tmp_path):
+    images = [{"id": 1, "file_name": "1.png"}, {"id": 2, "file_name": "./1.png"}]
+    write(tmp_path, [entry()], images=images)
+    with pytest.raises(UserError, match="image 1.png is listed twice"):
+        read(tmp_path)
+
+
+def test_a_box_beside_its_mask_is_refused_except_of_a_crowd(tmp_path):
+    for is_crowd in (0, 1):
+        write(tmp_path, [entry(bbox=[30, 25, 10, 10], iscrowd=is_crowd)])
+        data = data_set(tmp_path, instances=True)
+        if is_crowd:
+            data.read_instances(data.samples("train")[0])
+            continue
+        with pytest.raises(UserError, match="annotation 11 of image 1.png: bbox .* lies beside its mask"):
+            data.read_instances(data.samples("train")[0])

@@ -86,3 +86,10 @@ def test_folds_keep_groups_together():
 def test_senseless_ratios_are_refused(ratios):
     with pytest.raises(UserError, match="split_ratios must be positive"):
         divide(range(3), ratios)
+
+
+def test_endless_ratios_and_negative_seeds_are_refused():
+    with pytest.raises(UserError, match="split_ratios must be positive"):
+        divide(range(3), {"train": float("inf"), "val": 1})
+    with pytest.raises(UserError, match="split_seed must be 0 or more; got -1"):
+        divide(range(3), {"train": 1}, seed=-1)

@@ -239,3 +239,20 @@ def test_a_list_of_voc_in_columns_is_refused(voc):
 def test_natural_order_counts():
     names = ["b", "a10", "a9", "a1b2", "a1b10", "2", "10"]
     assert sorted(names, key=natural_order) == ["2", "10", "a1b2", "a1b10", "a9", "a10", "b"]
+
+
+def test_spaces_of_word_processors_and_empty_columns_do_no_harm(tmp_path):
+    write(tmp_path, "a", "b")
+    assert listed(tmp_path, "a.png\u00a0", "b.png") == [pair("a"), pair("b")]
+    with pytest.raises(UserError, match="train.txt"):
+        listed(tmp_path, "a.png,")
+    assert sorted(["x10", "x²", "x9"], key=natural_order) == ["x9", "x10", "x²"]
+
+
+@pytest.mark.parametrize("make", [lambda path: path.mkdir(), lambda path: path.symlink_to("gone.txt")])
+def test_a_list_that_is_no_file_is_not_passed_over(tmp_path, make):
+    write(tmp_path, "a", "b")
+    make(tmp_path / "train.txt")
+    data = Folder(str(tmp_path), ["a", "b"], batch_size=1, crop_size=(4, 4), split_ratios={"train": 1})
+    with pytest.raises(UserError, match="train.txt is no file"):
+        data.samples("train")

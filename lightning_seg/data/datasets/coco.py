@@ -16,11 +16,11 @@ from lightning_seg.data.coco_file import (
     CocoImage,
     Id,
     read_coco,
-    read_json,
 )
 from lightning_seg.data.coco_masks import turn, turn_box
 from lightning_seg.data.instances import instance_sample
 from lightning_seg.data.io import read_image
+from lightning_seg.data.json_file import read_json
 from lightning_seg.errors import UserError
 
 THINGS = (
@@ -177,6 +177,12 @@ class COCO(SegmentationData):
                     raise UserError(
                         f"{entry.where}: bbox is {list(box)}, left, top, right and bottom of its mask; COCO's "
                         "format has left, top, width and height."
+                    )
+                apart = (stated[:2] >= boxes[place][2:]) | (stated[2:] <= boxes[place][:2])
+                if off > 3 and apart.any() and not entry.is_crowd:
+                    raise UserError(
+                        f"{entry.where}: bbox {list(box)} lies beside its mask, whose box from left, top to right, "
+                        f"bottom is {boxes[place].tolist()}."
                     )
                 boxes[place] = stated
         found["boxes"] = tv_tensors.wrap(boxes, like=found["boxes"])

@@ -1,5 +1,6 @@
 """A user's own images and masks."""
 
+import os
 import re
 from collections.abc import Sequence
 from pathlib import Path
@@ -112,6 +113,10 @@ class Folder(SegmentationData):
         if not self.images.is_dir():
             raise self.missing(self.images)
         listing = self.root / f"{split}.txt"
+        if os.path.lexists(listing) and not listing.is_file():
+            raise UserError(
+                f"{listing} is no file but a folder or a link that leads nowhere. Mend or remove it."
+            )
         if listing.is_file():
             return self._listed(listing)
         if (self.images / split).is_dir():
@@ -200,6 +205,10 @@ class Folder(SegmentationData):
 
 
 def _compiled(groups: str) -> str:
+    if not groups.strip():
+        raise UserError(
+            "data.init_args.groups is empty. Leave it out, or give `folder` or a regular expression."
+        )
     try:
         re.compile(groups)
     except re.error as error:

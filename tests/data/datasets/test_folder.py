@@ -198,3 +198,18 @@ def test_another_range_or_void_color_is_another_cache(tmp_path):
         {"colors": COLORS, "void_colors": [(9, 9, 9)]},
     ]
     assert len({cache_key(folder(tmp_path, **s), "train", []) for s in settings}) == 4
+
+
+@pytest.mark.parametrize(
+    ("setting", "message"),
+    [({"groups": ""}, "groups is empty"), ({"value_range": (0, float("inf"))}, "value_range must be")],
+)
+def test_empty_groups_and_endless_ranges_are_refused(tmp_path, setting, message):
+    with pytest.raises(UserError, match=message):
+        folder(tmp_path, **setting)
+
+
+def test_classes_besides_the_only_one_in_all_masks_are_told(tmp_path):
+    write(tmp_path, EIGHT, mask=np.zeros((20, 24)), ending="png")
+    absent = [found.file for found in check(folder(tmp_path)).findings if found.kind == "absent"]
+    assert absent == ["b", "c"]
