@@ -37,7 +37,7 @@ from lightning_seg.data.base import SegmentationData
 from lightning_seg.errors import UserError
 from lightning_seg.experiment.class_paths import folders_of_modules, make_importable, resolve_class
 from lightning_seg.experiment.files import read_files
-from lightning_seg.experiment.limits import check_seed, refuse_useless
+from lightning_seg.experiment.limits import check_seed, refuse_infinite_rate, refuse_useless
 from lightning_seg.experiment.parser import Parser
 from lightning_seg.experiment.renamed import refuse_old_names
 from lightning_seg.experiment.slurm_settings import Slurm
@@ -184,7 +184,7 @@ class TaskAndData(ExperimentSettings):
 
         A wrong argument of it shows now, not when the data is read and the weights are loaded.
         """
-        self.model.optimizer([torch.nn.Parameter(torch.zeros(2, 2))])
+        refuse_infinite_rate(self.model.optimizer([torch.nn.Parameter(torch.zeros(2, 2))]))
 
 
 class Experiment(TaskAndData):
@@ -222,6 +222,8 @@ class Experiment(TaskAndData):
         refuse_useless(self.config)
         settings = self.config.clone()
         settings.trainer.precision = self._precision()
+        if self._given_run is not None:  # the checkpoint that it continues from is none of its settings
+            settings.ckpt_path = next((content.get("ckpt_path") for content in self._files.values()), None)
         text = self.parser.dump(settings, skip_unset=False)
         run = self._given_run or self._new_run()
         self._record = RunRecord(run, text, [file.parent for file in self._files], self._args)

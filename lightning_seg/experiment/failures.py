@@ -14,6 +14,7 @@ from pathlib import Path
 
 import torch
 from lightning.pytorch import Trainer
+from lightning.pytorch.utilities.exceptions import MisconfigurationException
 
 from lightning_seg.data.base import SegmentationData
 from lightning_seg.errors import UserError
@@ -23,6 +24,8 @@ from lightning_seg.runs.provenance import package_commit
 _MEMORY = re.compile(r"out of memory|can('t|not) allocate memory", re.IGNORECASE)
 _WORKER = re.compile(r"DataLoader worker .*(killed|exited unexpectedly)", re.DOTALL)
 _ENDED = re.compile(r"DataLoader worker .*killed by signal: (Terminated|Interrupt|Hangup)", re.DOTALL)
+_TRAINED = re.compile(r"You restored a checkpoint with current_epoch=(\d+)")
+_INTERVAL = re.compile(r"`val_check_interval` \((\d+)\) must be .* number of the training batches \((\d+)\)")
 _PROCESS = re.compile(
     r"Connection (closed|reset) by peer|Broken pipe|gloo|NCCL|ProcessGroup|TCPStore", re.IGNORECASE
 )
@@ -39,13 +42,14 @@ def friendly_errors(trainer: Trainer, data: SegmentationData, run: Callable[[], 
         run: Returns the run directory.
 
     Raises:
-        UserError: Out of memory, a data worker or another process that died, a disk that cannot be written.
+        UserError: Out of memory, a data worker or another process that died, a disk that cannot be written; fewer
+            epochs than the run already has, or more batches between validations than there are.
     """
     try:
         yield
     except UserError:
         raise
-    except (RuntimeError, MemoryError, OSError) as error:
+    except (RuntimeError, MemoryError, OSError, ValueError, MisconfigurationException) as error:
         explanation = _explain(error, trainer, data, run)
         if explanation is None:
             raise
@@ -93,6 +97,13 @@ def _explain(
     error: BaseException, trainer: Trainer, data: SegmentationData, run: Callable[[], Path]
 ) -> str | None:
     text = str(error)
+    if trained := _TRAINED.match(text):
+        return f"the run has already trained {trained[1]} epochs; --trainer.max_epochs must be more"
+    if interval := _INTERVAL.search(text):
+        return (
+            f"trainer.val_check_interval must be at most {interval[2]}, the number of batches of an epoch; got"
+            f" {interval[1]}. --trainer.check_val_every_n_epoch=null counts batches across epochs."
+        )
     if is_out_of_memory(error):
         return _out_of_memory(trainer, data)
     if ended := _ENDED.search(text):

@@ -1,10 +1,14 @@
 """Settings that Lightning takes, but that train nothing or cannot work: refused before anything is written."""
 
+import math
 import os
 from typing import Any
 
 import torch
 from jsonargparse import Namespace
+from lightning.pytorch.callbacks import Timer
+from lightning.pytorch.utilities.exceptions import MisconfigurationException
+from torch.optim import Optimizer
 
 from lightning_seg.errors import UserError
 
@@ -39,11 +43,18 @@ def refuse_useless(config: Namespace) -> None:
         ("accumulate_grad_batches", "at least 1"),
         ("check_val_every_n_epoch", "at least 1, or null to count batches with val_check_interval"),
         ("val_check_interval", "above 0: a number of batches, or a fraction of the epoch"),
+        ("log_every_n_steps", "at least 1"),
         ("num_nodes", "at least 1"),
     ):
         value = trainer[name]
         if isinstance(value, int | float) and (value == 0 or value < 0 and not name.startswith("max_")):
             raise UserError(f"trainer.{name} must be {instead}; got {value}.")
+    if (norm := trainer.gradient_clip_val) is not None and not norm >= 0:
+        raise UserError(f"trainer.gradient_clip_val must be above 0, or null for no clipping; got {norm}.")
+    if trainer.max_time is not None and not _seconds(trainer.max_time) > 0:
+        raise UserError(
+            f"trainer.max_time must be above 0, as DD:HH:MM:SS such as 00:12:00:00; got {trainer.max_time}."
+        )
     gpus = torch.cuda.device_count()
     if trainer.accelerator in ("gpu", "cuda") and not gpus and not torch.backends.mps.is_available():
         raise UserError(
@@ -63,6 +74,24 @@ def refuse_useless(config: Namespace) -> None:
             raise UserError(
                 f"trainer.devices={devices}: on CPUs each device is a process, and this machine has {cores} cores."
             )
+
+
+def refuse_infinite_rate(optimizer: Optimizer) -> None:
+    """Refuse a learning rate that is infinite or NaN.
+
+    Raises:
+        UserError: It is.
+    """
+    for group in optimizer.param_groups:
+        if not math.isfinite(rate := float(group["lr"])):
+            raise UserError(f"model.optimizer: lr must be a finite number, such as 1e-3; got {rate}.")
+
+
+def _seconds(time: Any) -> float:
+    try:
+        return Timer(dict(time) if isinstance(time, Namespace) else time).time_remaining() or 0.0
+    except (MisconfigurationException, TypeError, ValueError):
+        return 0.0
 
 
 def _number(devices: Any) -> int | None:

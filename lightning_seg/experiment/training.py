@@ -5,14 +5,39 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
+import yaml
 from lightning.pytorch.callbacks import ModelCheckpoint
 from lightning.pytorch.utilities import rank_zero_only
 
 from lightning_seg.callbacks.checkpointing import Stopped
-from lightning_seg.experiment.experiment import Experiment
+from lightning_seg.errors import UserError
+from lightning_seg.experiment.experiment import Experiment, ExperimentSettings
 from lightning_seg.experiment.failures import end_with_first_process, friendly_errors, note_version_mismatch
 from lightning_seg.runs.directory import CONFIG
+from lightning_seg.runs.records import flatten
 from lightning_seg.training.checkpoint_io import newest
+
+# What a checkpoint has decided (its optimizer, schedule and weights silently win), or what the run has already seen.
+_DECIDED = (
+    "task",
+    "model.network",
+    "model.optimizer",
+    "model.lr_scheduler",
+    "model.lr_scaling",
+    "model.finetune",
+    "data",
+)
+_STILL_FREE = (
+    "root",
+    "batch_size",  # in the middle of an epoch the data module refuses another
+    "eval_batch_size",
+    "crop_size",
+    "num_workers",
+    "seed",
+    "cache",
+    "predict_folder",
+    "skip_unreadable",
+)
 
 
 def train(args: Sequence[str], then_test: bool, run: Path | None = None) -> Path:
@@ -45,12 +70,37 @@ def resume(run: Path, args: list[str]) -> None:
     Args:
         run: The run directory.
         args: Settings to change, ``--key=value``.
+
+    Raises:
+        UserError: They change what the checkpoint has decided, such as the learning rate or the classes.
     """
     if checkpoint := newest(run):
+        with note_version_mismatch(run):
+            _refuse_decided(run, args)
         args = ["--ckpt_path", str(checkpoint), *args]
     elif not rank_zero_only.rank:  # type: ignore[attr-defined]
         print(f"{run} has no checkpoint yet: it starts from the beginning.")
     train(["-c", str(run / CONFIG), *args], then_test=True, run=run)
+
+
+def _refuse_decided(run: Path, args: list[str]) -> None:
+    if not args:
+        return
+    file = ["-c", str(run / CONFIG)]
+    old, new = (dict(flatten(yaml.safe_load(ExperimentSettings([*file, *more]).text))) for more in ([], args))
+    free = {f"data.init_args.{name}" for name in _STILL_FREE}
+    for name in [*new, *old]:
+        decided = any(name == part or name.startswith(f"{part}.") for part in _DECIDED)
+        if not decided or ".".join(name.split(".")[:3]) in free or old.get(name) == new.get(name):
+            continue
+        again = f"lightning-seg exp {run / CONFIG} {' '.join(args)}"
+        remedy = f"a new run: {again}"
+        if not name.startswith(("task", "model.network")):
+            remedy = f"a new run from these weights: {again} --model.network.init_args.weights=run:{run}"
+        raise UserError(
+            f"{name} was {old.get(name)} and would be {new.get(name)}: a run that has a checkpoint cannot change it,"
+            f" only {remedy}"
+        )
 
 
 @contextmanager

@@ -151,7 +151,7 @@ class Record:
     def everything(self) -> dict[str, Any]:
         """The configuration flattened to ``a.b.c: value``, with the effective batch size and the data."""
         measured = ("effective_batch_size", "data_fingerprint")
-        return dict(_flatten(self.config)) | {
+        return dict(flatten(self.config)) | {
             k: self.environment[k] for k in measured if k in self.environment
         }
 
@@ -293,7 +293,7 @@ def read(path: Path) -> Record:
 
 def settings_of(config: dict[str, Any]) -> dict[str, Any]:
     """Flatten a configuration to ``a.b.c: value`` and keep what makes a run the experiment it is."""
-    return _essential(dict(_flatten(config)))
+    return _essential(dict(flatten(config)))
 
 
 def find(paths: Iterable[Path]) -> list[Path]:
@@ -358,10 +358,11 @@ def _only_logs(callback: Any) -> bool:
     return name.rsplit(".", 1)[-1] in _LOGGING
 
 
-def _flatten(value: Any, prefix: str = "") -> Iterator[tuple[str, Any]]:
+def flatten(value: Any, prefix: str = "") -> Iterator[tuple[str, Any]]:
+    """Yield the name, with dots, and the value of every setting."""
     if isinstance(value, dict) and value:
         for key, inner in value.items():
-            yield from _flatten(inner, f"{prefix}.{key}" if prefix else str(key))
+            yield from flatten(inner, f"{prefix}.{key}" if prefix else str(key))
     else:
         yield prefix, value
 

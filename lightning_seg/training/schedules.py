@@ -71,9 +71,14 @@ class Poly(Schedule):
         steps: Number of optimizer steps of the training.
         power: The power; 1 is a straight line.
         warmup: Share of the training in which the learning rate rises linearly.
+
+    Raises:
+        UserError: The power is negative: the learning rate would grow without end.
     """
 
     def __init__(self, optimizer: Optimizer, steps: int, power: float = 0.9, warmup: float = 0.0) -> None:
+        if not power >= 0:
+            raise UserError(f"power must be at least 0, such as 0.9; got {power}.")
         super().__init__(optimizer, steps, lambda share: (1 - share) ** power, warmup)
 
 
@@ -102,6 +107,9 @@ class MultiStep(Schedule):
         milestones: When the learning rate falls, as fractions of the training after the warm-up.
         gamma: What the learning rate is multiplied by at each milestone.
         warmup: Share of the training in which the learning rate rises linearly.
+
+    Raises:
+        UserError: The milestones are no such fractions, or not in order.
     """
 
     def __init__(
@@ -112,6 +120,11 @@ class MultiStep(Schedule):
         gamma: float = 0.1,
         warmup: float = 0.0,
     ) -> None:
+        if not all(0 <= time <= 1 for time in milestones) or list(milestones) != sorted(milestones):
+            raise UserError(
+                "milestones are fractions of the training from 0 to 1 in rising order, such as [0.6, 0.8]; got"
+                f" {list(milestones)}."
+            )
         super().__init__(
             optimizer, steps, lambda share: gamma ** sum(share >= time for time in milestones), warmup
         )

@@ -3,11 +3,12 @@
 from pathlib import Path
 
 import pytest
+import torch
 
 from lightning_seg.cli.main import main
 from lightning_seg.errors import UserError
 from lightning_seg.experiment.experiment import ExperimentSettings
-from lightning_seg.experiment.limits import check_seed
+from lightning_seg.experiment.limits import check_seed, refuse_infinite_rate, refuse_useless
 from lightning_seg.runs.directory import check_name, new_run
 
 
@@ -22,6 +23,11 @@ from lightning_seg.runs.directory import check_name, new_run
         ("--trainer.accumulate_grad_batches=0", "trainer.accumulate_grad_batches must be at least 1"),
         ("--trainer.devices=99999", "trainer.devices=99999: "),
         ("--trainer.devices=0", "trainer.devices must be at least 1"),
+        ("--trainer.log_every_n_steps=0", "trainer.log_every_n_steps must be at least 1"),
+        ("--trainer.gradient_clip_val=-1", "trainer.gradient_clip_val must be above 0"),
+        ("--trainer.max_time=00:00:00:00", "trainer.max_time must be above 0"),
+        ("--trainer.max_time={seconds: 0}", "trainer.max_time must be above 0"),
+        ("--model.optimizer.init_args.lr=.inf", "lr must be a finite number"),
         ("--seed_everything=-1", "seed_everything must be from 0 to 4294967295"),
         ("--seed_everything=4294967296", "seed_everything must be from 0 to 4294967295"),
         ("--name=../../evil", "a part of it is '..'"),
@@ -34,6 +40,17 @@ def test_one_line_and_nothing_written(option, expected, tmp_path, capsys):
     error = capsys.readouterr().err
     assert error.startswith("error: ") and expected in error and error.count("\n") == 1
     assert not list(tmp_path.rglob("*.y*ml")) and not runs.exists() and not (tmp_path / "evil").exists()
+
+
+def test_a_rate_that_is_no_number_is_refused_where_torch_takes_it():
+    with pytest.raises(UserError, match="lr must be a finite number"):
+        refuse_infinite_rate(torch.optim.SGD([torch.zeros(1)], lr=float("nan")))
+
+
+@pytest.mark.parametrize("time", ["00:00:00:01", "{hours: 2}"])
+def test_a_time_to_train_is_taken(time):
+    settings = ExperimentSettings(["-c", "experiments/quickstart.yaml", f"--trainer.max_time={time}"])
+    refuse_useless(settings.config)
 
 
 @pytest.mark.parametrize("seed", [0, 7, 2**32 - 1, True, False])

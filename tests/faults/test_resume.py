@@ -1,10 +1,12 @@
 """Killed or stopped anywhere, a run that is continued ends with the same weights, scores and curves."""
 
+import shutil
 import signal
 from types import SimpleNamespace
 
 import pytest
 import torch
+import yaml
 
 from lightning_seg.callbacks.checkpointing import SeededSteps
 from lightning_seg.training.checkpoint_io import read
@@ -154,3 +156,50 @@ def test_another_batch_size_in_the_middle_of_an_epoch_is_refused(folder):
     program = Program(folder, "resume", str(path), "--data.init_args.batch_size=2")
     assert program.wait() == 2
     assert "in the middle of an epoch of 10 batches of 4 on 1 device(s)" in program.output
+
+
+@pytest.fixture(scope="module")
+def finished(folder):
+    run(folder, "exp", "tiny.yaml", "--name=finished", SAVE, "--trainer.max_epochs=1")
+    return only(folder / "runs/finished")
+
+
+@pytest.mark.parametrize(
+    ("option", "words", "remedy"),
+    [
+        ("--model.optimizer.init_args.lr=0.5", "model.optimizer.init_args.lr was 0.003 and would be 0.5", True),
+        ("--model.lr_scheduler.init_args.power=2", "power was 0.9 and would be 2", True),
+        ("--model.network.init_args.decoder_channels=[8,8,8,8,8]", "decoder_channels was [16, 16, 8, 8, 8]", False),
+        ("--model.finetune=Frozen", "model.finetune", True),
+        ("--data.init_args.train_images=80", "train_images was 40 and would be 80", True),
+    ],
+)  # fmt: skip
+def test_what_the_checkpoint_has_decided_is_refused(folder, finished, option, words, remedy):
+    before = (finished / "config.yaml").read_text()
+    program = Program(folder, "resume", str(finished), option)
+    assert program.wait() == 2
+    assert words in program.output and f"exp {finished}/config.yaml {option}" in program.output
+    assert (f"--model.network.init_args.weights=run:{finished}" in program.output) == remedy
+    assert (finished / "config.yaml").read_text() == before
+
+
+def test_what_a_resume_changed_is_kept(folder, finished):
+    path = folder / "runs" / "longer" / finished.name
+    shutil.copytree(finished, path)
+    before = yaml.safe_load((path / "config.yaml").read_text())
+    run(folder, "resume", str(path), "--trainer.max_epochs=3", "--data.init_args.num_workers=1")
+    after = yaml.safe_load((path / "config.yaml").read_text())
+    before["trainer"]["max_epochs"], before["data"]["init_args"]["num_workers"] = 3, 1
+    assert after == before
+    run(folder, "resume", str(path))
+    assert yaml.safe_load((path / "config.yaml").read_text()) == before
+    program = Program(folder, "resume", str(path), "--trainer.max_epochs=1")
+    assert program.wait() == 2
+    assert "has already trained 3 epochs; --trainer.max_epochs must be more" in program.output
+    assert yaml.safe_load((path / "config.yaml").read_text()) == before
+
+
+def test_more_batches_between_validations_than_there_are(folder):
+    program = Program(folder, "exp", "tiny.yaml", "--name=seldom", "--trainer.val_check_interval=99")
+    assert program.wait() == 2
+    assert "trainer.val_check_interval must be at most 10" in program.output

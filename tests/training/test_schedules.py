@@ -75,6 +75,21 @@ def test_impossible_warm_up_is_refused(warmup):
 
 
 @pytest.mark.parametrize(
+    "make",
+    [
+        lambda o, n: schedules.Poly(o, n, power=-1),
+        lambda o, n: schedules.Poly(o, n, power=float("nan")),
+        lambda o, n: schedules.MultiStep(o, n, milestones=(30, 40)),
+        lambda o, n: schedules.MultiStep(o, n, milestones=(-0.1, 0.5)),
+        lambda o, n: schedules.MultiStep(o, n, milestones=(0.8, 0.6)),
+    ],
+)
+def test_impossible_curves_are_refused(make):
+    with pytest.raises(UserError, match="such as"):
+        rates(make)
+
+
+@pytest.mark.parametrize(
     "scheduler", [StepLR, ExponentialLR, OneCycleLR, torch.optim.lr_scheduler.MultiStepLR]
 )
 def test_schedulers_that_take_something_else_than_the_length_are_refused(scheduler):
