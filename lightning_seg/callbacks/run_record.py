@@ -113,7 +113,7 @@ class RunRecord(L.Callback):
         task: Any = pl_module
         if trainer.is_global_zero:
             print(f"weights  {task.pretrained}", flush=True)
-            if not trainer.fast_dev_run and (self.run / CONFIG).read_text(encoding="utf-8") != self.config:
+            if not trainer.fast_dev_run and (self.run / CONFIG).read_text(encoding="utf-8") != self.config:  # type: ignore[attr-defined]
                 write_whole(self.run / CONFIG, self.config)  # a resumed run goes by these from now on
             began = {} if trainer.ckpt_path else {"weights": task.pretrained}
             self._note(trainer, **began, failed=None)
