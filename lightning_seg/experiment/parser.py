@@ -48,6 +48,14 @@ class Parser(LightningArgumentParser):
                 parsed["trainer"][name] = value
         return parsed
 
+    def instantiate_classes(self, cfg: Namespace, **kwargs: Any) -> Namespace:  # type: ignore[override]
+        """Build the objects; limits of the trainer that are whole numbers stay so (see `_whole_numbers`)."""
+        built = super().instantiate_classes(cfg, **kwargs)
+        for name in _LIMITS if "trainer" in cfg else ():
+            if isinstance(cfg["trainer"].get(name), int) and built["trainer"][name] == cfg["trainer"][name]:
+                built["trainer"][name] = cfg["trainer"][name]
+        return built
+
     def error(self, message: str, ex: Exception | None = None) -> Never:  # type: ignore[override]
         """Raise the error for `lightning_seg.cli.main.main` to print."""
         message = without_noise(message)

@@ -154,16 +154,17 @@ def test_one_batch_stays_one_batch_whatever_was_imported_before(tmp_path):
     program = tmp_path / "program.py"
     program.write_text(
         "import monai.losses\n"
-        "from lightning_seg.experiment.experiment import ExperimentSettings\n"
+        "from lightning_seg.experiment.experiment import TaskAndData\n"
         "args = ['-c', 'tiny.yaml', '--trainer.limit_test_batches=1', '--trainer.limit_val_batches=1.0']\n"
-        "trainer = ExperimentSettings(args).config.trainer\n"
-        "print([trainer.limit_train_batches, trainer.limit_val_batches, trainer.limit_test_batches])\n"
+        "built = TaskAndData(args)\n"
+        "for trainer in (built.config.trainer, built.config_init.trainer):\n"
+        "    print([trainer.limit_train_batches, trainer.limit_val_batches, trainer.limit_test_batches])\n"
     )
     settings = yaml.safe_load(TINY)
     settings["trainer"]["limit_train_batches"] = 1
     (tmp_path / "tiny.yaml").write_text(yaml.safe_dump(settings))
     done = subprocess.run([sys.executable, program], cwd=tmp_path, capture_output=True, text=True)
-    assert done.stdout.splitlines()[-1:] == ["[1, 1.0, 1]"], done.stderr
+    assert done.stdout.splitlines()[-2:] == ["[1, 1.0, 1]"] * 2, done.stderr
 
 
 def write_images(folder):
