@@ -9,6 +9,7 @@ from torch import Tensor
 from lightning_seg import IGNORE_INDEX
 from lightning_seg.bench.train import TrainBench
 from lightning_seg.bench.turns import Goal
+from lightning_seg.inference.precision import full_precision
 from lightning_seg.metrics.confusion import ConfusionMatrix, predicted_labels
 
 LOGITS, LABELS, DETERMINISTIC = (
@@ -99,6 +100,7 @@ def validation(bench: TrainBench, size: tuple[int, int]) -> dict[str, Callable[[
         return timed
 
     def forward() -> Tensor:
-        return task.network(images)
+        with full_precision(task.device):  # as the step computes, whatever the training does
+            return task.network(images)
 
     return {FORWARD: run(forward), VALIDATION: run(lambda: task.validation_step(batch, 0))}
