@@ -13,8 +13,10 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from lightning_seg.data.base import data_of
 from lightning_seg.data.dataset import Split
 from lightning_seg.data.loading import collate
+from lightning_seg.tasks.base import task_of
 from lightning_seg.training.finetune.policies import batch_norms
 
 _PREFIX = "network."
@@ -50,14 +52,14 @@ class Averaging(L.Callback, ABC):
         self.average = {name: value.to(pl_module.device) for name, value in self.average.items()}
 
     def on_train_batch_start(
-        self, trainer: L.Trainer, pl_module: L.LightningModule, batch: Any, batch_idx: int
+        self, trainer: L.Trainer, pl_module: L.LightningModule, batch: object, batch_idx: int
     ) -> None:
         """Go on with the weights themselves."""
         self._put(pl_module, inside=False)
 
     @torch.no_grad()
     def on_train_batch_end(
-        self, trainer: L.Trainer, pl_module: L.LightningModule, outputs: Any, batch: Any, batch_idx: int
+        self, trainer: L.Trainer, pl_module: L.LightningModule, outputs: object, batch: object, batch_idx: int
     ) -> None:
         """Add the weights, if an optimizer step has changed them and it is time."""
         if trainer.global_step == self._step or not self.due(trainer):
@@ -101,13 +103,13 @@ class Averaging(L.Callback, ABC):
         if trainer.state.fn != "fit" or "unaveraged" not in checkpoint:
             return
         self.average = {name: value.clone() for name, value in _state(pl_module).items()}
-        pl_module.network.load_state_dict(checkpoint["unaveraged"])  # type: ignore[union-attr, operator]
+        task_of(pl_module).network.load_state_dict(checkpoint["unaveraged"])
 
-    def state_dict(self) -> dict[str, Any]:
+    def state_dict(self) -> dict[str, int]:
         """Return what is saved besides the weights."""
         return {"count": self.count, "step": self._step}
 
-    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+    def load_state_dict(self, state_dict: dict[str, int]) -> None:
         """Restore what was saved besides the weights."""
         self.count, self._step = state_dict["count"], state_dict["step"]
 
@@ -173,9 +175,9 @@ class SWA(Averaging):
         super().on_validation_start(trainer, pl_module)
         if not (self._inside and self.images):
             return
-        network: Any = pl_module.network
+        network = task_of(pl_module).network
         pl_module.train()
-        norms: Any = [norm for norm in batch_norms(network) if norm.training]
+        norms = [norm for norm in batch_norms(network) if norm.training]
         pl_module.eval()
         if not norms:
             return
@@ -191,9 +193,9 @@ class SWA(Averaging):
             norm.momentum = momentum
             norm.eval()
 
-    def _batches(self, trainer: L.Trainer) -> Iterator[Any]:
+    def _batches(self, trainer: L.Trainer) -> Iterator[dict[str, Any]]:
         """Yield augmented training batches, spread over the split; the same on all processes."""
-        data: Any = trainer.datamodule  # type: ignore[attr-defined]
+        data = data_of(trainer)
         split = Split(data, data.train_split, train=True)
         chosen = np.linspace(0, len(split) - 1, min(self.images, len(split))).astype(int)
         for first in range(0, len(chosen), data.batch_size):
@@ -203,5 +205,4 @@ class SWA(Averaging):
 
 
 def _state(pl_module: L.LightningModule) -> dict[str, Tensor]:
-    network: Any = pl_module.network
-    return network.state_dict()
+    return task_of(pl_module).network.state_dict()

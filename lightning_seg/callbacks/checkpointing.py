@@ -6,7 +6,7 @@ import threading
 import time
 from pathlib import Path
 from types import FrameType
-from typing import Any, Literal
+from typing import Literal, cast
 
 import lightning as L
 import numpy as np
@@ -59,17 +59,17 @@ class Checkpointing(Checkpoint):
         self._position: dict[str, int] | None = None
 
     def on_save_checkpoint(
-        self, trainer: L.Trainer, pl_module: L.LightningModule, checkpoint: dict[str, Any]
+        self, trainer: L.Trainer, pl_module: L.LightningModule, checkpoint: dict[str, object]
     ) -> None:
         """Keep how far the epoch is."""
         if (loader := trainer.train_dataloader) is not None:
             checkpoint["train_position"] = loader.state_dict()  # type: ignore[union-attr]
 
     def on_load_checkpoint(
-        self, trainer: L.Trainer, pl_module: L.LightningModule, checkpoint: dict[str, Any]
+        self, trainer: L.Trainer, pl_module: L.LightningModule, checkpoint: dict[str, object]
     ) -> None:
         """Keep how far the epoch was."""
-        self._position = checkpoint.get("train_position")
+        self._position = cast("dict[str, int] | None", checkpoint.get("train_position"))
 
     def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Go to the samples that are left, start the clock, and take over the signals until Lightning's teardown.
@@ -98,14 +98,14 @@ class Checkpointing(Checkpoint):
                 signal.signal(number, note)
 
     def on_train_batch_start(
-        self, trainer: L.Trainer, pl_module: L.LightningModule, batch: Any, batch_idx: int
+        self, trainer: L.Trainer, pl_module: L.LightningModule, batch: object, batch_idx: int
     ) -> None:
         """Leave, now that the last step is saved and logged."""
         if self._stopping:
             self._leave(trainer)
 
     def on_train_batch_end(
-        self, trainer: L.Trainer, pl_module: L.LightningModule, outputs: Any, batch: Any, batch_idx: int
+        self, trainer: L.Trainer, pl_module: L.LightningModule, outputs: object, batch: object, batch_idx: int
     ) -> None:
         """Save if it is time, or if any process has been asked to leave."""
         if (batch_idx + 1) % trainer.accumulate_grad_batches:
@@ -124,7 +124,7 @@ class Checkpointing(Checkpoint):
         self,
         trainer: L.Trainer,
         pl_module: L.LightningModule,
-        batch: Any,
+        batch: object,
         batch_idx: int,
         dataloader_idx: int = 0,
     ) -> None:
@@ -166,7 +166,7 @@ class SeededSteps(L.Callback):
         self.seed = seed
 
     def on_train_batch_start(
-        self, trainer: L.Trainer, pl_module: L.LightningModule, batch: Any, batch_idx: int
+        self, trainer: L.Trainer, pl_module: L.LightningModule, batch: object, batch_idx: int
     ) -> None:
         """Seed torch on all devices."""
         if self.seed is not False:

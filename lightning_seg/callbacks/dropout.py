@@ -1,7 +1,5 @@
 """Dropout for architectures that have none."""
 
-from typing import Any
-
 import lightning as L
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -9,6 +7,7 @@ from torch.utils.hooks import RemovableHandle
 
 from lightning_seg.errors import UserError
 from lightning_seg.networks.base import Network
+from lightning_seg.tasks.base import task_of
 
 
 class Dropout(L.Callback):
@@ -28,7 +27,7 @@ class Dropout(L.Callback):
 
     def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Put it before the head."""
-        network: Any = pl_module.network
+        network = task_of(pl_module).network
         if not isinstance(network, Network):
             raise UserError(f"Dropout needs a network of masks, and {type(network).__name__} is none.")
         if isinstance(network.head, nn.Identity):

@@ -1,6 +1,6 @@
 """Early stopping."""
 
-from typing import Any, Literal
+from typing import Literal
 
 import lightning as L
 from lightning.pytorch import callbacks
@@ -28,7 +28,7 @@ class EarlyStopping(callbacks.EarlyStopping):
     ) -> None:
         super().__init__(monitor, min_delta, patience, mode=mode, check_on_train_epoch_end=False)
 
-    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+    def load_state_dict(self, state_dict: dict[str, object]) -> None:
         """Go on waiting, with the patience of this configuration."""
         super().load_state_dict({**state_dict, "patience": self.patience})
 

@@ -2,16 +2,16 @@
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
 
 import lightning as L
 import numpy as np
 import torch
 from lightning.pytorch.loggers import WandbLogger
 from PIL import Image, ImageDraw, ImageFont
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn import functional as F
 
+from lightning_seg.data.base import data_of
 from lightning_seg.data.dataset import Split
 from lightning_seg.data.io import read_image
 from lightning_seg.inference.precision import full_precision
@@ -19,6 +19,7 @@ from lightning_seg.networks.base import BackboneNetwork
 from lightning_seg.plotting.heat import heat
 from lightning_seg.runs.csv_logger import RunLogger, loggers_of
 from lightning_seg.runs.directory import PICTURES
+from lightning_seg.tasks.base import task_of
 
 CELL = 160  # width of each picture in pixels
 _GAP, _CAPTION = 6, 16
@@ -51,7 +52,7 @@ class FeatureMaps(L.Callback):
         self._validations += 1
         if (self._validations - 1) % self.every_n_validations:
             return
-        module: Any = pl_module
+        module = task_of(pl_module)
         image = self._read(trainer)
         with full_precision(module.device):
             maps = feature_maps(module.network, image.to(module.device))
@@ -63,10 +64,11 @@ class FeatureMaps(L.Callback):
             step = max(0, trainer.global_step - 1)  # the step of this validation's scores
             logger.log_image("val/feature_maps", [picture], step=step)
 
-    def _read(self, trainer: Any) -> Tensor:
+    def _read(self, trainer: L.Trainer) -> Tensor:
+        data = data_of(trainer)
         if self.image is not None:
-            return torch.from_numpy(read_image(self.image, trainer.datamodule.value_range)).permute(2, 0, 1)
-        return Split(trainer.datamodule, trainer.datamodule.val_split)[0]["image"]
+            return torch.from_numpy(read_image(self.image, data.value_range)).permute(2, 0, 1)
+        return Split(data, data.val_split)[0]["image"]
 
 
 def draw_file(
@@ -91,11 +93,11 @@ def feature_maps(network: BackboneNetwork, image: Tensor) -> dict[str, np.ndarra
     """
     kept: list[tuple[str, Tensor]] = []
 
-    def keep_backbone(module: Any, args: Any, maps: list[Tensor]) -> None:
+    def keep_backbone(module: nn.Module, args: tuple[Tensor], maps: list[Tensor]) -> None:
         strides = network.backbone.strides
         kept.extend((f"backbone, stride {s}", m) for s, m in zip(strides, maps, strict=True))
 
-    def keep_decoder(module: Any, args: tuple[Any, ...]) -> None:
+    def keep_decoder(module: nn.Module, args: tuple[Tensor | dict[int, Tensor]]) -> None:
         given = args[0]  # what the head is called with, whatever the decoder is called
         maps = (
             {f"decoder, level {k}": m for k, m in given.items()}

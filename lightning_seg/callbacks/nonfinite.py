@@ -1,13 +1,16 @@
 """What happens when the loss is not a number."""
 
-from typing import Any, Literal
+from collections.abc import Mapping
+from typing import Literal
 
 import lightning as L
 import torch
+from lightning.pytorch.utilities.types import STEP_OUTPUT
 from torch import Tensor, distributed
 from torch.nn.utils import get_total_norm
 from torch.optim import Optimizer
 
+from lightning_seg.data.base import data_of
 from lightning_seg.errors import UserError
 
 MOST_IN_A_ROW = 20  # steps left out one after the other; then there is nothing left to learn
@@ -33,7 +36,9 @@ class NonFinite(L.Callback):
         self.every_n_steps = every_n_steps
         self.skipped = 0
         self._in_a_row = 0
-        self._seen: list[tuple[int, Tensor, Any]] = []  # step, loss and images of the steps not yet looked at
+        self._seen: list[
+            tuple[int, Tensor, Tensor | None]
+        ] = []  # step, loss and images of the steps not yet looked at
         self._losses: list[Tensor] = []  # of the batches that one optimizer step gathers
         self._buffers: list[Tensor] | None = None  # as they were before that step
 
@@ -46,7 +51,7 @@ class NonFinite(L.Callback):
         self.skipped = state_dict["skipped"]
 
     def on_train_batch_start(
-        self, trainer: L.Trainer, pl_module: L.LightningModule, batch: Any, batch_idx: int
+        self, trainer: L.Trainer, pl_module: L.LightningModule, batch: object, batch_idx: int
     ) -> None:
         """Keep BatchNorm's statistics, if the step may have to be taken back."""
         if self.action == "skip" and self._buffers is None:
@@ -79,7 +84,12 @@ class NonFinite(L.Callback):
         self._losses, self._buffers = [], None
 
     def on_train_batch_end(
-        self, trainer: L.Trainer, pl_module: L.LightningModule, outputs: Any, batch: Any, batch_idx: int
+        self,
+        trainer: L.Trainer,
+        pl_module: L.LightningModule,
+        outputs: STEP_OUTPUT,
+        batch: object,
+        batch_idx: int,
     ) -> None:
         """Look at the losses if it is time."""
         if self.action == "skip":
@@ -90,6 +100,7 @@ class NonFinite(L.Callback):
                     f" {_remedies(trainer)}"
                 )
             return
+        assert isinstance(outputs, Mapping)  # as Lightning has it, whatever the step returns
         loss = outputs["loss"].detach()
         self._seen.append(
             (trainer.global_step, loss, batch.get("index") if isinstance(batch, dict) else None)
@@ -102,7 +113,7 @@ class NonFinite(L.Callback):
         self._look(trainer)
 
     def on_save_checkpoint(
-        self, trainer: L.Trainer, pl_module: L.LightningModule, checkpoint: dict[str, Any]
+        self, trainer: L.Trainer, pl_module: L.LightningModule, checkpoint: dict[str, object]
     ) -> None:
         """Look before anything is written."""
         self._look(trainer)
@@ -141,9 +152,9 @@ def _remedies(trainer: L.Trainer) -> str:
     )
 
 
-def _describe(trainer: L.Trainer, step: int, loss: Tensor, index: Any) -> str:
+def _describe(trainer: L.Trainer, step: int, loss: Tensor, index: Tensor | None) -> str:
     """Say what the loss of a step was, and of which images."""
-    data: Any = trainer.datamodule  # type: ignore[attr-defined]
+    data = data_of(trainer)
     names = "unknown"
     if index is not None:
         samples = data.samples(data.train_split)

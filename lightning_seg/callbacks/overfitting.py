@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING
 
 import lightning as L
 import numpy as np
@@ -11,6 +11,7 @@ from lightning.pytorch.loggers import WandbLogger
 from torch.utils.data import DataLoader, Subset
 
 from lightning_seg import IGNORE_INDEX
+from lightning_seg.data.base import data_of
 from lightning_seg.data.dataset import Split
 from lightning_seg.data.loading import collate
 from lightning_seg.metrics.confusion import ConfusionMatrix
@@ -21,6 +22,9 @@ from lightning_seg.runs.csv_logger import RunLogger, loggers_of
 from lightning_seg.runs.directory import PICTURES
 from lightning_seg.tasks.semantic import SemanticSegmentation
 from lightning_seg.training.fsdp import is_sharded
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
 
 
 class OverfittingMonitor(L.Callback):
@@ -41,9 +45,9 @@ class OverfittingMonitor(L.Callback):
         """Score the training images, log and draw."""
         if not self._watches(trainer, pl_module) or trainer.sanity_checking:
             return
-        module: Any = pl_module
-        loss, matrix = self._score(trainer, module)
-        train, val = scores(matrix), scores(module.matrix)
+        assert isinstance(pl_module, SemanticSegmentation)
+        loss, matrix = self._score(trainer, pl_module)
+        train, val = scores(matrix), scores(pl_module.matrix)
         values = {
             "gap/train_loss": loss,
             "gap/train_miou": float(train.miou),
@@ -79,7 +83,7 @@ class OverfittingMonitor(L.Callback):
 
     def _score(self, trainer: L.Trainer, module: SemanticSegmentation) -> tuple[float, np.ndarray]:
         """Return loss and confusion matrix (C, C) of the training images; each process scores some of them."""
-        data: Any = trainer.datamodule  # type: ignore[attr-defined]
+        data = data_of(trainer)
         split = Split(data, data.train_split)
         count = min(len(split), max(1, round(self.train_eval_fraction * len(data.samples(data.val_split)))))
         chosen = np.linspace(0, len(split) - 1, count).astype(int).tolist()
@@ -157,7 +161,7 @@ def judge(history: History) -> str:
     )
 
 
-def curves(rows: list[dict[str, str]]) -> Any:
+def curves(rows: list[dict[str, str]]) -> "Figure":
     """Draw loss and mIoU of training and validation images over the steps, from the rows of a metrics.csv."""
     training, validation = "training images", "validation images"
     wanted = {

@@ -3,18 +3,21 @@
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
-from typing import Any
 
 import lightning as L
 import numpy as np
 import torch
 
+from lightning_seg.data.base import data_of
 from lightning_seg.data.dataset import Split
 from lightning_seg.metrics.instance import arrays, view_of_found, view_of_truth
 from lightning_seg.metrics.scores import scores
 from lightning_seg.plotting.pictures import comparison, save_parts
 from lightning_seg.runs.csv_logger import RunLogger, loggers_of
 from lightning_seg.runs.directory import PICTURES
+from lightning_seg.tasks.base import task_of
+from lightning_seg.tasks.instance import InstanceSegmentation
+from lightning_seg.tasks.semantic import SemanticSegmentation
 from lightning_seg.tracking.media import PictureSet, log_confusion_matrix, log_per_class
 from lightning_seg.tracking.wandb_logger import WandbRunLogger
 from lightning_seg.training.fsdp import is_sharded
@@ -46,7 +49,7 @@ class Pictures(L.Callback):
             return
         self._validations += 1
         if (self._validations - 1) % self.every_n_validations == 0:
-            self._draw(trainer, pl_module, "val", trainer.datamodule.val_split)  # type: ignore[attr-defined]
+            self._draw(trainer, pl_module, "val", data_of(trainer).val_split)
 
     def on_train_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Log the tables of the last validation."""
@@ -59,15 +62,15 @@ class Pictures(L.Callback):
 
     def on_test_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Draw the test images."""
-        self._draw(trainer, pl_module, "test", trainer.datamodule.test_split)  # type: ignore[attr-defined]
+        self._draw(trainer, pl_module, "test", data_of(trainer).test_split)
 
     def _draw(self, trainer: L.Trainer, pl_module: L.LightningModule, stage: str, split_name: str) -> None:
         run = next((logger.run for logger in loggers_of(trainer, RunLogger)), None)
         spread = is_sharded(trainer)  # then all processes have to run the network together
         if self.count < 1 or run is None or not (trainer.is_global_zero or spread):
             return
-        data: Any = trainer.datamodule  # type: ignore[attr-defined]
-        module: Any = pl_module
+        data = data_of(trainer)
+        module = task_of(pl_module)
         split = Split(data, split_name)
         shown = sorted({int(i) for i in np.linspace(0, len(split) - 1, self.count)})
         images, truths, predictions, objects = [], [], [], []
@@ -77,13 +80,13 @@ class Pictures(L.Callback):
                 with trainer.strategy.precision_plugin.forward_context():
                     out = module(batch)
                 images.append(sample["image"].permute(1, 2, 0).contiguous().numpy())
-                if module.instances:
+                if isinstance(module, InstanceSegmentation):
                     found, true = arrays(out[0]), arrays(sample["targets"])
                     views = view_of_truth(true), view_of_found(found, module.score_threshold)
                     objects.append(({**true, "parts": views[0].parts}, {**found, "parts": views[1].parts}))
                     truths.append(views[0].labels)
                     predictions.append(views[1].labels)
-                else:
+                elif isinstance(module, SemanticSegmentation):
                     labels = module.labels(out, batch)[0] if stage == "test" else out.max(1)[1][0]
                     predictions.append(labels.byte().cpu().numpy())
                     truths.append(sample["mask"].numpy())

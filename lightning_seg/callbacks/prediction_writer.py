@@ -10,11 +10,14 @@ import numpy as np
 import torch
 from PIL import Image
 
+from lightning_seg.data.base import data_of
 from lightning_seg.inference.inferers import entropy
 from lightning_seg.inference.writing import Outputs, as_bytes
 from lightning_seg.metrics.instance import annotations, view_of_found
 from lightning_seg.plotting.heat import HEAT
 from lightning_seg.plotting.pictures import draw_objects, object_color, overlay, save_palette_png
+from lightning_seg.tasks.instance import InstanceSegmentation
+from lightning_seg.tasks.semantic import SemanticSegmentation
 
 
 class PredictionWriter(L.Callback):
@@ -54,7 +57,12 @@ class PredictionWriter(L.Callback):
             self.outputs.create(self.kinds, self.run)
 
     def on_predict_batch_end(
-        self, trainer: L.Trainer, pl_module: L.LightningModule, outputs: Any, batch: Any, *args: Any
+        self,
+        trainer: L.Trainer,
+        pl_module: L.LightningModule,
+        outputs: Any,
+        batch: dict[str, Any],
+        *args: object,
     ) -> None:
         """Write the files of one batch."""
         for image, output, path, error in zip(
@@ -67,7 +75,9 @@ class PredictionWriter(L.Callback):
             self.write(trainer, pl_module, image, output, path)
             self.written += 1
 
-    def write(self, trainer: Any, module: Any, image: np.ndarray, output: Any, path: str) -> None:
+    def write(
+        self, trainer: L.Trainer, module: L.LightningModule, image: np.ndarray, output: Any, path: str
+    ) -> None:
         """Write the files of one image.
 
         Args:
@@ -77,7 +87,8 @@ class PredictionWriter(L.Callback):
             output: What the task predicts for the image.
             path: File of the image.
         """
-        palette = trainer.datamodule.palette
+        assert isinstance(module, SemanticSegmentation)
+        palette = data_of(trainer).palette
         pixels = torch.from_numpy(image).permute(2, 0, 1)
         mask = module.labels(output[None], pixels[None])[0].byte().cpu().numpy()
         save_palette_png(mask, palette, self.outputs.file("masks", path, ".png"))
@@ -115,9 +126,12 @@ class ObjectWriter(PredictionWriter):
     def __init__(self, outputs: Outputs, run: Path) -> None:
         super().__init__(outputs, run)
 
-    def write(self, trainer: Any, module: Any, image: np.ndarray, output: Any, path: str) -> None:
+    def write(
+        self, trainer: L.Trainer, module: L.LightningModule, image: np.ndarray, output: Any, path: str
+    ) -> None:
         """Write the files of one image."""
-        data = trainer.datamodule
+        assert isinstance(module, InstanceSegmentation)
+        data = data_of(trainer)
         view = view_of_found(output, module.score_threshold)
         listed = []
         for number, one in enumerate(annotations(output), start=1):

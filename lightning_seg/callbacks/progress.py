@@ -2,9 +2,10 @@
 
 import math
 import time
-from typing import Any
 
 import lightning as L
+
+from lightning_seg.tasks.base import task_of
 
 NAMES = {"val/miou": "val mIoU", "val/mask_ap": "val mask AP"}
 
@@ -50,7 +51,7 @@ class Progress(L.Callback):
         if trainer.sanity_checking or trainer.state.fn != "fit" or not trainer.is_global_zero:
             return
         metrics = {key: float(value) for key, value in trainer.callback_metrics.items()}
-        task: Any = pl_module
+        task = task_of(pl_module)
         score = metrics.get(task.monitor, math.nan)
         self._best = max(self._best, score)
         minutes, seconds = divmod(int(time.perf_counter() - self._start), 60)

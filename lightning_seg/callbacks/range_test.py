@@ -6,10 +6,10 @@ Here those that a fine-tuning policy slows down keep their factors, and nothing 
 
 import math
 from collections.abc import Mapping
-from typing import Any
 
 import lightning as L
 import numpy as np
+from lightning.pytorch.utilities.types import STEP_OUTPUT
 
 from lightning_seg.errors import UserError
 
@@ -47,7 +47,7 @@ class RangeTest(L.Callback):
         self._factors = [group["lr"] / optimizer.defaults["lr"] for group in optimizer.param_groups]
 
     def on_train_batch_start(
-        self, trainer: L.Trainer, pl_module: L.LightningModule, batch: Any, batch_idx: int
+        self, trainer: L.Trainer, pl_module: L.LightningModule, batch: object, batch_idx: int
     ) -> None:
         """Set the learning rate of this step."""
         rate = self.low * (self.high / self.low) ** (trainer.global_step / (self.steps - 1))
@@ -56,10 +56,16 @@ class RangeTest(L.Callback):
             group["lr"] = rate * factor
 
     def on_train_batch_end(
-        self, trainer: L.Trainer, pl_module: L.LightningModule, outputs: Any, batch: Any, batch_idx: int
+        self,
+        trainer: L.Trainer,
+        pl_module: L.LightningModule,
+        outputs: STEP_OUTPUT,
+        batch: object,
+        batch_idx: int,
     ) -> None:
         """Keep the loss, and end the test where training no longer works."""
-        loss = float(outputs["loss"] if isinstance(outputs, Mapping) else outputs)
+        assert isinstance(outputs, Mapping)  # as Lightning has it, whatever the step returns
+        loss = float(outputs["loss"])
         self._mean = 0.9 * self._mean + 0.1 * loss
         self.losses.append(self._mean / (1 - 0.9 ** len(self.rates)))
         lost = not math.isfinite(loss) or self.losses[-1] > BEYOND * min(self.losses)

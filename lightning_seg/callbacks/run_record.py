@@ -5,25 +5,31 @@ import math
 import platform
 import sys
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence, Sized
 from contextlib import suppress
 from dataclasses import asdict
 from functools import partial
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import lightning as L
 import numpy as np
 import torch
+from torch.utils.data import DataLoader
 
 from lightning_seg import IGNORE_INDEX
+from lightning_seg.data.base import SegmentationData, data_of
+from lightning_seg.metrics.images import Values
 from lightning_seg.metrics.scores import Scores, scores
 from lightning_seg.metrics.torch_metric import TorchMetric
 from lightning_seg.plotting.tables import text_table
 from lightning_seg.runs.csv_logger import RunLogger, loggers_of
 from lightning_seg.runs.directory import CONFIG, ENVIRONMENT, TEST_IMAGES, TEST_SCORES, write_whole
 from lightning_seg.runs.provenance import record_code
+from lightning_seg.tasks.base import SegmentationTask, task_of
+from lightning_seg.tasks.instance import InstanceSegmentation
+from lightning_seg.tasks.semantic import SemanticSegmentation
 from lightning_seg.tracking.media import log_image_scores
 from lightning_seg.tracking.wandb_logger import WandbRunLogger
 from lightning_seg.training.finetune.policies import table as part_table
@@ -67,13 +73,13 @@ class RunRecord(L.Callback):
             facts = (
                 {"overrides": self.overrides}
                 | record_code(self.run, self.folders)
-                | environment(trainer, pl_module)
+                | environment(trainer, task_of(pl_module))
             )
             write_whole(self.run / ENVIRONMENT, json.dumps(facts, indent=2) + "\n")
             write_whole(self.run / CONFIG, self.config)  # last: it makes the folder a run directory
         for logger in loggers_of(trainer, WandbRunLogger) if stage == "fit" else []:
             described = json.loads((self.run / ENVIRONMENT).read_text())
-            data: Any = trainer.datamodule  # type: ignore[attr-defined]
+            data = data_of(trainer)
             batch = described["effective_batch_size"]
             seen = partial(lambda batch: trainer.global_step * batch, batch)
             logger.begin_training(described, type(data).__name__, data_version(data), seen)
@@ -82,8 +88,8 @@ class RunRecord(L.Callback):
         """Say what is about to be trained: four lines, and one for each part of the network."""
         if not trainer.is_global_zero:
             return
-        data: Any = trainer.datamodule  # type: ignore[attr-defined]
-        task: Any = pl_module
+        data = data_of(trainer)
+        task = task_of(pl_module)
         network = task.network
         parameters = sum(p.numel() for p in network.parameters())
         trainable = sum(p.numel() for p in network.parameters() if p.requires_grad)
@@ -100,7 +106,7 @@ class RunRecord(L.Callback):
             flush=True,
         )
 
-    def _note(self, trainer: L.Trainer, **facts: Any) -> None:
+    def _note(self, trainer: L.Trainer, **facts: object) -> None:
         """Add to environment.json, and to W&B, what was not known when it was written."""
         file = self.run / ENVIRONMENT
         described = json.loads(file.read_text()) | facts
@@ -110,7 +116,7 @@ class RunRecord(L.Callback):
 
     def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Say what the training begins with; take back what a killed run is about to log again."""
-        task: Any = pl_module
+        task = task_of(pl_module)
         if trainer.is_global_zero:
             print(f"weights  {task.pretrained}", flush=True)
             if not trainer.fast_dev_run and (self.run / CONFIG).read_text(encoding="utf-8") != self.config:  # type: ignore[attr-defined]
@@ -127,7 +133,7 @@ class RunRecord(L.Callback):
             logger.rewind(trainer.global_step)
 
     def on_train_batch_start(
-        self, trainer: L.Trainer, pl_module: L.LightningModule, batch: Any, batch_idx: int
+        self, trainer: L.Trainer, pl_module: L.LightningModule, batch: object, batch_idx: int
     ) -> None:
         """Note that the training has begun."""
         self._began = True
@@ -146,8 +152,8 @@ class RunRecord(L.Callback):
     def on_validation_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Print the table per class, where validation is all that was asked for."""
         if trainer.is_global_zero and trainer.state.fn == "validate":
-            data: Any = trainer.datamodule  # type: ignore[attr-defined]
-            module: Any = pl_module
+            data = data_of(trainer)
+            module = task_of(pl_module)
             images = _images(trainer, trainer.val_dataloaders, trainer.num_val_batches)
             self._print(module, scores(module.matrix), f"{data.val_split} split, {images} images")
 
@@ -155,14 +161,13 @@ class RunRecord(L.Callback):
         """Write test.json and test_images.npz, and print the table per class."""
         if not trainer.is_global_zero:
             return
-        module: Any = pl_module
-        data: Any = trainer.datamodule  # type: ignore[attr-defined]
+        module, data = task_of(pl_module), data_of(trainer)
         result = scores(module.matrix)
         if trainer.fast_dev_run:  # type: ignore[attr-defined]
             self._print(module, result, "a trial of a few batches, whose scores are not kept")
             return
         names = module.class_names
-        protocol = {
+        protocol: dict[str, object] = {
             "split": data.test_split,
             "images": _images(trainer, trainer.test_dataloaders, trainer.num_test_batches),
             "data": type(data).__name__,
@@ -172,18 +177,19 @@ class RunRecord(L.Callback):
             "sequence": data.sequence,
             "resolution": "original",
             "aggregation": "one confusion matrix over the split, then the mean over classes present",
-            "test_time_augmentation": None if module.inference is None else repr(module.inference),
+            "test_time_augmentation": None,
             "checkpoint": Path(trainer.ckpt_path).name if trainer.ckpt_path else None,
             "loss": _number(float(trainer.callback_metrics.get("test/loss", np.nan))),
         }
-        if others := [m.protocol() for m in getattr(module, "metrics", []) if isinstance(m, TorchMetric)]:
-            protocol["metrics"] = others
-        if module.instances:
-            protocol["task"] = f"objects, those from score {module.score_threshold:g} on merged by class"
-        elif module.temperature != 1:
-            protocol["temperature"] = module.temperature
-        if module.postprocess is not None:
-            protocol["postprocessing"] = [repr(step) for step in module.postprocess.steps]
+        if isinstance(module, SemanticSegmentation):
+            if module.inference is not None:
+                protocol["test_time_augmentation"] = repr(module.inference)
+            if others := [m.protocol() for m in module.metrics if isinstance(m, TorchMetric)]:
+                protocol["metrics"] = others
+            if module.temperature != 1:
+                protocol["temperature"] = module.temperature
+            if module.postprocess is not None:
+                protocol["postprocessing"] = [repr(step) for step in module.postprocess.steps]
         per_class = {
             name: {n: _number(v) for n, v in zip(names, getattr(result, f"{name}_per_class"), strict=True)}
             for name in ("iou", "dice", "precision", "recall")
@@ -197,12 +203,15 @@ class RunRecord(L.Callback):
             if isinstance(value, np.ndarray)
         }
         # "precision" and "recall" are means here; a class's own stand beside its IoU.
-        table: dict[str, Any] = {
+        table: dict[str, object] = {
             "protocol": protocol,
             "scores": means | {"iou": per_class["iou"]},
             "per_class": per_class,
         }
-        if module.instances:
+        further_arrays: dict[str, Any] = {}
+        if isinstance(module, InstanceSegmentation):
+            further_arrays["mask_ap_left_out"] = module.mask_ap_left_out
+            protocol["task"] = f"objects, those from score {module.score_threshold:g} on merged by class"
             table["note"] = (
                 "average precision is COCO's and takes all objects found; no image has a share of its own in it, so "
                 f"{TEST_IMAGES} counts the pixels of the objects merged by class, and holds the mask AP without each "
@@ -210,13 +219,12 @@ class RunRecord(L.Callback):
             )
         write_whole(self.run / TEST_SCORES, json.dumps(table, indent=2) + "\n")
         names_of_images = [data.name_of(sample) for sample in data.samples(data.test_split)]
-        left_out = {"mask_ap_left_out": module.mask_ap_left_out} if module.instances else {}
         np.savez_compressed(
             self.run / TEST_IMAGES,
             counts=module.per_image,
             names=np.array(names_of_images),
             confusion=module.matrix,
-            **left_out,
+            **further_arrays,
         )
         step = max(0, trainer.global_step - 1)
         for logger in loggers_of(trainer, WandbRunLogger):
@@ -224,7 +232,7 @@ class RunRecord(L.Callback):
             log_image_scores(logger, "test/images", names_of_images, *counted)
         self._print(module, result, f"{protocol['split']} split, {protocol['images']} images")
 
-    def _print(self, module: Any, result: Scores, of_what: str) -> None:
+    def _print(self, module: SegmentationTask, result: Scores, of_what: str) -> None:
         """Print all scores of an evaluation."""
         lines = [score_table(result, module.class_names)]
         further = {k: v for k, v in module.image_scores.items() if not isinstance(v, np.ndarray)}
@@ -260,9 +268,9 @@ def steps_without_validation(trainer: L.Trainer) -> int:
     return int(end)
 
 
-def environment(trainer: L.Trainer, module: Any) -> dict[str, Any]:
+def environment(trainer: L.Trainer, module: SegmentationTask) -> dict[str, object]:
     """Describe what a run depends on besides its configuration."""
-    data: Any = trainer.datamodule  # type: ignore[attr-defined]
+    data = data_of(trainer)
     devices = [torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count())]
     return {
         "command": sys.argv[1:],
@@ -284,7 +292,7 @@ def environment(trainer: L.Trainer, module: Any) -> dict[str, Any]:
     }
 
 
-def data_version(data: Any) -> dict[str, Any]:
+def data_version(data: SegmentationData) -> dict[str, object]:
     """Describe the version of a data set that a run sees."""
     splits = dict.fromkeys((data.train_split, data.val_split, data.test_split))
     return {
@@ -294,11 +302,11 @@ def data_version(data: Any) -> dict[str, Any]:
     }
 
 
-def score_table(result: Any, names: tuple[str, ...]) -> str:
+def score_table(result: Scores, names: tuple[str, ...]) -> str:
     """Lay out scores as text, one line a class; a class without a score has a dash.
 
     Args:
-        result: A `lightning_seg.metrics.scores.Scores`.
+        result: The scores.
         names: The classes.
     """
     columns = (
@@ -313,7 +321,7 @@ def score_table(result: Any, names: tuple[str, ...]) -> str:
     return text_table(["class", "IoU", "Dice", "precision", "recall"], rows)
 
 
-def object_table(values: Mapping[str, Any], names: tuple[str, ...]) -> str:
+def object_table(values: Values, names: tuple[str, ...]) -> str:
     """Lay out the scores of objects as text, one line a class and one for the mean; what has no score has a dash.
 
     Args:
@@ -321,10 +329,8 @@ def object_table(values: Mapping[str, Any], names: tuple[str, ...]) -> str:
         names: The classes, the background first.
     """
     kinds = ("mask_ap", "box_ap")
-    rows = [
-        _row(name, [values[f"{k}_per_class"][i] for k in (*kinds, "pq")])
-        for i, name in enumerate(names[1:], start=1)
-    ]
+    columns = [np.asarray(values[f"{kind}_per_class"]) for kind in (*kinds, "pq")]
+    rows = [_row(name, [column[i] for column in columns]) for i, name in enumerate(names[1:], start=1)]
     rows.append(_row("mean", [values[k] for k in (*kinds, "pq")]))
     for suffix, title in (("50", "AP at IoU .50"), ("75", "AP at IoU .75")):
         rows.append(_row(title, [values[k + suffix] for k in kinds]))
@@ -333,20 +339,22 @@ def object_table(values: Mapping[str, Any], names: tuple[str, ...]) -> str:
     return text_table(["class", "mask AP", "box AP", "PQ"], rows)
 
 
-def _row(name: str, values: list[float]) -> list[str]:
+def _row(name: str, values: Sequence[float | np.ndarray]) -> list[str]:
     return [name, *("–" if np.isnan(value) else f"{value:.3f}" for value in values)]
 
 
-def _describe(data: Any) -> str:
+def _describe(data: SegmentationData) -> str:
     splits = {"train": data.train_split, "val": data.val_split, "test": data.test_split}
     counts = ", ".join(f"{len(data.samples(split))} {use} ({split})" for use, split in splits.items())
     height, width = data.crop_size
     return f"{type(data).__name__}, {data.num_classes} classes; images: {counts}; crops {height}x{width}"
 
 
-def _images(trainer: L.Trainer, loader: Any, batches: list) -> int:
+def _images(trainer: L.Trainer, loader: object, batches: Sequence[int | float]) -> int:
     """Return how many images were scored: all of the loader's, unless the number of batches is limited."""
-    return min(len(loader.dataset), int(batches[0]) * loader.batch_size * trainer.world_size)
+    assert isinstance(loader, DataLoader)
+    images = len(cast(Sized, loader.dataset))
+    return min(images, int(batches[0]) * (loader.batch_size or 1) * trainer.world_size)
 
 
 def _number(value: float) -> float | None:

@@ -2,10 +2,10 @@
 
 import resource
 import sys
-from typing import Any
 
 import lightning as L
 import torch
+from torch import Tensor
 from torch.distributed.tensor import DTensor
 from torch.nn.utils import get_total_norm
 from torch.optim import Optimizer
@@ -34,7 +34,7 @@ class TrainingCurves(L.Callback):
         """Log what the step is made with, at the steps that are logged."""
         if (trainer.global_step + 1) % trainer.log_every_n_steps:  # type: ignore[attr-defined]
             return
-        values: dict[str, Any] = dict(learning_rates(optimizer))
+        values: dict[str, float | Tensor] = dict(learning_rates(optimizer))
         gradients = [p.grad for p in pl_module.parameters() if p.grad is not None]
         if gradients:  # none, if the step is skipped
             norm = get_total_norm(gradients)
@@ -52,7 +52,7 @@ class TrainingCurves(L.Callback):
 
 def learning_rates(optimizer: Optimizer) -> dict[str, float]:
     """Return the learning rate of each parameter group by the name of its curve."""
-    groups: list[dict[str, Any]] = optimizer.param_groups
+    groups = optimizer.param_groups
     whole = [group["lr"] for group in groups if group.get("lr_factor", 1.0) == 1]
     own = sorted((group["lr_factor"], group["lr"]) for group in groups if group.get("lr_factor", 1.0) != 1)
     rates = {"train/lr": float(whole[0])} if whole else {}

@@ -6,7 +6,7 @@ from collections.abc import Iterable, Sequence
 from functools import cached_property, partial
 from pathlib import Path
 from types import FunctionType
-from typing import Any, Literal
+from typing import Any, Literal, cast
 
 import cv2
 import lightning as L
@@ -384,3 +384,8 @@ class SegmentationData(L.LightningDataModule, ABC):
     def run_seed(self) -> int:
         """The seed in force: the argument, or that of the whole run, which Lightning keeps there for all processes."""
         return int(os.environ.get("PL_GLOBAL_SEED", 0)) if self.seed is None else self.seed
+
+
+def data_of(trainer: L.Trainer) -> SegmentationData:
+    """Return the data module that a trainer was given; Lightning's trainer has it, but its types do not say so."""
+    return cast(SegmentationData, trainer.datamodule)  # type: ignore[attr-defined]

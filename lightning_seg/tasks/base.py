@@ -1,15 +1,17 @@
 """What every task has in common: a network, a fine-tuning policy, an optimizer and its schedule."""
 
 from collections.abc import Callable, Iterable
-from typing import Any, Literal, NoReturn, Self
+from typing import Any, Literal, NoReturn, Self, cast
 
 import lightning as L
+import numpy as np
 import torch
 from lightning.pytorch.strategies import DDPStrategy
 from torch.optim import Adam, Optimizer
 from torch.optim.lr_scheduler import LRScheduler
 
 from lightning_seg.errors import UserError
+from lightning_seg.metrics.images import Values
 from lightning_seg.networks.base import BackboneNetwork
 from lightning_seg.runs.directory import best_checkpoint
 from lightning_seg.training.finetune.policies import Full, scale_learning_rates
@@ -36,10 +38,16 @@ class SegmentationTask(L.LightningModule):
         pretrained: The weights that the training began with, in words.
         monitor: The score that chooses the best checkpoint; higher is better.
         instances: Whether it wants objects of the data module instead of masks of classes.
+        matrix: Confusion matrix (C, C) of the last finished evaluation, over all processes.
+        per_image: Counts (N, C, 3) of the last finished test: intersection, predicted, true pixels.
+        image_scores: The scores of the last finished evaluation beside those of the matrix.
     """
 
     monitor = "val/miou"
     instances = False
+    matrix: np.ndarray
+    per_image: np.ndarray
+    image_scores: Values
 
     def __init__(
         self,
@@ -182,3 +190,8 @@ class SegmentationTask(L.LightningModule):
             strategy.model = self
             strategy.configure_ddp()
         return True
+
+
+def task_of(module: L.LightningModule) -> SegmentationTask:
+    """Return the task that a callback was given, whose type in Lightning's hooks is that of any module."""
+    return cast(SegmentationTask, module)

@@ -12,7 +12,6 @@ from torch.optim.lr_scheduler import LRScheduler
 from lightning_seg.data.dataset import Split
 from lightning_seg.inference.precision import full_precision
 from lightning_seg.metrics.confusion import ConfusionMatrix, ImageCounts
-from lightning_seg.metrics.images import Values
 from lightning_seg.metrics.instance import ObjectScores, arrays, view_of_found, view_of_truth
 from lightning_seg.metrics.scores import scores
 from lightning_seg.networks.detection.anchors import DataAnchors
@@ -68,10 +67,10 @@ class InstanceSegmentation(SegmentationTask):
         self.objects = ObjectScores(len(class_names))
         self.confusion = ConfusionMatrix(len(class_names))
         self.image_counts: ImageCounts | None = None
-        self.image_scores: Values = {}
-        self.mask_ap_left_out: np.ndarray | None = None
-        self.matrix: np.ndarray | None = None
-        self.per_image: np.ndarray | None = None
+        self.image_scores = {}
+        self.mask_ap_left_out = np.zeros(0)
+        self.matrix = np.zeros((len(class_names), len(class_names)), int)
+        self.per_image = np.zeros((0, len(class_names), 3), int)
 
     def on_fit_start(self) -> None:
         """Load the pretrained weights for a fresh training, and fit the anchors to the data if they are to be."""

@@ -99,10 +99,10 @@ class SemanticSegmentation(SegmentationTask):
         self.confusion = ConfusionMatrix(len(class_names))
         self.eval_loss = WeightedMean()
         self.image_counts: ImageCounts | None = None
-        self.matrix: np.ndarray | None = None
-        self.per_image: np.ndarray | None = None
+        self.matrix = np.zeros((len(class_names), len(class_names)), int)
+        self.per_image = np.zeros((0, len(class_names), 3), int)
         self.image_tables: ImageTables | None = None
-        self.image_scores: Values = {}
+        self.image_scores = {}
 
     def setup(self, stage: str) -> None:
         """Load the pretrained weights, and compute the class weights that the data decides."""

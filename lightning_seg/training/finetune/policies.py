@@ -12,6 +12,7 @@ from lightning_seg.networks.base import BackboneNetwork, Network
 from lightning_seg.plotting.tables import text_table
 
 BatchNorm = Literal["train", "eval", "frozen"]
+Norm = nn.BatchNorm1d | nn.BatchNorm2d | nn.BatchNorm3d | nn.SyncBatchNorm
 
 
 @dataclass(frozen=True)
@@ -354,10 +355,9 @@ def scale_learning_rates(optimizer: Optimizer) -> None:
         group["lr"] *= group["lr_factor"]
 
 
-def batch_norms(module: nn.Module) -> Iterator[nn.Module]:
+def batch_norms(module: nn.Module) -> Iterator[Norm]:
     """Yield the layers of a module that keep running statistics."""
-    kinds = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d, nn.SyncBatchNorm)
-    return (part for part in module.modules() if isinstance(part, kinds))
+    return (part for part in module.modules() if isinstance(part, Norm))
 
 
 def table(parts: list[Part]) -> str:
