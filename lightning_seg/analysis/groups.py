@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import shlex
 from collections import Counter
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
@@ -33,14 +34,16 @@ class Group:
     Attributes:
         name: What sets the group apart from the others, or the experiment.
         records: Its runs, oldest first.
-        settings: Those of its first run, as text.
+        settings: Those of its runs, as text; of a setting in which they differ all values.
         mixed: Settings in which its runs differ after all: only where they were grouped by others.
+        by: Settings by which runs were grouped, if not by all but the seed.
     """
 
     name: str
     records: tuple[Record, ...]
     settings: Mapping[str, str]
     mixed: tuple[str, ...] = ()
+    by: tuple[str, ...] = ()
 
     @property
     def seeds(self) -> int:
@@ -114,14 +117,43 @@ def group_runs(records: Sequence[Record], by: Sequence[str] = ()) -> tuple[list[
         latest[key if record.seed is not None else (record.path,)] = record
     runs = list(latest.values())
     found: dict[object, list[Record]] = {}
-    for record, kind in zip(runs, _values(runs, by) if by else map(_identity, runs), strict=True):
+    keys, kinds = _values(runs, by) if by else ((), map(_identity, runs))
+    for record, kind in zip(runs, kinds, strict=True):
         found.setdefault(kind, []).append(record)
     names = [str(kind) for kind in found] if by else _names([group[0] for group in found.values()])
-    groups = [
-        Group(name, tuple(group), described(group[0]), tuple(varied_settings([described(r) for r in group])))
-        for name, group in zip(names, found.values(), strict=True)
-    ]
-    return groups, remarks
+    return [_group(name, group, keys) for name, group in zip(names, found.values(), strict=True)], remarks
+
+
+def other_differences(groups: Sequence[Group]) -> str:
+    """Say in what runs differ beside the settings they were grouped by; empty if in nothing."""
+    by = groups[0].by
+    records = [record for group in groups for record in group.records]
+    runs = [described(record) for record in records]
+    others = [key for key in varied_settings(runs) if key not in by]
+    if not by or not others:
+        return ""
+    each = [tuple(run.get(key, MISSING) for key in others) for run in runs]
+    of_group = dict(zip(map(id, records), each, strict=True))
+    mixes = [{of_group[id(record)] for record in group.records} for group in groups]
+    names = short_names(others)
+    if all(mix == mixes[0] for mix in mixes):
+        return f"Runs differ in {', '.join(names)}, too, in every group alike."
+    text = f"Not {', '.join(short_names(by))} alone: the runs compared also differ in {', '.join(names)}"
+    values, count = Counter(value for mix in mixes for value in mix).most_common(1)[0]
+    if count < 2:
+        return f"{text}; no two groups agree in them."
+    where = [f"{name}={value}" for name, value in zip(names, values, strict=True) if value != MISSING]
+    return f"{text}. Those that agree: {' '.join(f'--where {shlex.quote(one)}' for one in where)}."
+
+
+def _group(name: str, records: Sequence[Record], by: tuple[str, ...]) -> Group:
+    runs = [described(record) for record in records]
+    mixed = tuple(varied_settings(runs))
+    settings = dict(runs[0])
+    for key in mixed:
+        values = list(dict.fromkeys(run.get(key, MISSING) for run in runs))
+        settings[key] = " / ".join(values) if len(values) < 4 else f"{len(values)} values"
+    return Group(name, tuple(records), settings, mixed, by)
 
 
 def varied(records: Sequence[Record]) -> list[str]:
@@ -192,9 +224,11 @@ def _experiments(records: Sequence[Record]) -> list[str]:
     return [record.experiment if whole else record.experiment.rpartition("/")[2] for record in records]
 
 
-def _values(records: Sequence[Record], by: Sequence[str]) -> list[str]:
+def _values(records: Sequence[Record], by: Sequence[str]) -> tuple[tuple[str, ...], list[str]]:
+    """Find the settings to group by, and name the value of each run."""
     runs = [described(record, everything=True) for record in records]
     keys = [find_setting(name, runs, "--group-by") for name in by if name != "experiment"]
     experiments = _experiments(records) if "experiment" in by else [""] * len(records)
     labels = [label(keys, settings, most=len(keys)) for settings in runs]
-    return [" ".join(filter(None, pair)) for pair in zip(experiments, labels, strict=True)]
+    grouped = (*keys, *["experiment"] * ("experiment" in by))
+    return grouped, [" ".join(filter(None, pair)) for pair in zip(experiments, labels, strict=True)]

@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from lightning_seg.analysis.groups import TRUTH, Group
+from lightning_seg.analysis.groups import TRUTH, Group, other_differences
 from lightning_seg.analysis.metrics import MIOU, Measure
 from lightning_seg.analysis.settings import MISSING, varied_settings
 from lightning_seg.statistics.blocks import image_blocks
@@ -80,7 +80,7 @@ class Section:
 
     @property
     def judged(self) -> bool:
-        """Whether there are verdicts: not where every group has one run, as another seed may turn each of them."""
+        """Whether there are verdicts: not where hardly a group has several runs, as another seed may turn each."""
         return self.sample.seeds_known
 
     @cached_property
@@ -140,22 +140,29 @@ class Section:
 
     @property
     def summary(self) -> str:
-        """Name the contenders for the best, or say why none are named; empty if there is one group."""
+        """Say what else differs, and name the contenders for the best, or why none are named."""
+        return " ".join(filter(None, [other_differences(self.groups), self._contenders_in_words]))
+
+    @property
+    def _contenders_in_words(self) -> str:
         n = len(self.groups)
         if n < 2:
             return ""
         if not self.judged:
+            runs = "Only one group has a second run" if (self.sample.seeds > 1).any() else "One run a group"
             return (
-                "One run a group: no ranking, as another seed may change the order"
-                f" (the standard deviation of {self.measure.label} between seeds is often 0.5 to 1). Two or three seeds"
-                " of one group give verdicts, three of each give good ones."
+                f"{runs}: no ranking, as another seed may change the order"
+                f" (the standard deviation of {self.measure.label} between seeds is often 0.5 to 1). Three seeds"
+                " of one group, or two of two, give verdicts, three of each give good ones."
             )
         if self.has_baseline:
             return ""
         names = [self.groups[i].name for i in self.contenders]
         if len(names) == 1:
             return f"{names[0]} is the best: every other group is distinguishably worse."
-        rest = f"; the other {n - len(names)} are distinguishably worse" * (n > len(names))
+        left = n - len(names)
+        others = "other one is" if left == 1 else f"other {left} are"
+        rest = f"; the {others} distinguishably worse" * (left > 0)
         shown = ", ".join(names[1:9]) + f" and {len(names) - 9} more" * (len(names) > 9)
         return f"Contenders for the best: {names[0]}, and not distinguishable from it {shown}{rest}."
 
@@ -195,7 +202,7 @@ class Section:
         difference, half, certain = self.class_difference(i)
         order = [c for c in np.argsort(-np.abs(np.nan_to_num(difference.value))) if certain[c]]
         if not order:
-            return "No class differs with certainty."
+            return "No class differs with certainty." * bool(self.differences[i].certain)
         names, value = self.protocol["classes"], 100 * difference.value
         texts = [f"{names[c]} {value[c]:+.1f} ± {100 * half[c]:.1f}" for c in order[:most]]
         more = f" and {len(order) - most} more" if len(order) > most else ""
@@ -320,7 +327,8 @@ class Section:
     def _covers(self, i: int) -> str:
         if not self.judged:
             return "images"
-        return "images and seeds" if self.sample.images else "seeds"
+        runs = "runs" if any(group.mixed for group in self.groups) else "seeds"
+        return f"images and {runs}" if self.sample.images else runs
 
     def _verdict(self, d: Differences | None) -> str:
         if d is None:

@@ -10,7 +10,7 @@ import numpy as np
 
 from lightning_seg.analysis.compare import Comparison
 from lightning_seg.analysis.section import Section
-from lightning_seg.analysis.settings import short_names
+from lightning_seg.analysis.settings import MISSING, described, short_names
 from lightning_seg.errors import UserError
 from lightning_seg.plotting.tables import text_table
 
@@ -121,7 +121,8 @@ def csv(comparison: Comparison, sort: str | None = None) -> str:
             classes |= {f"difference/{name}": value for name, value in row.pop("class_difference").items()}
             settings = {f"setting/{names[key]}": value for key, value in row.pop("settings").items()}
             common = {"protocol": section.title, "metric": section.measure.name, "level": "group"}
-            rows.append(common | {"run": "", "seed": ""} | row | settings | classes)
+            also = {"also_differ_in": ", ".join(short_names(by_name[row["experiment"]].mixed))}
+            rows.append(common | {"run": "", "seed": ""} | row | also | settings | classes)
             for record in by_name[row["experiment"]].records:
                 one: dict[str, Any] = common | {"level": "run", "run": str(record.path), "seed": record.seed}
                 one |= {
@@ -129,6 +130,8 @@ def csv(comparison: Comparison, sort: str | None = None) -> str:
                     "score": section.measure.scale * section.measure.value(record),
                 }
                 one |= {"train_minutes": record.training[2] / 60, "train_steps": record.training[1]}
+                own = described(record)
+                settings = {f"setting/{name}": own.get(key, MISSING) for key, name in names.items()}
                 rows.append(one | {"images_per_second": record.training_speed} | settings)
     rows.sort(key=lambda row: row["level"] == "run")
     columns = dict.fromkeys(key for row in rows for key in row)
@@ -253,10 +256,18 @@ def _classes(section: Section, others: Sequence[int]) -> list[str]:
 def _caption(section: Section) -> str:
     many = f", corrected for {section.comparisons} comparisons" * (section.comparisons > 1)
     reference = section.groups[section.reference].name
-    seeds = "mean ± standard deviation over seeds" if section.judged else "one seed each"
-    interval = "95 % interval over images and seeds" if section.judged else "95 % interval over images alone"
+    mixed = [
+        f"runs of {group.name} also differ in {', '.join(short_names(group.mixed))}"
+        for group in section.groups
+        if group.mixed
+    ]
+    runs = "runs" if mixed else "seeds"
+    seeds = f"mean ± standard deviation over {runs}" if (section.sample.seeds > 1).any() else "one seed each"
+    covers = section.rows()[0]["interval_covers"]
+    interval = f"95 % interval over {covers}" + " alone" * (covers == "images")
     what = f"; differences from {reference} with {interval}{many}" * (len(section.groups) > 1)
-    return f"{section.measure.label} on {section.title.partition(', ')[0]}: {seeds}{what}."
+    test = section.title.partition(", ")[0]
+    return "; ".join([f"{section.measure.label} on {test}: {seeds}{what}", *mixed]) + "."
 
 
 def _number(value: float) -> str:

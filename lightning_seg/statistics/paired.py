@@ -18,11 +18,13 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
-from scipy.special import ndtri, polygamma, psi, stdtrit
+from scipy.special import gammaln, ndtri, stdtrit
 
 from lightning_seg.metrics.scores import miou_and_iou, nan_mean, ratio
 
 _LEAST_P = 1e-12
+_PRIOR_DF = np.geomspace(1, 64, 19)  # how alike the seed variances of groups may be
+_REPEATED = 2  # runs beside the first ones of their groups, from which on seeds are known to vary by how much
 _MANY = 1e9  # degrees of freedom of what is known for certain
 
 
@@ -84,7 +86,8 @@ class GroupScores:
         value: Mean score of each group over its runs, (G, M); NaN where it has none.
         std: Standard deviation over the runs of each group, (G, M); NaN for a single run.
         seeds: Runs in each group, (G,).
-        seeds_known: Whether any group has more than one run, so that intervals include the variation of seeds.
+        seeds_known: Whether intervals include the variation of seeds. One pair of runs alone tells nothing of it: with
+            a single degree of freedom an interval would be ten times as wide.
         images: How many images, in words.
         bounded: Whether scores lie between 0 and 1.
     """
@@ -96,7 +99,7 @@ class GroupScores:
         self.value = np.stack([nan_mean(runs, 0) for runs in scores])
         self.std = np.stack([np.sqrt(_variance(runs, 0)) for runs in scores])
         self.seeds = np.array([len(runs) for runs in scores])
-        self.seeds_known = bool((self.seeds > 1).any())
+        self.seeds_known = bool((self.seeds - 1).sum() >= _REPEATED)
         self._df_images: tuple[Any, Any] = (_MANY, _MANY)  # of groups, of differences
         groups, count = self.value.shape
         within = np.zeros((groups, count))
@@ -110,7 +113,8 @@ class GroupScores:
             within *= (blocks - 1) / blocks
             self._df_images = (_effective_df(influence), _effective_df(influence - nan_mean(influence, 0)))
             self._covariance = _jackknife(influence)
-        found = [seed_variances(b, w, self.seeds) for b, w in zip(self.std.T**2, within.T, strict=True)]
+        std = self.std if self.seeds_known else np.full_like(self.std, np.nan)
+        found = [seed_variances(b, w, self.seeds) for b, w in zip(std.T**2, within.T, strict=True)]
         self._seed_variance, self._seed_df = (np.stack(part, axis=1) for part in zip(*found, strict=True))
 
     def group(self, a: int | np.ndarray) -> Estimate:
@@ -227,19 +231,31 @@ def seed_variances(
 
 
 def _prior(variances: np.ndarray, df: np.ndarray) -> tuple[float, float]:
-    """Return around what the true variances lie, and how many degrees of freedom that is worth."""
+    """Return around what the true variances lie, and how many degrees of freedom that is worth.
+
+    By the likelihood of a scaled F distribution. Smyth's moments of logarithms, meant for thousands of genes, are ruled
+    by the smallest variance where groups are few: two runs that agree by chance would make all groups look unlike.
+    """
     pooled = float((df * variances).sum() / df.sum())
-    if len(df) < 2 or not (variances > 0).all():
+    if len(df) < 2 or not pooled:
         return pooled, np.inf
-    logs = np.log(variances) - psi(df / 2) + np.log(df / 2)
-    excess = float(logs.var(ddof=1) - polygamma(1, df / 2).mean())
-    if excess <= 0:  # they vary no more than equal ones would
+    prior_df = _PRIOR_DF[:, None]
+    low, high = (np.full(len(prior_df), np.log(pooled) + end) for end in (-15, 2))
+    for _ in range(40):  # the center that is likeliest with each of the degrees of freedom, by bisection
+        center = (low + high) / 2
+        spread = df * variances / (prior_df * np.exp(center)[:, None])
+        above = ((df + prior_df) * spread / (spread + 1)).sum(1) > df.sum()
+        low, high = np.where(above, center, low), np.where(above, high, center)
+    likelihood = (
+        gammaln((df + prior_df) / 2)
+        - gammaln(prior_df / 2)
+        - df / 2 * (center[:, None] + np.log(prior_df))
+        - (df + prior_df) / 2 * np.log1p(spread)
+    ).sum(1)
+    best = int(likelihood.argmax())
+    if likelihood[best] <= -(df / 2).sum() * (np.log(2 * pooled) + 1):  # that of equal variances
         return pooled, np.inf
-    y = 0.5 + 1 / excess  # the inverse of the trigamma function, by Newton's method
-    for _ in range(50):
-        trigamma = polygamma(1, y)
-        y = float(y + trigamma * (1 - trigamma / excess) / polygamma(2, y))
-    return float(np.exp(logs.mean() + psi(y) - np.log(y))), 2 * y
+    return float(np.exp(center[best])), float(_PRIOR_DF[best])
 
 
 @dataclass(frozen=True)

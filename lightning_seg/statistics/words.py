@@ -33,7 +33,7 @@ def difference_sentence(
 def one_seed_sentence(
     a: str, b: str, numbers: tuple[float, float, float], variance: float, score: str, images: str
 ) -> str:
-    """Say how two runs of one seed each differ: only on these images, and with how many seeds more could be said.
+    """Say how two groups differ that have too few seeds: on these images, and with how many more could be said.
 
     Args:
         a: Name of the one.
@@ -46,7 +46,7 @@ def one_seed_sentence(
     """
     value, low, high = numbers
     if not np.isfinite(low):
-        return f"{a} against {b}: {value:+.1f} {score}; 1 seed each, {images}: too little to say more"
+        return f"{a} against {b}: {value:+.1f} {score}; too few seeds, {images}: too little to say more"
     interval = f"interval over images {low:+.1f} to {high:+.1f}, {images}"
     if low <= 0 <= high:
         return f"{a} and {b} are not distinguishable even on these images: {value:+.1f} {score}, {interval}"

@@ -129,6 +129,31 @@ def test_variances_that_differ_are_moved_towards_each_other_as_smyth_does():
     assert np.mean(np.log(variances / true) ** 2) < 0.3 * np.mean(np.log(between / true) ** 2)
 
 
+def test_two_runs_that_agree_by_chance_do_not_make_all_groups_look_unlike():
+    """By the moments of logarithms they did: intervals of groups of one run were as wide as the scale."""
+    between = np.array([1e-6, 0.6, 0.8, 1.0, 1.3, 0.4, np.nan])
+    variances, df = seed_variances(between, np.zeros(7), np.array([2, 2, 2, 2, 3, 3, 1]))
+    assert df[-1] >= 6 and 0.4 < variances[-1] < 1
+
+
+def test_groups_that_truly_vary_differently_keep_their_own_variance():
+    between = np.array([0.01, 0.012, 0.011, 0.009, 1.0, 1.2, 1.1, 0.9])
+    variances, df = seed_variances(between, np.zeros(8), np.full(8, 20))
+    np.testing.assert_allclose(variances, between, rtol=0.2)
+    assert np.all(df < 30)
+
+
+def test_a_single_pair_of_runs_does_not_widen_all_intervals():
+    rng = np.random.default_rng(0)
+    groups = [[simulate(rng, shift)] for shift in (0, 0.1, 0.2)]
+    alone = Sample(groups)
+    pair = Sample([[*groups[0], simulate(rng)], *groups[1:]])
+    assert not pair.seeds_known
+    one, other = (s.compare(np.array([1, 2]), np.array([0, 0])) for s in (alone, pair))
+    assert np.all(other.high - other.low < 1.5 * (one.high - one.low))
+    assert Sample([[*groups[0], simulate(rng), simulate(rng)], *groups[1:]]).seeds_known
+
+
 def test_what_images_explain_is_taken_from_the_variance_of_seeds_the_less_the_fewer_runs_there_are():
     for groups, share in ((1, 2 / 6), (10, 20 / 24)):
         variances, _ = seed_variances(np.full(groups, 4.0), np.full(groups, 1.0), np.full(groups, 3))
