@@ -85,7 +85,7 @@ class RunRecord(L.Callback):
             logger.begin_training(described, type(data).__name__, data_version(data), seen)
 
     def on_fit_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        """Say what is about to be trained: four lines, and one for each part of the network."""
+        """Say what is about to be trained: five lines, and one for each part of the network."""
         if not trainer.is_global_zero:
             return
         data = data_of(trainer)
@@ -98,6 +98,7 @@ class RunRecord(L.Callback):
             f"run      {self.run}\n"
             f"network  {type(network).__name__},"
             f" {parameters / 1e6:.1f} M parameters, {trainable / 1e6:.1f} M trainable\n"
+            f"backbone {network.backbone.describe()}\n"
             f"data     {_describe(data)}\n"
             f"batch    {effective} = {data.batch_size} x {trainer.world_size} device(s)"
             f" x {trainer.accumulate_grad_batches} accumulated; learning rate x {task.lr_factor:g}"
@@ -288,6 +289,7 @@ def environment(trainer: L.Trainer, module: SegmentationTask) -> dict[str, objec
         "data_fingerprint": data.fingerprint,
         "parameters": sum(p.numel() for p in module.parameters()),
         "trainable_parameters": sum(p.numel() for p in module.parameters() if p.requires_grad),
+        "backbone": module.network.backbone.describe(),
         "parts": [asdict(part) for part in module.finetune.parts(module.network)],
     }
 

@@ -118,6 +118,9 @@ class Network(BackboneNetwork):
         if self.training and len(x) == 1 and height <= self.stride and width <= self.stride:
             # The deepest map would be 1x1: of one image, too few values for BatchNorm to train on.
             below += self.stride
+        if self.backbone.image_size:  # smaller images are filled up, larger ones the backbone refuses
+            high, wide = self.backbone.image_size
+            right, below = max(right, wide - width), max(below, high - height)
         return F.pad(x, (0, right, 0, below))
 
 

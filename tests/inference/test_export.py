@@ -23,7 +23,7 @@ from lightning_seg.inference.export.check import Check, check
 from lightning_seg.inference.export.exportable import _RegionMeans, exportable
 from lightning_seg.inference.export.formats import FORMATS, export_onnx, export_pt2
 from lightning_seg.inference.export.standalone import standalone
-from lightning_seg.networks.backbones.timm_backbone import DensePool
+from lightning_seg.networks.backbones.dilated_vgg import DensePool
 from lightning_seg.networks.unet import UNet
 from tests.inference.conftest import call
 

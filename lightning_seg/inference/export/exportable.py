@@ -8,7 +8,7 @@ from timm.layers import Conv2dSame
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from lightning_seg.networks.backbones.timm_backbone import DensePool
+from lightning_seg.networks.backbones.dilated_vgg import DensePool
 from lightning_seg.networks.base import Network
 
 

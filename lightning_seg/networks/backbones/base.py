@@ -16,8 +16,14 @@ class Backbone(nn.Module):
         strides: Stride of each feature map in pixels, never decreasing.
         mean: Mean of each input channel, for images in 0..1.
         std: Standard deviation of each input channel, for images in 0..1.
+
+    Attributes:
+        plain: Whether it is a plain vision transformer: all its maps have the resolution of its patches.
+        image_size: Height and width of the only images that it takes; None if any will do.
     """
 
+    plain = False
+    image_size: tuple[int, int] | None = None
     scale: Tensor
     shift: Tensor
 
@@ -68,6 +74,10 @@ class Backbone(nn.Module):
         parts or to set learning rates, not to run them.
         """
         return [(name, nn.ModuleList([child])) for name, child in self.named_children()]
+
+    def describe(self) -> str:
+        """Say in words what is taken of it."""
+        return f"{getattr(self, 'name', type(self).__name__)}, maps of strides {self.strides}"
 
     def load_weights(self) -> str:
         """Load pretrained weights, where there are any, and say in words what was loaded."""

@@ -4,15 +4,15 @@ import logging
 import sys
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from functools import lru_cache
 from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional as F
 
 from lightning_seg.errors import UserError
+from lightning_seg.networks.backbones import plain_transformer as plain
 from lightning_seg.networks.backbones.base import Backbone
+from lightning_seg.networks.backbones.dilated_vgg import dilate_pools, flat_name
 from lightning_seg.networks.backbones.tensor_file import (
     Translation,
     by_name,
@@ -26,7 +26,9 @@ from lightning_seg.networks.backbones.weights import read_weights
 class TimmBackbone(Backbone):
     """A timm model as a feature extractor.
 
-    A plain vision transformer, whose blocks all have one resolution, gives the maps of four, evenly spaced.
+    A plain vision transformer, whose blocks all have one resolution, gives the maps of some of its blocks, without
+    class and register tokens. Its position embeddings are resampled to the size of the images by timm; where a model
+    has them for one size only, so are the images that it takes.
 
     The constructor neither reads weights nor touches the network; `load_weights` does, so that a checkpoint
     can be evaluated where no hub can be reached.
@@ -37,41 +39,81 @@ class TimmBackbone(Backbone):
             ``.pth`` or ``.ckpt`` file (``FILE#NAME`` chooses among several state dicts in it), ``package:NAME`` for a
             Python package that carries a ``.pth``, ``run:RUN`` for the network of another run, or
             ``backbone-of:RUN`` for its backbone.
-        output_stride: Stride in pixels of the deepest feature map, reached by dilation: 8, 16 or 32.
+        output_stride: Stride in pixels of the deepest feature map, reached by dilation: 8, 16 or 32. Plain vision
+            transformers keep that of their patches.
+        backbone_args: Settings of timm's for this model, such as ``drop_path_rate``, ``img_size``, ``patch_size``.
+            Pretrained patch and position embeddings are resampled to them (FlexiViT, arXiv:2212.08013).
+        out_indices: Of a plain vision transformer, how many last blocks are taken, or which, counted from 0; four,
+            evenly spaced, unless given. Of other models, which of their maps.
+        norm: Whether the norm after the last block is applied to the maps that are taken. Unless given, as the
+            models' authors do: to all in DINOv2 and DINOv3, and else to the last block's where only that is taken.
 
     Raises:
-        UserError: If timm does not know the name, or cannot build it with this output stride.
+        UserError: If timm does not know the name, or cannot build it with these settings.
     """
 
-    def __init__(self, name: str, weights: bool | str = True, output_stride: int = 32) -> None:
+    def __init__(
+        self,
+        name: str,
+        weights: bool | str = True,
+        output_stride: int = 32,
+        backbone_args: dict[str, Any] | None = None,
+        out_indices: int | list[int] | None = None,
+        norm: bool | None = None,
+    ) -> None:
         config = _pretrained_config(name)
-        net = _create(name, 32 if name.startswith("vgg") else output_stride)
-        strides = net.feature_info.reduction()
-        if name.startswith("vgg"):  # timm raises
-            strides = _dilate_pools(net, output_stride)
-        if len(strides) > 1 and len(set(strides)) == 1:
-            blocks = _count_blocks(name)
-            net = _create(name, out_indices=[blocks * i // 4 - 1 for i in range(1, 5)])
-            strides = net.feature_info.reduction()
-        if max(strides) > output_stride:
-            raise UserError(
-                f"{name} cannot have an output stride of {output_stride}: its strides are {strides}. Choose "
-                "another backbone, such as resnet50, or a larger output_stride."
-            )
-        super().__init__(net.feature_info.channels(), strides, config.mean, config.std)
-        self.name, self.weights = name, weights
-        self.net: Any = net
+        args = dict(backbone_args or {})
+        plain.check_args(name, args)
+        blocks = plain.count_blocks(name, args)
+        words = ""
+        net: Any
+        if blocks:
+            net, strides, words = _create_plain(name, args, blocks, out_indices, norm)
+            channels = net.channels
+        else:
+            if norm is not None:
+                raise UserError(f"norm is for plain vision transformers, which {name} is not: leave it out.")
+            if out_indices is not None:
+                args["out_indices"] = _maps_of(name, args, out_indices)
+            net = _create(name, 32 if name.startswith("vgg") else output_stride, **args)
+            strides, channels = net.feature_info.reduction(), net.feature_info.channels()
+            if name.startswith("vgg"):  # timm raises
+                strides = dilate_pools(net, output_stride)
+            if max(strides) > output_stride:
+                raise UserError(
+                    f"{name} cannot have an output stride of {output_stride}: its strides are {strides}. Choose "
+                    "another backbone, such as resnet50, or a larger output_stride."
+                )
+        super().__init__(channels, strides, config.mean, config.std)
+        self.name, self.weights, self.plain = name, weights, bool(blocks)
+        self.backbone_args = dict(backbone_args or {})
+        self.image_size = _fixed_size(name, self.backbone_args)
+        self.net = net
+        self._words = words
         # Some transformers give (B, H, W, C).
         self._nhwc = str(getattr(net, "output_fmt", None)).endswith("NHWC")
 
     def forward(self, x: Tensor) -> list[Tensor]:
         """Return the feature maps (B, channels[i], H / strides[i], W / strides[i]) of normalized images."""
+        if self.image_size and tuple(x.shape[-2:]) != self.image_size:
+            high, wide = self.image_size
+            raise UserError(
+                f"{self.name} takes images of {high}x{wide} pixels only, for which its position embeddings are made, "
+                f"and got {x.shape[-2]}x{x.shape[-1]}. Train with data.init_args.crop_size=[{high}, {wide}] and "
+                f"evaluate with model.inference SlidingWindow of size [{high}, {wide}], or choose another size by "
+                "backbone_args.img_size."
+            )
         features = list(self.net(x))
         return [f.permute(0, 3, 1, 2).contiguous() for f in features] if self._nhwc else features
 
     def stages(self) -> list[tuple[str, nn.ModuleList]]:
-        """Return the parts that make each feature map from the one before (see `Backbone.stages`)."""
-        taps = [_flat(name) for name in self.net.feature_info.module_name()]
+        """Return the parts that make each feature map from the one before (see `Backbone.stages`).
+
+        Those of a plain vision transformer are its embeddings, its blocks and, where it is applied, the final norm.
+        """
+        if self.plain:
+            return plain.parts(self.net.model)
+        taps = [flat_name(name) for name in self.net.feature_info.module_name()]
         stages: list[tuple[str, nn.ModuleList]] = []
         stage = nn.ModuleList()
         for name, part in _parts(self.net, taps):
@@ -81,6 +123,12 @@ class TimmBackbone(Backbone):
                 stage = nn.ModuleList()
         stages[-1][1].extend(stage)  # what follows the last tap, if anything, such as a final norm
         return [(name, stage) for name, stage in stages if any(True for _ in stage.parameters())]
+
+    def describe(self) -> str:
+        """Say what is taken of the model, and how."""
+        words = f"{self.name}, {self._words or f'maps of strides {self.strides}'}"
+        given = ", ".join(f"{key} {value}" for key, value in self.backbone_args.items())
+        return words + (f"; {given}" if given else "")
 
     def checkpoint_gradients(self) -> None:
         """Turn on gradient checkpointing (see `Backbone`).
@@ -127,7 +175,7 @@ class TimmBackbone(Backbone):
         found = by_name(state, own)
         if not misfit(own, found)[0]:
             return found
-        full = _full_model(self.name)
+        full = plain.full_model(self.name, self.backbone_args)
         found = self._by_timm_name(self._rename(state), full)
         convert = getattr(sys.modules[type(full).__module__], "checkpoint_filter_fn", None)
         if convert is None or not misfit(own, found)[0]:
@@ -140,9 +188,8 @@ class TimmBackbone(Backbone):
         for key, value in converted.tensors.items():
             before = state.get(key.removeprefix("net.").removeprefix("model."))
             if before is not None and before.shape != value.shape:
-                if not key.endswith(
-                    "pos_embed"
-                ):  # position embeddings are interpolated for other image sizes
+                patches = key.endswith("patch_embed.proj.weight") and "patch_size" in self.backbone_args
+                if not (patches or key.endswith(_POSITIONS)):
                     return found
                 converted.converted.append(
                     f"{key} resampled from {tuple(before.shape)} to {tuple(value.shape)}"
@@ -155,7 +202,7 @@ class TimmBackbone(Backbone):
 
     def _by_timm_name(self, state: dict[str, Tensor], full: nn.Module) -> Translation:
         """Find the backbone's tensors among those of the whole timm model, whose names differ in dots only."""
-        own = {_flat(key.removeprefix("net.")): key for key in plain_state(self)}
+        own = {flat_name(key.removeprefix("net.")): key for key in plain_state(self)}
         known = {key.replace(".", "_") for key in full.state_dict()}
         tops = tuple({f"{key.split('.')[0]}_" for key in full.state_dict() if key.replace(".", "_") in own})
         found = Translation({})
@@ -174,14 +221,14 @@ class TimmBackbone(Backbone):
 _DERIVED = ("relative_position_index", "attn_mask", "relative_coords_table", "num_batches_tracked")
 
 
-@lru_cache(maxsize=4)
-def _full_model(name: str) -> nn.Module:
-    """Return timm's whole model without storage: names and shapes, and what timm's conversions ask of it."""
-    import timm
+def is_plain(name: str) -> bool:
+    """Whether a timm model is a plain vision transformer: all its blocks have one resolution."""
+    _pretrained_config(name)  # raises if there is no such model
+    return plain.count_blocks(name, {}) > 0
 
-    with torch.device("meta"):
-        model: nn.Module = timm.create_model(name, pretrained=False)
-    return model
+
+# Position embeddings, which timm interpolates for other image sizes.
+_POSITIONS = ("pos_embed", "relative_position_bias_table", "rel_pos_h", "rel_pos_w")
 
 
 @contextmanager
@@ -219,38 +266,94 @@ def _pretrained_config(name: str) -> Any:
     return timm.get_pretrained_cfg(name)
 
 
-def _create(name: str, output_stride: int = 32, **kwargs: Any) -> Any:
-    """Create timm's feature extractor, for images of any size."""
+def _create(name: str, output_stride: int = 32, **args: Any) -> Any:
+    """Create timm's feature extractor, for images of any size where the model can."""
     import timm
 
-    # Which of these arguments a model has depends on its family; one that it has not is a TypeError.
-    options: list[dict[str, Any]] = [{}]
-    if _pretrained_config(name).fixed_input_size:
-        options = [{"dynamic_img_size": True}, {"strict_img_size": False}]
+    options = _size_options(name)
     if output_stride != 32:
         options = [{**option, "output_stride": output_stride} for option in options] + options
     for option in options:
         try:
-            return timm.create_model(name, pretrained=False, features_only=True, **kwargs, **option)
+            return timm.create_model(name, pretrained=False, features_only=True, **option | args)
         except TypeError as error:
             failure: Exception = error
-        except (AssertionError, AttributeError, NotImplementedError, RuntimeError) as error:
+        except (AssertionError, AttributeError, NotImplementedError, RuntimeError, ValueError) as error:
             failure = error
             break
     raise UserError(
-        f"timm cannot make {name} a feature extractor for any image size with output stride {output_stride}: "
+        f"timm cannot make {name} a feature extractor with output stride {output_stride}: "
         f"{failure or type(failure).__name__}. Choose another backbone, such as resnet50."
     ) from failure
 
 
-def _count_blocks(name: str) -> int:
-    full: Any = _full_model(name)
-    return len(full.feature_info)
+def _size_options(name: str) -> list[dict[str, Any]]:
+    """List what makes a model take images of any size; which it has depends on its family, others are a TypeError."""
+    if _pretrained_config(name).fixed_input_size:
+        return [{"dynamic_img_size": True}, {"strict_img_size": False}, {}]
+    return [{}]
 
 
-def _flat(name: str) -> str:
-    """Name a module as timm's feature extractors do: ``layers.0`` flattened to ``layers_0``, or wrapped."""
-    return name.removeprefix("model.").removeprefix("body.").replace(".", "_")
+def _create_plain(
+    name: str, args: dict[str, Any], blocks: int, out_indices: int | list[int] | None, norm: bool | None
+) -> tuple[plain.PlainTransformer, list[int], str]:
+    """Create a plain vision transformer that gives the maps of some blocks.
+
+    Returns:
+        The network, the strides of its maps, and what is taken, in words.
+    """
+    import timm
+
+    taken = plain.taken_blocks(name, blocks, out_indices)
+    for option in _size_options(name):
+        try:
+            model = timm.create_model(name, pretrained=False, **option | args)
+            break
+        except TypeError:  # the settings themselves were tried before
+            continue
+    normed = plain.applies_norm(name, model, taken, blocks, norm)
+    after = plain.final_norm(name, model)
+    words = f"block{'s' if len(taken) > 1 else ''} {', '.join(map(str, taken))} of 0 to {blocks - 1}, "
+    words += f"{'with' if normed else 'without'} its final {after}" if after else "which has no final norm"
+    net = plain.PlainTransformer(model, taken, normed)
+    return net, net.strides, f"{words}, patches of {net.strides[-1]}"
+
+
+def _maps_of(name: str, args: dict[str, Any], out_indices: int | list[int]) -> list[int]:
+    """Return which maps of a pyramid are taken, from how many last ones or from their numbers."""
+    count = len(_create_meta(name, args).feature_info.reduction())
+    chosen = list(range(count - out_indices, count)) if isinstance(out_indices, int) else out_indices
+    if not chosen or sorted(set(chosen)) != chosen or chosen[0] < 0 or chosen[-1] >= count:
+        raise UserError(
+            f"out_indices of {name}: expected the number of deepest maps, 1 to {count}, or a rising list of maps from "
+            f"0 to {count - 1}; got {out_indices}."
+        )
+    return chosen
+
+
+def _create_meta(name: str, args: dict[str, Any]) -> Any:
+    with torch.device("meta"):
+        return _create(name, **args)
+
+
+def _fixed_size(name: str, args: dict[str, Any]) -> tuple[int, int] | None:
+    """Return the height and width of the images that a model takes, if they are fixed."""
+    if not _pretrained_config(name).fixed_input_size:
+        return None
+    size = args.get("img_size", _pretrained_config(name).input_size[-2:])
+    fixed = (size, size) if isinstance(size, int) else (int(size[0]), int(size[1]))
+    for option in _size_options(name):
+        if option == {}:
+            embed = getattr(plain.full_model(name, args), "patch_embed", None)
+            return fixed if getattr(embed, "strict_img_size", True) else None
+        setting = option | args
+        try:
+            plain.full_model(name, setting)
+        except UserError:  # it has no such setting
+            continue
+        free = setting.get("dynamic_img_size") or setting.get("strict_img_size") is False
+        return None if free else fixed
+    return None
 
 
 def _parts(module: nn.Module, taps: list[str], prefix: str = "") -> Iterator[tuple[str, nn.Module]]:
@@ -260,45 +363,8 @@ def _parts(module: nn.Module, taps: list[str], prefix: str = "") -> Iterator[tup
         yield prefix, nn.ParameterList(own)
     for key, child in module.named_children():
         name = f"{prefix}.{key}" if prefix else key
-        flat = _flat(name)
+        flat = flat_name(name)
         if flat not in taps and any(name in ("model", "body") or tap.startswith(f"{flat}_") for tap in taps):
             yield from _parts(child, taps, name)
         else:
             yield flat, child
-
-
-class DensePool(nn.MaxPool2d):
-    """A 2x2 max pooling that keeps the resolution: every second value is what the strided one gives."""
-
-    def __init__(self, dilation: int) -> None:
-        super().__init__(2, stride=1, dilation=dilation)
-        self.pad = (0, dilation, 0, dilation)
-
-    def forward(self, x: Tensor) -> Tensor:
-        """Pool maps (B, C, H, W) of values that are not negative."""
-        out: Tensor = super().forward(F.pad(x, self.pad))  # zeros change nothing after a ReLU
-        return out
-
-
-def _dilate_pools(net: Any, output_stride: int) -> list[int]:
-    """Give a VGG a smaller output stride: its last pools lose their stride, and what follows is dilated.
-
-    The feature maps then hold those of the strided network at every second (or fourth) position (the "hole
-    algorithm" of DeepLab, arXiv:1412.7062), so pretrained weights keep their meaning.
-
-    Returns:
-        The stride of each feature map.
-    """
-    stride, dilation, strides = 1, 1, []
-    for name, module in net.named_children():
-        if isinstance(module, nn.MaxPool2d):
-            if stride < output_stride:
-                stride *= 2
-            else:
-                setattr(net, name, DensePool(dilation))
-                dilation *= 2
-        elif isinstance(module, nn.Conv2d):
-            module.dilation = module.padding = (dilation, dilation)
-        if _flat(name) in [_flat(tap) for tap in net.feature_info.module_name()]:
-            strides.append(stride)
-    return strides

@@ -206,7 +206,7 @@ class Frozen(Full):
 
 
 class LinearProbe(Frozen):
-    """Train one 1x1 convolution on frozen features, to measure what the features contain.
+    """Train one 1x1 convolution, perhaps after a BatchNorm, on frozen features, to measure what these contain.
 
     It is `Frozen`, and refuses networks other than `lightning_seg.networks.linear.Linear`, which add more layers.
 
@@ -223,6 +223,7 @@ class LinearProbe(Frozen):
         """
         trained = [part for name, part in network.named_children() if name != "backbone"]
         layers = [m for part in trained for m in part.modules() if [*m.parameters(recurse=False)]]
+        layers = [layer for layer in layers if not isinstance(layer, nn.BatchNorm2d)]
         if [getattr(layer, "kernel_size", None) for layer in layers] != [(1, 1)]:
             raise UserError(
                 f"LinearProbe trains one 1x1 convolution, but {type(network).__name__} has {len(layers)} layers with "
