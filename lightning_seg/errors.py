@@ -57,8 +57,9 @@ def did_you_mean(message: str, names: Iterable[str]) -> str:
         leaf = word.rsplit(".", 1)[-1]
         if word in known or len(leaf) < 3 or not leaf.isidentifier():
             continue
-        if close := difflib.get_close_matches(word, known, n=1, cutoff=0.8):
-            return f"\nDid you mean {close[0]}?"
+        for part in (word, word.split(".")[0]):
+            if part not in known and (close := difflib.get_close_matches(part, known, n=1, cutoff=0.8)):
+                return f"\nDid you mean {close[0]}?"
     return ""
 
 
@@ -68,4 +69,16 @@ def parameters_of_subclasses(base: type) -> set[str]:
     cls: type
     for cls in base.__subclasses__():
         found |= parameters_of_subclasses(cls)
+    return found
+
+
+def parameters_of(cls: type) -> set[str]:
+    """Return the names of the constructor's parameters of a class, those included that it hands on to its bases."""
+    found: set[str] = set()
+    for part in cls.__mro__:
+        if "__init__" in vars(part) and part is not object:
+            parameters = inspect.signature(vars(part)["__init__"]).parameters
+            found |= parameters.keys() - {"self"}
+            if all(parameter.kind is not parameter.VAR_KEYWORD for parameter in parameters.values()):
+                break  # it hands nothing on
     return found

@@ -17,8 +17,10 @@ def check_classes(names: Sequence[str]) -> None:
     """Refuse names that cannot be the classes of a data set.
 
     Raises:
-        UserError: Fewer than two, more than 255, an empty name, or one that stands there twice.
+        UserError: No list, fewer than two, more than 255, an empty name, or one that stands there twice.
     """
+    if isinstance(names, str):
+        raise UserError(f"class_names must be a list, such as [background, thing]; got {names!r}.")
     if len(names) < 2:
         raise UserError(
             f"There must be two classes at least, got {list(names)}. The background is a class, too: "

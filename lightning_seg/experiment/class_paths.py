@@ -20,6 +20,7 @@ from jsonargparse import get_loader
 
 from lightning_seg import IGNORE_INDEX, PUBLIC
 from lightning_seg.errors import UserError
+from lightning_seg.experiment.files import refuse_doubles
 
 # Where the class of a setting is looked up: packages of this one, and modules of libraries.
 _LOSSES = ("lightning_seg.training.losses", "torch.nn")
@@ -61,6 +62,11 @@ def expand_settings(settings: Any, key: str = "") -> Any:
         UserError: A short name means several classes, or a class path leads nowhere.
     """
     if isinstance(settings, dict):
+        odd = [str(k) for k in settings if k not in ("class_path", *_HELPERS)] if key else []
+        if odd and isinstance(settings.get("class_path"), str) and not key.endswith("init_args"):
+            raise UserError(
+                f"{key}: beside class_path there are {odd[0]!r}, but arguments of a class stand below init_args."
+            )
         settings = {k: expand_settings(value, f"{key}.{k}".lstrip(".")) for k, value in settings.items()}
         return _ignoring(settings, key)
     if isinstance(settings, list):
@@ -109,6 +115,31 @@ def expand_arguments(arguments: Sequence[str]) -> list[str]:
     return expanded
 
 
+def named_classes(files: Iterable[Mapping[str, Any]], arguments: Sequence[str]) -> list[type]:
+    """Return the classes that settings of files and arguments name by class path or short name."""
+    found: list[type] = []
+
+    def look(value: Any, key: str) -> None:
+        if isinstance(value, Mapping):
+            for name, part in value.items():
+                look(part, key if name == "class_path" else f"{key}.{name}")
+        elif isinstance(value, list):
+            for part in value:
+                look(part, key)
+        elif isinstance(value, str):
+            with suppress(UserError, ImportError, AttributeError, ValueError):
+                named = pkgutil.resolve_name(_expand(value, f"{key}.class_path"))
+                found.extend([named] if isinstance(named, type) else [])
+
+    for settings in files:
+        look(settings, "")
+    for argument in arguments:
+        option, _, value = argument.partition("=")
+        if option.startswith("--"):
+            look(value, option[2:].removesuffix(".class_path"))
+    return found
+
+
 def resolve_class(path: str, key: str) -> Any:
     """Import what a short name or a class path names.
 
@@ -134,6 +165,8 @@ def no_such_class(key: str, name: str) -> str:
 
 
 def _expand_text(text: str, key: str) -> str:
+    if text.lstrip()[:1] in ("{", "["):
+        refuse_doubles(text, f"--{key}")
     try:
         value = get_loader("yaml")(text) if text.lstrip()[:1] in ("{", "[") else text
     except yaml.YAMLError:

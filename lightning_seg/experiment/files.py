@@ -11,6 +11,7 @@ import yaml
 from lightning_seg.errors import UserError
 
 EXPERIMENTS = Path("experiments")
+_NO_KEYS = {f"tag:yaml.org,2002:{kind}" for kind in ("float", "bool", "null")}  # 1.5 would become 1, true 1
 MOST_VALUES = 100_000  # in an experiment file with its references resolved
 
 
@@ -94,6 +95,21 @@ def read_settings(file: Path) -> dict[str, Any]:
         raise UserError(f"{file} is nested too deeply.") from None
 
 
+def refuse_doubles(text: str, setting: str) -> None:
+    """Refuse a value of the command line in which a name or number has two values.
+
+    Raises:
+        UserError: It has; the parser would keep the last.
+    """
+    try:
+        if (root := yaml.compose(text, Loader)) is not None:
+            _size(root, {}, ())
+    except _Refused as error:
+        raise UserError(f"{setting}: {error} in {text}.") from None
+    except (yaml.YAMLError, RecursionError):
+        return  # for the parser to refuse
+
+
 class _Refused(Exception):
     def __init__(self, node: yaml.Node, why: str) -> None:
         super().__init__(why)
@@ -110,6 +126,8 @@ def _size(node: yaml.Node, sizes: dict[int, int], above: tuple[int, ...]) -> int
             parts = [part for pair in node.value for part in pair]
             seen = set()
             for name, _ in node.value:
+                if name.tag in _NO_KEYS:
+                    raise _Refused(name, f"{name.value!r} cannot name a setting; quote it if it is a word")
                 if isinstance(name, yaml.ScalarNode) and name.value in seen:
                     raise _Refused(name, f"{name.value!r} stands there a second time")
                 seen.add(name.value if isinstance(name, yaml.ScalarNode) else None)

@@ -1,5 +1,6 @@
 """The parser of experiment files: a wrong setting is answered in a line or two."""
 
+import difflib
 import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -8,10 +9,13 @@ from typing import Any, Never
 from jsonargparse import Namespace
 from lightning.pytorch.cli import LightningArgumentParser
 
-from lightning_seg.data.base import SegmentationData
-from lightning_seg.errors import UserError, did_you_mean, parameters_of_subclasses, without_noise
-from lightning_seg.experiment.class_paths import expand_arguments, expand_settings, no_such_class
-from lightning_seg.networks.base import BackboneNetwork
+from lightning_seg.errors import UserError, did_you_mean, parameters_of, without_noise
+from lightning_seg.experiment.class_paths import (
+    expand_arguments,
+    expand_settings,
+    named_classes,
+    no_such_class,
+)
 
 _LIMITS = (
     "limit_train_batches",
@@ -21,6 +25,7 @@ _LIMITS = (
     "overfit_batches",
     "val_check_interval",
 )
+_NOT_ACCEPTED = re.compile(r"(?:Group '([\w.]+)' does not accept o|O)ption '([\w.]+)'")
 # What jsonargparse says of a name without dots that is no class it knows.
 _UNKNOWN = r'Parser key "([\w.]+)":.*dot import path string: (\w+)$'
 
@@ -37,11 +42,16 @@ class Parser(LightningArgumentParser):
     def __init__(self, *args: Any, files: Mapping[Path, dict[str, Any]] | None = None, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
         self._files = files or {}
+        self._args: Sequence[str] = ()
 
     def parse_args(  # type: ignore[override]
         self, args: Sequence[str], namespace: Namespace | None = None, **kwargs: Any
     ) -> Namespace:
         """Parse arguments, with the full class path in place of each short name."""
+        self._args = args
+        for arg in args if self._files else ():
+            if arg.startswith("--") and (key := arg.split("=")[0].lstrip("-")):
+                self._refuse_unknown(key, "the command line")
         parsed = super().parse_args(expand_arguments(args), namespace, **kwargs)
         for name, value in _whole_numbers(args, self._files).items():
             if parsed["trainer"].get(name) == value:
@@ -59,12 +69,23 @@ class Parser(LightningArgumentParser):
     def error(self, message: str, ex: Exception | None = None) -> Never:  # type: ignore[override]
         """Raise the error for `lightning_seg.cli.main.main` to print."""
         message = without_noise(message)
-        known = {action.dest for action in self._actions if action.dest}
-        for base in (BackboneNetwork, SegmentationData):
-            known |= parameters_of_subclasses(base)
+        message = re.sub(
+            r"Key must be a string, got: (\S+)\.",
+            r"a mapping of numbers (\1: ...) belongs to no setting of this class",
+            message,
+        )
+        if (option := _NOT_ACCEPTED.search(message)) and not any(
+            str(file) in message for file in self._files
+        ):
+            path = ".".join(filter(None, option.groups()))
+            where = next((str(file) for file, settings in self._files.items() if _holds(settings, path)), "")
+            message = f"{where}: {message}" if where else message
+        known = {name for a in self._actions if a.dest for name in (a.dest, a.dest.rpartition(".")[2])}
+        for cls in named_classes(self._files.values(), self._args):
+            known |= parameters_of(cls)
         if unknown := re.search(_UNKNOWN, message, re.DOTALL | re.MULTILINE):
             raise UserError(no_such_class(*unknown.groups())) from None
-        hint = did_you_mean(message, known)
+        hint = did_you_mean(option[2] if option else message, known)
         if foreign := re.search(r"Import path (\S+) does not correspond to a subclass of Network", message):
             module = f"init_args: {{module: {{class_path: {foreign[1]}}}}}"
             hint = f"\nA network of another library is wrapped: class_path: Adapter, {module}"
@@ -72,10 +93,35 @@ class Parser(LightningArgumentParser):
 
     def parse_path(self, path: Any, *args: Any, _fail_no_subcommand: bool = True, **kwargs: Any) -> Namespace:
         """Take the settings of a file as they were read before; jsonargparse calls it for ``-c FILE``."""
+        for key in self._files[Path(path)]:
+            self._refuse_unknown(str(key), str(path))
         try:
             return self.parse_object(expand_settings(self._files[Path(path)]), *args, **kwargs)
         except UserError as error:
-            raise UserError(f"{path}: {error}") from None
+            raise UserError(str(error) if str(path) in str(error) else f"{path}: {error}") from None
+
+    def _refuse_unknown(self, key: str, place: str) -> None:
+        """Refuse a setting whose first word is none; jsonargparse names only what is below it."""
+        first = key.split(".")[0].rstrip("+")
+        known = {action.dest.split(".")[0] for action in self._actions if action.dest}
+        if first in known or key.endswith(".help") or f"--{first}" in self._option_string_actions:
+            return
+        close = difflib.get_close_matches(first, ("model", "data", "trainer"), n=1)
+        close = close or difflib.get_close_matches(first, known, n=1)
+        hint = f"Did you mean {close[0]}?" if close else f"There are: {', '.join(sorted(known - {'help'}))}."
+        raise UserError(f"{place}: there is no setting {first!r}. {hint}")
+
+
+def _holds(settings: Any, path: str) -> bool:
+    """Whether settings have one of this path, or of the end of it, as jsonargparse names it."""
+    if isinstance(settings, list):
+        return any(_holds(part, path) for part in settings)
+    if not isinstance(settings, Mapping):
+        return False
+    first, _, rest = path.partition(".")
+    if path in settings or (first in settings and (not rest or _holds(settings[first], rest))):
+        return True
+    return any(_holds(part, path) for part in settings.values())
 
 
 def _whole_numbers(args: Sequence[str], files: Mapping[Path, dict[str, Any]]) -> dict[str, int]:

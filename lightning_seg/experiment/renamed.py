@@ -1,11 +1,12 @@
 """What settings and classes were called in version 0.1.0: an old experiment or run ends in one error that says so."""
 
+import importlib
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from lightning_seg import PUBLIC
-from lightning_seg.errors import UserError
+from lightning_seg.errors import UserError, parameters_of
 
 # A setting by the end of its path.
 SETTINGS: dict[str, str] = {
@@ -62,10 +63,15 @@ def refuse_old_names(files: Mapping[Path, dict[str, Any]], options: Sequence[str
         UserError: Names all of them with their new names, and the file.
     """
     given = {file: list(_settings(settings)) for file, settings in files.items()}
-    pairs = (option.lstrip("-").partition("=")[::2] for option in options if option.startswith("--"))
-    for place, settings in [*given.items(), ("the command line", list(pairs))]:
+    pairs = [option.lstrip("-").partition("=")[::2] for option in options if option.startswith("--")]
+    classes = {
+        path: value for pairs in (*given.values(), pairs) for path, value in pairs if isinstance(value, str)
+    }
+    for place, settings in [*given.items(), ("the command line", pairs)]:
         renamed = dict(
-            filter(None, (found for pair in settings for found in (_setting(pair[0]), _class(pair[1]))))
+            filter(
+                None, (found for pair in settings for found in (_setting(pair[0], classes), _class(pair[1])))
+            )
         )
         if renamed:
             listed = ", ".join(f"{old} is now {new}" for old, new in renamed.items())
@@ -85,13 +91,26 @@ def _settings(value: Any, path: str = "") -> Iterator[tuple[str, Any]]:
         yield path, value
 
 
-def _setting(path: str) -> tuple[str, str] | None:
+def _setting(path: str, classes: Mapping[str, str]) -> tuple[str, str] | None:
     for old, new in SETTINGS.items():
         if _ends(path, old) and not _ends(path, new):
-            return path, new
+            return (path, new) if _has(path, new.rpartition(".")[2], classes) else None
         if path.startswith(f"{old}."):
-            return old, new
+            return (old, new) if _has(old, new.rpartition(".")[2], classes) else None
     return None
+
+
+def _has(path: str, name: str, classes: Mapping[str, str]) -> bool:
+    """Whether the class that a setting belongs to has one of another name; one that is not known here may have it."""
+    owner, init_args, _ = path.rpartition(".init_args.")
+    given = classes.get(f"{owner}.class_path", classes.get(owner)) if init_args else None
+    if given is None:
+        return True
+    known = CLASSES.get(given, given)
+    known = known if known in PUBLIC else known.rpartition(".")[2]
+    if known not in PUBLIC:
+        return True
+    return name in parameters_of(getattr(importlib.import_module(PUBLIC[known]), known))
 
 
 def _class(value: Any) -> tuple[str, str] | None:

@@ -35,6 +35,8 @@ MODES = {
 }
 
 _LONGEST_NAME = 128  # characters that W&B takes
+_LONGEST_TAG = 64
+_NOT_IN_NAMES = "/\\#?%:"
 
 # Which value of a curve speaks for the run.
 BEST = {"val/miou": "max", "val/mask_ap": "max", "val/loss": "min", "train/loss": "min"}
@@ -58,6 +60,9 @@ class WandbSettings:
         code: Upload the patches of what was not committed of the code, which the run directory keeps.
         init_timeout: Seconds the server has to answer before the run goes offline.
         finish_timeout: Seconds the last uploads may take; what is left by then stays in the run directory.
+
+    Raises:
+        UserError: A name that W&B would refuse when training is under way.
     """
 
     project: str = "lightning_seg"
@@ -72,6 +77,27 @@ class WandbSettings:
     code: bool = False
     init_timeout: float = 20
     finish_timeout: float = 300
+
+    def __post_init__(self) -> None:
+        """Refuse names that W&B does not take; the run would be logged nowhere."""
+        for setting, name in (("project", self.project), ("entity", self.entity)):
+            if name is None:
+                continue
+            if "/" in name.strip("/") and setting == "project":
+                entity, _, project = name.partition("/")
+                raise UserError(
+                    f"wandb.project is {name!r}; user or team have a setting of their own: --wandb.entity={entity} "
+                    f"--wandb.project={project.replace('/', '-')}"
+                )
+            wrong = [letter for letter in name if letter in _NOT_IN_NAMES or not letter.isprintable()]
+            if wrong or not name.strip() or len(name) > _LONGEST_NAME:
+                raise UserError(
+                    f"wandb.{setting} must be 1 to {_LONGEST_NAME} characters without any of {_NOT_IN_NAMES}; got "
+                    f"{name!r}."
+                )
+        for tag in self.tags:
+            if not 1 <= len(tag) <= _LONGEST_TAG:
+                raise UserError(f"wandb.tags: a tag has 1 to {_LONGEST_TAG} characters; got {tag!r}.")
 
     def start(
         self,

@@ -17,6 +17,7 @@ from lightning_seg.errors import UserError
         (["a", "b", "a "], "'a' stands there twice"),
         (["a", "b\nc"], "has a line break"),
         (["a", ""], "one of them is empty"),
+        ("abc", r"must be a list, such as \[background, thing\]; got 'abc'"),
         ([f"c{i}" for i in range(256)], "There are 256 class_names; at most 255"),
     ],
 )

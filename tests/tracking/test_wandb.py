@@ -475,6 +475,22 @@ def test_reads_from_yaml():
     assert parser.instantiate_classes(config).wandb == expected
 
 
+@pytest.mark.parametrize(
+    ("settings", "says"),
+    [
+        ({"project": "team/seg"}, "--wandb.entity=team --wandb.project=seg"),
+        *[({"project": f"a{letter}b"}, "wandb.project must be 1 to 128 characters") for letter in "\\#?%:\n"],
+        ({"project": "x" * 129}, "wandb.project must be 1 to 128 characters"),
+        ({"project": ""}, "wandb.project must be 1 to 128 characters"),
+        ({"entity": "a/b"}, "wandb.entity must be 1 to 128 characters"),
+        ({"tags": ["good", "x" * 65]}, "wandb.tags: a tag has 1 to 64 characters"),
+    ],
+)
+def test_names_that_wandb_refuses_are_refused_when_settings_are_read(settings, says):
+    with pytest.raises(UserError, match=re.escape(says)):
+        WandbSettings(**settings)
+
+
 def test_anonymous_takes_home_and_user_out_of_paths_only(home):
     given = {"a": [f"{home}/x", str(home), "/home/adams/x", 3, None], "b": ("ada", "/data/ada/")}
     assert anonymous(given) == {"a": ["~/x", "~", "/home/adams/x", 3, None], "b": ["ada", "/data/USER/"]}

@@ -1,13 +1,17 @@
 """Data sets of the Hugging Face hub, by name."""
 
+import tempfile
+from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import cv2
 import numpy as np
+from PIL import Image
 
 from lightning_seg.data.base import SegmentationData
 from lightning_seg.data.classes import check_classes, check_labels, default_palette, label_table
-from lightning_seg.data.io import to_labels, to_rgb
+from lightning_seg.data.io import WideRange, read_image, read_mask, to_labels, to_rgb
 from lightning_seg.errors import UserError
 
 
@@ -55,10 +59,31 @@ class HuggingFace(SegmentationData):
         """Read the image and the mask of a row."""
         split, row = sample
         entry, where = self._load(split)[row], f"row {row} of {self.name} ({split})"
-        labels = to_labels(entry[self.mask], where)
-        return to_rgb(entry[self.image], where, self.value_range), labels if self.table is None else cv2.LUT(
-            labels, self.table
-        )
+        picture, mask = (self._cell(entry, column, where) for column in (self.image, self.mask))
+        if isinstance(mask, Image.Image):
+            labels = to_labels(mask, where)
+        else:
+            labels = _read_file(read_mask, mask, f"{where}, column {self.mask!r}")
+        if isinstance(picture, Image.Image):
+            image = to_rgb(picture, where, self.value_range)
+        else:
+            image = _read_file(
+                lambda path: read_image(path, self.value_range), picture, f"{where}, column {self.image!r}"
+            )
+        return image, labels if self.table is None else cv2.LUT(labels, self.table)
+
+    def _cell(self, entry: dict[str, Any], column: str, where: str) -> Any:
+        """A picture, or a file as `{"bytes": ..., "path": ...}`."""
+        if column not in entry:
+            raise UserError(
+                f"{self.name} has no column {column!r}; it has: {', '.join(entry)}. Name those of image and mask with "
+                "--data.init_args.image and --data.init_args.mask."
+            )
+        cell = entry[column]
+        is_file = isinstance(cell, dict) and (cell.get("bytes") or cell.get("path"))
+        if not (is_file or isinstance(cell, Image.Image)):
+            raise UserError(f"{where}: column {column!r} holds no image but a {type(cell).__name__}.")
+        return cell
 
     def name_of(self, sample: tuple[str, int]) -> str:
         """Name a sample by its split and row."""
@@ -73,9 +98,32 @@ class HuggingFace(SegmentationData):
                     "Hugging Face data sets need the package datasets. Install it with `uv pip install datasets`."
                 ) from None
             try:
-                self._splits[split] = datasets.load_dataset(self.name, self.config, split=split)
+                rows = datasets.load_dataset(self.name, self.config, split=split)
             except Exception as error:  # the library raises many kinds, for networks, names and files
                 raise UserError(
                     f"The split {split!r} of {self.name} cannot be loaded: {type(error).__name__}: {error}"
                 ) from None
+            kinds = getattr(rows, "features", None) or {}
+            for column in (
+                self.image,
+                self.mask,
+            ):  # decoded by the library, colors of 16 bits lose half of them
+                if column in kinds and isinstance(kinds[column], datasets.Image):
+                    rows = rows.cast_column(column, datasets.Image(decode=False))
+            self._splits[split] = rows
         return self._splits[split]
+
+
+def _read_file(read: Callable[[Path], np.ndarray], cell: dict[str, Any], where: str) -> np.ndarray:
+    """Read an image file that a row holds, or refers to, as the files of other data sets are read."""
+    if cell.get("bytes") is None:
+        return read(Path(cell["path"]))
+    with tempfile.NamedTemporaryFile(suffix=Path(cell.get("path") or "").suffix) as file:
+        file.write(cell["bytes"])
+        file.flush()
+        try:
+            return read(Path(file.name))
+        except WideRange as error:
+            raise WideRange(str(error).replace(file.name, where), error.values) from None
+        except UserError as error:
+            raise UserError(str(error).replace(file.name, where)) from None

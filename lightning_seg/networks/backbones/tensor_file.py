@@ -60,7 +60,7 @@ def load_fitting(
     what: str,
     translate: Translate | None = None,
     choice: str = "",
-    setting: str = "weights",
+    setting: str = "model.network.init_args.weights",
 ) -> str:
     """Load the one state dict in nested dictionaries that fits a module; all of its tensors, or none.
 
@@ -87,21 +87,25 @@ def load_fitting(
         chosen = [c for c in candidates if f".{choice}." in f".{c.name}."]
         if not chosen:
             names = ", ".join(dict.fromkeys(c.name for c in candidates if c.name)) or "none"
-            raise UserError(f"{source} has no tensors under {choice!r}. Names there: {names}.")
+            raise UserError(f"{setting}: {source} has no tensors under {choice!r}. Names there: {names}.")
         candidates = chosen
     fitting = _different([candidate for candidate in candidates if not candidate.misfit])
     if len(fitting) > 1:
         names = ", ".join(candidate.name or "the top level" for candidate in fitting)
         raise UserError(
-            f"{source} holds {len(fitting)} different sets of tensors that fit {what}: {names}. Choose one by its name,"
-            f" such as {setting}: {source}#{max(candidate.name for candidate in fitting)}."
+            f"{setting}: {source} holds {len(fitting)} different sets of tensors that fit {what}: {names}. "
+            f"Choose one by its name, such as {setting}: {source}#{max(candidate.name for candidate in fitting)}."
         )
     if not candidates:
-        raise UserError(f"The weights in {source} are not those of {what}: there are no named tensors in it.")
+        raise UserError(
+            f"{setting}: the weights in {source} are not those of {what}: there are no named tensors in it."
+        )
     if not fitting:
         nearest = min(candidates, key=lambda candidate: candidate.misses)
         place = f" (under {nearest.name})" if nearest.name else ""
-        raise UserError(f"The weights in {source}{place} are not those of {what}: {nearest.misfit}.")
+        raise UserError(
+            f"{setting}: the weights in {source}{place} are not those of {what}: {nearest.misfit}."
+        )
     best = fitting[0]
     module.load_state_dict(own | best.found.tensors)
     return _describe(best, source, own)
@@ -186,11 +190,19 @@ def read_tree(path: Path, setting: str) -> Any:
     Raises:
         UserError: There is no such file, it is damaged, or it holds something else.
     """
+    if path.is_dir():
+        is_run = (path / "config.yaml").is_file() or any(path.glob("*/config.yaml"))
+        remedy = (
+            f"For the weights of a run: {setting}=run:{path}"
+            if is_run
+            else f"Name a file in it: {setting}=PATH"
+        )
+        raise UserError(f"Expected a weights file at {path.absolute()}, which is a folder. {remedy}.")
     if not path.is_file():
         raise UserError(
             f"Expected a weights file at {path.absolute()}, found none. Correct the path in {setting}=PATH."
         )
-    expected = f"Expected tensors saved by torch or safetensors in {path}, but "
+    expected = f"{setting.lstrip('-')}: expected tensors saved by torch or safetensors in {path}, but "
     if path.suffix != ".safetensors" and zipfile.is_zipfile(path):
         if damage := damage_of(path):
             raise UserError(f"{expected}the file {damage}. Copy it again from where it came from.")
@@ -224,7 +236,16 @@ def damage_of(path: Path) -> str | None:
 
 
 def split_choice(place: str) -> tuple[Path, str]:
-    """Split ``FILE#NAME`` into the file and the name of the tensors in it; a file may have a # in its name."""
+    """Split ``FILE#NAME`` into the file and the name of the tensors in it; a file may have a # in its name.
+
+    Raises:
+        UserError: It is empty.
+    """
+    if not place.strip():
+        raise UserError(
+            "model.network.init_args.weights (or detector_weights) is empty. Name a file; true is for the weights of "
+            "the publisher, false for random ones."
+        )
     path = Path(place).expanduser()
     file, _, choice = place.rpartition("#")
     if not file or path.is_file():

@@ -44,7 +44,7 @@ def read_weights(name: str, weights: bool | str) -> tuple[Any, str, str]:
         return read_tree(file, FLAG), source, ""
     if str(weights).startswith("package:"):
         return _from_package(name, str(weights).removeprefix("package:")), str(weights), ""
-    file, choice = split_choice(str(weights))
+    file, choice = split_choice(str(weights or ""))
     return read_tree(file, FLAG), str(file), choice
 
 

@@ -141,7 +141,8 @@ class MaskRCNN(Detector):
             UserError: Tensors are missing, left over or of another shape; the network is as it was.
         """
         what = "torchvision's Mask R-CNN on this backbone and with these heads (v2_heads, channels, hidden)"
-        said = load_fitting(self, state, source, what, self._translate, choice, "detector_weights")
+        setting = "model.network.init_args.detector_weights"
+        said = load_fitting(self, state, source, what, self._translate, choice, setting)
         return f"detector {said}"
 
     def _translate(self, state: dict[str, Tensor]) -> Translation:

@@ -5,6 +5,7 @@ import sys
 import types
 import zipfile
 
+import cv2
 import numpy as np
 import pytest
 import torch
@@ -347,6 +348,32 @@ def test_hugging_face_files_on_disk(tmp_path, monkeypatch):
         assert mask.shape == (8, 9) and (mask == number).all()
     with pytest.raises(UserError, match="'validation' of .* cannot be loaded"):
         data.samples("validation")
+
+
+def test_hugging_face_keeps_all_of_sixteen_bits(tmp_path, monkeypatch):
+    datasets = pytest.importorskip("datasets")
+    monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", str(tmp_path / "cache"))
+    datasets.disable_progress_bars()
+    wide = np.random.default_rng(0).integers(0, 4096, (8, 9, 3), np.uint16)
+    files = [
+        cv2.imencode(".png", array)[1].tobytes() for array in (wide[..., ::-1], np.ones((8, 9), np.uint8))
+    ]
+    columns = {
+        name: [{"bytes": file, "path": None}] for name, file in zip(("image", "label"), files, strict=True)
+    }
+    kinds = datasets.Features({"image": datasets.Image(), "label": datasets.Image()})
+    (tmp_path / "set").mkdir()
+    datasets.Dataset.from_dict(columns, features=kinds).to_parquet(
+        str(tmp_path / "set" / "train-0-of-1.parquet")
+    )
+    with pytest.raises(UserError, match="row 0 of .*, column 'image' has more than 8 bits .* from 0 to 4"):
+        data = HuggingFace(str(tmp_path / "set"), ["a", "b"], **ARGUMENTS)
+        data.read(data.samples("train")[0])
+    data = HuggingFace(str(tmp_path / "set"), ["a", "b"], value_range=(0, 4095), **ARGUMENTS)
+    np.testing.assert_array_equal(data.read(data.samples("train")[0])[0], wide >> 4)
+    data = HuggingFace(str(tmp_path / "set"), ["a", "b"], mask="mask", **ARGUMENTS)
+    with pytest.raises(UserError, match="has no column 'mask'; it has: image, label"):
+        data.read(data.samples("train")[0])
 
 
 def test_hugging_face_without_its_package_says_what_to_install(monkeypatch):
