@@ -1,5 +1,7 @@
 """The front door's names, for type checkers and for `__init__.py`, which reads them here: one a line."""
 
+from lightning_seg.analysis.compare import compare as compare
+from lightning_seg.analysis.report.report import write_report as write_report
 from lightning_seg.callbacks.averaging import EMA as EMA
 from lightning_seg.callbacks.averaging import SWA as SWA
 from lightning_seg.callbacks.averaging import Averaging as Averaging
@@ -45,6 +47,7 @@ from lightning_seg.errors import UserError as UserError
 from lightning_seg.experiment.experiment import Experiment as Experiment
 from lightning_seg.experiment.loading import load as load
 from lightning_seg.experiment.loading import load_run as load_run
+from lightning_seg.experiment.training import resume as resume
 from lightning_seg.inference.inferers import Inferer as Inferer
 from lightning_seg.inference.inferers import MultiScale as MultiScale
 from lightning_seg.inference.inferers import SlidingWindow as SlidingWindow

@@ -23,6 +23,7 @@ TITLES = {
     "metrics": "Metrics (`model.metrics`)",
     "callbacks": "Callbacks (`trainer.callbacks`)",
     "experiment": "From Python",
+    "analysis": "Comparing runs from Python",
     "": "Anywhere",
 }
 HEAD = """# Public names

@@ -1,7 +1,7 @@
 """Which experiment is better, and is it certain? Runs are read, chosen, grouped and compared under one protocol."""
 
 from collections.abc import Collection, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -11,28 +11,14 @@ from lightning_seg.analysis.groups import TRUTH, Group, difference_of_protocols,
 from lightning_seg.analysis.metrics import find_measure
 from lightning_seg.analysis.section import Section
 from lightning_seg.analysis.settings import MISSING, described, find_setting, matches
+from lightning_seg.analysis.tables import Comparison
 from lightning_seg.errors import UserError
 from lightning_seg.runs.directory import CONFIG
 from lightning_seg.runs.records import Record, find, read
 
 
-@dataclass(frozen=True)
-class Comparison:
-    """What a comparison found.
-
-    Attributes:
-        sections: One for each protocol, that with most runs first.
-        records: All runs, also those that are in no section.
-        remarks: What was left out, and why.
-    """
-
-    sections: list[Section]
-    records: list[Record]
-    remarks: list[str]
-
-
 def compare(
-    paths: Sequence[Path],
+    paths: Sequence[Path | str],
     group_by: str | Sequence[str] = (),
     baseline: str | None = None,
     across: Collection[str] = (),
@@ -61,7 +47,8 @@ def compare(
         UserError: There is nothing to compare, the runs named were tested under different protocols, or no group
             has the name of the baseline.
     """
-    records = _chosen([read(path) for path in find(paths)], where, tags)
+    folders = [Path(path) for path in paths]
+    records = _chosen([read(path) for path in find(folders)], where, tags)
     usable: list[tuple[dict[str, Any], Record]] = []
     remarks = []
     for record in records:
@@ -88,7 +75,7 @@ def compare(
     protocols.sort(key=lambda p: -len(p[1]))
     if len(protocols) > 1:
         differ = difference_of_protocols([fields for fields, _ in protocols])
-        if all((path / CONFIG).is_file() for path in paths):
+        if all((path / CONFIG).is_file() for path in folders):
             raise UserError(
                 f"these runs cannot be compared, because their protocols differ in {differ}. Test them alike, name"
                 " runs of one protocol, or give a folder to get a table for each"

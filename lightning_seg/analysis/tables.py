@@ -4,15 +4,16 @@ import io
 import re
 from collections.abc import Sequence
 from csv import DictWriter
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 
-from lightning_seg.analysis.compare import Comparison
 from lightning_seg.analysis.section import Section
 from lightning_seg.analysis.settings import MISSING, described, short_names
 from lightning_seg.errors import UserError
 from lightning_seg.plotting.tables import text_table
+from lightning_seg.runs.records import Record
 
 EXPLANATION = (
     "Scores in %: one confusion matrix over all test images, then the mean over classes; mean over runs. A score's"
@@ -25,6 +26,25 @@ EXPLANATION = (
 )
 _NUMBERS = re.compile(r"[-+<\d.,e–()% to]*")
 _LEFT = ("experiment", "settings", "")
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """What a comparison found; printed, it is the table of ``lightning-seg compare``.
+
+    Attributes:
+        sections: One for each protocol, that with most runs first.
+        records: All runs, also those that are in no section.
+        remarks: What was left out, and why.
+    """
+
+    sections: list[Section]
+    records: list[Record]
+    remarks: list[str]
+
+    def __str__(self) -> str:
+        """Lay it out for a terminal or a notebook."""
+        return "\n".join([text(self), *shortened(self.remarks)]).rstrip()
 
 
 def text(comparison: Comparison, sort: str | None = None) -> str:

@@ -17,7 +17,7 @@ from torch.utils.data import DataLoader
 
 from lightning_seg.bench.turns import Goal
 from lightning_seg.callbacks.progress import Progress
-from lightning_seg.experiment.experiment import device_of
+from lightning_seg.experiment.trainer import device_of
 from lightning_seg.runs.csv_logger import RunLogger
 from lightning_seg.tasks.semantic import SemanticSegmentation
 from lightning_seg.training.finetune.policies import Frozen, Full

@@ -133,6 +133,12 @@ class RunRecord(L.Callback):
         for logger in loggers_of(trainer, RunLogger) if trainer.is_global_zero else []:
             logger.rewind(trainer.global_step)
 
+    def on_save_checkpoint(
+        self, trainer: L.Trainer, pl_module: L.LightningModule, checkpoint: dict[str, Any]
+    ) -> None:
+        """Put the settings into the checkpoint, by which it can be used where the run directory is not."""
+        checkpoint["settings"] = self.config
+
     def on_train_batch_start(
         self, trainer: L.Trainer, pl_module: L.LightningModule, batch: object, batch_idx: int
     ) -> None:

@@ -125,7 +125,7 @@ def _frozen(arguments: list[str]) -> None:
     from lightning_seg.bench import frozen
     from lightning_seg.bench.network_profile import Conditions
     from lightning_seg.bench.turns import take_turns
-    from lightning_seg.experiment.experiment import device_of
+    from lightning_seg.experiment.trainer import device_of
 
     conditions = Conditions(
         size=data.crop_size,

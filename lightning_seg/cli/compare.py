@@ -6,9 +6,10 @@ from contextlib import suppress
 from pathlib import Path
 
 from lightning_seg.analysis import tables
-from lightning_seg.analysis.compare import Comparison, compare
+from lightning_seg.analysis.compare import compare
 from lightning_seg.analysis.report.report import Heading, write_report
 from lightning_seg.analysis.report.server import ReportServer
+from lightning_seg.analysis.tables import Comparison
 from lightning_seg.cli.arguments import Arguments, at_least, output_file
 
 

@@ -17,7 +17,8 @@ def main(arguments: list[str]) -> None:
     _, settings = parser.parse_with_settings(arguments)
 
     from lightning_seg.experiment.batch_size import MOST, largest_batch
-    from lightning_seg.experiment.experiment import TaskAndData, device_of
+    from lightning_seg.experiment.experiment import TaskAndData
+    from lightning_seg.experiment.trainer import device_of
     from lightning_seg.training.precision import choose_precision
 
     experiment = TaskAndData(settings)

@@ -7,56 +7,51 @@
 import logging
 import os
 import shutil
-import sys
 import warnings
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager, suppress
+from collections.abc import Mapping, Sequence
+from contextlib import ExitStack, suppress
 from functools import partial
 from pathlib import Path
-from typing import Any, Self
+from typing import Any, Self, cast
 
 import torch
 import yaml
 from jsonargparse import Namespace
-from lightning.pytorch import Callback, Trainer
+from lightning.pytorch import Trainer
 from lightning.pytorch.callbacks import ModelCheckpoint
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
 from lightning.pytorch.loggers import Logger
 from lightning.pytorch.utilities import rank_zero_info, rank_zero_only
-from lightning.pytorch.utilities.exceptions import MisconfigurationException
 
-from lightning_seg.callbacks.checkpointing import Checkpointing, SeededSteps
-from lightning_seg.callbacks.cudnn import CudnnBenchmark
-from lightning_seg.callbacks.nonfinite import NonFinite
-from lightning_seg.callbacks.overfitting import OverfittingMonitor
-from lightning_seg.callbacks.pictures import Pictures
-from lightning_seg.callbacks.progress import Progress
 from lightning_seg.callbacks.run_record import RunRecord
-from lightning_seg.callbacks.training_curves import TrainingCurves
 from lightning_seg.data.base import SegmentationData
 from lightning_seg.errors import UserError
-from lightning_seg.experiment.class_paths import folders_of_modules, make_importable, resolve_class
-from lightning_seg.experiment.files import read_files
+from lightning_seg.experiment.class_paths import (
+    expand_settings,
+    folders_of_modules,
+    make_importable,
+    resolve_class,
+)
+from lightning_seg.experiment.failures import (
+    end_with_first_process,
+    errors_of_settings,
+    friendly_errors,
+    print_resume_hint,
+)
+from lightning_seg.experiment.files import experiment_file, read_files
 from lightning_seg.experiment.limits import check_seed, refuse_infinite_rate, refuse_useless
+from lightning_seg.experiment.overrides import options_of, plain
 from lightning_seg.experiment.parser import Parser
 from lightning_seg.experiment.renamed import refuse_old_names
 from lightning_seg.experiment.slurm_settings import Slurm
+from lightning_seg.experiment.trainer import CALLBACKS, device_of, make_trainer
 from lightning_seg.runs.csv_logger import RunLogger
 from lightning_seg.runs.directory import METRICS, best_checkpoint, new_run
 from lightning_seg.runs.records import failure
 from lightning_seg.tasks.base import SegmentationTask
 from lightning_seg.tasks.semantic import SemanticSegmentation
 from lightning_seg.tracking.wandb_run import WandbSettings
-from lightning_seg.training.checkpoint_io import SafeCheckpointIO
 from lightning_seg.training.precision import choose_precision
-
-_CALLBACKS = {  # settings of their own beside the trainer's
-    "checkpoint": ModelCheckpoint,
-    "pictures": Pictures,
-    "overfitting": OverfittingMonitor,
-    "nonfinite": NonFinite,
-    "checkpointing": Checkpointing,
-}
 
 
 class ExperimentSettings(LightningCLI):
@@ -77,7 +72,7 @@ class ExperimentSettings(LightningCLI):
         self._files = read_files(args)
         if settings:
             self._files = {settings[0]: settings[1], **self._files}
-            args = ["-c", str(settings[0]), *args]
+            args = ["-c", _named_or_written(*settings), *args]
         make_importable(self._files, args)
         refuse_old_names(self._files, args)
         self.task = _task_class(self._files, args)
@@ -120,7 +115,7 @@ class ExperimentSettings(LightningCLI):
             "--ckpt_path", type=str | None, default=None, help="Checkpoint to start from or evaluate."
         )
         parser.add_class_arguments(WandbSettings, "wandb")
-        for name, callback in _CALLBACKS.items():
+        for name, callback in CALLBACKS.items():
             parser.add_lightning_class_args(callback, name)
         parser.add_class_arguments(Slurm, "slurm")
         parser.set_defaults(
@@ -159,7 +154,7 @@ class ExperimentSettings(LightningCLI):
         """Build the data module alone, without a network."""
         parser = Parser()
         parser.add_subclass_arguments(SegmentationData, "data")
-        with _errors_of_settings():
+        with errors_of_settings():
             return parser.instantiate_classes(Namespace(data=self.config.data)).data
 
 
@@ -176,7 +171,7 @@ class TaskAndData(ExperimentSettings):
 
     def instantiate_classes(self) -> None:
         """Build the objects; a user's error keeps its own words where the parser has wrapped it."""
-        with _errors_of_settings():
+        with errors_of_settings():
             LightningCLI.instantiate_classes(self)
 
     def instantiate_trainer(self, **kwargs: Any) -> Any:
@@ -188,7 +183,10 @@ class TaskAndData(ExperimentSettings):
 
 
 class Experiment(TaskAndData):
-    """The objects of one run, its directory, its loggers and its trainer; a ``with`` block ends its W&B run.
+    """The objects of one run, its directory, its loggers and its trainer.
+
+    `train` does all that ``lightning-seg exp`` does. Whoever calls the trainer's own methods does so in a ``with``
+    block, which ends the run for its trackers.
 
     Args:
         args: Command-line arguments after the command.
@@ -207,6 +205,65 @@ class Experiment(TaskAndData):
         self._given_run = run
         self.tracked = tracked
         super().__init__(args, settings)
+
+    @classmethod
+    def from_yaml(cls, path: str | Path, /, **overrides: object) -> Self:
+        """Make a run of an experiment file.
+
+        Args:
+            path: The file, or the name of an experiment in ``experiments/``.
+            **overrides: Settings to change, as on the command line: nested (``trainer={"max_epochs": 3}``) or by keys
+                with dots (``**{"model.optimizer.init_args.lr": 1e-3}``). A class, or a `functools.partial` of it with
+                its arguments, stands for a part (``model={"network": partial(UNet, backbone="resnet18")}``).
+
+        Raises:
+            UserError: As on the command line.
+        """
+        end_with_first_process()
+        return cls(["-c", str(experiment_file(str(path))), *options_of(overrides)])
+
+    @classmethod
+    def from_settings(cls, name: str, /, **settings: object) -> Self:
+        """Make a run without a file.
+
+        Args:
+            name: Of the experiment.
+            **settings: What the file would hold; see `from_yaml`.
+
+        Raises:
+            UserError: As on the command line.
+        """
+        end_with_first_process()
+        written = plain({**settings, "name": name})
+        return cls([], settings=(Path(f"{Path(name).name}.yaml"), cast(dict[str, Any], written)))
+
+    def train(self, then_test: bool = True) -> Path:
+        """Train, test the best checkpoint, end the run, and return its directory.
+
+        Args:
+            then_test: Whether to test.
+
+        Raises:
+            UserError: Something is wrong with the data, the machine or the settings.
+        """
+        errors = friendly_errors(self.trainer, self.datamodule, lambda: self.run_directory)
+        hint = print_resume_hint(self.trainer, lambda: self.run_directory)
+        with self, errors, hint:
+            self.trainer.fit(
+                self.model, self.datamodule, ckpt_path=self.config_init.ckpt_path, weights_only=True
+            )
+            if then_test:
+                self._test()
+        return self.run_directory
+
+    def _test(self) -> None:
+        callback = self.trainer.checkpoint_callback
+        best = callback.best_model_path if isinstance(callback, ModelCheckpoint) else ""
+        if not best and self.trainer.is_global_zero:
+            print("no validation has chosen a checkpoint: the last weights are tested")
+        self.trainer.test(
+            self.model, self.datamodule, ckpt_path=best or None, verbose=False, weights_only=True
+        )
 
     @property
     def run_directory(self) -> Path:
@@ -291,46 +348,12 @@ class Experiment(TaskAndData):
         return new_run(Path(self.config.runs), self.config.name)
 
 
-def make_trainer(
-    objects: Namespace, loggers: list[Logger], callbacks: list[Callback], precision: Any = None
-) -> Trainer:
-    """Make the trainer of an experiment.
-
-    Args:
-        objects: The objects of its settings.
-        loggers: Those of the run, its own first; loggers of the user's own come on top.
-        callbacks: Further callbacks beside those of the settings.
-        precision: In place of that of the settings, if given.
-
-    Raises:
-        UserError: Lightning refuses a setting.
-    """
-    given = dict(**objects.trainer)
-    bar = given["enable_progress_bar"] is not False and sys.stderr.isatty()
-    own: list[Callback] = [objects[name] for name in _CALLBACKS]
-    own += [*callbacks, Progress(), TrainingCurves(), SeededSteps(objects.seed_everything)]
-    if given["benchmark"] is None and not given["deterministic"]:
-        own.append(CudnnBenchmark())
-    try:
-        trainer = Trainer(
-            **given
-            | {
-                "logger": [*loggers, *(x for x in _listed(given["logger"]) if isinstance(x, Logger))],
-                "callbacks": [*_listed(given["callbacks"]), *own],
-                "plugins": [SafeCheckpointIO(), *_listed(given["plugins"])],
-                "default_root_dir": loggers[0].log_dir,
-                "enable_progress_bar": bar,
-                "precision": precision or given["precision"],
-            }
-        )
-    except (ValueError, TypeError, MisconfigurationException) as error:
-        raise UserError(f"trainer: {error}") from error
-    on_cpu = trainer.strategy.root_device.type == "cpu"
-    if given["sync_batchnorm"] and on_cpu and trainer.world_size > 1:
-        raise UserError(
-            "trainer.sync_batchnorm: PyTorch has it on GPUs only; several processes on CPUs need =false."
-        )
-    return trainer
+def _named_or_written(file: Path, settings: dict[str, Any]) -> str:
+    """Return the name of a file of settings or, of those that are in no file, their text."""
+    if file.is_file():
+        return str(file)
+    text: str = yaml.safe_dump(expand_settings(settings), sort_keys=False)
+    return text
 
 
 def _remove_on_error(run: Path, kind: type[BaseException] | None, *_: Any) -> None:
@@ -347,19 +370,6 @@ def _remove_on_error(run: Path, kind: type[BaseException] | None, *_: Any) -> No
             run.parent.rmdir()
 
 
-def device_of(accelerator: Any) -> torch.device:
-    """Say on what kind of device the trainer will run."""
-    if accelerator in ("auto", "gpu", "cuda") and torch.cuda.is_available():
-        return torch.device("cuda")
-    if accelerator in ("auto", "gpu", "mps") and torch.backends.mps.is_available():
-        return torch.device("mps")
-    return torch.device("cpu")
-
-
-def _listed(value: Any) -> list[Any]:
-    return value if isinstance(value, list) else [] if value is None else [value]
-
-
 def _task_class(files: Mapping[Path, dict[str, Any]], options: Sequence[str]) -> type[SegmentationTask]:
     """Find the class of the task first: it decides what the rest of the settings may be."""
     given = dict(zip(options, options[1:], strict=False)).get("--task")
@@ -373,21 +383,6 @@ def _task_class(files: Mapping[Path, dict[str, Any]], options: Sequence[str]) ->
             f"task: expected a subclass of lightning_seg.tasks.base.SegmentationTask, got {name!r}."
         )
     return task
-
-
-@contextmanager
-def _errors_of_settings() -> Iterator[None]:
-    """Turn whatever classes of users and libraries raise about their arguments into a user's error."""
-    try:
-        yield
-    except UserError:
-        raise
-    except Exception as error:
-        if isinstance(error.__cause__, UserError):
-            raise error.__cause__ from None
-        reason = f"{type(error).__name__}: {error}"
-        hint = "LIGHTNING_SEG_TRACEBACK=1 shows where"
-        raise UserError(f"these settings cannot be built: {reason}\n{hint}.") from error
 
 
 def _silence_libraries() -> None:

@@ -4,6 +4,7 @@ import errno
 import json
 import os
 import re
+import signal
 import sys
 import threading
 import time
@@ -16,6 +17,7 @@ import torch
 from lightning.pytorch import Trainer
 from lightning.pytorch.utilities.exceptions import MisconfigurationException
 
+from lightning_seg.callbacks.checkpointing import Stopped
 from lightning_seg.data.base import SegmentationData
 from lightning_seg.errors import UserError
 from lightning_seg.runs.directory import CONFIG, ENVIRONMENT, LAST_CHECKPOINT
@@ -54,6 +56,43 @@ def friendly_errors(trainer: Trainer, data: SegmentationData, run: Callable[[], 
         if explanation is None:
             raise
         raise UserError(explanation) from error
+
+
+@contextmanager
+def print_resume_hint(trainer: Trainer, run: Callable[[], Path]) -> Iterator[None]:
+    """Say how to continue a run that a signal ends.
+
+    Args:
+        trainer: That the block trains or tests with.
+        run: Returns the run directory.
+    """
+    try:
+        yield
+    except SystemExit as stop:
+        if trainer.is_global_zero:
+            print(
+                f"\n{stop if isinstance(stop, Stopped) else 'stopped'} after step {trainer.global_step};"
+                f" 'lightning-seg resume {run()}' continues",
+                flush=True,
+            )
+        if stop.code is None:  # Lightning's, between two batches of the test
+            raise Stopped(signal.SIGTERM, trainer.is_global_zero) from None
+        raise
+
+
+@contextmanager
+def errors_of_settings() -> Iterator[None]:
+    """Turn whatever classes of users and libraries raise about their arguments into a user's error."""
+    try:
+        yield
+    except UserError:
+        raise
+    except Exception as error:
+        if isinstance(error.__cause__, UserError):
+            raise error.__cause__ from None
+        reason = f"{type(error).__name__}: {error}"
+        hint = "LIGHTNING_SEG_TRACEBACK=1 shows where"
+        raise UserError(f"these settings cannot be built: {reason}\n{hint}.") from error
 
 
 def does_not_fit(run: Path, error: BaseException) -> str:

@@ -60,7 +60,7 @@ def read_files(args: Sequence[str]) -> dict[Path, dict[str, Any]]:
         UserError: A file cannot be read; see `read_settings`.
     """
     files = {}
-    for arg, following in zip(args, [*args[1:], ""], strict=True):
+    for arg, following in zip(args, [*args[1:], ""], strict=False):
         name, equals, value = arg.partition("=")
         if name in ("-c", "--config"):
             file = Path(value if equals else following)

@@ -6,15 +6,17 @@ from pathlib import Path
 from typing import Any
 
 import torch
+import yaml
 from jsonargparse import Namespace
 from lightning.pytorch import Callback, Trainer
 
 from lightning_seg.callbacks.run_record import RunRecord
 from lightning_seg.data.base import SegmentationData
 from lightning_seg.errors import UserError
-from lightning_seg.experiment.experiment import ExperimentSettings, TaskAndData, make_trainer
+from lightning_seg.experiment.experiment import ExperimentSettings, TaskAndData
 from lightning_seg.experiment.failures import does_not_fit, note_version_mismatch
 from lightning_seg.experiment.files import read_settings
+from lightning_seg.experiment.trainer import make_trainer
 from lightning_seg.inference.calibration import temperature_of
 from lightning_seg.inference.inferers import Inferer
 from lightning_seg.inference.predictor import ObjectPredictor, Predictor
@@ -117,9 +119,9 @@ class LoadedRun:
 class _Finished(TaskAndData):
     """An experiment whose task gets the temperature of a run's calibration."""
 
-    def __init__(self, run: Path, options: Sequence[str]) -> None:
+    def __init__(self, run: Path, options: Sequence[str], written: str | None = None) -> None:
         self.run = run
-        settings = read_settings(run / CONFIG)
+        settings = read_settings(run / CONFIG) if written is None else yaml.safe_load(written)
         settings.pop("ckpt_path", None)  # what its training began with
         super().__init__([*_WHOLE, *options], settings=(run / CONFIG, settings))
 
@@ -139,18 +141,19 @@ def load_run(run: str | Path, settings: Sequence[str] = ()) -> LoadedRun:
     """Build the objects of a run, its network as in the best checkpoint.
 
     Args:
-        run: ``runs/<experiment>/<id>``, or ``runs/<experiment>`` for the latest; or a checkpoint in a run directory,
-            or copied beside the run's ``config.yaml``.
+        run: ``runs/<experiment>/<id>``, or ``runs/<experiment>`` for the latest; or a checkpoint, wherever it is.
         settings: Settings to change, ``--key=value``; ``--ckpt_path=FILE`` chooses another checkpoint.
 
     Raises:
         UserError: It is no run, has no checkpoint yet, or one that does not fit its settings.
     """
+    written = None
     if Path(run).is_file():
-        run, settings = _run_of(Path(run)), [f"--ckpt_path={run}", *settings]
-    run = existing_run(run)
+        settings = [f"--ckpt_path={run}", *settings]
+        run, written = _run_of(Path(run))
+    run = existing_run(run) if written is None else Path(run)
     with note_version_mismatch(run):
-        built = _Finished(run, settings)
+        built = _Finished(run, settings, written)
     prefix = "network."
     state = read(built.checkpoint)["state_dict"]
     ours = {key.removeprefix(prefix): value for key, value in state.items() if key.startswith(prefix)}
@@ -172,8 +175,7 @@ def load(
     """Load the best checkpoint of a run, or another one, to predict images.
 
     Args:
-        run: ``runs/<experiment>/<id>``, or ``runs/<experiment>`` for the latest; or a checkpoint in a run directory,
-            or copied beside the run's ``config.yaml``.
+        run: ``runs/<experiment>/<id>``, or ``runs/<experiment>`` for the latest; or a checkpoint, wherever it is.
         device: Where to put the network; a GPU if there is one unless given.
         inference: The inference strategy; that of the run's configuration unless given.
         settings: Settings to change, as on the command line: ``--key=value``.
@@ -200,16 +202,19 @@ def _device(given: str | torch.device | None) -> str | torch.device:
     return given or ("cuda" if torch.cuda.is_available() else "cpu")
 
 
-def _run_of(checkpoint: Path) -> Path:
-    """Find the run of a checkpoint: the folder above, or, of a copy, the folder that it is in."""
+def _run_of(checkpoint: Path) -> tuple[Path, str | None]:
+    """Find the run of a checkpoint: the folder above, or, of a copy, the folder that it is in, with its settings."""
     folder = checkpoint.absolute().parent
     for place in (folder, folder.parent):
         if (place / CONFIG).is_file():
-            return place
-    raise UserError(
-        f"{checkpoint} has no {CONFIG} beside it or in the folder above, which says what network it is of. Name a run"
-        f" directory, or copy the run's {CONFIG} to the checkpoint."
-    )
+            return place, None
+    settings = read(checkpoint).get("settings")
+    if settings is None:
+        raise UserError(
+            f"{checkpoint} has no {CONFIG} beside it or in the folder above, which says what network it is of. Name a"
+            f" run directory, or copy the run's {CONFIG} to the checkpoint."
+        )
+    return folder, settings
 
 
 def read_data(args: Sequence[str]) -> SegmentationData:

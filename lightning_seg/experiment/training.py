@@ -1,18 +1,14 @@
 """Train an experiment, or continue a run, and test it: what the command line and SLURM jobs do."""
 
-import signal
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from pathlib import Path
 
 import yaml
-from lightning.pytorch.callbacks import ModelCheckpoint
 from lightning.pytorch.utilities import rank_zero_only
 
-from lightning_seg.callbacks.checkpointing import Stopped
 from lightning_seg.errors import UserError
 from lightning_seg.experiment.experiment import Experiment, ExperimentSettings
-from lightning_seg.experiment.failures import end_with_first_process, friendly_errors, note_version_mismatch
+from lightning_seg.experiment.failures import end_with_first_process, note_version_mismatch
 from lightning_seg.runs.directory import CONFIG
 from lightning_seg.runs.records import flatten
 from lightning_seg.training.checkpoint_io import newest
@@ -51,39 +47,33 @@ def train(args: Sequence[str], then_test: bool, run: Path | None = None) -> Path
     end_with_first_process()
     with note_version_mismatch(run):
         experiment = Experiment(args, run=run)
-    trainer, model, data = experiment.trainer, experiment.model, experiment.datamodule
-    errors = friendly_errors(trainer, data, lambda: experiment.run_directory)
-    with experiment, errors, print_resume_hint(experiment):
-        trainer.fit(model, data, ckpt_path=experiment.config_init.ckpt_path, weights_only=True)
-        if then_test:
-            callback = trainer.checkpoint_callback
-            best = callback.best_model_path if isinstance(callback, ModelCheckpoint) else ""
-            if not best and trainer.is_global_zero:
-                print("no validation has chosen a checkpoint: the last weights are tested")
-            trainer.test(model, data, ckpt_path=best or None, verbose=False, weights_only=True)
-    return experiment.run_directory
+    return experiment.train(then_test)
 
 
-def resume(run: Path, args: list[str]) -> None:
+def resume(run: str | Path, args: Sequence[str] = ()) -> Path:
     """Continue a run from its newest whole checkpoint, or from the beginning if it has none, then test.
 
     Args:
         run: The run directory.
         args: Settings to change, ``--key=value``.
 
+    Returns:
+        The run directory.
+
     Raises:
         UserError: They change what the checkpoint has decided, such as the learning rate or the classes.
     """
+    run = Path(run)
     if checkpoint := newest(run):
         with note_version_mismatch(run):
             _refuse_decided(run, args)
         args = ["--ckpt_path", str(checkpoint), *args]
     elif not rank_zero_only.rank:  # type: ignore[attr-defined]
         print(f"{run} has no checkpoint yet: it starts from the beginning.")
-    train(["-c", str(run / CONFIG), *args], then_test=True, run=run)
+    return train(["-c", str(run / CONFIG), *args], then_test=True, run=run)
 
 
-def _refuse_decided(run: Path, args: list[str]) -> None:
+def _refuse_decided(run: Path, args: Sequence[str]) -> None:
     if not args:
         return
     file = ["-c", str(run / CONFIG)]
@@ -101,20 +91,3 @@ def _refuse_decided(run: Path, args: list[str]) -> None:
             f"{name} was {old.get(name)} and would be {new.get(name)}: a run that has a checkpoint cannot change it,"
             f" only {remedy}"
         )
-
-
-@contextmanager
-def print_resume_hint(experiment: Experiment) -> Iterator[None]:
-    """Say how to continue a run that a signal ends."""
-    try:
-        yield
-    except SystemExit as stop:
-        if experiment.trainer.is_global_zero:
-            print(
-                f"\n{stop if isinstance(stop, Stopped) else 'stopped'} after step {experiment.trainer.global_step};"
-                f" 'lightning-seg resume {experiment.run_directory}' continues",
-                flush=True,
-            )
-        if stop.code is None:  # Lightning's, between two batches of the test
-            raise Stopped(signal.SIGTERM, experiment.trainer.is_global_zero) from None
-        raise

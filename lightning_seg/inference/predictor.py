@@ -9,7 +9,6 @@ labels = model("street.jpg")  # (H, W) uint8; an array (H, W, 3) or a PIL image 
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
@@ -21,6 +20,8 @@ from lightning_seg.errors import UserError
 from lightning_seg.inference.inferers import Inferer
 from lightning_seg.inference.precision import full_precision
 from lightning_seg.metrics.instance import arrays
+
+ImageLike = str | Path | Image.Image | np.ndarray
 
 
 class Predictor:
@@ -61,7 +62,7 @@ class Predictor:
         """The device of the network."""
         return next(self.network.parameters()).device
 
-    def __call__(self, image: Any) -> np.ndarray:
+    def __call__(self, image: ImageLike) -> np.ndarray:
         """Return the label of each pixel, (H, W) uint8.
 
         Args:
@@ -74,15 +75,15 @@ class Predictor:
             return logits.max(0)[1].byte().cpu().numpy()
         return self.postprocess(logits / self.temperature, pixels).cpu().numpy()
 
-    def probabilities(self, image: Any) -> np.ndarray:
+    def probabilities(self, image: ImageLike) -> np.ndarray:
         """Return the class probabilities (C, H, W) float32, calibrated if the run is calibrated."""
         return (self.logits(image) / self.temperature).softmax(0).cpu().numpy()
 
-    def logits(self, image: Any) -> Tensor:
+    def logits(self, image: ImageLike) -> Tensor:
         """Return the uncalibrated logits (C, H, W) float32 on the network's device."""
         return self._logits(self._read(image))
 
-    def _read(self, image: Any) -> Tensor:
+    def _read(self, image: ImageLike) -> Tensor:
         """Return an image (3, H, W) uint8."""
         return torch.from_numpy(as_rgb(image, self.value_range)).permute(2, 0, 1)
 
@@ -124,7 +125,7 @@ class ObjectPredictor:
         """The device of the network."""
         return next(self.network.parameters()).device
 
-    def __call__(self, image: Any) -> dict[str, np.ndarray]:
+    def __call__(self, image: ImageLike) -> dict[str, np.ndarray]:
         """Return the objects of an image, those of the highest score first.
 
         Args:
@@ -143,7 +144,7 @@ class ObjectPredictor:
         return {**kept, "classes": np.array(self.class_names)[kept["labels"]]}
 
 
-def as_rgb(image: Any, value_range: tuple[float, float] | None = None) -> np.ndarray:
+def as_rgb(image: ImageLike, value_range: tuple[float, float] | None = None) -> np.ndarray:
     """Convert an image file, a PIL image or an array to RGB (H, W, 3) uint8.
 
     Args:

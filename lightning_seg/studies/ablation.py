@@ -4,8 +4,9 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from lightning_seg.analysis import tables
-from lightning_seg.analysis.compare import Comparison, compare
+from lightning_seg.analysis.compare import compare
 from lightning_seg.analysis.report.report import Heading, write_report
+from lightning_seg.analysis.tables import Comparison
 from lightning_seg.errors import UserError
 from lightning_seg.studies.plan import Ablation, Slot
 

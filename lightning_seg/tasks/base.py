@@ -1,19 +1,26 @@
 """What every task has in common: a network, a fine-tuning policy, an optimizer and its schedule."""
 
+import pkgutil
+import sys
 from collections.abc import Callable, Iterable
-from typing import Any, Literal, NoReturn, Self, cast
+from pathlib import Path
+from typing import Any, Literal, Self, cast
 
 import lightning as L
 import numpy as np
 import torch
+import yaml
+from lightning.pytorch.cli import instantiate_module
 from lightning.pytorch.strategies import DDPStrategy
 from torch.optim import Adam, Optimizer
 from torch.optim.lr_scheduler import LRScheduler
 
+from lightning_seg.data.base import data_of
 from lightning_seg.errors import UserError
 from lightning_seg.metrics.images import Values
 from lightning_seg.networks.base import BackboneNetwork
 from lightning_seg.runs.directory import best_checkpoint
+from lightning_seg.training.checkpoint_io import read
 from lightning_seg.training.finetune.policies import Full, scale_learning_rates
 from lightning_seg.training.fsdp import is_sharded, shard
 from lightning_seg.training.schedules import Plateau, for_lightning, realign
@@ -73,19 +80,66 @@ class SegmentationTask(L.LightningModule):
         if compile:
             network.compile()
         self.pretrained = "those of the checkpoint"
+        self._palette: tuple[tuple[int, int, int], ...] = ()
+        self._value_range: tuple[float, float] | None = None
 
     @classmethod
-    def load_from_checkpoint(cls, checkpoint_path: Any, *args: Any, **kwargs: Any) -> NoReturn:
-        """Refuse: a checkpoint does not hold the settings of its network, which are in the run directory.
+    def load_from_checkpoint(  # type: ignore[override]
+        cls,
+        checkpoint_path: str | Path,
+        map_location: str | torch.device | None = None,
+        strict: bool = True,
+        **settings: object,
+    ) -> Self:
+        """Build a task with the network of a checkpoint, by the settings in it; it needs no run directory and no data.
+
+        Args:
+            checkpoint_path: The file.
+            map_location: The device; the CPU unless given.
+            strict: Whether every weight must be there, and no other.
+            **settings: Arguments of the task to change, such as ``temperature``.
 
         Raises:
-            UserError: Always; it names what builds the network and loads the checkpoint.
+            UserError: It is damaged, of another task or of version 0.1, or its classes cannot be imported or built.
         """
-        raise UserError(
-            f"{checkpoint_path} holds weights; the settings of its network are in the run's config.yaml. Use "
-            f"lightning_seg.load({str(checkpoint_path)!r}) to predict, or, for the {cls.__name__} itself, "
-            f"lightning_seg.experiment.loading.load_run({str(checkpoint_path)!r}).task."
-        )
+        checkpoint = read(checkpoint_path)
+        if "settings" not in checkpoint:
+            raise UserError(
+                f"{checkpoint_path} holds weights, but no settings, as those of version 0.1 did. Where the run's"
+                f" config.yaml is, lightning_seg.load({str(checkpoint_path)!r}) predicts, and lightning_seg.load_run"
+                f"({str(checkpoint_path)!r}).task is the task."
+            )
+        written = yaml.safe_load(checkpoint["settings"])
+        here = (str(Path.cwd()), str(Path("experiments").absolute()), *(written.get("modules") or ()))
+        sys.path += [folder for folder in here if folder not in sys.path]
+        task: type[Self] = pkgutil.resolve_name(written["task"])
+        if not issubclass(task, cls):
+            raise UserError(
+                f"{checkpoint_path} is of {task.__name__}, not of {cls.__name__}: load it by that."
+            )
+        model = written["model"] | {"compile": False, "class_names": checkpoint["class_names"]}
+        model["network"].setdefault("init_args", {})["num_classes"] = len(checkpoint["class_names"])
+        try:
+            built = instantiate_module(task, model | settings)
+            built.setup("test")  # makes room for what the training has computed
+            built.load_state_dict(checkpoint["state_dict"], strict=strict)
+        except Exception as error:  # whatever the classes of users and libraries raise
+            reason = " ".join(str(error).split())[:500]
+            raise UserError(f"the task of {checkpoint_path} cannot be built: {reason}") from error
+        built.on_load_checkpoint(checkpoint)
+        return built.to(map_location or "cpu").eval()
+
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Write down what the data module knows and a prediction needs."""
+        data = data_of(self.trainer)
+        checkpoint["class_names"] = list(self.class_names)
+        checkpoint["palette"] = [list(color) for color in data.palette]
+        checkpoint["value_range"] = data.value_range
+
+    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Read what `on_save_checkpoint` has written."""
+        self._palette = tuple(tuple(color) for color in checkpoint.get("palette", ()))
+        self._value_range = checkpoint.get("value_range")
 
     def on_fit_start(self) -> None:
         """Load the pretrained weights for a fresh training; a checkpoint, known only by now, brings its own."""

@@ -11,6 +11,7 @@ from torch.optim.lr_scheduler import LRScheduler
 
 from lightning_seg.data.dataset import Split
 from lightning_seg.inference.precision import full_precision
+from lightning_seg.inference.predictor import ImageLike, ObjectPredictor
 from lightning_seg.metrics.confusion import ConfusionMatrix, ImageCounts
 from lightning_seg.metrics.instance import ObjectScores, arrays, view_of_found, view_of_truth
 from lightning_seg.metrics.scores import scores
@@ -77,6 +78,15 @@ class InstanceSegmentation(SegmentationTask):
         super().on_fit_start()
         if self.trainer.ckpt_path is None and isinstance(self.network.anchors, DataAnchors):
             self._fit_anchors(self.network.anchors)
+
+    def predict(self, image: ImageLike) -> dict[str, np.ndarray]:
+        """Return the objects in an image as masks, boxes, labels, classes and scores.
+
+        Args:
+            image: A file, a PIL image or an array (H, W, 3); see `lightning_seg.inference.predictor.ObjectPredictor`.
+        """
+        look = self._palette, self.score_threshold, self._value_range
+        return ObjectPredictor(self.network, self.class_names, *look)(image)
 
     def forward(self, images: Tensor) -> list[Objects]:
         """Return the objects in images (B, 3, H, W) in 0..255, for evaluation: in float32."""

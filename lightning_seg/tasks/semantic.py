@@ -16,6 +16,7 @@ from lightning_seg.data.class_frequencies import class_frequencies
 from lightning_seg.errors import UserError
 from lightning_seg.inference.inferers import Inferer
 from lightning_seg.inference.precision import full_precision
+from lightning_seg.inference.predictor import ImageLike, Predictor
 from lightning_seg.metrics.confusion import ConfusionMatrix, ImageCounts, predicted_labels
 from lightning_seg.metrics.images import ImageMetric, ImageTables, Values
 from lightning_seg.metrics.mean import WeightedMean
@@ -114,6 +115,16 @@ class SemanticSegmentation(SegmentationTask):
         if balanced := balanced_losses(self.loss):
             self._balance(balanced, stage)
 
+    def predict(self, image: ImageLike) -> np.ndarray:
+        """Return the label of each pixel, (H, W) uint8; the network is in evaluation mode afterwards.
+
+        Args:
+            image: A file, a PIL image or an array (H, W, 3); see `lightning_seg.inference.predictor.Predictor`.
+        """
+        after = None if self.postprocess is None else self.postprocess.of_logits
+        look = self._palette, self.inference, self.temperature, after, self._value_range
+        return Predictor(self.network, self.class_names, *look)(image)
+
     def forward(self, images: Tensor) -> Tensor:
         """Return the logits (B, C, H, W) of images (B, 3, H, W) in 0..255, for evaluation: in float32."""
         with full_precision(images.device):
@@ -203,12 +214,12 @@ class SemanticSegmentation(SegmentationTask):
 
     def _balance(self, losses: list[PixelLoss], stage: str) -> None:
         """Compute class weights from the training split, or make room for those of a checkpoint."""
-        trainer: Any = self.trainer
         if stage != "fit":
             for part in losses:
                 if part.class_weights is None:
                     part.class_weights = torch.ones(len(self.class_names))
             return
+        trainer: Any = self.trainer
         # One process counts; the others wait for it.
         counts = class_frequencies(trainer.datamodule) if trainer.is_global_zero else None
         counts = trainer.strategy.broadcast(counts)

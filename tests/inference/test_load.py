@@ -8,9 +8,15 @@ import torch
 import yaml
 from PIL import Image
 
-from lightning_seg import ObjectPredictor, Predictor, SemanticSegmentation, load
+from lightning_seg import (
+    InstanceSegmentation,
+    ObjectPredictor,
+    Predictor,
+    SegmentationTask,
+    SemanticSegmentation,
+    load,
+)
 from lightning_seg.errors import UserError
-from lightning_seg.experiment.loading import load_run
 from lightning_seg.inference import SlidingWindow
 from lightning_seg.metrics.instance import arrays
 from tests.inference.conftest import call
@@ -37,22 +43,42 @@ def test_another_checkpoint_of_a_run_is_another_network(runs, tmp_path):
     assert not torch.equal(load(file).logits(IMAGE), load(tmp_path / "run").logits(IMAGE))
 
 
-def test_a_checkpoint_alone_says_what_is_missing(runs, tmp_path):
+def test_a_checkpoint_alone_is_enough(runs, tmp_path):
     shutil.copy(runs[0] / "checkpoints/best.ckpt", tmp_path / "best.ckpt")
-    with pytest.raises(UserError, match=r"best\.ckpt has no config\.yaml beside it"):
-        load(tmp_path / "best.ckpt")
+    expected = load(runs[0])
+    alone = load(tmp_path / "best.ckpt")
+    assert torch.equal(alone.logits(IMAGE), expected.logits(IMAGE)) and alone.palette == expected.palette
 
 
-def test_lightnings_own_way_names_ours(runs):
-    file = runs[0] / "checkpoints/best.ckpt"
-    with pytest.raises(UserError, match=r"lightning_seg\.load\('.*best\.ckpt'\) to predict") as caught:
-        SemanticSegmentation.load_from_checkpoint(file)
-    assert "loading.load_run(" in str(caught.value)
-    task = load_run(str(file)).task
-    assert isinstance(task, SemanticSegmentation)
+def test_lightnings_own_way_needs_neither_run_nor_data(runs, tmp_path):
+    file = shutil.copy(runs[0] / "checkpoints/best.ckpt", tmp_path / "moved.ckpt")
+    task = SemanticSegmentation.load_from_checkpoint(file)
+    assert type(task) is SemanticSegmentation and not task.network.training
+    assert task.class_names == load(runs[0]).class_names
     with torch.inference_mode():
-        logits = task.eval()(torch.from_numpy(IMAGE).permute(2, 0, 1)[None])
+        logits = task(torch.from_numpy(IMAGE).permute(2, 0, 1)[None])
     assert torch.equal(logits[0], load(runs[0]).logits(IMAGE))
+    labels = task.predict(IMAGE)
+    assert labels.dtype == np.uint8 and (labels == load(runs[0])(IMAGE)).all()
+    state = torch.load(file, weights_only=True)["state_dict"]
+    assert all(torch.equal(value, state[name]) for name, value in task.state_dict().items())
+    changed = SegmentationTask.load_from_checkpoint(file, temperature=2.0)
+    assert isinstance(changed, SemanticSegmentation) and changed.temperature == 2
+
+
+def test_a_checkpoint_of_another_task_or_without_settings_says_so(runs, tmp_path):
+    file = runs[0] / "checkpoints/best.ckpt"
+    with pytest.raises(UserError, match="is of SemanticSegmentation, not of InstanceSegmentation"):
+        InstanceSegmentation.load_from_checkpoint(file)
+    with pytest.raises(UserError, match="cannot be built: .*temprature"):
+        SemanticSegmentation.load_from_checkpoint(file, temprature=2.0)
+    old = torch.load(file, weights_only=True)
+    del old["settings"]
+    torch.save(old, tmp_path / "old.ckpt")
+    with pytest.raises(UserError, match=r"lightning_seg\.load\('.*old\.ckpt'\) predicts"):
+        SemanticSegmentation.load_from_checkpoint(tmp_path / "old.ckpt")
+    with pytest.raises(UserError, match=r"old\.ckpt has no config\.yaml beside it"):
+        load(tmp_path / "old.ckpt")
 
 
 @pytest.fixture(scope="module")
@@ -86,6 +112,8 @@ def test_a_run_of_objects_gives_masks_boxes_and_classes(objects, tmp_path):
         assert found["boxes"].shape == (kept.sum(), 4) and (np.diff(found["scores"]) <= 0).all()
         assert sorted(found["scores"]) == sorted(every["scores"][kept])
         assert [model.class_names[label] for label in found["labels"]] == found["classes"].tolist()
+    alone = InstanceSegmentation.load_from_checkpoint(objects / "checkpoints/best.ckpt").predict(IMAGE)
+    assert alone.keys() == found.keys() and all((alone[name] == found[name]).all() for name in found)
     model.score_threshold = 1.1
     assert {name: len(values) for name, values in model(IMAGE).items()} == dict.fromkeys(found, 0)
     with pytest.raises(UserError, match="no inference strategy"):

@@ -11,12 +11,11 @@ from typing import Any
 
 import numpy as np
 
-from lightning_seg.analysis.compare import Comparison
 from lightning_seg.analysis.groups import short, show_setting, varied
 from lightning_seg.analysis.metrics import MIOU
 from lightning_seg.analysis.section import Section
 from lightning_seg.analysis.settings import short_names
-from lightning_seg.analysis.tables import EXPLANATION
+from lightning_seg.analysis.tables import EXPLANATION, Comparison
 from lightning_seg.metrics.scores import merge_classes, miou_and_iou, ratio
 from lightning_seg.runs.directory import METRICS, PICTURES
 from lightning_seg.runs.records import Record

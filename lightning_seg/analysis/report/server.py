@@ -13,8 +13,8 @@ from typing import NamedTuple
 import numpy as np
 from PIL import Image
 
-from lightning_seg.analysis.compare import Comparison
 from lightning_seg.analysis.report.report import Heading, page
+from lightning_seg.analysis.tables import Comparison
 from lightning_seg.errors import UserError
 
 

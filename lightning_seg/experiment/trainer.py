@@ -1,0 +1,84 @@
+"""The trainer of an experiment: what every run has, whoever starts it."""
+
+import sys
+from typing import Any
+
+import torch
+from jsonargparse import Namespace
+from lightning.pytorch import Callback, Trainer
+from lightning.pytorch.callbacks import ModelCheckpoint
+from lightning.pytorch.loggers import Logger
+from lightning.pytorch.utilities.exceptions import MisconfigurationException
+
+from lightning_seg.callbacks.checkpointing import Checkpointing, SeededSteps
+from lightning_seg.callbacks.cudnn import CudnnBenchmark
+from lightning_seg.callbacks.nonfinite import NonFinite
+from lightning_seg.callbacks.overfitting import OverfittingMonitor
+from lightning_seg.callbacks.pictures import Pictures
+from lightning_seg.callbacks.progress import Progress
+from lightning_seg.callbacks.training_curves import TrainingCurves
+from lightning_seg.errors import UserError
+from lightning_seg.training.checkpoint_io import SafeCheckpointIO
+
+CALLBACKS: dict[str, type[Callback]] = {  # settings of their own beside the trainer's
+    "checkpoint": ModelCheckpoint,
+    "pictures": Pictures,
+    "overfitting": OverfittingMonitor,
+    "nonfinite": NonFinite,
+    "checkpointing": Checkpointing,
+}
+
+
+def make_trainer(
+    objects: Namespace, loggers: list[Logger], callbacks: list[Callback], precision: Any = None
+) -> Trainer:
+    """Make the trainer of an experiment.
+
+    Args:
+        objects: The objects of its settings.
+        loggers: Those of the run, its own first; loggers of the user's own come on top.
+        callbacks: Further callbacks beside those of the settings.
+        precision: In place of that of the settings, if given.
+
+    Raises:
+        UserError: Lightning refuses a setting.
+    """
+    given = dict(**objects.trainer)
+    bar = given["enable_progress_bar"] is not False and sys.stderr.isatty()
+    own: list[Callback] = [objects[name] for name in CALLBACKS]
+    own += [*callbacks, Progress(), TrainingCurves(), SeededSteps(objects.seed_everything)]
+    if given["benchmark"] is None and not given["deterministic"]:
+        own.append(CudnnBenchmark())
+    try:
+        trainer = Trainer(
+            **given
+            | {
+                "logger": [*loggers, *(x for x in _listed(given["logger"]) if isinstance(x, Logger))],
+                "callbacks": [*_listed(given["callbacks"]), *own],
+                "plugins": [SafeCheckpointIO(), *_listed(given["plugins"])],
+                "default_root_dir": loggers[0].log_dir,
+                "enable_progress_bar": bar,
+                "precision": precision or given["precision"],
+            }
+        )
+    except (ValueError, TypeError, MisconfigurationException) as error:
+        raise UserError(f"trainer: {error}") from error
+    on_cpu = trainer.strategy.root_device.type == "cpu"
+    if given["sync_batchnorm"] and on_cpu and trainer.world_size > 1:
+        raise UserError(
+            "trainer.sync_batchnorm: PyTorch has it on GPUs only; several processes on CPUs need =false."
+        )
+    return trainer
+
+
+def device_of(accelerator: Any) -> torch.device:
+    """Say on what kind of device the trainer will run."""
+    if accelerator in ("auto", "gpu", "cuda") and torch.cuda.is_available():
+        return torch.device("cuda")
+    if accelerator in ("auto", "gpu", "mps") and torch.backends.mps.is_available():
+        return torch.device("mps")
+    return torch.device("cpu")
+
+
+def _listed(value: Any) -> list[Any]:
+    return value if isinstance(value, list) else [] if value is None else [value]
