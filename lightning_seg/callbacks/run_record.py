@@ -3,6 +3,7 @@
 import json
 import math
 import platform
+import resource
 import sys
 import time
 from collections.abc import Sequence, Sized
@@ -123,7 +124,7 @@ class RunRecord(L.Callback):
             if not trainer.fast_dev_run and (self.run / CONFIG).read_text(encoding="utf-8") != self.config:  # type: ignore[attr-defined]
                 write_whole(self.run / CONFIG, self.config)  # a resumed run goes by these from now on
             began = {} if trainer.ckpt_path else {"weights": task.pretrained}
-            self._note(trainer, **began, failed=None)
+            self._note(trainer, **began, failed=None, trained=False)
             if lost := steps_without_validation(trainer):
                 print(
                     f"note     the last {lost} of {int(trainer.estimated_stepping_batches)} steps will not be"
@@ -144,6 +145,13 @@ class RunRecord(L.Callback):
     ) -> None:
         """Note that the training has begun."""
         self._began = True
+
+    def on_fit_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        """Note that the training has come to its end, and the memory that it took at most."""
+        if trainer.is_global_zero and not trainer.fast_dev_run:  # type: ignore[attr-defined]
+            before = json.loads((self.run / ENVIRONMENT).read_text()).get("peak_memory_bytes") or 0
+            peak = max(before, _peak_memory(trainer.strategy.root_device))  # of the parts of a resumed run
+            self._note(trainer, trained=True, peak_memory_bytes=peak)
 
     def on_exception(
         self, trainer: L.Trainer, pl_module: L.LightningModule, exception: BaseException
@@ -249,6 +257,13 @@ class RunRecord(L.Callback):
             rows = [[name, f"{value:.4g}"] for name, value in further.items()]
             lines += [text_table(["", ""], rows)] if rows else []
         print("\n" + "\n".join([*lines, f"{of_what}; {self.run}"]))
+
+
+def _peak_memory(device: torch.device) -> int:
+    """Return the most bytes that this process has had: on the GPU, or, without one, of the processor's memory."""
+    if device.type == "cuda":
+        return torch.cuda.max_memory_allocated(device)
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
 
 
 def steps_without_validation(trainer: L.Trainer) -> int:

@@ -1,7 +1,8 @@
 """``lightning-seg ablation``: make the missing runs of an ablation, then say which variant is better."""
 
 import argparse
-from collections.abc import Sequence
+import time
+from collections.abc import Iterable, Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -10,7 +11,10 @@ from lightning_seg.errors import ExitCode, UserError
 from lightning_seg.plotting.tables import text_table
 from lightning_seg.studies import launch
 from lightning_seg.studies.ablation import answer
-from lightning_seg.studies.plan import Ablation, Slot, State, as_long, load, slots
+from lightning_seg.studies.plan import Ablation, as_long, load
+from lightning_seg.studies.slots import Slot, State
+from lightning_seg.studies.study import Study
+from lightning_seg.studies.tuning_report import tuning_blocks
 
 _MARKS: dict[State, str] = {
     "done": "done",
@@ -18,7 +22,9 @@ _MARKS: dict[State, str] = {
     "half done": "half done",
     "failed": "FAILED",
     "missing": "–",
+    "given up": "given up",
 }
+_WAIT = 2.0  # seconds between two looks at runs that another runner makes
 
 
 def main(arguments: list[str]) -> int:
@@ -26,26 +32,55 @@ def main(arguments: list[str]) -> int:
     options, settings = _parser().parse_with_settings(arguments)
     ablation = _chosen(load(options.name), options)
     print(f"checking the settings of {len(ablation.variants)} variants ...", flush=True)
-    planned = slots(ablation, options.runs, settings)
-    if options.equal == "time":
-        planned = slots(as_long(ablation, planned, settings), options.runs)
-    states = {slot: slot.state() for slot in planned}
-    wanted = ("missing", "half done", *(["failed"] if options.retry else []))
-    left = [slot for slot, state in states.items() if state in wanted]
-    print(_plan(ablation, states, left, options.jobs), flush=True)
+    study = Study(ablation, options.runs, settings)
+    again: set[Slot] = set()  # failed runs that were tried again
+    left = _left(study, options.retry, again)
+    print(_plan(study, left, options.jobs), flush=True)
     if options.plan:
         return ExitCode.DONE
-    if left and options.launcher == "slurm":
-        ids = launch.submit(left, options.jobs)
-        print(
-            f"submitted as SLURM jobs {ids[0]} to {ids[-1]}, {options.jobs} at a time. With --plan in place of"
-            " --launcher the command shows how far they are; without either, when all are done, it gives the answer."
-        )
-        return ExitCode.DONE
-    if left:
-        launch.run_here(left, options.jobs, lambda line: print(line, flush=True))
-    answer(ablation, planned, "answer-equal-time" if options.equal == "time" else "answer")
-    return ExitCode.FINDINGS if any(slot.state() == "failed" for slot in planned) else ExitCode.DONE
+    if options.launcher == "slurm" and (left or study.waiting()):
+        return _submit(study, left, options.jobs, arguments)
+    while left or study.waiting():
+        if left:
+            launch.run_here(left, options.jobs, lambda line: print(line, flush=True))
+            again |= {slot for slot in left if slot.state() == "failed"}
+        else:  # another runner makes those that the choice waits for
+            time.sleep(_WAIT)
+        if left := _left(study, options.retry, again):
+            print(_plan(study, left, options.jobs), flush=True)
+    planned, name = study.slots(), "answer"
+    if options.equal == "time":
+        longer = Study(as_long(study.as_chosen(), planned, settings), options.runs)
+        planned, name = longer.slots(), "answer-equal-time"
+        if left := _left(longer, options.retry, again):
+            launch.run_here(left, options.jobs, lambda line: print(line, flush=True))
+    answer(study.ablation, planned, name, tuning_blocks(study, planned))
+    failed = any(slot.state() == "failed" for slot in [*study.tuning_slots(), *planned])
+    return ExitCode.FINDINGS if failed or study.untunable() else ExitCode.DONE
+
+
+def _left(study: Study, retry: bool, again: Iterable[Slot]) -> list[Slot]:
+    """List the runs that can be made now: those that choose settings, else those that are reported."""
+    wanted: tuple[State, ...] = ("missing", "half done", *(("failed",) if retry else ()))
+    for slots in (study.tuning_slots(), study.slots()):
+        if left := [slot for slot in slots if slot.state() in wanted and slot not in again]:
+            return left
+    return []
+
+
+def _submit(study: Study, left: Sequence[Slot], jobs: int, arguments: Sequence[str]) -> ExitCode:
+    """Submit the runs that can be made now, and, if others wait for them, a job that submits those."""
+    ids = launch.submit(left, jobs) if left else []
+    if ids:
+        print(f"submitted as SLURM jobs {ids[0]} to {ids[-1]}, {jobs} at a time.")
+    if ids and study.waiting():
+        after = launch.submit_after(study.waiting()[0].config, study.folder, ids, ["ablation", *arguments])
+        print(f"SLURM job {after} looks at them when they are done, and submits the runs that wait for them.")
+    print(
+        "With --plan in place of --launcher the command shows how far they are; without either, when all are done, it"
+        " gives the answer."
+    )
+    return ExitCode.DONE
 
 
 def _parser() -> Arguments:
@@ -94,14 +129,27 @@ def _chosen(ablation: Ablation, options: argparse.Namespace) -> Ablation:
     return replace(ablation, variants=variants, seeds=seeds)
 
 
-def _plan(ablation: Ablation, states: dict[Slot, State], left: Sequence[Slot], jobs: int) -> str:
+def _plan(study: Study, left: Sequence[Slot], jobs: int) -> str:
     """Show how far each run is, what is to be done, and for how long."""
+    ablation, chosen = study.ablation, study.chosen()
+    tuning, waiting = study.tuning_slots(), study.waiting()
+    states = {slot: slot.state() for slot in [*tuning, *study.slots()]}
     grid = {(slot.variant, slot.seed): _MARKS[state] for slot, state in states.items()}
-    header = ["variant", *(f"seed {seed}" for seed in ablation.seeds)]
-    rows = [[name, *(grid[name, seed] for seed in ablation.seeds)] for name in ablation.variants]
-    size = f"{len(ablation.variants)} variants x {len(ablation.seeds)} seed(s) = {len(states)} runs"
-    lines = [f"{ablation.name}: {size} of {ablation.experiment}"]
+    grid |= {(slot.variant, slot.seed): "waits" for slot in waiting}
+    header = ["variant", *(["tuning", "chosen"] if tuning else []), *(f"seed {n}" for n in ablation.seeds)]
+    rows = []
+    for name in ablation.variants:
+        own = [states[slot] for slot in tuning if slot.variant == name]
+        done = sum(state not in ("missing", "half done", "running") for state in own)
+        found = chosen[name].best.label.replace("-", " ") if name in chosen else ""
+        cells = [f"{done} of {len(own)}" if own else "not tuned", found] if tuning else []
+        rows.append([name, *cells, *(grid.get((name, seed), "–") for seed in ablation.seeds)])
+    number = len(ablation.variants) * len(ablation.seeds)
+    size = f"{len(ablation.variants)} variants x {len(ablation.seeds)} seed(s) = {number} runs"
+    first = f"{len(tuning)} runs choose settings, then " if tuning else ""
+    lines = [f"{ablation.name}: {first}{size} of {ablation.experiment}"]
     lines.append(text_table(header, rows, left=range(len(header))))
+    lines += study.untunable().values()
     for slot, state in states.items():
         if state == "failed":
             again = "" if slot in left else "; --retry tries again"
@@ -111,8 +159,9 @@ def _plan(ablation: Ablation, states: dict[Slot, State], left: Sequence[Slot], j
             differing = slot.differences(made[-1])
             names = ", ".join(differing[:3]) + f" and {len(differing) - 3} more" * (len(differing) > 3)
             lines.append(f"{slot.name}: {made[-1].path} does not count here, it differs in {names}")
-    if not left:
+    if not left and not waiting:
         return "\n".join([*lines, "nothing to run"])
-    seconds = launch.time_left(list(states), left, jobs)
+    seconds = launch.time_left([*states, *waiting], [*left, *waiting], jobs)
     how_long = "how long is known after the first" if seconds is None else f"about {launch.duration(seconds)}"
-    return "\n".join([*lines, f"{len(left)} to run, {jobs} at a time: {how_long}"])
+    later = f", {len(waiting)} when their settings are chosen" if waiting else ""
+    return "\n".join([*lines, f"{len(left)} to run{later}, {jobs} at a time: {how_long}"])

@@ -14,9 +14,12 @@ def main(arguments: list[str]) -> None:
         settings=True,
     )
     parser.add_run()
+    parser.add_argument(
+        "--no-test", action="store_true", help="train only: 'lightning-seg test RUN' tests it"
+    )
     options, settings = parser.parse_with_settings(arguments)
     run = existing_run(options.run)
 
     from lightning_seg.experiment.training import resume
 
-    resume(run, settings)
+    resume(run, settings, then_test=not options.no_test)

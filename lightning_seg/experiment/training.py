@@ -50,12 +50,13 @@ def train(args: Sequence[str], then_test: bool, run: Path | None = None) -> Path
     return experiment.train(then_test)
 
 
-def resume(run: str | Path, args: Sequence[str] = ()) -> Path:
-    """Continue a run from its newest whole checkpoint, or from the beginning if it has none, then test.
+def resume(run: str | Path, args: Sequence[str] = (), then_test: bool = True) -> Path:
+    """Continue a run from its newest whole checkpoint, or from the beginning if it has none, perhaps test.
 
     Args:
         run: The run directory.
         args: Settings to change, ``--key=value``.
+        then_test: Test the best checkpoint.
 
     Returns:
         The run directory.
@@ -70,7 +71,7 @@ def resume(run: str | Path, args: Sequence[str] = ()) -> Path:
         args = ["--ckpt_path", str(checkpoint), *args]
     elif not rank_zero_only.rank:  # type: ignore[attr-defined]
         print(f"{run} has no checkpoint yet: it starts from the beginning.")
-    return train(["-c", str(run / CONFIG), *args], then_test=True, run=run)
+    return train(["-c", str(run / CONFIG), *args], then_test=then_test, run=run)
 
 
 def _refuse_decided(run: Path, args: Sequence[str]) -> None:

@@ -21,6 +21,8 @@ class Panel:
         lines: Points (x, y) of each line by its name; places without a value are left out.
         log_x: Whether the horizontal axis is logarithmic.
         mark: A place on the horizontal axis to mark by a vertical line.
+        bands: For some lines lower and upper ends around each of their points.
+        points: A point (x, y) of some lines that is made larger.
     """
 
     title: str
@@ -28,6 +30,8 @@ class Panel:
     lines: dict[str, tuple[np.ndarray, np.ndarray]] = field(default_factory=dict)
     log_x: bool = False
     mark: float | None = None
+    bands: dict[str, tuple[np.ndarray, np.ndarray]] = field(default_factory=dict)
+    points: dict[str, tuple[float, float]] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -74,6 +78,10 @@ def draw_lines(panels: Sequence[Panel]) -> "Figure":
             color = f"C{names.index(name)}"
             marker = "." if known.sum() < 60 else None
             axes.plot(np.asarray(x)[known], np.asarray(y)[known], label=name, color=color, marker=marker)
+            if name in panel.bands:
+                axes.fill_between(np.asarray(x), *panel.bands[name], color=color, alpha=0.2, linewidth=0)
+            if name in panel.points:
+                axes.plot(*panel.points[name], "o", color=color, markersize=10)
         if panel.mark is not None:
             axes.axvline(panel.mark, color="black")
         axes.set(title=panel.title, xlabel=panel.x_label, xscale="log" if panel.log_x else "linear")

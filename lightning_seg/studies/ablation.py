@@ -4,20 +4,25 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from lightning_seg.analysis import tables
+from lightning_seg.analysis.blocks import Block
 from lightning_seg.analysis.compare import compare
 from lightning_seg.analysis.report.report import Heading, write_report
 from lightning_seg.analysis.tables import Comparison
 from lightning_seg.errors import UserError
-from lightning_seg.studies.plan import Ablation, Slot
+from lightning_seg.studies.plan import Ablation
+from lightning_seg.studies.slots import Slot
 
 
-def answer(ablation: Ablation, planned: Sequence[Slot], name: str = "answer") -> None:
+def answer(
+    ablation: Ablation, planned: Sequence[Slot], name: str = "answer", blocks: Sequence[Block] = ()
+) -> None:
     """Compare the runs that are done, print what was found and write it into the ablation's folder.
 
     Args:
         ablation: The ablation.
         planned: All its runs.
         name: Of the files, without ending.
+        blocks: What else there is to say, such as how settings were chosen.
 
     Raises:
         UserError: There is nothing to compare, or the protocols of tests differ.
@@ -30,21 +35,28 @@ def answer(ablation: Ablation, planned: Sequence[Slot], name: str = "answer") ->
     comparison = compare([run.path for run in runs], "experiment", baseline, block=ablation.block)
     if missing := len(planned) - len(done):
         comparison.remarks.append(f"{missing} of {len(planned)} runs are not done: the result is preliminary")
-    print(f"\n{tables.text(comparison)}")
+    if ablation.grids:
+        comparison.remarks.append(
+            f"the points of a grid ({', '.join(ablation.grids)}) are ranked on the test images, and the best of many is"
+            " flattered by that: 'tune' chooses among settings by validation scores"
+        )
+    print(f"\n{tables.text(comparison)}", end="" if blocks else "\n")
+    for block in blocks:
+        print(block.text(), end="")
     for remark in tables.shortened(comparison.remarks):
         print(remark)
-    base = write(comparison, planned[0].folder / name, heading(ablation))
+    base = write(comparison, planned[0].folder / name, heading(ablation, blocks))
     print(f"written to {base}.md, .csv, .tex and .html")
 
 
-def heading(ablation: Ablation) -> Heading:
+def heading(ablation: Ablation, blocks: Sequence[Block] = ()) -> Heading:
     """Say what an ablation asks, and what each variant changes that not all of them do."""
     shared = set.intersection(*map(set, ablation.variants.values()))
     own = {
         name: [setting.removeprefix("--") for setting in settings if setting not in shared]
         for name, settings in ablation.variants.items()
     }
-    return Heading(ablation.question, own)
+    return Heading(ablation.question, own, blocks)
 
 
 def write(comparison: Comparison, base: Path, heading: Heading) -> Path:
@@ -56,7 +68,10 @@ def write(comparison: Comparison, base: Path, heading: Heading) -> Path:
         heading: What the HTML page and the Markdown begin with.
     """
     for ending, layout in ((".md", tables.markdown), (".csv", tables.csv), (".tex", tables.latex)):
-        question = f"{heading.question}\n\n" if ending == ".md" and heading.question else ""
-        base.with_suffix(ending).write_text(question + layout(comparison), encoding="utf-8")
+        text = layout(comparison)
+        if ending == ".md":
+            further = [block.markdown(base) for block in heading.blocks]
+            text = "\n".join([*[f"{heading.question}\n"] * bool(heading.question), text, *further])
+        base.with_suffix(ending).write_text(text, encoding="utf-8")
     write_report(comparison, base.with_suffix(".html"), heading)
     return base

@@ -17,12 +17,13 @@ from pathlib import Path
 from typing import IO, Any
 
 from lightning_seg.errors import UserError
-from lightning_seg.studies.plan import Slot
+from lightning_seg.studies.slots import Slot
 
 PROGRAM = [sys.executable, "-m", "lightning_seg"]  # a process of its own for each run
 _ENDED = "--- ended after {:.1f} s"
 _STOPPED = [signal.Signals[f"SIG{name}"] for name in ("HUP", "INT", "TERM", "KILL", "USR1", "USR2", "XCPU")]
 _POLL = 0.2  # seconds between two looks at the running processes
+_LOOK = 2.0  # seconds between two looks at what a run has scored so far
 
 
 class Attempt:
@@ -38,11 +39,14 @@ class Attempt:
         self.slot, self.log, self.share = slot, log, share
         run = slot.run()
         self.resumes = run is not None
-        arguments = ["exp", *slot.arguments] if run is None else ["resume", str(run.path)]
+        resumed = ["resume", "" if run is None else str(run.path), *slot.continued]
+        arguments = [slot.command, *slot.arguments] if run is None else resumed
         slot.failure = ""
         # One run is one process with the devices it finds: it is no step of the job that started it.
         inherited = {k: v for k, v in os.environ.items() if not k.startswith("SLURM_")}
         self.start = time.monotonic()
+        self.given_up = ""
+        self._look = self.start + _LOOK
         self.begin = log.seek(0, os.SEEK_END)
         log.write(
             f"\n--- {time.strftime('%Y-%m-%d %H:%M:%S')} lightning-seg {' '.join(arguments)}\n".encode()
@@ -57,6 +61,17 @@ class Attempt:
             start_new_session=True,  # Ctrl-C reaches it once, through `stop`
         )
 
+    def ended(self) -> bool:
+        """Whether the run has ended; one that has become hopeless is asked to."""
+        if self.process.poll() is not None:
+            return True
+        if time.monotonic() > self._look:
+            self._look = time.monotonic() + _LOOK
+            if not self.given_up and (reason := self.slot.hopeless()):
+                self.given_up = reason
+                self.stop()
+        return False
+
     def stop(self) -> None:
         """Ask the run to stop as after Ctrl-C."""
         self.process.send_signal(signal.SIGINT)
@@ -68,8 +83,11 @@ class Attempt:
         self.log.write(f"\n{_ENDED.format(time.monotonic() - self.start)}\n".encode())
         self.log.close()
         run = self.slot.run()
-        if run is not None and run.test:
-            return f"mIoU {100 * run.score('miou'):.1f}, {took}"
+        if run is not None and self.slot.finished(run):
+            return f"{self.slot.scored(run)}, {took}"
+        if self.given_up:
+            self.slot.give_up(self.given_up)
+            return f"given up after {took}: {self.given_up}"
         number = -code if code < 0 else code - 128  # ended by a signal, or having obeyed it
         if code == 0 or number in _STOPPED:
             return f"stopped after {took}; the same command continues it"
@@ -99,14 +117,14 @@ def run_here(slots: Sequence[Slot], jobs: int, say: Callable[[str], None]) -> No
                     number, slot = waiting.pop(0)
                     place = f"[{number}/{len(slots)}] {slot.name}"
                     log = slot.lock()
-                    if log is None or slot.state() == "done":
+                    if log is None or slot.state() in ("done", "given up"):
                         say(f"{place}: another runner {'makes' if log is None else 'made'} it")
                         continue
                     attempt = Attempt(slot, log, free.pop(0))
                     active[attempt] = place
                     say(f"{place}: {'continues' if attempt.resumes else 'starts'}, log {slot.log}")
                 time.sleep(_POLL)
-                for attempt in [a for a in active if a.process.poll() is not None]:
+                for attempt in [a for a in active if a.ended()]:
                     say(f"{active.pop(attempt)}: {attempt.finish()}")
                     free.append(attempt.share)
         except KeyboardInterrupt:
@@ -136,11 +154,13 @@ class Job:
         from lightning_seg.studies.slurm import requeue
 
         log = self.slot.lock()
-        if log is None or self.slot.state() == "done":
+        if log is None or self.slot.state() in ("done", "given up"):
             return f"{self.slot.name}: another runner {'makes' if log is None else 'made'} it"
         attempt = Attempt(self.slot, log, {})
         warnings = (signal.SIGTERM, signal.SIGUSR1, signal.SIGUSR2)
         with _handled(warnings, attempt.process.send_signal):  # the run saves and leaves
+            while not attempt.ended():
+                time.sleep(_POLL)
             said = f"{self.slot.name}: {attempt.finish()}"
         print(said, flush=True)
         if self.slot.failure:
@@ -183,6 +203,56 @@ def submit(slots: Sequence[Slot], jobs: int) -> list[str]:
         with executor.batch():
             submitted = [executor.submit(Job(slot)) for slot in slots]
     return [str(job.job_id) for job in submitted]
+
+
+class Command:
+    """A command of this program as a SLURM job.
+
+    Args:
+        arguments: Of the program.
+    """
+
+    def __init__(self, arguments: Sequence[str]) -> None:
+        self.arguments = list(arguments)
+
+    def __call__(self) -> None:
+        """Run it.
+
+        Raises:
+            subprocess.CalledProcessError: It failed, which SLURM should know.
+        """
+        environment = {k: v for k, v in os.environ.items() if not k.startswith("SLURM_") or k == "SLURM_CONF"}
+        subprocess.run([*PROGRAM, *self.arguments], check=True, env=environment)
+
+
+def submit_after(
+    config: Mapping[str, Any], folder: Path, ids: Sequence[str], arguments: Sequence[str]
+) -> str:
+    """Submit a command as a job that begins when others have ended, however they did.
+
+    Args:
+        config: Settings of a run, whose ``slurm`` says where.
+        folder: Of the ablation.
+        ids: The jobs that it waits for.
+        arguments: Of the program.
+
+    Returns:
+        The id of the job.
+
+    Raises:
+        UserError: submitit is not installed, or there is no SLURM or it refuses the job.
+    """
+    from lightning_seg.experiment.slurm_settings import Slurm
+    from lightning_seg.studies.slurm import submission
+
+    wanted = Slurm(**config["slurm"])
+    wanted.cpus_per_task, wanted.hours = 1, min(wanted.hours, 1)
+    arrays = dict.fromkeys(job.partition("_")[0] for job in ids)
+    wanted.options = (
+        {**wanted.options, "dependency": ":".join(["afterany", *arrays])} if arrays else wanted.options
+    )
+    with submission(folder / "slurm", f"{folder.name}-next", wanted, 1, 1, 0) as executor:
+        return str(executor.submit(Command(arguments)).job_id)
 
 
 def shares(jobs: int) -> list[Mapping[str, str]]:

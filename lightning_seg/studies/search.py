@@ -85,7 +85,7 @@ def load(file: Path) -> Search:
     if "${args}" not in search.command:
         raise UserError(f"{file}: the command must have ${{args}}, where a trial's settings go")
     for name, parameter in search.parameters.items():
-        _check(file, name, parameter, search.method)
+        check_parameter(str(file), name, parameter, search.method)
     return search
 
 
@@ -98,7 +98,7 @@ def suggest(trial: Any, parameters: Mapping[str, Mapping[str, Any]]) -> dict[str
     """
     chosen: dict[str, Any] = {}
     for name, p in parameters.items():
-        kind = _distribution(p)
+        kind = distribution(p)
         if kind == "constant":
             chosen[name] = p["value"]
         elif kind == "categorical":
@@ -290,7 +290,8 @@ def _choices(parameter: Mapping[str, Any]) -> list[Any]:
     return [json.dumps(v) if isinstance(v, list | dict) else v for v in parameter["values"]]
 
 
-def _distribution(parameter: Mapping[str, Any]) -> str:
+def distribution(parameter: Mapping[str, Any]) -> str:
+    """Name the distribution of a parameter, by W&B's rules where it is not said."""
     if "distribution" in parameter:
         return parameter["distribution"]
     if "value" in parameter or "values" in parameter:
@@ -298,13 +299,24 @@ def _distribution(parameter: Mapping[str, Any]) -> str:
     return "int_uniform" if all(isinstance(parameter.get(k), int) for k in ("min", "max")) else "uniform"
 
 
-def _check(file: Path, name: str, parameter: Any, method: str) -> None:
+def check_parameter(file: str, name: str, parameter: Any, method: str = "random") -> None:
+    """Refuse a parameter that cannot be searched.
+
+    Args:
+        file: Where it stands, for messages.
+        name: Of the setting.
+        parameter: Its values or its distribution, as W&B names them.
+        method: Of the search.
+
+    Raises:
+        UserError: It has no distribution, or one without its limits.
+    """
     needed = {
         "constant": ("value",),
         "categorical": ("values",),
         **dict.fromkeys(("int_uniform", "uniform", "q_uniform", "log_uniform_values"), ("min", "max")),
     }
-    kind = _distribution(parameter) if isinstance(parameter, Mapping) else None
+    kind = distribution(parameter) if isinstance(parameter, Mapping) else None
     if kind not in needed:
         raise UserError(f"{file}: {name} has the distribution {kind}; expected one of {', '.join(needed)}")
     if missing := [key for key in needed[kind] if key not in parameter]:

@@ -11,6 +11,7 @@ from typing import Any
 
 import numpy as np
 
+from lightning_seg.analysis.blocks import Block
 from lightning_seg.analysis.groups import short, show_setting, varied
 from lightning_seg.analysis.metrics import MIOU
 from lightning_seg.analysis.section import Section
@@ -37,10 +38,12 @@ class Heading:
     Args:
         question: The question that the runs answer, in a sentence.
         settings: For each variant the settings in which it differs from the base experiment.
+        blocks: What else there is to say, such as how settings were chosen.
     """
 
     question: str = ""
     settings: Mapping[str, Sequence[str]] = field(default_factory=dict)
+    blocks: Sequence[Block] = ()
 
 
 def write_report(comparison: Comparison, file: Path, heading: Heading | None = None) -> None:
@@ -74,6 +77,7 @@ def page(comparison: Comparison, heading: Heading, live: bool = False) -> str:
     script = "".join((here / f"report.{name}").read_text() for name in ("curves.js", "pictures.js", "js"))
     parts = {"STYLE": (here / "report.css").read_text(), "SCRIPT": script}
     html = (here / "report.html").read_text()
+    html = html.replace("{{BLOCKS}}", "".join(block.html() for block in heading.blocks))
     if live:
         html = html.replace("img-src data:", "img-src data: 'self'")
     for name, text in (*parts.items(), ("DATA", data.replace("<", "\\u003c"))):

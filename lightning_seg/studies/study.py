@@ -1,0 +1,174 @@
+"""The two phases of an ablation: runs that choose settings by validation scores, then fresh ones that are reported."""
+
+import copy
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+from lightning_seg.errors import UserError
+from lightning_seg.studies.plan import Ablation, resolved, slot_arguments
+from lightning_seg.studies.slots import Slot
+from lightning_seg.studies.tuning import Point, Tuning
+from lightning_seg.studies.variant_tuning import FOLDER, Chosen, TuningSlot, VariantTuning
+
+
+class Study:
+    """All runs of an ablation: those that choose settings, and those that are reported.
+
+    Args:
+        ablation: The ablation.
+        runs: Folder of all runs.
+        arguments: Further settings for all runs, ``--key=value``.
+
+    Attributes:
+        tunings: The tuning of each variant that is tuned.
+
+    Raises:
+        UserError: A setting of a variant is wrong, or choosing would look at the images of the test.
+    """
+
+    def __init__(self, ablation: Ablation, runs: Path, arguments: Sequence[str] = ()) -> None:
+        self.ablation, self._runs, self._arguments = ablation, runs, arguments
+        self._final: dict[tuple[str, str], tuple[tuple[str, ...], dict[str, Any]]] = {}
+        for variant in ablation.variants:
+            self._settings_of(variant)
+        self.tunings = {
+            variant: VariantTuning(variant, tuning, self._maker(variant, tuning))
+            for variant, tuning in ablation.tune.items()
+        }
+
+    @cached_property
+    def folder(self) -> Path:
+        """Of the ablation."""
+        return self._runs / self.ablation.name
+
+    def tuning_slots(self) -> list[TuningSlot]:
+        """List the runs that choose, as far as is known: the first seed of all choices first."""
+        return sorted(
+            (slot for tuning in self.tunings.values() for slot in tuning.slots()), key=lambda slot: slot.seed
+        )
+
+    def chosen(self) -> dict[str, Chosen]:
+        """Return what was chosen for each variant whose tuning is done."""
+        return self._look()[0]
+
+    def untunable(self) -> dict[str, str]:
+        """Say of each variant for which nothing can be chosen why."""
+        return self._look()[1]
+
+    def _look(self) -> tuple[dict[str, Chosen], dict[str, str]]:
+        chosen, problems = {}, {}
+        for name, one in self.tunings.items():
+            try:
+                if (found := one.chosen()) is not None:
+                    chosen[name] = found
+            except UserError as error:
+                problems[name] = str(error)
+        return chosen, problems
+
+    def slots(self) -> list[Slot]:
+        """List the runs that are reported whose settings are known, the first seed of all variants first."""
+        chosen = self.chosen()
+        known = [v for v in self.ablation.variants if v not in self.tunings or v in chosen]
+        return [self._slot(v, seed, chosen.get(v)) for seed in self.ablation.seeds for v in known]
+
+    def waiting(self) -> list[Slot]:
+        """List the runs that are reported whose settings are still to be chosen."""
+        chosen, problems = self._look()
+        left = [variant for variant in self.tunings if variant not in chosen and variant not in problems]
+        return [self._slot(variant, seed, None) for seed in self.ablation.seeds for variant in left]
+
+    def as_chosen(self) -> Ablation:
+        """Return the ablation with what was chosen as settings of its variants."""
+        chosen = self.chosen()
+        variants = {
+            name: (*overrides, *(chosen[name].best.overrides if name in chosen else ()))
+            for name, overrides in self.ablation.variants.items()
+        }
+        return replace(self.ablation, variants=variants, tune={})
+
+    def _slot(self, variant: str, seed: int, chosen: Chosen | None) -> Slot:
+        common, config = self._settings_of(variant, chosen.best if chosen else None)
+        return Slot(self.folder, variant, seed, (*common, f"--seed_everything={seed}"), config)
+
+    def _settings_of(
+        self, variant: str, point: Point | None = None
+    ) -> tuple[tuple[str, ...], dict[str, Any]]:
+        key = variant, point.label if point else ""
+        if key not in self._final:
+            place = f"{self.ablation.name}/{variant}"
+            overrides = (*self._arguments, *(point.overrides if point else ()))
+            common = slot_arguments(self.ablation, variant, self._runs, overrides, place)
+            self._final[key] = common, resolved(common, variant)
+        return self._final[key]
+
+    def _maker(self, variant: str, tuning: Tuning) -> Callable[[Point, int], TuningSlot]:
+        """Return what makes the runs of a variant's choices."""
+        common, config = self._settings_of(variant)
+        _refuse_test_images(common, config, variant)
+        tuned = [
+            key for key in tuning.settings if any(a.split("=")[0] == f"--{key}" for a in self._arguments)
+        ]
+        if tuned:
+            raise UserError(f"--{tuned[0]} is tuned: take it from the command line, or from tune")
+        monitor = config["checkpoint"]
+        by = tuning.by or monitor["monitor"]
+        less = monitor["mode"] == "min" if by == monitor["monitor"] else by.endswith("loss")
+        read: dict[str, dict[str, Any]] = {}
+
+        def make(point: Point, seed: int) -> TuningSlot:
+            place = f"{self.ablation.name}/{FOLDER}/{variant}-{point.label}"
+            overrides = (*self._arguments, *point.overrides)
+            common = slot_arguments(self.ablation, variant, self._runs, overrides, place)
+            if point.label not in read:
+                like = next(iter(read.values()), None)
+                known = None if like is None else _with_values(like, point)
+                read[point.label] = known or resolved(common, f"{variant} {point.label}")
+            arguments = (*common, f"--seed_everything={seed}")
+            sign = -1 if less else 1
+            return TuningSlot(self.folder, variant, seed, arguments, read[point.label], point, by, sign)
+
+        return make
+
+
+def _with_values(config: Mapping[str, Any], point: Point) -> dict[str, Any] | None:
+    """Put the numbers of a choice into settings that were read; None where only the parser knows what they mean."""
+    found = copy.deepcopy(dict(config))
+    for key, value in point.values:
+        *folders, leaf = key.split(".")
+        inner: Any = found
+        for folder in folders:
+            inner = inner.get(folder) if isinstance(inner, dict) else None
+        same = isinstance(inner, dict) and type(inner.get(leaf)) is type(value)
+        if not same or not isinstance(value, int | float):
+            return None
+        inner[leaf] = value
+    return found
+
+
+def _refuse_test_images(arguments: Sequence[str], config: Mapping[str, Any], variant: str) -> None:
+    """Refuse to choose by images that the test will score."""
+    from lightning_seg.experiment.experiment import ExperimentSettings
+
+    fields = config["data"]["init_args"]
+    val, test = fields["val_split"], fields["test_split"]
+    shared = "a fold is" if fields.get("fold") is not None else ""
+    if both := {*val.split("+")} & {*test.split("+")}:
+        shared = f"the split {', '.join(sorted(both))} is"
+    if not shared:
+        data = ExperimentSettings(list(arguments)).build_data()
+        try:
+            chooses = {repr(sample) for sample in data.samples(val)}
+        except UserError:
+            return  # the data is not there yet
+        try:
+            shared = "some of them are" if chooses & {repr(sample) for sample in data.samples(test)} else ""
+        except UserError:
+            shared = f"without a split {test} they are"
+    if shared:
+        raise UserError(
+            f"variant {variant}: tune chooses by the images of data.init_args.val_split={val}, and {shared} what the"
+            " test scores, so the answer would be too good. Give test_split images of its own"
+        )

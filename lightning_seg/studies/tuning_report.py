@@ -1,0 +1,192 @@
+"""How the settings of an ablation's variants were chosen, for its answer: tables, warnings, curves."""
+
+from collections.abc import Collection, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+
+from lightning_seg.analysis.blocks import Block
+from lightning_seg.analysis.groups import short
+from lightning_seg.analysis.settings import value_text
+from lightning_seg.plotting.charts import Panel, draw_lines
+from lightning_seg.runs.records import Record
+from lightning_seg.studies.slots import Slot
+from lightning_seg.studies.study import Study
+from lightning_seg.studies.variant_tuning import Chosen, Tried
+
+
+def tuning_blocks(study: Study, planned: Sequence[Slot]) -> list[Block]:
+    """Say what was chosen for each variant, by what, at what cost, and what it costs to train.
+
+    Args:
+        study: The ablation's runs.
+        planned: Those that are reported.
+    """
+    chosen = study.chosen()
+    if not study.tunings:
+        return []
+    tested = {
+        variant: [run for slot in planned if slot.variant == variant and (run := slot.run()) and run.test]
+        for variant in study.ablation.variants
+    }
+    return [
+        Block(
+            "How each variant was tuned",
+            [*_rules(study, chosen), *_warnings(study, chosen)],
+            ["variant", "chosen", "validation", "tried", "tuning runs", "min", "reported runs", "min"],
+            [_row(variant, chosen.get(variant), tested[variant]) for variant in study.ablation.variants],
+            left=(0, 1),
+        ),
+        Block(
+            "What each variant costs",
+            [_memory_note([run for runs in tested.values() for run in runs])],
+            ["variant", "parameters", "trainable", "peak memory GB", "ms a step"],
+            [[variant, *_costs(tested[variant])] for variant in study.ablation.variants],
+        ),
+        Block(
+            "All that was tried",
+            [],
+            ["variant", "choice", "by", "mean", "seeds", ""],
+            [_tried(one, t) for one in chosen.values() for t in one.tried],
+            left=(0, 1, 2, 5),
+            figure=_chart(chosen),
+            name="tuning",
+            folded=True,
+        ),
+    ]
+
+
+def _row(variant: str, one: Chosen | None, tested: Sequence[Record]) -> list[str]:
+    minutes = f"{sum(run.training[2] for run in tested) / 60:.1f}" if tested else "–"
+    final = [str(len(tested)), minutes.replace("nan", "–")]
+    if one is None:
+        return [variant, "not tuned", "", "", "0", "0", *final]
+    best = next(t for t in one.tried if t.point == one.best)
+    further = len(one.tried) - one.base
+    tried = f"{one.base} + {further} beyond" if further else str(one.base)
+    spent = f"{one.seconds / 60:.1f}".replace("nan", "–")
+    return [variant, _words(best), f"{one.by} {best.mean:.4f}", tried, str(one.runs), spent, *final]
+
+
+def _words(tried: Tried) -> str:
+    keys = [key for key, _ in tried.point.values]
+    return ", ".join(
+        f"{name} {value_text(value)}"
+        for name, (_, value) in zip(short(keys), tried.point.values, strict=True)
+    )
+
+
+def _rules(study: Study, chosen: Mapping[str, Chosen]) -> list[str]:
+    """Say by what settings were chosen and whether the budgets were equal."""
+    found = []
+    kinds = dict.fromkeys((one.by, one.tuning.seeds) for one in chosen.values())
+    for by, seeds in kinds:
+        numbers, fresh = ", ".join(map(str, seeds)), ", ".join(map(str, study.ablation.seeds))
+        found.append(
+            f"Settings were chosen by the best {by} of validation images, mean over seed {numbers}; runs with the fresh"
+            f" seeds {fresh} were then trained with them and tested once. The test images chose nothing."
+        )
+    runs = {one.runs for one in chosen.values()}
+    limits = {one.tuning.minutes for one in chosen.values()}
+    if len(chosen) < len(study.ablation.variants):
+        left = [variant for variant in study.ablation.variants if variant not in chosen]
+        found.append(f"Budgets are not equal: {', '.join(left)} was not tuned.")
+    elif len(limits) == 1 and None not in limits:
+        found.append(f"Equal tuning budget: {_minutes(limits)} of training for each variant.")
+    elif len(runs) == 1:
+        found.append(f"Equal tuning budget: {runs.pop()} runs for each variant.")
+    elif runs:
+        listed = ", ".join(f"{name} {one.runs}" for name, one in chosen.items())
+        found.append(f"Tuning budgets are not equal, in runs: {listed}.")
+    return found
+
+
+def _minutes(limits: Collection[float | None]) -> str:
+    (limit,) = limits
+    return f"{limit:g} minute{'s' * (limit != 1)}"
+
+
+def _warnings(study: Study, chosen: Mapping[str, Chosen]) -> list[str]:
+    found = [f"{text}." for text in study.untunable().values()]
+    for name, one in chosen.items():
+        values = dict(one.best.values)
+        for key in one.at_edge:
+            place = f"{short([key])[0]} {value_text(values[key])}"
+            found.append(
+                f"Warning: {name} is best at the edge of what was tried, {place}; it may be better beyond it."
+                f" {_remedy(one)}"
+            )
+        if one.refused:
+            found.append(f"Beyond the edge of {name} there is no further choice: {one.refused}.")
+        for state, words in (("failed", "failed and counted as worst"), ("given up", "were given up early")):
+            if count := sum(tried.state == state for tried in one.tried):
+                found.append(f"{name}: {count} of {len(one.tried)} choices {words}.")
+    return found
+
+
+def _remedy(one: Chosen) -> str:
+    if one.tuning.is_grid:
+        return f"A larger extend (now {one.tuning.extend}) or a wider grid tells."
+    return "A wider range tells."
+
+
+def _costs(tested: Sequence[Record]) -> list[str]:
+    """Return parameters, trainable ones, peak memory and milliseconds a step, of the runs that are reported."""
+    if not tested:
+        return ["–"] * 4
+    facts = [record.environment for record in tested]
+    counts = [_count(facts[0].get(name)) for name in ("parameters", "trainable_parameters")]
+    memory = [fact["peak_memory_bytes"] for fact in facts if fact.get("peak_memory_bytes")]
+    steps = [
+        1000 * seconds / steps for _, steps, seconds in (record.training for record in tested) if steps > 0
+    ]
+    return [
+        *counts,
+        f"{max(memory) / 1e9:.2f}" if memory else "–",
+        f"{np.median(steps):.1f}" if steps else "–",
+    ]
+
+
+def _count(value: Any) -> str:
+    return f"{value:,}" if isinstance(value, int) else "–"
+
+
+def _memory_note(tested: Sequence[Record]) -> str:
+    on_gpu = any("CUDA" in str(record.environment.get("accelerator")) for record in tested)
+    of = (
+        "of the GPU, what PyTorch has allocated at most"
+        if on_gpu
+        else "of the whole process, libraries included"
+    )
+    return f"Of the reported runs. Peak memory is that {of}; a step's time is without validation."
+
+
+def _tried(one: Chosen, tried: Tried) -> list[str]:
+    spread = ", ".join(f"{score:.4f}" for score in tried.scores) if len(tried.scores) > 1 else ""
+    note = "chosen" if tried.point == one.best else "" if tried.state == "done" else tried.state
+    mean = f"{tried.mean:.4f}" if tried.scores else "–"
+    return [one.variant, _words(tried), one.by, mean, spread, note]
+
+
+def _chart(chosen: Mapping[str, Chosen]) -> Any:
+    """Draw the score over each setting that is a number: of the other settings what is best there."""
+    panels: dict[str, Panel] = {}
+    for name, one in chosen.items():
+        less = one.by.endswith("loss")
+        for key, _ in one.best.values:
+            best: dict[float, float] = {}
+            for tried in one.tried:
+                value = dict(tried.point.values)[key]
+                if isinstance(value, bool) or not isinstance(value, int | float) or not tried.scores:
+                    continue
+                values = [*([best[value]] if value in best else []), tried.mean]
+                best[value] = min(values) if less else max(values)
+            if len(best) < 2:
+                continue
+            panel = panels.setdefault(key, Panel(f"{one.by} over {short([key])[0]}", key))
+            x = np.array(sorted(best))
+            panel.lines[name] = x, np.array([best[v] for v in x])
+            at = float(dict(one.best.values)[key])
+            panel.points[name] = at, best[at]
+            panel.log_x = bool((x > 0).all()) and (panel.log_x or len(panel.lines) == 1)
+    return draw_lines(list(panels.values())) if panels else None

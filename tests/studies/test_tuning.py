@@ -1,0 +1,285 @@
+"""A tuned ablation chooses settings by validation, with seeds of its own, and tests fresh runs once."""
+
+import csv
+import itertools
+from pathlib import Path
+
+import numpy as np
+import pytest
+import yaml
+
+from lightning_seg.cli import ablation as command
+from lightning_seg.cli.main import main
+from lightning_seg.errors import UserError
+from lightning_seg.studies import launch, study
+from lightning_seg.studies.plan import load
+from lightning_seg.studies.study import Study
+from lightning_seg.studies.tuning import (
+    FIRST_SEED,
+    beyond,
+    brackets,
+    edges,
+    points,
+    rank_at_rung,
+    read_tuning,
+)
+from tests.studies import simulate_tuning
+from tests.studies.made_study import LR, Learners, no_parser
+
+GRID = {LR: [1e-4, 1e-3, 1e-2]}
+
+
+@pytest.fixture
+def workplace(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    no_parser(monkeypatch)
+    return tmp_path
+
+
+def write(**content):
+    variants = {"full": {}, "frozen": {"model.finetune": "Frozen"}}
+    study = {"experiment": "base.yaml", "seeds": 2, "baseline": "full", "variants": variants, **content}
+    Path("study.yaml").write_text(yaml.safe_dump(study, sort_keys=False))
+    Path("base.yaml").touch()
+    return "study.yaml"
+
+
+def run(monkeypatch, learners, *options):
+    monkeypatch.setattr(launch, "run_here", learners)
+    return main(["ablation", "study.yaml", *options])
+
+
+def tuning(content, reported=(0, 1, 2)):
+    return read_tuning(content, "study.yaml: tune", reported)
+
+
+# What the YAML says
+
+
+def test_the_short_form_is_a_grid_and_its_numbers_are_numbers():
+    found = tuning({LR: ["1e-4", 0.001], "model.optimizer": [{"class_path": "torch.optim.SGD"}, "AdamW"]})
+    assert found.is_grid and found.seeds == (FIRST_SEED,) and found.extend == 0
+    assert [p.label for p in points(found)] == [
+        "lr=0.0001-optimizer=SGD",
+        "lr=0.0001-optimizer=AdamW",
+        "lr=0.001-optimizer=SGD",
+        "lr=0.001-optimizer=AdamW",
+    ]
+    assert points(found)[0].overrides == [
+        f"--{LR}=0.0001",
+        '--model.optimizer={"class_path": "torch.optim.SGD"}',
+    ]
+
+
+def test_the_long_form():
+    found = tuning({"settings": GRID, "seeds": 2, "by": "val/dice", "extend": 1, "early_stop": "hyperband"})
+    assert (found.seeds, found.by, found.extend, found.early_stop) == ((1000, 1001), "val/dice", 1, True)
+
+
+def test_choices_of_one_name_are_told_apart():
+    assert (
+        len(
+            {
+                p.label
+                for p in points(tuning({"a.b": [{"class_path": "X"}, {"class_path": "X", "init_args": 1}]}))
+            }
+        )
+        == 2
+    )
+
+
+@pytest.mark.parametrize(
+    ("content", "says"),
+    [
+        ([1], r"must be \{SETTING: \[VALUE"),
+        ({LR: 3}, "needs a list of values, or a range"),
+        ({LR: []}, "needs a list of values, or a range"),
+        ({"settings": GRID, "sets": 1}, "there is no 'sets'; expected some of settings, seeds, by"),
+        ({"settings": GRID, "seeds": [1000, 2]}, "seed 2 would both choose settings and be reported"),
+        (
+            {"settings": GRID, "by": "test/miou"},
+            "a score of the validation split, such as val/miou, not test/miou",
+        ),
+        ({"settings": {LR: {"min": 1e-4, "max": 1e-2}}}, "say how many trials"),
+        ({"settings": {LR: {"min": 1, "max": 0}}, "trials": 3}, "min must be below max"),
+        (
+            {"settings": {LR: {"min": 0, "max": 1, "distribution": "log_uniform_values"}}, "trials": 3},
+            "above 0",
+        ),
+        ({"settings": GRID, "trials": 2, "extend": 1}, "extend goes beyond the edge of a whole grid"),
+        ({"settings": GRID, "trials": "many"}, "trials must be a whole number"),
+        ({"settings": GRID, "minutes": -1}, "minutes must be a number above 0"),
+        ({"settings": GRID, "early_stop": "asha"}, "early_stop must be hyperband"),
+    ],
+)
+def test_a_wrong_tune_is_named(content, says):
+    with pytest.raises(UserError, match=says):
+        tuning(content)
+
+
+def test_trials_cover_their_ranges_evenly_and_are_always_the_same():
+    ranges = {
+        LR: {"min": "1e-5", "max": 1e-1, "distribution": "log_uniform_values"},
+        "a.n": {"min": 1, "max": 4},
+    }
+    found = points(tuning({"settings": ranges, "trials": 16}))
+    rates, numbers = (np.array([p.values[i][1] for p in found]) for i in (0, 1))
+    assert np.histogram(np.log10(rates), 4, (-5, -1))[0].tolist() == pytest.approx([4] * 4, abs=1)
+    assert {*numbers.tolist()} == {1, 2, 3, 4}
+    assert (
+        points(tuning({"settings": ranges, "trials": 5})) == found[:5]
+    )  # more trials later keep the first ones
+
+
+def test_edges_and_what_lies_beyond():
+    found = tuning({LR: [1e-3, 1e-2], "wd": [0.0, 0.1, 0.2], "loss": ["a", "b"]})
+    tried = points(found)
+    best = next(p for p in tried if p.values == ((LR, 1e-2), ("wd", 0.0), ("loss", "b")))
+    assert edges(found, tried, best) == {LR: True}  # below 0 there is nothing, and a name has no edge
+    assert [p.values for p in beyond(found, tried, best)] == [((LR, 0.1), ("wd", 0.0), ("loss", "b"))]
+    best = next(p for p in tried if p.values == ((LR, 1e-3), ("wd", 0.2), ("loss", "a")))
+    assert [dict(p.values)[LR] for p in beyond(found, tried, best)] == [1e-4, 1e-3]
+    assert [dict(p.values)["wd"] for p in beyond(found, tried, best)] == [0.2, 0.3]  # as evenly as before
+
+
+def test_hyperband_compares_a_third_after_a_few_validations_and_the_others_later():
+    given = brackets(9, 9)
+    assert {*given} == {0, 1, 2} and given.count(0) >= given.count(1) >= given.count(2)
+    others = [[0.5] * 9, [0.6] * 9]
+    assert rank_at_rung([0.1], others, 0) == "3. of 3 after 1 validation"
+    assert rank_at_rung([0.7], others, 0) == "" == rank_at_rung([0.1] * 2, others, 1)
+    assert rank_at_rung([0.1, 0.1, 0.55], others, 1) == "2. of 3 after 3 validations"
+
+
+# The two phases
+
+
+def test_each_variant_gets_its_own_rate_and_the_test_sees_only_fresh_runs(workplace, monkeypatch, capsys):
+    learners = Learners(best={"full": -3, "frozen": -2}, top={"full": 0.4, "frozen": 0.4})
+    write(tune=GRID)
+    assert run(monkeypatch, learners, "--plan") == 0 and not learners.made
+    assert "6 runs choose settings, then 2 variants x 2 seed(s) = 4 runs" in capsys.readouterr().out
+    assert run(monkeypatch, learners) == 0
+    out = capsys.readouterr().out
+    assert len(learners.made) == 10 == len({*learners.made})
+    assert [name for name in learners.made if "tuning" in name] == learners.made[:6]
+    tested = {p.parent for p in Path("runs").rglob("test.json")}
+    assert {p.parent.name for p in tested} == {"full", "frozen"} and len(tested) == 4
+    answer = Path("runs/study/answer.md").read_text()
+    for text in (out, answer):
+        assert "lr 1e-3" in text and "lr 0.01" in text
+        assert "mean over seed 1000; runs with the fresh seeds 0, 1" in text
+        assert "Equal tuning budget: 3 runs for each variant." in text
+        assert "frozen is best at the edge" in text and "A larger extend (now 0)" in text
+    assert "| frozen | lr 0.01 |" in answer and "1,000" in answer and "2.00" in answer
+    assert "answer-tuning.svg" in answer and Path("runs/study/answer-tuning.svg").exists()
+    assert "How each variant was tuned" in Path("runs/study/answer.html").read_text()
+
+
+def test_beyond_the_edge(workplace, monkeypatch, capsys):
+    learners = Learners(best={"full": -6, "frozen": -3}, top={"full": 0.4, "frozen": 0.4})
+    write(tune={"settings": GRID, "extend": 2})
+    assert run(monkeypatch, learners) == 0
+    out = capsys.readouterr().out
+    assert "3 + 2 beyond" in out and "full is best at the edge of what was tried, lr 1e-6" in out
+    assert "Tuning budgets are not equal, in runs: full 5, frozen 3." in out
+    learners = Learners(best={"full": 2, "frozen": -3}, top={"full": 0.4, "frozen": 0.4})
+    write(
+        tune={"settings": {LR: [0.1, 1.0]}, "extend": 1},
+        variants={"full": {}, "frozen": {"tune": None, LR: 0.01}},
+    )
+    assert run(monkeypatch, learners) == 1  # beyond 1 the loss is not finite
+    out = capsys.readouterr().out
+    assert "full: 1 of 3 choices failed and counted as worst" in out
+    assert "Budgets are not equal: frozen was not tuned." in out
+    assert learners.made.count("full lr=10.0 seed 1000 (tuning)") == 1  # and is not tried again unasked
+    assert run(monkeypatch, learners, "--retry") == 1
+    assert learners.made.count("full lr=10.0 seed 1000 (tuning)") == 2
+
+
+def test_stopped_anywhere_and_repeated_it_gives_the_same_answer(workplace, monkeypatch):
+    content = {"tune": {"settings": GRID, "seeds": 2, "extend": 1}, "seeds": 2}
+    write(**content)
+    best = {"best": {"full": -4, "frozen": -2.6}, "top": {"full": 0.4, "frozen": 0.35}}
+    whole = Learners(**best)
+    run(monkeypatch, whole)
+    reference = scores(Path("runs/study/answer.csv"))
+    total = len(whole.made)
+    for number, stops in enumerate(([1] * (total + 1), [5, 0, 3, 1, 4, 2], [total])):
+        made = []
+        for step in itertools.chain(stops, [None]):
+            learners = Learners(**best, stop_after=step)
+            try:
+                run(monkeypatch, learners, "--runs=again")
+            except KeyboardInterrupt:
+                pass
+            made += learners.made
+        assert sorted(made) == sorted(whole.made)
+        assert scores(Path("again/study/answer.csv")) == reference
+        Path("again").rename(f"again-{number}")
+
+
+def scores(file):
+    names = ("level", "experiment", "seed", "score", "difference", "verdict")
+    return sorted([row[name] for name in names] for row in csv.DictReader(file.open()))
+
+
+def test_a_search_within_minutes_gives_slow_variants_fewer_trials(workplace, monkeypatch, capsys):
+    learners = Learners(best={"full": -3, "frozen": -3}, top={"full": 0.4, "frozen": 0.4})
+    ranges = {LR: {"min": 1e-5, "max": 1e-1, "distribution": "log_uniform_values"}}
+    write(tune={"settings": ranges, "minutes": 1})  # a run takes 91 steps of 16 images, 100 a second
+    assert run(monkeypatch, learners) == 0
+    assert len([name for name in learners.made if name.startswith("full") and "tuning" in name]) == 5
+    assert "Equal tuning budget: 1 minute of training for each variant." in capsys.readouterr().out
+
+
+def test_a_variant_that_cannot_be_tuned_does_not_stop_the_others(workplace, monkeypatch, capsys):
+    learners = Learners(best={"full": -3, "frozen": -3}, top={"full": 0.4, "frozen": 0.4})
+    write(variants={"full": {}, "frozen": {"tune": {LR: [2.0, 3.0]}}}, tune=GRID)
+    assert run(monkeypatch, learners) == 1
+    out = capsys.readouterr().out
+    assert "frozen cannot be tuned: all 2 choices failed, the first by the loss is not finite" in out
+    assert "full" in out.split("rank" if "rank" in out else "experiment")[1]
+
+
+def test_a_tuned_setting_cannot_be_given_on_the_command_line(workplace):
+    with pytest.raises(UserError, match="is tuned: take it from the command line"):
+        Study(load(write(tune=GRID)), Path("runs"), [f"--{LR}=1"]).tuning_slots()
+
+
+@pytest.mark.parametrize(
+    ("splits", "says"),
+    [
+        (("val", "val"), "the split val is what the test scores"),
+        (("train+val", "val"), "the split val is what"),
+        (("val", "none"), "without a split none they are what"),
+    ],
+)
+def test_images_that_will_be_tested_do_not_choose(splits, says):
+    config = {"data": {"init_args": dict(zip(("val_split", "test_split"), splits, strict=True))}}
+    with pytest.raises(UserError, match=says):
+        study._refuse_test_images(("-c", "experiments/quickstart.yaml"), config, "full")
+
+
+def test_waiting_for_another_runner(workplace, monkeypatch):
+    """One runner holds a run that the choice waits for; the other waits and then goes on."""
+    write(tune=GRID)
+    learners = Learners(best={"full": -3, "frozen": -2}, top={"full": 0.4, "frozen": 0.4})
+    held = Study(load("study.yaml"), Path("runs")).tuning_slots()[0]
+    log = held.lock()
+
+    def sleep(seconds):
+        learners.make(held)
+        log.close()
+
+    monkeypatch.setattr(command.time, "sleep", sleep)
+    assert run(monkeypatch, learners) == 0
+    assert len(learners.made) == 10 == len({*learners.made})
+
+
+def test_a_shared_rate_names_the_wrong_winner_and_tuning_the_right_one():
+    """A few of the simulations of `simulate_tuning`, which makes a thousand."""
+    found = simulate_tuning.shares(40)
+    assert found["rate 1e-1 for both: wrong"] > 0.9 and found["rate 1e-3 for both: right"] > 0.9
+    assert found["tuned: right"] > 0.5 and found["tuned: wrong"] == 0
+    assert found["tuned, both equal: falsely certain"] <= 0.15
