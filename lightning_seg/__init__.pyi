@@ -67,6 +67,8 @@ from lightning_seg.networks.adapters import Adapter as Adapter
 from lightning_seg.networks.backbones.base import Backbone as Backbone
 from lightning_seg.networks.backbones.mix_transformer import MixTransformer as MixTransformer
 from lightning_seg.networks.backbones.plain import PlainBackbone as PlainBackbone
+from lightning_seg.networks.backbones.pyramid import BEiTPyramid as BEiTPyramid
+from lightning_seg.networks.backbones.pyramid import ViTDetPyramid as ViTDetPyramid
 from lightning_seg.networks.backbones.timm_backbone import TimmBackbone as TimmBackbone
 from lightning_seg.networks.base import Network as Network
 from lightning_seg.networks.baselines import FullResolution as FullResolution

@@ -26,6 +26,7 @@ BACKBONES = (
     "swin_tiny_patch4_window7_224",
     "pvt_v2_b2",
     "vit_small_patch16_224",
+    "vit_small_patch14_dinov2",
 )
 SIZE = (97, 129)  # pixels, of one image
 
@@ -38,7 +39,8 @@ def architectures() -> list[type[Network]]:
         cls: Any
         for name, cls in inspect.getmembers(content, inspect.isclass):
             own = issubclass(cls, Network) and cls.__module__ == content.__name__
-            if own and {"backbone", "num_classes"} <= set(inspect.signature(cls).parameters):
+            arguments = set(inspect.signature(cls).parameters) if own else set()
+            if {"backbone", "num_classes"} <= arguments and "module" not in arguments:
                 found[name] = cls
     return [found[name] for name in sorted(found)]
 

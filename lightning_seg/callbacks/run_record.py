@@ -99,7 +99,7 @@ class RunRecord(L.Callback):
             f"run      {self.run}\n"
             f"network  {type(network).__name__},"
             f" {parameters / 1e6:.1f} M parameters, {trainable / 1e6:.1f} M trainable\n"
-            f"backbone {network.backbone.describe()}\n"
+            f"backbone {network.describe()}\n"
             f"data     {_describe(data)}\n"
             f"batch    {effective} = {data.batch_size} x {trainer.world_size} device(s)"
             f" x {trainer.accumulate_grad_batches} accumulated; learning rate x {task.lr_factor:g}"
@@ -310,7 +310,7 @@ def environment(trainer: L.Trainer, module: SegmentationTask) -> dict[str, objec
         "data_fingerprint": data.fingerprint,
         "parameters": sum(p.numel() for p in module.parameters()),
         "trainable_parameters": sum(p.numel() for p in module.parameters() if p.requires_grad),
-        "backbone": module.network.backbone.describe(),
+        "backbone": module.network.describe(),
         "parts": [asdict(part) for part in module.finetune.parts(module.network)],
     }
 

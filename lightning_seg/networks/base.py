@@ -1,7 +1,7 @@
 """Base classes of the networks: backbone, decoder and head, padding, resizing, auxiliary head."""
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +12,7 @@ from torch.nn import functional as F
 from lightning_seg.errors import UserError
 from lightning_seg.networks.backbones.base import Backbone
 from lightning_seg.networks.backbones.feature_cache import FeatureCache
+from lightning_seg.networks.backbones.pyramid import BEiTPyramid, SimplePyramid
 from lightning_seg.networks.backbones.timm_backbone import TimmBackbone
 from lightning_seg.networks.backbones.weights import load_run, names_a_run
 
@@ -23,6 +24,8 @@ class BackboneNetwork(nn.Module):
         backbone: A timm model's name, or a `Backbone`.
         weights: Pretrained weights of a backbone given by name (see `TimmBackbone`).
         output_stride: Output stride of a backbone given by name, and the largest that a `Backbone` may have.
+        levels: Which of four maps, those of strides 4 to 32, the decoder reads. Around a plain vision transformer a
+            pyramid makes them, in the part `neck`; without levels its maps are taken as they are.
 
     Raises:
         UserError: If the backbone is unknown or its stride too large.
@@ -30,20 +33,57 @@ class BackboneNetwork(nn.Module):
 
     decoder: nn.Module
     head: nn.Module
+    default_pyramid: type[SimplePyramid] = BEiTPyramid
 
     def __init__(
-        self, backbone: str | Backbone, weights: bool | str = False, output_stride: int = 32
+        self,
+        backbone: str | Backbone,
+        weights: bool | str = False,
+        output_stride: int = 32,
+        levels: Sequence[int] = (),
     ) -> None:
         super().__init__()
         if isinstance(backbone, str):
             backbone = TimmBackbone(backbone, weights, output_stride)
         self.backbone = backbone
+        self.neck: SimplePyramid | None = None
         self.stride = max(backbone.strides)
-        if self.stride > output_stride:
+        if backbone.plain and levels:
+            self.neck = (backbone.pyramid or self.default_pyramid)(backbone, output_stride, levels)
+            self.stride = max(*self.neck.strides, self.neck.grid)
+        elif self.stride > output_stride:
             raise UserError(
                 f"{type(self).__name__} expects a backbone of stride {output_stride}, but this one has strides "
                 f"{backbone.strides}. Give it output_stride {output_stride}."
             )
+        if backbone.image_size and any(side % self.stride for side in backbone.image_size):
+            raise UserError(
+                f"{type(self).__name__} needs images whose sides are multiples of {self.stride}, but this backbone "
+                f"takes images of {backbone.image_size} only. Choose such a size by its backbone_args.img_size."
+            )
+
+    @property
+    def encoder(self) -> Backbone | SimplePyramid:
+        """What gives the decoder its maps, with their channels and strides: the backbone, or the pyramid around it."""
+        return self.backbone if self.neck is None else self.neck
+
+    def describe(self) -> str:
+        """Say in words what the decoder is given of the backbone."""
+        if self.neck is None:
+            return self.backbone.describe()
+        made = [self.neck.strides[i] for i in self.neck.made]
+        return (
+            f"{self.backbone.describe()}; {type(self.neck).__name__} to strides {', '.join(map(str, made))}"
+        )
+
+    def maps_of(self, x: Tensor) -> list[Tensor]:
+        """Return the backbone's own maps of normalized images, before any pyramid."""
+        if self.neck is not None:
+            multiple = self.neck.multiple
+            below, right = (-(-length // multiple) * multiple - length for length in x.shape[-2:])
+            x = F.pad(x, (0, right, 0, below))
+        maps: list[Tensor] = self.backbone(x)
+        return maps
 
     def load_weights(self, find_checkpoint: Callable[[str], Path] = Path) -> str:
         """Load the pretrained weights that `weights` names. Call it once, before training from the start.
@@ -72,12 +112,17 @@ class Network(BackboneNetwork):
         backbone: A timm model's name, or a `Backbone`.
         weights: Pretrained weights of a backbone given by name (see `TimmBackbone`).
         output_stride: Output stride of a backbone given by name, and the largest that a `Backbone` may have.
+        levels: Which of four maps the decoder reads (see `BackboneNetwork`).
     """
 
     def __init__(
-        self, backbone: str | Backbone, weights: bool | str = False, output_stride: int = 32
+        self,
+        backbone: str | Backbone,
+        weights: bool | str = False,
+        output_stride: int = 32,
+        levels: Sequence[int] = (),
     ) -> None:
-        super().__init__(backbone, weights, output_stride)
+        super().__init__(backbone, weights, output_stride, levels)
         self.auxiliary: AuxiliaryHead | None = None
         self._feature_cache: FeatureCache | None = None
 
@@ -97,9 +142,11 @@ class Network(BackboneNetwork):
         height, width = images.shape[-2:]
         x = self._pad(self.backbone.normalize(images))
         if self._feature_cache is None:
-            features = self.backbone(x)
+            features = self.maps_of(x)
         else:
-            features = self._feature_cache(images, lambda positions: self.backbone(x[positions]))
+            features = self._feature_cache(images, lambda positions: self.maps_of(x[positions]))
+        if self.neck is not None:
+            features = self.neck(features, x)
         logits = crop(resize(self.head(self.decode(x, features)), x), height, width)
         if self.auxiliary is None or not self.training:
             return logits
@@ -132,13 +179,13 @@ class PyramidNetwork(Network):
     """
 
     def __init__(self, backbone: str | Backbone, weights: bool | str, output_stride: int) -> None:
-        super().__init__(backbone, weights, output_stride)
-        self._missing = int(math.log2(self.backbone.strides[0]))
-        self.pyramid_channels = [3, 0][: self._missing] + self.backbone.channels
+        super().__init__(backbone, weights, output_stride, levels=range(4))
+        self._missing = int(math.log2(self.encoder.strides[0]))
+        self.pyramid_channels = [3, 0][: self._missing] + self.encoder.channels
         if self._missing > 2 or len(self.pyramid_channels) != 6:
             raise UserError(
                 f"{type(self).__name__} needs a backbone with feature maps of strides (2,) 4, 8, 16 and 32, "
-                f"but this one has {self.backbone.strides}. Choose one with a pyramid, such as resnet50."
+                f"but this one has {self.encoder.strides}. Choose one with a pyramid, such as resnet50."
             )
 
     def decode(self, x: Tensor, features: list[Tensor]) -> Tensor:

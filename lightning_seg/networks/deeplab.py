@@ -45,20 +45,20 @@ class DeepLabV3(Network):
         from segmentation_models_pytorch.base import SegmentationHead
         from segmentation_models_pytorch.decoders.deeplabv3.decoder import DeepLabV3Decoder
 
-        super().__init__(backbone, weights, output_stride)
+        super().__init__(backbone, weights, output_stride, levels=(2, 3) if auxiliary else (3,))
         if multigrid:
-            _set_multigrid(self.backbone, [32 // self.stride * rate for rate in multigrid])
+            _set_multigrid(self.backbone, [32 // self.encoder.strides[-1] * rate for rate in multigrid])
         decoder = DeepLabV3Decoder(
-            in_channels=self.backbone.channels[-1],
+            in_channels=self.encoder.channels[-1],
             out_channels=decoder_channels,
-            atrous_rates=atrous_rates or _rates(self.stride),
+            atrous_rates=atrous_rates or _rates(self.encoder.strides[-1]),
             aspp_separable=False,
             aspp_dropout=dropout,
         )
         self.decoder = train_on_one_image(decoder)
         self.head = SegmentationHead(decoder_channels, num_classes, kernel_size=1)
         if auxiliary:
-            self.auxiliary = AuxiliaryHead(self.backbone.channels, num_classes)
+            self.auxiliary = AuxiliaryHead(self.encoder.channels, num_classes)
 
 
 class DeepLabV3Plus(Network):
@@ -88,15 +88,15 @@ class DeepLabV3Plus(Network):
         from segmentation_models_pytorch.base import SegmentationHead
         from segmentation_models_pytorch.decoders.deeplabv3.decoder import DeepLabV3PlusDecoder
 
-        super().__init__(backbone, weights, output_stride)
-        self._fine = self.backbone.at_stride(4)
-        channels = self.backbone.channels
+        super().__init__(backbone, weights, output_stride, levels=(0, 3))
+        self._fine = self.encoder.at_stride(4)
+        channels = self.encoder.channels
         decoder = DeepLabV3PlusDecoder(
             encoder_channels=[0, 0, channels[self._fine], channels[-1]],  # it looks at the third and the last
             encoder_depth=5,
             out_channels=decoder_channels,
-            atrous_rates=atrous_rates or _rates(self.stride),
-            output_stride=self.stride,
+            atrous_rates=atrous_rates or _rates(self.encoder.strides[-1]),
+            output_stride=self.encoder.strides[-1],
             aspp_separable=True,
             aspp_dropout=dropout,
         )
@@ -133,9 +133,9 @@ class DeepLabLargeFOV(Network):
         dilation: int = 12,
         dropout: float = 0.5,
     ) -> None:
-        super().__init__(backbone, weights, output_stride=8)
+        super().__init__(backbone, weights, output_stride=8, levels=(3,))
         self.decoder = nn.Sequential(
-            nn.Conv2d(self.backbone.channels[-1], decoder_channels, 3, padding=dilation, dilation=dilation),
+            nn.Conv2d(self.encoder.channels[-1], decoder_channels, 3, padding=dilation, dilation=dilation),
             nn.ReLU(inplace=True),
             nn.Dropout(dropout),
             nn.Conv2d(decoder_channels, decoder_channels, 1),

@@ -1,5 +1,7 @@
 """DPT: dense prediction from a vision transformer."""
 
+import math
+
 from torch import Tensor
 
 from lightning_seg.errors import UserError
@@ -14,8 +16,8 @@ class DPT(Network):
 
     Args:
         num_classes: Number of classes.
-        backbone: A timm model's name, or a `Backbone`: a vision transformer with patches of 16 pixels, or any
-            with maps of strides 4, 8, 16 and 32.
+        backbone: A timm model's name, or a `Backbone`: a plain vision transformer, or any with maps of strides 4, 8, 16
+            and 32. With patches of 14 pixels the strides are 7/8 of those.
         weights: Pretrained weights of the backbone (see `TimmBackbone`).
         decoder_channels: Channels of the fused maps.
     """
@@ -31,12 +33,16 @@ class DPT(Network):
 
         super().__init__(backbone, weights)
         strides = self.backbone.strides[-4:]
-        if strides not in ([16] * 4, [4, 8, 16, 32]):
+        if len(strides) < 4 or not (self.backbone.plain or strides == [4, 8, 16, 32]):
             raise UserError(
-                "DPT needs a transformer with patches of 16 pixels, or maps of strides 4, 8, 16 and 32, but "
-                f"this one has {self.backbone.strides}. Choose one such as vit_base_patch16_224 or resnet50."
+                "DPT needs four maps of a plain vision transformer, or maps of strides 4, 8, 16 and 32, but this one "
+                f"has {self.backbone.strides}. Choose one such as vit_base_patch16_224 or resnet50."
             )
         self.stride = 32
+        if self.backbone.plain:
+            patch = strides[-1]
+            strides = [2 ** round(math.log2(patch))] * 4  # patches of 14 are taken as if they were of 16
+            self.stride = patch * max(1, 32 // strides[-1])
         self.decoder = DPTDecoder(
             encoder_out_channels=self.backbone.channels[-4:],
             encoder_output_strides=strides,

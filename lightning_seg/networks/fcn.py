@@ -6,6 +6,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from lightning_seg.networks.backbones.base import Backbone
+from lightning_seg.networks.backbones.pyramid import STRIDES
 from lightning_seg.networks.backbones.timm_backbone import TimmBackbone
 from lightning_seg.networks.base import AuxiliaryHead, Network
 from lightning_seg.networks.upsampling import Bilinear, Upsampling
@@ -100,9 +101,10 @@ class FCN32s(Network):
     ) -> None:
         if isinstance(backbone, str) and backbone.startswith("vgg"):
             backbone = ConvolutionalVGG(backbone, weights)
-        super().__init__(backbone, weights)
-        self._fused = [self.backbone.at_stride(stride) for stride in self.fused]
-        channels = [self.backbone.channels[i] for i in self._fused]
+        levels = [STRIDES.index(stride) for stride in reversed(self.fused)]
+        super().__init__(backbone, weights, levels=levels)
+        self._fused = [self.encoder.at_stride(stride) for stride in self.fused]
+        channels = [self.encoder.channels[i] for i in self._fused]
         self.decoder = _SkipDecoder(channels, num_classes, upsampling)
         self.head = upsampling(num_classes, num_classes, self.fused[-1])
 
@@ -147,8 +149,8 @@ class FCN(Network):
         dropout: float = 0.1,
         auxiliary: bool = False,
     ) -> None:
-        super().__init__(backbone, weights, output_stride)
-        channels = self.backbone.channels
+        super().__init__(backbone, weights, output_stride, levels=(2, 3) if auxiliary else (3,))
+        channels = self.encoder.channels
         self.decoder = nn.Sequential(
             nn.Conv2d(channels[-1], channels[-1] // 4, 3, padding=1, bias=False),
             nn.BatchNorm2d(channels[-1] // 4),

@@ -32,8 +32,8 @@ class PSPNet(Network):
         dropout: float = 0.1,
         auxiliary: bool = False,
     ) -> None:
-        super().__init__(backbone, weights, output_stride)
-        channels = self.backbone.channels
+        super().__init__(backbone, weights, output_stride, levels=(2, 3) if auxiliary else (3,))
+        channels = self.encoder.channels
         self.decoder = train_on_one_image(_PyramidPooling(channels[-1], decoder_channels, bins, dropout))
         self.head = nn.Conv2d(decoder_channels, num_classes, 1)
         if auxiliary:

@@ -27,7 +27,7 @@ class SegFormer(PyramidNetwork):
         from segmentation_models_pytorch.decoders.segformer.decoder import SegformerDecoder
 
         super().__init__(backbone, weights, output_stride=32)
-        channels = [3, 0, *self.backbone.channels[-4:]]
+        channels = [3, 0, *self.encoder.channels[-4:]]
         self.decoder = SegformerDecoder(channels, segmentation_channels=decoder_channels)
         self.head = SegmentationHead(decoder_channels, num_classes, kernel_size=1)
 

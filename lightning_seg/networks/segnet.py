@@ -70,6 +70,11 @@ class SegNet(Network):
     ) -> None:
         super().__init__(backbone, weights)
         strides = self.backbone.strides
+        if self.backbone.plain:
+            raise UserError(
+                "SegNet undoes the poolings of its encoder, and a plain vision transformer has none. Choose a backbone "
+                "such as vgg16_bn or resnet50."
+            )
         if strides != [strides[0] * 2**i for i in range(len(strides))] or not 1 < len(strides) <= 6:
             raise UserError(
                 f"SegNet undoes its encoder in steps of two, but this backbone has strides {strides}. "

@@ -33,4 +33,4 @@ class UPerNet(PyramidNetwork):
         self.decoder = train_on_one_image(decoder)
         self.head = SegmentationHead(decoder_channels, num_classes, kernel_size=1)
         if auxiliary:
-            self.auxiliary = AuxiliaryHead(self.backbone.channels, num_classes)
+            self.auxiliary = AuxiliaryHead(self.encoder.channels, num_classes)

@@ -6,6 +6,8 @@ from torch import nn
 
 from lightning_seg.errors import UserError
 from lightning_seg.networks.backbones.mix_transformer import MixTransformer
+from lightning_seg.networks.backbones.plain import PlainBackbone
+from lightning_seg.networks.backbones.timm_backbone import TimmBackbone
 from lightning_seg.networks.base import train_on_one_image
 from lightning_seg.networks.baselines import FullResolution, PatchClassifier
 from lightning_seg.networks.deeplab import DeepLabLargeFOV, DeepLabV3, DeepLabV3Plus
@@ -24,6 +26,13 @@ from lightning_seg.networks.upernet import UPerNet
 
 SMALL = {"decoder_channels": 16}
 SMALL_UNET = {"decoder_channels": (32, 16, 16, 8, 8)}
+
+
+def vit(**args):
+    """Return a plain vision transformer with patches of any size."""
+    return TimmBackbone("test_vit", False, backbone_args={"depth": 4, **args})
+
+
 OWN = {"backbone": None}  # the architecture has an encoder of its own
 NETWORKS = {
     "deeplabv3": (DeepLabV3, SMALL),
@@ -47,6 +56,9 @@ NETWORKS = {
     "segformer": (SegFormer, SMALL),
     "segformer-mit": (SegFormer, {**SMALL, "backbone": lambda: MixTransformer("mit_b0", weights=False)}),
     "dpt": (DPT, SMALL),
+    "unet-vit14": (UNet, {**SMALL_UNET, "backbone": lambda: vit(patch_size=14, img_size=70)}),
+    "deeplabv3plus-vit-8": (DeepLabV3Plus, {**SMALL, "output_stride": 8, "backbone": lambda: vit()}),
+    "dpt-vit8": (DPT, {**SMALL, "backbone": lambda: vit(patch_size=8, img_size=64)}),
     "dpt-vit": (DPT, {**SMALL, "backbone": "test_vit"}),
     "segnet": (SegNet, {"layers": (2, 1, 1, 1, 1)}),
     "segnet-basic": (SegNetBasic, {**OWN, "channels": 8}),
@@ -133,7 +145,7 @@ def test_channels_last_stays_and_changes_nothing(network):
 
 def test_parts_are_named_and_hold_every_parameter(network):
     parts = {name.split(".")[0] for name, _ in network.named_parameters()}
-    assert parts <= {"backbone", "decoder", "head"}
+    assert parts <= {"backbone", "neck", "decoder", "head"}
     assert "backbone" in parts
     assert parts & {"decoder", "head"}
 
@@ -161,7 +173,7 @@ def test_exports_with_free_height_and_width(network):
 @pytest.mark.parametrize("build", [UNet, DeepLabV3Plus, FCN8s])
 def test_backbone_without_a_pyramid_is_refused(build):
     with pytest.raises(UserError, match="resnet50"):
-        build(5, backbone="test_vit", weights=False)
+        build(5, backbone=PlainBackbone([nn.Conv2d(3, 8, 1)], [8], nn.MaxPool2d))
 
 
 def test_one_value_per_channel_trains_with_the_running_statistics():

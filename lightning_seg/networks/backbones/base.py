@@ -1,6 +1,7 @@
 """What every backbone offers: feature maps, their strides and channels, normalization, stages to freeze."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -19,10 +20,12 @@ class Backbone(nn.Module):
 
     Attributes:
         plain: Whether it is a plain vision transformer: all its maps have the resolution of its patches.
+        pyramid: Makes the pyramid around it for decoders that read several strides; None for the decoder's own choice.
         image_size: Height and width of the only images that it takes; None if any will do.
     """
 
     plain = False
+    pyramid: Callable[..., Any] | None = None
     image_size: tuple[int, int] | None = None
     scale: Tensor
     shift: Tensor
@@ -60,12 +63,7 @@ class Backbone(nn.Module):
         Raises:
             UserError: If there is none.
         """
-        if stride not in self.strides:
-            raise UserError(
-                f"Expected a backbone with a feature map of stride {stride}, but this one has strides "
-                f"{self.strides}. Choose a backbone with a pyramid of maps, such as resnet50."
-            )
-        return len(self.strides) - 1 - self.strides[::-1].index(stride)
+        return deepest_at(self.strides, stride)
 
     def stages(self) -> list[tuple[str, nn.ModuleList]]:
         """Return the parts of the backbone, each computing one feature map from the one before, from the image on.
@@ -92,3 +90,17 @@ class Backbone(nn.Module):
         raise UserError(
             f"{type(self).__name__} cannot checkpoint gradients: set gradient_checkpointing=false."
         )
+
+
+def deepest_at(strides: Sequence[int], stride: int) -> int:
+    """Return the position of the deepest of several feature maps with a stride.
+
+    Raises:
+        UserError: There is none.
+    """
+    if stride not in strides:
+        raise UserError(
+            f"Expected a backbone with a feature map of stride {stride}, but this one has strides "
+            f"{list(strides)}. Choose a backbone with a pyramid of maps, such as resnet50."
+        )
+    return len(strides) - 1 - list(strides)[::-1].index(stride)

@@ -2,7 +2,7 @@
 
 import logging
 import sys
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
 
@@ -13,6 +13,7 @@ from lightning_seg.errors import UserError
 from lightning_seg.networks.backbones import plain_transformer as plain
 from lightning_seg.networks.backbones.base import Backbone
 from lightning_seg.networks.backbones.dilated_vgg import dilate_pools, flat_name
+from lightning_seg.networks.backbones.pyramid import SimplePyramid
 from lightning_seg.networks.backbones.tensor_file import (
     Translation,
     by_name,
@@ -47,6 +48,8 @@ class TimmBackbone(Backbone):
             evenly spaced, unless given. Of other models, which of their maps.
         norm: Whether the norm after the last block is applied to the maps that are taken. Unless given, as the
             models' authors do: to all in DINOv2 and DINOv3, and else to the last block's where only that is taken.
+        pyramid: What gives a decoder that reads several strides its maps of a plain vision transformer: `BEiTPyramid`,
+            the default of semantic networks, or `ViTDetPyramid`, that of Mask R-CNN.
 
     Raises:
         UserError: If timm does not know the name, or cannot build it with these settings.
@@ -60,6 +63,7 @@ class TimmBackbone(Backbone):
         backbone_args: dict[str, Any] | None = None,
         out_indices: int | list[int] | None = None,
         norm: bool | None = None,
+        pyramid: Callable[[Backbone, int, Sequence[int]], SimplePyramid] | None = None,
     ) -> None:
         config = _pretrained_config(name)
         args = dict(backbone_args or {})
@@ -86,6 +90,7 @@ class TimmBackbone(Backbone):
                 )
         super().__init__(channels, strides, config.mean, config.std)
         self.name, self.weights, self.plain = name, weights, bool(blocks)
+        self.pyramid = pyramid
         self.backbone_args = dict(backbone_args or {})
         self.image_size = _fixed_size(name, self.backbone_args)
         self.net = net

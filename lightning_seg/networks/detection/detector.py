@@ -15,6 +15,7 @@ from torchvision.models.detection.rpn import RegionProposalNetwork, RPNHead
 from torchvision.ops import MultiScaleRoIAlign
 
 from lightning_seg.networks.backbones.base import Backbone
+from lightning_seg.networks.backbones.pyramid import ViTDetPyramid
 from lightning_seg.networks.base import BackboneNetwork
 from lightning_seg.networks.detection.anchors import Anchors
 
@@ -33,14 +34,21 @@ class Detector(BackboneNetwork, ABC):
         min_size: In evaluation, images are resized so that their shorter side has this many pixels; training images
             come as the data module cuts them. None leaves the size alone.
         max_size: Limit of the longer side after that, in pixels.
+        levels: Which of the maps of strides 4 to 32 are read (see `BackboneNetwork`).
     """
 
     head: "DetectionHead"
+    default_pyramid = ViTDetPyramid
 
     def __init__(
-        self, backbone: str | Backbone, weights: bool | str, min_size: int | None, max_size: int
+        self,
+        backbone: str | Backbone,
+        weights: bool | str,
+        min_size: int | None,
+        max_size: int,
+        levels: Sequence[int] = (),
     ) -> None:
-        super().__init__(backbone, weights, output_stride=32)
+        super().__init__(backbone, weights, output_stride=32, levels=levels)
         self.min_size, self.max_size = min_size, max_size
 
     @property
@@ -69,7 +77,10 @@ class Detector(BackboneNetwork, ABC):
             x = _resize(x, self.min_size, self.max_size)
         resized = (x.shape[-2], x.shape[-1])
         x = F.pad(x, (0, -resized[1] % self.stride, 0, -resized[0] % self.stride))
-        found, losses = self.head(self.decode(self.backbone(x)), x, resized, targets)
+        features = self.maps_of(x)
+        if self.neck is not None:
+            features = self.neck(features, x)
+        found, losses = self.head(self.decode(features), x, resized, targets)
         return losses if self.training else [_fit(objects, resized, size) for objects in found]
 
     @abstractmethod

@@ -45,7 +45,8 @@ class MaskRCNN(Detector):
 
     Args:
         num_classes: Number of classes; class 0 is the background.
-        backbone: A timm model's name with feature maps of strides 4, 8, 16 and 32, or a `Backbone`.
+        backbone: A timm model's name with feature maps of strides 4, 8, 16 and 32, or a `Backbone`; around a plain
+            vision transformer ViTDet's pyramid makes them.
         weights: Pretrained weights of the backbone (see `TimmBackbone`).
         detector_weights: File of weights of torchvision's Mask R-CNN on the same backbone, for all parts. Its last
             layers are taken over if its classes are ours, or if it has COCO's 91 and we have its 80 and background.
@@ -81,12 +82,12 @@ class MaskRCNN(Detector):
         samples: int = 512,
         detections: int = 100,
     ) -> None:
-        super().__init__(backbone, weights, min_size, max_size)
+        super().__init__(backbone, weights, min_size, max_size, levels=range(4))
         self.detector_weights = detector_weights
-        self.taps = [self.backbone.at_stride(stride) for stride in STRIDES]
+        self.taps = [self.encoder.at_stride(stride) for stride in STRIDES]
         norm = nn.BatchNorm2d if v2_heads else None
         self.decoder = FeaturePyramidNetwork(
-            [self.backbone.channels[tap] for tap in self.taps], channels, LastLevelMaxPool(), norm
+            [self.encoder.channels[tap] for tap in self.taps], channels, LastLevelMaxPool(), norm
         )
         box_head: nn.Module = TwoMLPHead(channels * 7 * 7, hidden)
         if v2_heads:

@@ -11,6 +11,7 @@ from torchvision.models.detection.mask_rcnn import MaskRCNN as TorchvisionMaskRC
 from torchvision.ops import FrozenBatchNorm2d, box_iou
 
 from lightning_seg.errors import UserError
+from lightning_seg.networks.backbones.plain import PlainBackbone
 from lightning_seg.networks.detection.anchors import Anchors, DataAnchors
 from lightning_seg.networks.detection.mask_rcnn import COCO_NUMBERS, MaskRCNN
 from lightning_seg.networks.detection.mask_rcnn_c4 import MaskRCNNC4
@@ -288,4 +289,4 @@ def test_anchors_of_the_data_fit_it_better_and_are_in_the_checkpoint():
 
 def test_a_backbone_without_the_maps_is_refused():
     with pytest.raises(UserError, match="stride 4"):
-        MaskRCNN(3, "test_vit", weights=False)
+        MaskRCNN(3, PlainBackbone([torch.nn.Conv2d(3, 8, 1)], [8], torch.nn.MaxPool2d))
