@@ -3,7 +3,6 @@
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
@@ -13,7 +12,7 @@ from lightning_seg.analysis.section import Section
 from lightning_seg.analysis.settings import MISSING, described, find_setting, matches
 from lightning_seg.analysis.tables import Comparison
 from lightning_seg.errors import UserError
-from lightning_seg.runs.directory import CONFIG
+from lightning_seg.runs.directory import CONFIG, JsonObject
 from lightning_seg.runs.records import Record, find, read
 
 
@@ -49,7 +48,7 @@ def compare(
     """
     folders = [Path(path) for path in paths]
     records = _chosen([read(path) for path in find(folders)], where, tags)
-    usable: list[tuple[dict[str, Any], Record]] = []
+    usable: list[tuple[JsonObject, Record]] = []
     remarks = []
     for record in records:
         try:
@@ -65,7 +64,7 @@ def compare(
         raise UserError(
             "\n  ".join(["no tested run to compare: 'lightning-seg test RUN' tests one", *remarks])
         )
-    protocols: list[tuple[dict[str, Any], list[Record]]] = []
+    protocols: list[tuple[JsonObject, list[Record]]] = []
     for fields, record in usable:
         same = next((runs for known, runs in protocols if known == fields), None)
         if same is None:

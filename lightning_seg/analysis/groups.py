@@ -6,7 +6,6 @@ import shlex
 from collections import Counter
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
 
 from lightning_seg.analysis.settings import (
     MISSING,
@@ -18,6 +17,7 @@ from lightning_seg.analysis.settings import (
     value_text,
     varied_settings,
 )
+from lightning_seg.runs.directory import JsonObject
 from lightning_seg.runs.records import Record
 
 # What test.json records beside the protocol proper. The data's fingerprint covers the training files too, which
@@ -61,7 +61,7 @@ class Group:
         )
 
 
-def protocol(record: Record, across: Collection[str] = ()) -> dict[str, Any]:
+def protocol(record: Record, across: Collection[str] = ()) -> JsonObject:
     """Return all that must be equal for the scores of two runs to be comparable.
 
     Args:
@@ -77,7 +77,7 @@ def protocol(record: Record, across: Collection[str] = ()) -> dict[str, Any]:
     return {k: v for k, v in (fields | {TRUTH: digest.hexdigest()[:16]}).items() if k not in across}
 
 
-def difference_of_protocols(protocols: Sequence[Mapping[str, Any]]) -> str:
+def difference_of_protocols(protocols: Sequence[JsonObject]) -> str:
     """Name the fields in which protocols differ, with their values: ``split (test / val), images (200 / 101)``."""
     shown = [{field: value_text(value) for field, value in p.items()} for p in protocols]
     if len({tuple(p[f] for f in p if f != TRUTH) for p in shown}) == len(shown):

@@ -3,13 +3,13 @@
 import math
 from collections.abc import Sequence
 from functools import cached_property
-from typing import Any
 
 import numpy as np
 
 from lightning_seg.analysis.groups import TRUTH, Group, other_differences
 from lightning_seg.analysis.metrics import MIOU, Measure
 from lightning_seg.analysis.settings import MISSING, varied_settings
+from lightning_seg.runs.directory import JsonObject
 from lightning_seg.statistics.blocks import image_blocks
 from lightning_seg.statistics.paired import (
     Differences,
@@ -47,7 +47,7 @@ class Section:
 
     def __init__(
         self,
-        protocol: dict[str, Any],
+        protocol: JsonObject,
         groups: Sequence[Group],
         baseline: str | None = None,
         block: int | None = None,
@@ -277,7 +277,7 @@ class Section:
             return f"Held equal: {minutes}; not {number}."
         return f"Held equal: neither {number}, nor {minutes}."
 
-    def rows(self) -> list[dict[str, Any]]:
+    def rows(self) -> list[JsonObject]:
         """Return one row a group: scores as they are shown, NaN where there is none."""
         own, scale = self.sample.group(np.arange(len(self.groups)))[:, 0], self.measure.scale
         low, high = (
@@ -338,7 +338,7 @@ class Section:
         return SAME if not d.certain else BETTER if self.measure.best * d.value > 0 else WORSE
 
 
-def _title(protocol: dict[str, Any]) -> str:
+def _title(protocol: JsonObject) -> str:
     p = protocol
     named = ("data", "split", "images", "classes", "ignore_index", "aggregation", TRUTH)
     head = f"{p.get('data')} {p.get('split')}: {p.get('images')} images, {len(p.get('classes', ()))} classes"

@@ -4,9 +4,9 @@ import difflib
 import json
 import re
 from collections.abc import Iterable, Mapping, Sequence
-from typing import Any
 
 from lightning_seg.errors import UserError
+from lightning_seg.runs.directory import JsonObject
 from lightning_seg.runs.records import Record
 
 MISSING = "–"
@@ -152,7 +152,7 @@ def matches(text: str, settings: Mapping[str, str], wanted: str) -> bool:
         return wanted.lower() in (have.lower(), have.lower().removesuffix("loss"))
 
 
-def value_text(value: Any) -> str:
+def value_text(value: object) -> str:
     """Return a value as people write it: 1e-4, none, true, Flip+Crop."""
     if value is None:
         return "none"
@@ -184,7 +184,7 @@ def provenance(records: Iterable[Record]) -> str:
     return ", ".join(f"{name} ({' / '.join(values)})" for name, values in facts.items() if len(values) > 1)
 
 
-def _code(facts: Mapping[str, Any]) -> str:
+def _code(facts: JsonObject) -> str:
     """Name a commit, and what was not committed by a digest: two patches on one commit are two programs."""
     text = str(facts.get("commit") or "unknown")[:7]
     if facts.get("dirty", facts.get("uncommitted_changes")):  # the second is its name before 0.2

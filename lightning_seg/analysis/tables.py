@@ -5,7 +5,6 @@ import re
 from collections.abc import Sequence
 from csv import DictWriter
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 
@@ -13,6 +12,7 @@ from lightning_seg.analysis.section import Section
 from lightning_seg.analysis.settings import MISSING, described, short_names
 from lightning_seg.errors import UserError
 from lightning_seg.plotting.tables import text_table
+from lightning_seg.runs.directory import JsonObject
 from lightning_seg.runs.records import Record
 
 EXPLANATION = (
@@ -144,7 +144,7 @@ def csv(comparison: Comparison, sort: str | None = None) -> str:
             also = {"also_differ_in": ", ".join(short_names(by_name[row["experiment"]].mixed))}
             rows.append(common | {"run": "", "seed": ""} | row | also | settings | classes)
             for record in by_name[row["experiment"]].records:
-                one: dict[str, Any] = common | {"level": "run", "run": str(record.path), "seed": record.seed}
+                one: JsonObject = common | {"level": "run", "run": str(record.path), "seed": record.seed}
                 one |= {
                     "experiment": row["experiment"],
                     "score": section.measure.scale * section.measure.value(record),
@@ -164,7 +164,7 @@ def csv(comparison: Comparison, sort: str | None = None) -> str:
     return file.getvalue()
 
 
-def ordered(section: Section, sort: str | None) -> list[dict[str, Any]]:
+def ordered(section: Section, sort: str | None) -> list[JsonObject]:
     """Return the rows that are shown, in the order of a column.
 
     Args:
@@ -194,7 +194,7 @@ def ordered(section: Section, sort: str | None) -> list[dict[str, Any]]:
             f"--sort {sort}: there is no such column; choose one of {', '.join([*settings, *known])}"
         )
 
-    def key(row: dict[str, Any]) -> tuple[bool, float, str]:
+    def key(row: JsonObject) -> tuple[bool, float, str]:
         value = row["settings"][settings[name]] if name in settings else row[name]
         try:
             number = float(value)
@@ -210,7 +210,7 @@ def shortened(remarks: Sequence[str], most: int = 8) -> list[str]:
     return [*remarks[:most], *([f"and {len(remarks) - most} more remarks"] if len(remarks) > most else [])]
 
 
-def _columns(section: Section, rows: Sequence[dict[str, Any]], to: str) -> dict[str, list[str]]:
+def _columns(section: Section, rows: Sequence[JsonObject], to: str) -> dict[str, list[str]]:
     """Lay out the scores by column; columns without content are left out."""
     covers = rows[0]["interval_covers"]
     columns = {
@@ -232,7 +232,7 @@ def _columns(section: Section, rows: Sequence[dict[str, Any]], to: str) -> dict[
     return {name: cells for name, cells in columns.items() if any(c not in ("", "–") for c in cells)}
 
 
-def _settings(section: Section, rows: Sequence[dict[str, Any]]) -> dict[str, list[str]]:
+def _settings(section: Section, rows: Sequence[JsonObject]) -> dict[str, list[str]]:
     """Lay out the settings in which groups differ, the most important first."""
     columns = {"experiment": [row["experiment"] for row in rows]}
     for key, name in zip(section.settings, short_names(section.settings), strict=True):
@@ -302,7 +302,7 @@ def _p(value: float) -> str:
     return "" if np.isnan(value) else "<0.001" if value < 0.001 else f"{value:.3f}"
 
 
-def _difference(row: dict[str, Any]) -> str:
+def _difference(row: JsonObject) -> str:
     if np.isnan(row["difference"]):
         return ""
     ends = row["difference_low"], row["difference_high"]

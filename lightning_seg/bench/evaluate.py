@@ -5,6 +5,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torchmetrics import MetricCollection
 
 from lightning_seg import IGNORE_INDEX
 from lightning_seg.bench.train import TrainBench
@@ -27,9 +28,8 @@ GOALS = (
 )
 
 
-def usual(num_classes: int) -> Any:
+def usual(num_classes: int) -> MetricCollection:
     """Make torchmetrics' collection of IoU, F1 (Dice) and accuracy, which share one computation where they can."""
-    from torchmetrics import MetricCollection
     from torchmetrics.classification import MulticlassAccuracy, MulticlassF1Score, MulticlassJaccardIndex
 
     options: dict[str, Any] = {"num_classes": num_classes, "ignore_index": IGNORE_INDEX, "average": None}
@@ -53,7 +53,7 @@ def scoring(
     for metrics, predicted in ((collection, logits), (from_labels, labels)):
         metrics.update(predicted, wide)  # decides which of them can share
 
-    def time_of(work: Callable[[], Any]) -> Callable[[], float]:
+    def time_of(work: Callable[[], object]) -> Callable[[], float]:
         def run() -> float:
             start = bench.clock()
             work()
@@ -90,7 +90,7 @@ def validation(bench: TrainBench, size: tuple[int, int]) -> dict[str, Callable[[
         "index": torch.arange(len(images), device=bench.device),
     }
 
-    def run(work: Callable[[], Any]) -> Callable[[], float]:
+    def run(work: Callable[[], object]) -> Callable[[], float]:
         def timed() -> float:
             with torch.no_grad(), bench.autocast():
                 start = bench.clock()

@@ -3,7 +3,6 @@
 import tempfile
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 from PIL import Image
@@ -13,6 +12,7 @@ from lightning_seg.bench.turns import Goal, ratio, table, take_turns
 from lightning_seg.data.datasets.folder import Folder
 from lightning_seg.data.datasets.shapes import Shapes
 from lightning_seg.data.transforms.color import ColorJitter
+from lightning_seg.experiment.experiment import TaskAndData
 
 # A quarter or more below what a quiet machine of two cores measures: noise passes, a real loss does not.
 TRAIN = (Goal(train.OURS, train.BARE, 0.8), Goal(train.FROZEN, train.OURS, 1.3))
@@ -26,7 +26,7 @@ DATA = (Goal(samples.CACHED, samples.TORCHVISION, 10), Goal(samples.FILES, sampl
 START = (Goal(start.HELP, start.IMPORT, 8), Goal(start.ERROR, start.IMPORT, 0.7))
 
 
-def run(experiment: Any, rounds: int) -> list[str]:
+def run(experiment: TaskAndData, rounds: int) -> list[str]:
     """Compare in short turns and print the tables.
 
     Args:

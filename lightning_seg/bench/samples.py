@@ -2,7 +2,6 @@
 
 import time
 from collections.abc import Callable, Sequence
-from typing import Any
 
 import cv2
 import numpy as np
@@ -32,7 +31,7 @@ GOALS = (
     Goal(FILES, DECODE, 0.85),
 )
 
-Make = Callable[[Sequence[int]], Any]
+Make = Callable[[Sequence[int]], object]
 
 
 def sample_ways(data: SegmentationData) -> tuple[dict[str, Callable[[], float]], int]:
@@ -71,7 +70,7 @@ def sample_ways(data: SegmentationData) -> tuple[dict[str, Callable[[], float]],
     normalize = Backbone([1], [1], MEAN, STD).normalize  # what a network does first
     plain = _torchvision(data)
 
-    def ours(split: Split, batch: Sequence[int]) -> Any:
+    def ours(split: Split, batch: Sequence[int]) -> object:
         out = collate([split[0, i] for i in batch])
         return normalize(apply_color(out["image"], out["color"])), out["mask"]
 
@@ -103,7 +102,7 @@ def sample_ways(data: SegmentationData) -> tuple[dict[str, Callable[[], float]],
     return {name: timed(make) for name, make in makers.items()}, len(samples)
 
 
-def _torchvision(data: SegmentationData) -> Callable[[np.ndarray, np.ndarray], Any]:
+def _torchvision(data: SegmentationData) -> Callable[[np.ndarray, np.ndarray], object]:
     assert data.color is not None
     crop, flip = data.geometry
     color = data.color
@@ -119,7 +118,7 @@ def _torchvision(data: SegmentationData) -> Callable[[np.ndarray, np.ndarray], A
         ]
     )
 
-    def make(image: np.ndarray, mask: np.ndarray) -> Any:
+    def make(image: np.ndarray, mask: np.ndarray) -> object:
         pixels = tv_tensors.Image(torch.from_numpy(image).permute(2, 0, 1).contiguous())
         resize = v2.ScaleJitter((image.shape[0], image.shape[1]), crop.scale_range)
         return after(*resize(pixels, tv_tensors.Mask(torch.from_numpy(mask))))
@@ -127,7 +126,7 @@ def _torchvision(data: SegmentationData) -> Callable[[np.ndarray, np.ndarray], A
     return make
 
 
-def _albumentations(data: SegmentationData) -> Callable[[np.ndarray, np.ndarray], Any]:
+def _albumentations(data: SegmentationData) -> Callable[[np.ndarray, np.ndarray], object]:
     import albumentations as A
 
     assert data.color is not None

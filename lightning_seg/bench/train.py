@@ -8,7 +8,6 @@ import warnings
 from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
-from typing import Any
 
 import lightning as L
 import torch
@@ -17,6 +16,7 @@ from torch.utils.data import DataLoader
 
 from lightning_seg.bench.turns import Goal
 from lightning_seg.callbacks.progress import Progress
+from lightning_seg.experiment.experiment import TaskAndData
 from lightning_seg.experiment.trainer import device_of
 from lightning_seg.runs.csv_logger import RunLogger
 from lightning_seg.tasks.semantic import SemanticSegmentation
@@ -51,7 +51,7 @@ class TrainBench:
             threads that wait for one another count, too.
     """
 
-    def __init__(self, experiment: Any, steps: int, processor_time: bool = False) -> None:
+    def __init__(self, experiment: TaskAndData, steps: int, processor_time: bool = False) -> None:
         self._now = time.process_time if processor_time else time.perf_counter
         if processor_time:
             torch.set_num_threads(1)
@@ -93,6 +93,7 @@ class TrainBench:
     def task(self, finetune: Full) -> SemanticSegmentation:
         """Return the experiment's task under another policy."""
         model = self.experiment.model
+        assert isinstance(model, SemanticSegmentation)
         return SemanticSegmentation(
             copy.deepcopy(model.network).requires_grad_(True),  # whatever the experiment freezes
             model.optimizer,
@@ -115,7 +116,7 @@ class TrainBench:
                     start = self.clock()
                 x, y = images.to(self.device), self.batch["mask"].to(self.device)
                 with arithmetic():
-                    logits: Any = network(x)
+                    logits = network(x)
                     outputs: list[Tensor] = list(logits) if isinstance(logits, tuple) else [logits]
                     total = sum(
                         (1.0 if i == 0 else task.auxiliary_weight) * loss(o, y) for i, o in enumerate(outputs)
@@ -129,14 +130,16 @@ class TrainBench:
 
     def fitted(
         self,
-        module: Any,
-        batch: Any = None,
+        module: L.LightningModule,
+        batch: object = None,
         precision: str | None = None,
-        make_trainer: Callable[..., Any] = L.Trainer,
+        make_trainer: Callable[..., L.Trainer] = L.Trainer,
     ) -> Callable[[], float]:
         """Return a loop of Lightning's trainer over one batch, with our logger and callback if the task is ours."""
-        batches: Any = [self.batch if batch is None else batch] * (WARM + self.steps + 1)  # no epoch ends
-        loader = DataLoader(batches, batch_size=None)
+        batches: list[object] = [self.batch if batch is None else batch] * (
+            WARM + self.steps + 1
+        )  # no epoch ends
+        loader: DataLoader[object] = DataLoader(batches, batch_size=None)  # type: ignore[arg-type]
 
         def run() -> float:
             clock = _Clock(self)
@@ -189,7 +192,7 @@ class TrainBench:
         own = {p.untyped_storage().data_ptr() for p in task.parameters()}
         with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor), self.autocast():
             if bare:
-                logits: Any = task.network(batch["image"])
+                logits = task.network(batch["image"])
                 logits = logits[0] if isinstance(logits, tuple) else logits
                 loss = task.loss(logits, batch["mask"])
             else:

@@ -36,7 +36,7 @@ class Arguments(argparse.ArgumentParser):
             formatter_class=argparse.RawDescriptionHelpFormatter,
         )
 
-    def add_argument(self, *names: Any, **options: Any) -> argparse.Action:
+    def add_argument(self, *names: str, **options: Any) -> argparse.Action:
         """Add an argument, and note the names of an option."""
         self._flags |= {name for name in names if name.startswith("-")}
         return super().add_argument(*names, **options)

@@ -1,9 +1,13 @@
 """``lightning-seg bench``: ratios to bare loops and other libraries, measured on this machine."""
 
-from typing import Any
+from typing import TYPE_CHECKING, cast
 
 from lightning_seg.cli.arguments import Arguments, at_least, config_arguments, size
 from lightning_seg.errors import ExitCode
+
+if TYPE_CHECKING:
+    from lightning_seg.experiment.experiment import TaskAndData
+    from lightning_seg.tasks.semantic import SemanticSegmentation
 
 
 def main(arguments: list[str]) -> int | None:
@@ -133,7 +137,8 @@ def _frozen(arguments: list[str]) -> None:
         device=device_of(trainer.accelerator),
         bf16=str(trainer.precision).startswith("bf16"),
     )
-    tasks = frozen.under_policies(experiment.model, conditions.device)
+    task = cast("SemanticSegmentation", experiment.model)
+    tasks = frozen.under_policies(task, conditions.device)
     memory = {name: frozen.bytes_of_training(task, conditions) for name, task in tasks.items()}
     ways = {name: frozen.steps(task, conditions, options.steps) for name, task in tasks.items()}
     times = take_turns(ways, options.rounds)
@@ -198,7 +203,7 @@ def _add_clock(parser: Arguments) -> None:
     )
 
 
-def _experiment(settings: list[str]) -> Any:
+def _experiment(settings: list[str]) -> "TaskAndData":
     from lightning_seg.experiment.experiment import TaskAndData
 
     return TaskAndData(settings)

@@ -3,12 +3,20 @@
 import json
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING
 
 from lightning_seg.cli.arguments import Arguments, output_file
 from lightning_seg.errors import UserError
 from lightning_seg.experiment.files import experiment_file
 from lightning_seg.runs.directory import existing_run
+
+if TYPE_CHECKING:
+    import torch
+
+    from lightning_seg.data.base import SegmentationData
+    from lightning_seg.inference.export.check import Batch
+    from lightning_seg.inference.export.formats import Run
+    from lightning_seg.tasks.semantic import SemanticSegmentation
 
 
 def main(arguments: list[str]) -> None:
@@ -25,6 +33,7 @@ def main(arguments: list[str]) -> None:
     from lightning_seg.inference.export.standalone import standalone
     from lightning_seg.inference.export.write import validation_images, write
     from lightning_seg.networks.base import Network
+    from lightning_seg.tasks.semantic import SemanticSegmentation
 
     settings = ["--model.compile=false", *settings]
     if run:
@@ -37,7 +46,7 @@ def main(arguments: list[str]) -> None:
         print(f"note: {options.name} is an experiment, no run: its weights are random")
     path = options.output or path
     network = task.network
-    if not isinstance(network, Network):
+    if not (isinstance(network, Network) and isinstance(task, SemanticSegmentation)):
         raise UserError(f"export takes networks of semantic segmentation, not {type(network).__name__}.")
     images, note = [], ""
     try:
@@ -61,7 +70,14 @@ def main(arguments: list[str]) -> None:
     )
 
 
-def _what_is_left_out(task: Any, data: Any, run: Any, labels: bool, dtype: Any, images: Sequence[Any]) -> str:
+def _what_is_left_out(
+    task: "SemanticSegmentation",
+    data: "SegmentationData",
+    run: "Run",
+    labels: bool,
+    dtype: "torch.dtype",
+    images: Sequence["Batch"],
+) -> str:
     """Say what `predict` does beside running the network, and how much that changes."""
     from lightning_seg.inference.export.write import agreement
     from lightning_seg.inference.predictor import Predictor
@@ -70,7 +86,7 @@ def _what_is_left_out(task: Any, data: Any, run: Any, labels: bool, dtype: Any, 
     parts = ", ".join([repr(task.inference)] * (task.inference is not None) + steps)
     text = f"\nnot in the file, which is the network alone: {parts}"
     if images:
-        postprocess = task.postprocess and task.postprocess.of_logits
+        postprocess = task.postprocess.of_logits if task.postprocess else None
         model = Predictor(
             task.network, data.class_names, data.palette, task.inference, task.temperature, postprocess
         )

@@ -6,7 +6,7 @@ import os
 import select
 import signal
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 from lightning_seg.errors import ExitCode, UserError
@@ -119,7 +119,10 @@ def main(argv: Sequence[str] | None = None) -> int:
     arguments = list(sys.argv[1:] if argv is None else argv)
     try:
         try:
-            return _dispatch(arguments)
+            if not arguments or arguments[0] in ("-h", "--help", "help"):
+                print(usage(), end="")
+                return ExitCode.DONE
+            return _command(arguments[0])(arguments[1:]) or ExitCode.DONE
         finally:
             sys.stdout.flush()
     except UserError as error:
@@ -137,11 +140,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         return ExitCode.SIGNAL + signal.SIGINT
 
 
-def _dispatch(arguments: list[str]) -> int:
-    if not arguments or arguments[0] in ("-h", "--help", "help"):
-        print(usage(), end="")
-        return ExitCode.DONE
-    name, rest = arguments[0], arguments[1:]
+def _command(name: str) -> Callable[[list[str]], int | None]:
+    """Import what runs a command; no other command is imported."""
     if name in RENAMED:
         raise UserError(
             f"the command {name!r} is called {RENAMED[name]!r}: lightning-seg {RENAMED[name]} ..."
@@ -150,8 +150,10 @@ def _dispatch(arguments: list[str]) -> int:
         close = difflib.get_close_matches(name, COMMANDS, n=1)
         hint = f" Did you mean {close[0]}?" if close else ""
         raise UserError(f"unknown command {name!r}.{hint} 'lightning-seg --help' lists the commands.")
-    module = importlib.import_module(f"lightning_seg.cli.{name.replace('-', '_')}")
-    return module.main(rest) or ExitCode.DONE
+    function: Callable[[list[str]], int | None] = importlib.import_module(
+        f"lightning_seg.cli.{name.replace('-', '_')}"
+    ).main
+    return function
 
 
 def _failed(error: Exception, message: str) -> int:

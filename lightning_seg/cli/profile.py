@@ -2,7 +2,7 @@
 
 import argparse
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from lightning_seg.cli.arguments import Arguments, at_least, output_file, picture_file, size
 from lightning_seg.errors import UserError
@@ -11,6 +11,7 @@ from lightning_seg.experiment.files import experiment_file, experiment_names
 if TYPE_CHECKING:
     from lightning_seg.bench.network_profile import Conditions, Description
     from lightning_seg.data.base import SegmentationData
+    from lightning_seg.tasks.base import SegmentationTask
 
 
 def main(arguments: list[str]) -> None:
@@ -25,12 +26,13 @@ def main(arguments: list[str]) -> None:
     options.output.mkdir(parents=True, exist_ok=True)
 
     from lightning_seg.bench import network_profile, network_report
+    from lightning_seg.tasks.semantic import SemanticSegmentation
 
     conditions = _conditions(options)
     described, left_out = [], []
     for name in names:
         task, data, title = _build(name, settings)
-        if task.instances:
+        if not isinstance(task, SemanticSegmentation):
             left_out.append(title)
             continue
         description = network_profile.measure(title, task, conditions)
@@ -90,7 +92,7 @@ def _conditions(options: argparse.Namespace) -> "Conditions":
     return Conditions(options.size, options.batch_size, device, options.bf16)
 
 
-def _build(name: str, settings: list[str]) -> tuple[Any, "SegmentationData", str]:
+def _build(name: str, settings: list[str]) -> tuple["SegmentationTask", "SegmentationData", str]:
     """Build an experiment, or a run with the weights of its best checkpoint; return it and what to call it."""
     if Path(name).is_dir():
         from lightning_seg.experiment.loading import load_run

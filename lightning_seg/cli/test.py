@@ -1,16 +1,32 @@
 """``lightning-seg test``: score the best checkpoint of a run again."""
 
+from typing import Literal
+
 from lightning_seg.cli.arguments import Arguments
 from lightning_seg.runs.directory import existing_run
 
 
 def main(arguments: list[str]) -> None:
     """Run the command."""
+    evaluate(
+        arguments,
+        "test",
+        "Score the best checkpoint of a run on the test split; the result replaces test.json in its directory.",
+    )
+
+
+def evaluate(arguments: list[str], command: Literal["test", "validate"], description: str) -> None:
+    """Score a run by one of the trainer's two commands for that.
+
+    Args:
+        arguments: Those of the command line after the command.
+        command: The name of the command, which is that of the trainer's method.
+        description: What it does, for ``--help``.
+    """
     parser = Arguments(
-        "lightning-seg test",
-        "Score the best checkpoint of a run on the test split; the result replaces test.json in its directory."
-        " --ckpt_path=FILE takes another checkpoint.",
-        "lightning-seg test runs/unet_camvid --data.init_args.root=/data/CamVid",
+        f"lightning-seg {command}",
+        f"{description} --ckpt_path=FILE takes another checkpoint.",
+        f"lightning-seg {command} runs/unet_camvid --data.init_args.root=/data/CamVid",
         settings=True,
     )
     parser.add_run()
@@ -22,5 +38,6 @@ def main(arguments: list[str]) -> None:
 
     run = load_run(directory, settings)
     trainer = run.make_trainer()
+    score = trainer.test if command == "test" else trainer.validate
     with friendly_errors(trainer, run.data, lambda: directory):
-        trainer.test(**run.trainer_arguments, verbose=False)
+        score(**run.trainer_arguments, verbose=False)

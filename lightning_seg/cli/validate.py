@@ -1,26 +1,12 @@
-"""``lightning-seg validate``: score the best checkpoint of a run again."""
+"""``lightning-seg validate``: score the best checkpoint of a run on the validation split."""
 
-from lightning_seg.cli.arguments import Arguments
-from lightning_seg.runs.directory import existing_run
+from lightning_seg.cli.test import evaluate
 
 
 def main(arguments: list[str]) -> None:
     """Run the command."""
-    parser = Arguments(
-        "lightning-seg validate",
-        "Score the best checkpoint of a run on the validation split, and print the scores."
-        " --ckpt_path=FILE takes another checkpoint.",
-        "lightning-seg validate runs/unet_camvid --data.init_args.root=/data/CamVid",
-        settings=True,
+    evaluate(
+        arguments,
+        "validate",
+        "Score the best checkpoint of a run on the validation split, and print the scores.",
     )
-    parser.add_run()
-    options, settings = parser.parse_with_settings(arguments)
-    directory = existing_run(options.run)
-
-    from lightning_seg.experiment.failures import friendly_errors
-    from lightning_seg.experiment.loading import load_run
-
-    run = load_run(directory, settings)
-    trainer = run.make_trainer()
-    with friendly_errors(trainer, run.data, lambda: directory):
-        trainer.validate(**run.trainer_arguments, verbose=False)

@@ -6,9 +6,12 @@ from contextlib import nullcontext
 from typing import Any
 
 import torch
+from torch import Tensor
+from torch.optim import Optimizer
 
 from lightning_seg.data.base import SegmentationData
 from lightning_seg.experiment.failures import is_out_of_memory
+from lightning_seg.tasks.base import SegmentationTask
 
 STEPS = 3  # an optimizer makes its state in the first, and the allocator settles after the second
 MOST = {"cuda": 4096, "cpu": 32}  # a CPU's memory ends in swapping, not in an error
@@ -16,7 +19,9 @@ OBJECTS = 30  # as in a crowded image
 DTYPES = {"bf16-mixed": torch.bfloat16, "16-mixed": torch.float16}
 
 
-def largest_batch(task: Any, data: SegmentationData, device: torch.device, precision: str) -> int:
+def largest_batch(
+    task: SegmentationTask, data: SegmentationData, device: torch.device, precision: str
+) -> int:
     """Return the largest power of two of crops that some training steps have room for; 0 if there is none.
 
     Args:
@@ -48,16 +53,19 @@ def largest_batch(task: Any, data: SegmentationData, device: torch.device, preci
     return fits
 
 
-def _step(task: Any, optimizer: Any, batch: dict[str, Any], dtype: torch.dtype | None) -> None:
+def _step(
+    task: SegmentationTask, optimizer: Optimizer, batch: dict[str, Any], dtype: torch.dtype | None
+) -> None:
     device = batch["image"].device.type
     with torch.autocast(device, dtype) if dtype else nullcontext():
         loss = task.training_step(batch, 0)
+    assert isinstance(loss, Tensor)
     loss.backward()
     optimizer.step()
     optimizer.zero_grad()
 
 
-def _random_batch(data: Any, size: int, device: torch.device) -> dict[str, Any]:
+def _random_batch(data: SegmentationData, size: int, device: torch.device) -> dict[str, Any]:
     """Make noise of a batch's shape; where objects are sought, each image has as many as crowded ones have."""
     images = torch.randint(256, (size, 3, *data.crop_size), dtype=torch.uint8, device=device)
     masks = torch.randint(data.num_classes, (size, *data.crop_size), dtype=torch.uint8, device=device)

@@ -7,6 +7,7 @@ class is usually found. So its meaning depends on nothing but the setting it sta
 import difflib
 import importlib
 import inspect
+import os
 import pkgutil
 import re
 import sys
@@ -21,6 +22,7 @@ from jsonargparse import get_loader
 from lightning_seg import IGNORE_INDEX, PUBLIC
 from lightning_seg.errors import UserError
 from lightning_seg.experiment.files import refuse_doubles
+from lightning_seg.runs.directory import JsonObject
 
 # Where the class of a setting is looked up: packages of this one, and modules of libraries.
 _LOSSES = ("lightning_seg.training.losses", "torch.nn")
@@ -78,7 +80,7 @@ def expand_settings(settings: Any, key: str = "") -> Any:
     return stated if "init_args" in stated else path
 
 
-def _ignoring(settings: dict[str, Any], key: str) -> dict[str, Any]:
+def _ignoring(settings: JsonObject, key: str) -> JsonObject:
     """State `ignore_index` for a loss or a metric that has this argument and is not given it."""
     path, given = settings.get("class_path"), settings.get("init_args") or {}
     setting = key.rpartition(".")[2].rstrip("+")
@@ -115,7 +117,7 @@ def expand_arguments(arguments: Sequence[str]) -> list[str]:
     return expanded
 
 
-def named_classes(files: Iterable[Mapping[str, Any]], arguments: Sequence[str]) -> list[type]:
+def named_classes(files: Iterable[JsonObject], arguments: Sequence[str]) -> list[type]:
     """Return the classes that settings of files and arguments name by class path or short name."""
     found: list[type] = []
 
@@ -266,7 +268,7 @@ def _import(path: str) -> Any:
     return getattr(importlib.import_module(module), name)
 
 
-def make_importable(files: Mapping[Path, Mapping[str, Any]], arguments: Sequence[str] = ()) -> None:
+def make_importable(files: Mapping[Path, JsonObject], arguments: Sequence[str] = ()) -> None:
     """Let class paths name modules in the current folder, in its ``experiments/`` and beside experiment files.
 
     What is installed comes first: a file here hides no library.
@@ -288,18 +290,20 @@ def make_importable(files: Mapping[Path, Mapping[str, Any]], arguments: Sequence
 
 def folders_of_modules() -> list[str]:
     """Return the folders elsewhere from which modules were imported, which a run has to state to be continued."""
-    used = {str(parent) for module in [*sys.modules.values()] for parent in _parents(module)}
-    return [folder for folder in _FOLDERS if folder in used and Path(folder) not in _here()]
+    here = _here()
+    elsewhere = [folder for folder in _FOLDERS if Path(folder) not in here]
+    used = {_folder(module) for module in [*sys.modules.values()]} if elsewhere else set()
+    return [folder for folder in elsewhere if folder in used]
 
 
 def _here() -> tuple[Path, Path]:
     return Path.cwd(), Path("experiments").absolute()
 
 
-def _parents(module: Any) -> tuple[Path, ...]:
+def _folder(module: object) -> str | None:
     """The folder of a module, or that of the package which it is."""
     file = getattr(module, "__file__", None)
     if not isinstance(file, str):
-        return ()
-    path = Path(file)
-    return (path.parents[1],) if path.name == "__init__.py" else (path.parent,)
+        return None
+    folder, name = os.path.split(file)
+    return os.path.dirname(folder) if name == "__init__.py" else folder

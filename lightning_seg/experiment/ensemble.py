@@ -2,13 +2,16 @@
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import cast
+
+from lightning.pytorch import Trainer
+from torch import nn
 
 from lightning_seg.errors import UserError
 from lightning_seg.experiment.experiment import Experiment
 from lightning_seg.experiment.files import read_settings
 from lightning_seg.experiment.loading import LoadedRun, load_run
-from lightning_seg.runs.directory import BEST_CHECKPOINT, CONFIG
+from lightning_seg.runs.directory import BEST_CHECKPOINT, CONFIG, JsonObject
 
 
 def make_ensemble(runs: Sequence[Path], settings: Sequence[str] = ()) -> Path:
@@ -30,7 +33,8 @@ def make_ensemble(runs: Sequence[Path], settings: Sequence[str] = ()) -> Path:
             )
     experiment = _Ensemble(settings, members)
     model, trainer = experiment.model, experiment.trainer
-    for network, member in zip(model.network.backbone.members, members.values(), strict=True):
+    networks = cast(nn.ModuleList, model.network.backbone.members)
+    for network, member in zip(networks, members.values(), strict=True):
         network.load_state_dict(member.task.network.state_dict())
     checkpoint = experiment.run_directory / BEST_CHECKPOINT
     trainer.strategy.connect(model)
@@ -48,7 +52,7 @@ class _Ensemble(Experiment):
             args, settings=(next(iter(members)) / CONFIG, _configuration(members)), tracked=False
         )
 
-    def instantiate_trainer(self, **kwargs: Any) -> Any:
+    def instantiate_trainer(self, **kwargs: object) -> Trainer:
         """Look before anything is written."""
         split = self.datamodule.test_split
         tested = {repr(sample) for sample in self.datamodule.samples(split)}
@@ -62,7 +66,7 @@ class _Ensemble(Experiment):
         return super().instantiate_trainer(**kwargs)
 
 
-def _configuration(members: dict[Path, LoadedRun]) -> dict[str, Any]:
+def _configuration(members: dict[Path, LoadedRun]) -> JsonObject:
     """Take the first run's settings, its network replaced by all of them."""
     configs = [read_settings(run / CONFIG) for run in members]
     networks = [config["model"]["network"] for config in configs]

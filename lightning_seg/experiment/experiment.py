@@ -19,7 +19,7 @@ import yaml
 from jsonargparse import Namespace
 from lightning.pytorch import Trainer
 from lightning.pytorch.callbacks import ModelCheckpoint
-from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
+from lightning.pytorch.cli import ArgsType, LightningArgumentParser, LightningCLI
 from lightning.pytorch.loggers import Logger
 from lightning.pytorch.utilities import rank_zero_info, rank_zero_only
 
@@ -46,7 +46,7 @@ from lightning_seg.experiment.renamed import refuse_old_names
 from lightning_seg.experiment.slurm_settings import Slurm
 from lightning_seg.experiment.trainer import CALLBACKS, device_of, make_trainer
 from lightning_seg.runs.csv_logger import RunLogger
-from lightning_seg.runs.directory import METRICS, best_checkpoint, new_run
+from lightning_seg.runs.directory import METRICS, JsonObject, best_checkpoint, new_run
 from lightning_seg.runs.records import failure
 from lightning_seg.tasks.base import SegmentationTask
 from lightning_seg.tasks.semantic import SemanticSegmentation
@@ -66,7 +66,7 @@ class ExperimentSettings(LightningCLI):
         task: The class of the task.
     """
 
-    def __init__(self, args: Sequence[str], settings: tuple[Path, dict[str, Any]] | None = None) -> None:
+    def __init__(self, args: Sequence[str], settings: tuple[Path, JsonObject] | None = None) -> None:
         _silence_libraries()
         self._args = list(args)
         self._files = read_files(args)
@@ -134,8 +134,9 @@ class ExperimentSettings(LightningCLI):
         )
         parser.link_arguments("data.class_names", "model.class_names", apply_on="instantiate")
 
-    def parse_arguments(self, parser: LightningArgumentParser, args: Any) -> None:
+    def parse_arguments(self, parser: LightningArgumentParser, args: ArgsType) -> None:
         """Parse; the name of the first YAML file names the experiment."""
+        assert isinstance(args, list)  # as `__init__` gives them
         self.config: Namespace = parser.parse_args(args)
         check_seed(self.config.seed_everything)
         self.config.modules = list(dict.fromkeys([*self.config.modules, *folders_of_modules()]))
@@ -166,7 +167,7 @@ class TaskAndData(ExperimentSettings):
         datamodule: The data module.
     """
 
-    model: Any
+    model: SegmentationTask
     datamodule: SegmentationData
 
     def instantiate_classes(self) -> None:
@@ -174,12 +175,13 @@ class TaskAndData(ExperimentSettings):
         with errors_of_settings():
             LightningCLI.instantiate_classes(self)
 
-    def instantiate_trainer(self, **kwargs: Any) -> Any:
+    def instantiate_trainer(self, **kwargs: object) -> Trainer | None:  # type: ignore[override]
         """Make no trainer, but check the optimizer.
 
         A wrong argument of it shows now, not when the data is read and the weights are loaded.
         """
         refuse_infinite_rate(self.model.optimizer([torch.nn.Parameter(torch.zeros(2, 2))]))
+        return None
 
 
 class Experiment(TaskAndData):
@@ -198,7 +200,7 @@ class Experiment(TaskAndData):
     def __init__(
         self,
         args: Sequence[str],
-        settings: tuple[Path, dict[str, Any]] | None = None,
+        settings: tuple[Path, JsonObject] | None = None,
         run: Path | None = None,
         tracked: bool = True,
     ) -> None:
@@ -235,7 +237,7 @@ class Experiment(TaskAndData):
         """
         end_with_first_process()
         written = plain({**settings, "name": name})
-        return cls([], settings=(Path(f"{Path(name).name}.yaml"), cast(dict[str, Any], written)))
+        return cls([], settings=(Path(f"{Path(name).name}.yaml"), cast(JsonObject, written)))
 
     def train(self, then_test: bool = True) -> Path:
         """Train, test the best checkpoint, end the run, and return its directory.
@@ -270,7 +272,7 @@ class Experiment(TaskAndData):
         """The run directory; all processes know that of the first as soon as the trainer has begun."""
         return self._record.run
 
-    def instantiate_trainer(self, **kwargs: Any) -> Trainer:
+    def instantiate_trainer(self, **kwargs: object) -> Trainer:
         """Make the run directory, the loggers and the trainer; until here nothing was written."""
         super().instantiate_trainer()
         if self.tracked and not self.datamodule.download:
@@ -327,7 +329,7 @@ class Experiment(TaskAndData):
                 text = text.replace(f"{key}.weights", f"{key}.backbone.init_args.weights")
             raise UserError(text) from None
 
-    def _precision(self) -> Any:
+    def _precision(self) -> str | int | None:
         """Settle what the experiment leaves open; it is written down, so that a run and its evaluation agree."""
         given = self.config.trainer
         if given.precision is not None or given.plugins or not self.tracked:
@@ -348,7 +350,7 @@ class Experiment(TaskAndData):
         return new_run(Path(self.config.runs), self.config.name)
 
 
-def _named_or_written(file: Path, settings: dict[str, Any]) -> str:
+def _named_or_written(file: Path, settings: JsonObject) -> str:
     """Return the name of a file of settings or, of those that are in no file, their text."""
     if file.is_file():
         return str(file)
@@ -356,7 +358,7 @@ def _named_or_written(file: Path, settings: dict[str, Any]) -> str:
     return text
 
 
-def _remove_on_error(run: Path, kind: type[BaseException] | None, *_: Any) -> None:
+def _remove_on_error(run: Path, kind: type[BaseException] | None, *_: object) -> None:
     """Remove the directory of a new run that ended in a user's error before its training began."""
     first = not rank_zero_only.rank  # type: ignore[attr-defined]
     if (
@@ -370,7 +372,7 @@ def _remove_on_error(run: Path, kind: type[BaseException] | None, *_: Any) -> No
             run.parent.rmdir()
 
 
-def _task_class(files: Mapping[Path, dict[str, Any]], options: Sequence[str]) -> type[SegmentationTask]:
+def _task_class(files: Mapping[Path, JsonObject], options: Sequence[str]) -> type[SegmentationTask]:
     """Find the class of the task first: it decides what the rest of the settings may be."""
     given = dict(zip(options, options[1:], strict=False)).get("--task")
     given = next((option[7:] for option in options if option.startswith("--task=")), given)

@@ -4,11 +4,11 @@ import difflib
 import re
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 import yaml
 
 from lightning_seg.errors import UserError
+from lightning_seg.runs.directory import JsonObject
 
 EXPERIMENTS = Path("experiments")
 _NO_KEYS = {f"tag:yaml.org,2002:{kind}" for kind in ("float", "bool", "null")}  # 1.5 would become 1, true 1
@@ -53,7 +53,7 @@ def experiment_file(name: str) -> Path:
     raise UserError(f"no experiment {name!r} ({path} does not exist).{hint} There are: {', '.join(names)}.")
 
 
-def read_files(args: Sequence[str]) -> dict[Path, dict[str, Any]]:
+def read_files(args: Sequence[str]) -> dict[Path, JsonObject]:
     """Read the files that arguments name, ``-c FILE``.
 
     Raises:
@@ -68,7 +68,7 @@ def read_files(args: Sequence[str]) -> dict[Path, dict[str, Any]]:
     return files
 
 
-def read_settings(file: Path) -> dict[str, Any]:
+def read_settings(file: Path) -> JsonObject:
     """Read an experiment file, refusing what YAML allows and nobody means or survives.
 
     Raises:

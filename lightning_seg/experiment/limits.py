@@ -2,7 +2,7 @@
 
 import math
 import os
-from typing import Any
+from datetime import timedelta
 
 import torch
 from jsonargparse import Namespace
@@ -87,14 +87,14 @@ def refuse_infinite_rate(optimizer: Optimizer) -> None:
             raise UserError(f"model.optimizer: lr must be a finite number, such as 1e-3; got {rate}.")
 
 
-def _seconds(time: Any) -> float:
+def _seconds(time: Namespace | dict[str, int] | timedelta | str) -> float:
     try:
         return Timer(dict(time) if isinstance(time, Namespace) else time).time_remaining() or 0.0
     except (MisconfigurationException, TypeError, ValueError):
         return 0.0
 
 
-def _number(devices: Any) -> int | None:
+def _number(devices: str | int | list[int]) -> int | None:
     """The number of devices that is asked for, where it is a number; -1 are all."""
     if isinstance(devices, list):
         return len(devices)

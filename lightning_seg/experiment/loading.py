@@ -3,7 +3,6 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import torch
 import yaml
@@ -21,7 +20,7 @@ from lightning_seg.inference.calibration import temperature_of
 from lightning_seg.inference.inferers import Inferer
 from lightning_seg.inference.predictor import ObjectPredictor, Predictor
 from lightning_seg.runs.csv_logger import RunLogger
-from lightning_seg.runs.directory import BEST_CHECKPOINT, CONFIG, existing_run
+from lightning_seg.runs.directory import BEST_CHECKPOINT, CONFIG, JsonObject, existing_run
 from lightning_seg.tasks.base import SegmentationTask
 from lightning_seg.tasks.instance import InstanceSegmentation
 from lightning_seg.tasks.semantic import SemanticSegmentation
@@ -106,7 +105,7 @@ class LoadedRun:
         return make_trainer(self._objects, [logger], [RunRecord(self.directory, self._text), *callbacks])
 
     @property
-    def trainer_arguments(self) -> dict[str, Any]:
+    def trainer_arguments(self) -> JsonObject:
         """What the trainer's `test`, `validate` and `predict` take."""
         return {
             "model": self.task,

@@ -16,6 +16,7 @@ from lightning_seg.experiment.class_paths import (
     named_classes,
     no_such_class,
 )
+from lightning_seg.runs.directory import JsonObject
 
 _LIMITS = (
     "limit_train_batches",
@@ -39,7 +40,7 @@ class Parser(LightningArgumentParser):
         **kwargs: As of LightningArgumentParser.
     """
 
-    def __init__(self, *args: Any, files: Mapping[Path, dict[str, Any]] | None = None, **kwargs: Any) -> None:
+    def __init__(self, *args: Any, files: Mapping[Path, JsonObject] | None = None, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
         self._files = files or {}
         self._args: Sequence[str] = ()
@@ -124,13 +125,13 @@ def _holds(settings: Any, path: str) -> bool:
     return any(_holds(part, path) for part in settings.values())
 
 
-def _whole_numbers(args: Sequence[str], files: Mapping[Path, dict[str, Any]]) -> dict[str, int]:
+def _whole_numbers(args: Sequence[str], files: Mapping[Path, JsonObject]) -> dict[str, int]:
     """Find the trainer's limits that are given as whole numbers: so many batches, where 1.0 means all of them.
 
     Their type is `int | float`, and Python has one object for that and for `float | int`: where a library was imported
     that writes it so, such as MONAI, 1 would be parsed as 1.0.
     """
-    given: dict[str, Any] = {}
+    given: JsonObject = {}
     for settings in files.values():
         trainer = settings.get("trainer")
         given |= trainer if isinstance(trainer, dict) else {}

@@ -7,6 +7,7 @@ from typing import Any
 
 from lightning_seg import PUBLIC
 from lightning_seg.errors import UserError, parameters_of
+from lightning_seg.runs.directory import JsonObject
 
 # A setting by the end of its path.
 SETTINGS: dict[str, str] = {
@@ -52,7 +53,7 @@ MOVED = frozenset(
 )
 
 
-def refuse_old_names(files: Mapping[Path, dict[str, Any]], options: Sequence[str]) -> None:
+def refuse_old_names(files: Mapping[Path, JsonObject], options: Sequence[str]) -> None:
     """Refuse settings that have another name now.
 
     Args:
@@ -78,7 +79,7 @@ def refuse_old_names(files: Mapping[Path, dict[str, Any]], options: Sequence[str
             raise UserError(f"{place} uses names of version 0.1.0: {listed}.")
 
 
-def _settings(value: Any, path: str = "") -> Iterator[tuple[str, Any]]:
+def _settings(value: object, path: str = "") -> Iterator[tuple[str, Any]]:
     """Yield the path and the value of each setting."""
     if isinstance(value, Mapping):
         for name, inner in value.items():

@@ -1,7 +1,8 @@
 """What an experiment asks of SLURM."""
 
 from dataclasses import dataclass, field
-from typing import Any
+
+from lightning_seg.runs.directory import JsonObject
 
 
 @dataclass
@@ -24,5 +25,5 @@ class Slurm:
     cpus_per_task: int = 8
     memory_gb: float | None = None
     warning_seconds: int = 120
-    options: dict[str, Any] = field(default_factory=dict)
+    options: JsonObject = field(default_factory=dict)
     setup: list[str] = field(default_factory=list)

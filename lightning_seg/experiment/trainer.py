@@ -6,6 +6,7 @@ from typing import Any
 import torch
 from jsonargparse import Namespace
 from lightning.pytorch import Callback, Trainer
+from lightning.pytorch.accelerators import Accelerator
 from lightning.pytorch.callbacks import ModelCheckpoint
 from lightning.pytorch.loggers import Logger
 from lightning.pytorch.utilities.exceptions import MisconfigurationException
@@ -30,7 +31,7 @@ CALLBACKS: dict[str, type[Callback]] = {  # settings of their own beside the tra
 
 
 def make_trainer(
-    objects: Namespace, loggers: list[Logger], callbacks: list[Callback], precision: Any = None
+    objects: Namespace, loggers: list[Logger], callbacks: list[Callback], precision: str | int | None = None
 ) -> Trainer:
     """Make the trainer of an experiment.
 
@@ -71,7 +72,7 @@ def make_trainer(
     return trainer
 
 
-def device_of(accelerator: Any) -> torch.device:
+def device_of(accelerator: str | Accelerator) -> torch.device:
     """Say on what kind of device the trainer will run."""
     if accelerator in ("auto", "gpu", "cuda") and torch.cuda.is_available():
         return torch.device("cuda")
@@ -80,5 +81,5 @@ def device_of(accelerator: Any) -> torch.device:
     return torch.device("cpu")
 
 
-def _listed(value: Any) -> list[Any]:
+def _listed(value: object) -> list[Any]:
     return value if isinstance(value, list) else [] if value is None else [value]

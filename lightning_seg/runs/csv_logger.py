@@ -5,13 +5,13 @@ import json
 import math
 from argparse import Namespace
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import TypeVar
 
 from lightning.pytorch import Trainer
 from lightning.pytorch.loggers import Logger
 from lightning.pytorch.utilities import rank_zero_only
 
-from lightning_seg.runs.directory import ENVIRONMENT, METRICS, write_whole
+from lightning_seg.runs.directory import ENVIRONMENT, METRICS, JsonObject, write_whole
 
 Kind = TypeVar("Kind", bound=Logger)
 
@@ -58,7 +58,7 @@ class RunLogger(Logger):
         return str(self.run)
 
     @rank_zero_only
-    def log_hyperparams(self, params: dict[str, Any] | Namespace, *args: Any, **kwargs: Any) -> None:
+    def log_hyperparams(self, params: JsonObject | Namespace, *args: object, **kwargs: object) -> None:
         """Add to environment.json what the data decided, such as class weights; config.yaml holds all settings."""
         file = self.run / ENVIRONMENT
         known = json.loads(file.read_text()) if file.exists() else {}
@@ -69,7 +69,7 @@ class RunLogger(Logger):
         """Append one row."""
         if not self.curves:
             return
-        row: dict[str, Any] = {"step": step, **metrics}
+        row: dict[str, float | None] = {"step": step, **metrics}
         new = [key for key in row if key not in self._columns]
         if new:
             self._rewrite(self._columns + new, self.rows())

@@ -4,11 +4,15 @@ import secrets
 from contextlib import suppress
 from datetime import datetime, timedelta
 from pathlib import Path
+from typing import Any
 
 from lightning_seg.errors import UserError
 
 _RESERVED = {"CON", "PRN", "AUX", "NUL", *(f"{kind}{i}" for kind in ("COM", "LPT") for i in range(1, 10))}
 _STAMP = "%Y%m%d-%H%M%S"
+
+JsonObject = dict[str, Any]
+"""What the files of a run hold, YAML as JSON: names, and plain values of whatever type a file may have."""
 
 CONFIG = "config.yaml"
 ENVIRONMENT = "environment.json"

@@ -11,7 +11,8 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from importlib import metadata
 from pathlib import Path
-from typing import Any
+
+from lightning_seg.runs.directory import JsonObject
 
 PACKAGE = Path(__file__).resolve().parents[1]
 CODE_PATCH = "code.patch"
@@ -145,7 +146,7 @@ def package_commit(package: Path = PACKAGE) -> str | None:
     return repository.commit if repository else _installed_commit(package)
 
 
-def record_code(run: Path, folders: Iterable[Path] = (), package: Path = PACKAGE) -> dict[str, Any]:
+def record_code(run: Path, folders: Iterable[Path] = (), package: Path = PACKAGE) -> JsonObject:
     """Write what is not committed of the code into a run directory, and describe the code.
 
     Args:
@@ -170,9 +171,9 @@ def record_code(run: Path, folders: Iterable[Path] = (), package: Path = PACKAGE
     return facts | ({"user_code": users} if users else {})
 
 
-def _record(repository: Repository, run: Path, name: str) -> dict[str, Any]:
+def _record(repository: Repository, run: Path, name: str) -> JsonObject:
     patch, left_out = repository.patch(besides=run.absolute().parent.parent)
-    facts: dict[str, Any] = {"commit": repository.commit, "dirty": bool(patch or left_out)}
+    facts: JsonObject = {"commit": repository.commit, "dirty": bool(patch or left_out)}
     if facts["dirty"]:
         # git apply skips what stands before the first "diff" line.
         head = [f"Not committed in {repository.root.name} on {facts['commit']}."]

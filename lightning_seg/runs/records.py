@@ -4,7 +4,7 @@ import csv
 import json
 import re
 import zipfile
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from functools import cached_property
 from itertools import zip_longest
@@ -16,7 +16,7 @@ import yaml
 
 from lightning_seg.errors import UserError
 from lightning_seg.metrics.scores import miou_and_iou
-from lightning_seg.runs.directory import CONFIG, ENVIRONMENT, METRICS, TEST_IMAGES, TEST_SCORES
+from lightning_seg.runs.directory import CONFIG, ENVIRONMENT, METRICS, TEST_IMAGES, TEST_SCORES, JsonObject
 
 TAGS = "tags.json"
 
@@ -101,9 +101,9 @@ class Record:
     """
 
     path: Path
-    config: dict[str, Any]
-    environment: dict[str, Any]
-    test: dict[str, Any]
+    config: JsonObject
+    environment: JsonObject
+    test: JsonObject
     problem: str = ""
 
     @property
@@ -148,7 +148,7 @@ class Record:
             return [str(tag) for tag in (self.config.get("wandb") or {}).get("tags") or []]
 
     @cached_property
-    def everything(self) -> dict[str, Any]:
+    def everything(self) -> JsonObject:
         """The configuration flattened to ``a.b.c: value``, with the effective batch size and the data."""
         measured = ("effective_batch_size", "data_fingerprint")
         return dict(flatten(self.config)) | {
@@ -156,7 +156,7 @@ class Record:
         }
 
     @cached_property
-    def settings(self) -> dict[str, Any]:
+    def settings(self) -> JsonObject:
         """The part of `everything` that makes a run the experiment it is, whatever its seed and machine."""
         found = _essential(self.everything)
         chosen = any(str(a).startswith(f"--{_PRECISION}") for a in self.environment.get("command") or [])
@@ -291,7 +291,7 @@ def read(path: Path) -> Record:
     return Record(path, config, environment, test, "; ".join(problems))
 
 
-def settings_of(config: dict[str, Any]) -> dict[str, Any]:
+def settings_of(config: JsonObject) -> JsonObject:
     """Flatten a configuration to ``a.b.c: value`` and keep what makes a run the experiment it is."""
     return _essential(dict(flatten(config)))
 
@@ -326,7 +326,9 @@ def _walk(folder: Path, depth: int) -> Iterator[Path]:
                 yield from _walk(inner, depth - 1)
 
 
-def _read(file: Path, parse: Any, problems: list[str], needed: bool = False) -> dict[str, Any]:
+def _read(
+    file: Path, parse: Callable[[str], object], problems: list[str], needed: bool = False
+) -> JsonObject:
     try:
         content = parse(file.read_text())
         if isinstance(content, dict):
@@ -340,7 +342,7 @@ def _read(file: Path, parse: Any, problems: list[str], needed: bool = False) -> 
     return {}
 
 
-def _essential(settings: dict[str, Any]) -> dict[str, Any]:
+def _essential(settings: JsonObject) -> JsonObject:
     kept = {
         key: value
         for key, value in settings.items()
@@ -353,12 +355,12 @@ def _essential(settings: dict[str, Any]) -> dict[str, Any]:
     return kept
 
 
-def _only_logs(callback: Any) -> bool:
+def _only_logs(callback: object) -> bool:
     name = str(callback.get("class_path") if isinstance(callback, dict) else callback)
     return name.rsplit(".", 1)[-1] in _LOGGING
 
 
-def flatten(value: Any, prefix: str = "") -> Iterator[tuple[str, Any]]:
+def flatten(value: object, prefix: str = "") -> Iterator[tuple[str, Any]]:
     """Yield the name, with dots, and the value of every setting."""
     if isinstance(value, dict) and value:
         for key, inner in value.items():

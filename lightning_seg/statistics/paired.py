@@ -15,7 +15,6 @@ to both alike makes the interval wider than it need be, never narrower.
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
-from typing import Any
 
 import numpy as np
 from scipy.special import gammaln, ndtri, stdtrit
@@ -25,6 +24,8 @@ from lightning_seg.metrics.scores import miou_and_iou, nan_mean, ratio
 _LEAST_P = 1e-12
 _PRIOR_DF = np.geomspace(1, 64, 19)  # how alike the seed variances of groups may be
 _REPEATED = 2  # runs beside the first ones of their groups, from which on seeds are known to vary by how much
+_Part = int | np.integer | slice | np.ndarray
+Index = _Part | tuple[_Part, ...]
 _MANY = 1e9  # degrees of freedom of what is known for certain
 
 
@@ -46,7 +47,7 @@ class Estimate:
     df_images: np.ndarray
     df_seeds: np.ndarray
 
-    def __getitem__(self, index: Any) -> "Estimate":
+    def __getitem__(self, index: Index) -> "Estimate":
         """Take a part."""
         return Estimate(*(part[index] for part in vars(self).values()))
 
@@ -100,7 +101,10 @@ class GroupScores:
         self.std = np.stack([np.sqrt(_variance(runs, 0)) for runs in scores])
         self.seeds = np.array([len(runs) for runs in scores])
         self.seeds_known = bool((self.seeds - 1).sum() >= _REPEATED)
-        self._df_images: tuple[Any, Any] = (_MANY, _MANY)  # of groups, of differences
+        self._df_images: tuple[np.ndarray | float, np.ndarray | float] = (
+            _MANY,
+            _MANY,
+        )  # of groups, of differences
         groups, count = self.value.shape
         within = np.zeros((groups, count))
         if left_out is None:  # then only seeds are known to vary, if they are
@@ -274,7 +278,7 @@ class Differences:
     high: np.ndarray
     p: np.ndarray
 
-    def __getitem__(self, index: Any) -> "Differences":
+    def __getitem__(self, index: Index) -> "Differences":
         """Take a part."""
         return Differences(*(part[index] for part in vars(self).values()))
 

@@ -18,7 +18,7 @@ from lightning_seg.analysis.section import Section
 from lightning_seg.analysis.settings import short_names
 from lightning_seg.analysis.tables import EXPLANATION, Comparison
 from lightning_seg.metrics.scores import merge_classes, miou_and_iou, ratio
-from lightning_seg.runs.directory import METRICS, PICTURES
+from lightning_seg.runs.directory import METRICS, PICTURES, JsonObject
 from lightning_seg.runs.records import Record
 
 _POINTS = 100  # of each curve
@@ -86,7 +86,7 @@ def page(comparison: Comparison, heading: Heading, live: bool = False) -> str:
     return html
 
 
-def _content(comparison: Comparison) -> dict[str, Any]:
+def _content(comparison: Comparison) -> JsonObject:
     places: dict[Path, tuple[int, int]] = {}
     for s, section in enumerate(comparison.sections):
         for g, group in enumerate(section.groups):
@@ -105,7 +105,7 @@ def _content(comparison: Comparison) -> dict[str, Any]:
     }
 
 
-def _section(section: Section, budget: list[int]) -> dict[str, Any]:
+def _section(section: Section, budget: list[int]) -> JsonObject:
     overlap = section.measure == MIOU
     own = section.sample.group(np.arange(len(section.groups)))
     half = own.half_width()
@@ -147,8 +147,8 @@ def _section(section: Section, budget: list[int]) -> dict[str, Any]:
 
 
 def _run(
-    record: Record, place: tuple[int, int] | None, keys: Sequence[str], data: Sequence[Any]
-) -> dict[str, Any]:
+    record: Record, place: tuple[int, int] | None, keys: Sequence[str], data: Sequence[str | None]
+) -> JsonObject:
     curves = record.curves(classes=place is None or place[1] < _SHOWN)
     speed = curves.get("train/images_per_second")
     if place is None:  # not tested: it belongs to the runs on the same data
@@ -183,7 +183,7 @@ def _shown(section: Section) -> list[int]:
     return list(dict.fromkeys([section.reference, *range(len(section.groups))]))[: _SHOWN + 1]
 
 
-def _confusion(section: Section, g: int) -> dict[str, Any] | None:
+def _confusion(section: Section, g: int) -> JsonObject | None:
     """Add up the confusion matrices of a group's runs; percent of the true pixels."""
     matrices = [record.confusion for record in section.groups[g].records]
     known = [matrix for matrix in matrices if matrix is not None]
@@ -194,7 +194,7 @@ def _confusion(section: Section, g: int) -> dict[str, Any] | None:
     return {"names": names, "percent": np.where(true > 0, 100 * counts / np.maximum(true, 1), np.nan)}
 
 
-def _images(section: Section) -> dict[str, Any]:
+def _images(section: Section) -> JsonObject:
     """Score every test image; of very many the worst and the best."""
     shown = _shown(section)
     scores = [
@@ -211,9 +211,9 @@ def _images(section: Section) -> dict[str, Any]:
     }
 
 
-def _pictures(section: Section, budget: list[int]) -> dict[str, Any] | None:
+def _pictures(section: Section, budget: list[int]) -> JsonObject | None:
     """Embed the labels of the same test images by the first groups; of several seeds that of the median score."""
-    content: dict[str, Any] | None = None
+    content: JsonObject | None = None
     for g in _shown(section):
         records = sorted(section.groups[g].records, key=lambda r: r.score("miou"))
         record = records[len(records) // 2]
@@ -237,11 +237,11 @@ def _pictures(section: Section, budget: list[int]) -> dict[str, Any] | None:
     return content
 
 
-def _truths(folder: Path, record: Record) -> dict[str, Any] | None:
+def _truths(folder: Path, record: Record) -> JsonObject | None:
     """Read the images and truths that a run left; None if it left none."""
     from PIL import Image
 
-    content: dict[str, Any] = {key: [] for key in ("names", "indices", "sizes", "images", "truths")}
+    content: JsonObject = {key: [] for key in ("names", "indices", "sizes", "images", "truths")}
     palette = None
     for file in sorted(folder.glob("*_image.jpg")):
         index = int(file.name.partition("_")[0])
