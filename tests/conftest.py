@@ -7,6 +7,8 @@ import pytest
 
 pytest_plugins = ["tests.tracking.wandb_fixtures"]  # a user at home, a W&B server on loopback
 
+# Threads cost more than they save on images this small, above all where several workers of pytest share the cores.
+os.environ.setdefault("OMP_NUM_THREADS", "1")
 os.environ.setdefault("WANDB_MODE", "offline")
 os.environ.setdefault("HF_HUB_OFFLINE", "1")  # no test downloads
 

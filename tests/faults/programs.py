@@ -31,6 +31,7 @@ data:
 trainer: {max_epochs: 2, accelerator: cpu, devices: 1, log_every_n_steps: 1, precision: 32}
 wandb: {mode: disabled}
 pictures: {count: 1}
+overfitting: {train_eval_fraction: 0}
 """
 
 

@@ -79,6 +79,7 @@ SAME = (
     "--data.init_args.transforms=[{class_path: lightning_seg.data.transforms.randaugment.Cutout, init_args: {size: 0.9}}]",
     "--model.optimizer={class_path: torch.optim.SGD, init_args: {lr: 0.5}}",
     "--trainer.max_epochs=1",
+    "--overfitting.train_eval_fraction=0.25",  # whose images the processes share
 )
 
 

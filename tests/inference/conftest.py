@@ -3,7 +3,6 @@
 from pathlib import Path
 
 import pytest
-import torch
 
 from lightning_seg.cli.main import main
 
@@ -20,6 +19,7 @@ data:
     {batch_size: 4, crop_size: [32, 32], image_size: [48, 40], train_images: 32, val_images: 6, test_images: 5,
      num_workers: 0}
 pictures: {count: 0}
+overfitting: {train_eval_fraction: 0}
 trainer: {max_epochs: 2, accelerator: cpu, devices: 1}
 """
 
@@ -29,17 +29,8 @@ def call(*arguments):
     return main([str(argument) for argument in arguments])
 
 
-@pytest.fixture(scope="session", autouse=True)
-def one_thread():
-    """Threads cost more than they save on images this small, above all on a busy machine."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
-
-
 @pytest.fixture(scope="session")
-def runs(tmp_path_factory, one_thread) -> tuple[Path, Path]:
+def runs(tmp_path_factory) -> tuple[Path, Path]:
     """A run of a U-Net and one of a LinkNet."""
     folder = tmp_path_factory.mktemp("work")
     file = folder / "tiny.yaml"

@@ -27,6 +27,7 @@ data:
   init_args:
     {batch_size: 4, crop_size: [32, 32], image_size: [48, 40], train_images: 8, val_images: 3, test_images: 5,
      num_workers: 0}
+overfitting: {train_eval_fraction: 0}
 trainer: {max_epochs: 12, check_val_every_n_epoch: 12, accelerator: cpu, devices: 1, log_every_n_steps: 1, enable_progress_bar: false}
 """
 
