@@ -24,6 +24,8 @@ def main(arguments: list[str]) -> None:
 
         submit(settings)
     else:
-        from lightning_seg.experiment.training import train
+        from lightning_seg.experiment.experiment import Experiment
+        from lightning_seg.experiment.failures import end_with_first_process
 
-        train(settings, then_test=True)
+        end_with_first_process()
+        Experiment(settings).train(then_test=True)
