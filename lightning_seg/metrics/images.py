@@ -166,5 +166,5 @@ def overlap(labels: np.ndarray, truth: np.ndarray, num_classes: int) -> np.ndarr
 
 
 def present(labels: np.ndarray, truth: np.ndarray, num_classes: int) -> list[int]:
-    """List the classes that occur in the prediction or in the truth."""
+    """List the classes that occur in the prediction or in the truth, labels (H, W) both."""
     return [c for c in np.union1d(labels, truth).tolist() if c < num_classes]

@@ -24,7 +24,7 @@ class WeightedMean(Metric):
             self.add_state(state, torch.tensor(0.0), dist_reduce_fx="sum")
 
     def update(self, value: Tensor, weight: Tensor) -> None:
-        """Add a scalar with its weight."""
+        """Add a value () with its weight ()."""
         self.total += value * weight
         self.weight += weight
 

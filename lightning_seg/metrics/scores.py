@@ -119,7 +119,7 @@ def nan_mean(values: np.ndarray, axis: int | None = None) -> np.ndarray:
 
 
 def ratio(part: np.ndarray, whole: np.ndarray) -> np.ndarray:
-    """Divide; nothing by nothing is NaN and no warning."""
+    """Divide arrays of one shape; nothing by nothing is NaN and no warning."""
     with np.errstate(divide="ignore", invalid="ignore"):
         return np.asarray(np.true_divide(part, whole))
 

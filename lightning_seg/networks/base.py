@@ -208,7 +208,7 @@ class AuxiliaryHead(nn.Sequential):
         )
 
     def forward(self, features: list[Tensor]) -> Tensor:
-        """Return small logits for the backbone's feature maps."""
+        """Return logits (B, num_classes, h, w) from the second deepest map (B, C, h, w)."""
         out: Tensor = super().forward(features[-2])  # type: ignore[no-untyped-call]
         return out
 

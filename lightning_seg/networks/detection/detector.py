@@ -135,7 +135,7 @@ class RoIAlign(MultiScaleRoIAlign):
         self.stride = stride
 
     def forward(self, x: dict[str, Tensor], boxes: list[Tensor], image_shapes: Any) -> Tensor:
-        """Cut boxes out of feature maps."""
+        """Cut the boxes (N, 4) of each image, in pixels, out of maps (B, C, h, w): (N of all, C, size, size)."""
         height, width = x[self.featmap_names[0]].shape[-2:]
         out: Tensor = super().forward(x, boxes, [(height * self.stride, width * self.stride)])
         return out
@@ -153,7 +153,7 @@ class BoxPredictor(FastRCNNPredictor):
     """Gives float32 under autocast, too: coordinates are computed in the type of what it gives."""
 
     def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
-        """Return scores of classes and shifts of boxes."""
+        """Return scores (N, classes) and shifts (N, 4 * classes) for the features of N boxes."""
         scores, shifts = super().forward(x)
         return scores.float(), shifts.float()
 
@@ -162,7 +162,7 @@ class MaskPredictor(MaskRCNNPredictor):
     """Gives float32 under autocast, too."""
 
     def forward(self, x: Tensor) -> Tensor:
-        """Return logits of masks."""
+        """Return logits (N, classes, 2h, 2w) for maps (N, C, h, w) of N boxes."""
         out: Tensor = super().forward(x).float()
         return out
 
