@@ -2,7 +2,7 @@
 
 import argparse
 import time
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -11,6 +11,7 @@ from lightning_seg.errors import ExitCode, UserError
 from lightning_seg.plotting.tables import text_table
 from lightning_seg.studies import launch
 from lightning_seg.studies.ablation import answer
+from lightning_seg.studies.axes import cells, write_together
 from lightning_seg.studies.plan import Ablation, as_long, load
 from lightning_seg.studies.slots import Slot, State
 from lightning_seg.studies.study import Study
@@ -31,50 +32,72 @@ def main(arguments: list[str]) -> int:
     """Run the command."""
     options, settings = _parser().parse_with_settings(arguments)
     ablation = _chosen(load(options.name), options)
-    print(f"checking the settings of {len(ablation.variants)} variants ...", flush=True)
-    study = Study(ablation, options.runs, settings)
+    studies = [Study(cell, options.runs, settings) for cell in _checked(ablation)]
     again: set[Slot] = set()  # failed runs that were tried again
-    left = _left(study, options.retry, again)
-    print(_plan(study, left, options.jobs), flush=True)
+    left = _left(studies, options.retry, again)
+    print(_plans(studies, left, options.jobs), flush=True)
     if options.plan:
         return ExitCode.DONE
-    if options.launcher == "slurm" and (left or study.waiting()):
-        return _submit(study, left, options.jobs, arguments)
-    while left or study.waiting():
+    waiting = any(study.waiting() for study in studies)
+    if options.launcher == "slurm" and (left or waiting):
+        return _submit(studies, left, options.jobs, arguments)
+    while left or waiting:
         if left:
             launch.run_here(left, options.jobs, lambda line: print(line, flush=True))
             again |= {slot for slot in left if slot.state() == "failed"}
         else:  # another runner makes those that the choice waits for
             time.sleep(_WAIT)
-        if left := _left(study, options.retry, again):
-            print(_plan(study, left, options.jobs), flush=True)
-    planned, name = study.slots(), "answer"
+        if left := _left(studies, options.retry, again):
+            print(_plans(studies, left, options.jobs), flush=True)
+        waiting = any(study.waiting() for study in studies)
+    name, planned = "answer", {study: study.slots() for study in studies}
     if options.equal == "time":
-        longer = Study(as_long(study.as_chosen(), planned, settings), options.runs)
-        planned, name = longer.slots(), "answer-equal-time"
+        longer = [
+            Study(as_long(study.as_chosen(), slots, settings), options.runs)
+            for study, slots in planned.items()
+        ]
         if left := _left(longer, options.retry, again):
             launch.run_here(left, options.jobs, lambda line: print(line, flush=True))
-    answer(study.ablation, planned, name, tuning_blocks(study, planned))
-    failed = any(slot.state() == "failed" for slot in [*study.tuning_slots(), *planned])
-    return ExitCode.FINDINGS if failed or study.untunable() else ExitCode.DONE
+        name = "answer-equal-time"
+        planned = {study: one.slots() for study, one in zip(studies, longer, strict=True)}
+    found = [
+        (study.ablation, answer(study.ablation, slots, name, tuning_blocks(study, slots)))
+        for study, slots in planned.items()
+    ]
+    if len(found) > 1:
+        base = options.runs / ablation.name / name
+        print("".join(block.text() for block in write_together(found, base, ablation.question)))
+        print(f"written to {base}.md")
+    every = [slot for study, slots in planned.items() for slot in [*study.tuning_slots(), *slots]]
+    failed = any(slot.state() == "failed" for slot in every) or any(study.untunable() for study in studies)
+    return ExitCode.FINDINGS if failed else ExitCode.DONE
 
 
-def _left(study: Study, retry: bool, again: Iterable[Slot]) -> list[Slot]:
+def _checked(ablation: Ablation) -> list[Ablation]:
+    found = cells(ablation)
+    many = f" in {len(found)} cells" if len(found) > 1 else ""
+    print(f"checking the settings of {len(ablation.variants)} variants{many} ...", flush=True)
+    return found
+
+
+def _left(studies: Sequence[Study], retry: bool, again: Collection[Slot]) -> list[Slot]:
     """List the runs that can be made now: those that choose settings, else those that are reported."""
     wanted: tuple[State, ...] = ("missing", "half done", *(("failed",) if retry else ()))
-    for slots in (study.tuning_slots(), study.slots()):
+    for phase in (Study.tuning_slots, Study.slots):
+        slots: list[Slot] = [slot for study in studies for slot in phase(study)]
         if left := [slot for slot in slots if slot.state() in wanted and slot not in again]:
             return left
     return []
 
 
-def _submit(study: Study, left: Sequence[Slot], jobs: int, arguments: Sequence[str]) -> ExitCode:
+def _submit(studies: Sequence[Study], left: Sequence[Slot], jobs: int, arguments: Sequence[str]) -> ExitCode:
     """Submit the runs that can be made now, and, if others wait for them, a job that submits those."""
     ids = launch.submit(left, jobs) if left else []
     if ids:
         print(f"submitted as SLURM jobs {ids[0]} to {ids[-1]}, {jobs} at a time.")
-    if ids and study.waiting():
-        after = launch.submit_after(study.waiting()[0].config, study.folder, ids, ["ablation", *arguments])
+    waiting = [slot for study in studies for slot in study.waiting()]
+    if ids and waiting:
+        after = launch.submit_after(waiting[0].config, left[0].folder, ids, ["ablation", *arguments])
         print(f"SLURM job {after} looks at them when they are done, and submits the runs that wait for them.")
     print(
         "With --plan in place of --launcher the command shows how far they are; without either, when all are done, it"
@@ -129,8 +152,21 @@ def _chosen(ablation: Ablation, options: argparse.Namespace) -> Ablation:
     return replace(ablation, variants=variants, seeds=seeds)
 
 
-def _plan(study: Study, left: Sequence[Slot], jobs: int) -> str:
+def _plans(studies: Sequence[Study], left: Sequence[Slot], jobs: int) -> str:
     """Show how far each run is, what is to be done, and for how long."""
+    waiting = [slot for study in studies for slot in study.waiting()]
+    lines = [_plan(study, left) for study in studies]
+    if not left and not waiting:
+        return "\n".join([*lines, "nothing to run"])
+    every = [slot for study in studies for slot in [*study.tuning_slots(), *study.slots()]]
+    seconds = launch.time_left([*every, *waiting], [*left, *waiting], jobs)
+    how_long = "how long is known after the first" if seconds is None else f"about {launch.duration(seconds)}"
+    later = f", {len(waiting)} when their settings are chosen" if waiting else ""
+    return "\n".join([*lines, f"{len(left)} to run{later}, {jobs} at a time: {how_long}"])
+
+
+def _plan(study: Study, left: Sequence[Slot]) -> str:
+    """Show how far each run is."""
     ablation, chosen = study.ablation, study.chosen()
     tuning, waiting = study.tuning_slots(), study.waiting()
     states = {slot: slot.state() for slot in [*tuning, *study.slots()]}
@@ -159,9 +195,4 @@ def _plan(study: Study, left: Sequence[Slot], jobs: int) -> str:
             differing = slot.differences(made[-1])
             names = ", ".join(differing[:3]) + f" and {len(differing) - 3} more" * (len(differing) > 3)
             lines.append(f"{slot.name}: {made[-1].path} does not count here, it differs in {names}")
-    if not left and not waiting:
-        return "\n".join([*lines, "nothing to run"])
-    seconds = launch.time_left([*states, *waiting], [*left, *waiting], jobs)
-    how_long = "how long is known after the first" if seconds is None else f"about {launch.duration(seconds)}"
-    later = f", {len(waiting)} when their settings are chosen" if waiting else ""
-    return "\n".join([*lines, f"{len(left)} to run{later}, {jobs} at a time: {how_long}"])
+    return "\n".join(lines)

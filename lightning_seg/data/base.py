@@ -24,6 +24,7 @@ from lightning_seg.data.instances import CopyPaste, Sample, mix_objects
 from lightning_seg.data.io import read_image, read_mask
 from lightning_seg.data.loading import EpochSampler, Loader, choose_workers, collate, keep_memory, seeded
 from lightning_seg.data.settings import refuse_senseless
+from lightning_seg.data.shares import listed, share_of
 from lightning_seg.data.transforms.color import ColorJitter, apply_color
 from lightning_seg.data.transforms.geometry import RandomHorizontalFlip, RandomScaleCrop
 from lightning_seg.data.transforms.mixing import Mix
@@ -54,7 +55,7 @@ class SegmentationData(L.LightningDataModule, ABC):
             they fill in is set to `ignore_index` in the mask.
         mix: Mixes the samples of a batch: MixUp, CutMix or ClassMix of `lightning_seg.data.transforms.mixing`; with
             `instances` CopyPaste of `lightning_seg.data.instances`.
-        train_split: Split to train on; several are joined by a plus, as in `train+val`.
+        train_split: Split to train on; `train+val` joins two, `val[:0.5]` is the first half of a list.
         val_split: Split that is scored after every epoch and chooses the best checkpoint.
         test_split: Split of the final score.
         predict_folder: Folder of images, one image, or a list of images, for the `predict` command.
@@ -65,11 +66,11 @@ class SegmentationData(L.LightningDataModule, ABC):
             that all processes and runs share (`disk`).
         class_balanced_crops: Probability that a crop is placed around a pixel of a class drawn evenly from those in the
             image, so that rare classes are seen more often.
-        fold: Cross-validation: train on `train_split` and `val_split` without this fold, score this fold. 0 is
-            the first.
+        fold: Cross-validation: train on `train_split` and `val_split` without this fold (from 0), score this fold.
         folds: Number of folds. Each class occurs about equally often in all of them; where neighbours look
             alike (slices of a stack, frames of a video), a fold is a block of neighbours instead.
         instances: Give objects, each with a mask of its own, instead of one mask of classes; the task sets it.
+        train_share: Share of the training images to train on, by class; a smaller share is part of a larger one.
         skip_unreadable: Read every file before training and leave out what is damaged, instead of stopping.
         value_range: Values in the files that become 0 and 255, for images of more than 8 bits a channel, for example
             [0, 4095] for a camera of 12 bits; what lies outside is clipped. Prediction uses it, too.
@@ -108,6 +109,7 @@ class SegmentationData(L.LightningDataModule, ABC):
         fold: int | None = None,
         folds: int = 5,
         instances: bool = False,
+        train_share: float = 1.0,
         skip_unreadable: bool = False,
         value_range: tuple[float, float] | None = None,
     ) -> None:
@@ -130,6 +132,7 @@ class SegmentationData(L.LightningDataModule, ABC):
         self.fold = fold
         self.folds = folds
         self.instances = instances
+        self.train_share = train_share
         self.skip_unreadable = skip_unreadable
         self.value_range = None if value_range is None else (value_range[0], value_range[1])
         self._pool = dict.fromkeys(f"{train_split}+{val_split}".split("+"))  # what folds divide
@@ -205,8 +208,8 @@ class SegmentationData(L.LightningDataModule, ABC):
             if self.fold is not None and split in (self.train_split, self.val_split):
                 self._divide(self.fold)
             else:
-                listed = (sample for part in split.split("+") for sample in self.list_samples(part))
-                self._samples[split] = self._kept(list(listed))
+                parts = [listed(self.list_samples, part) for part in split.split("+")]
+                self._keep(split, self._kept([sample for part in parts for sample in part]))
         return self._samples[split]
 
     def _divide(self, fold: int) -> None:
@@ -214,7 +217,7 @@ class SegmentationData(L.LightningDataModule, ABC):
         found: dict[str, Any] = {}  # each sample once
         for split in self._pool:
             try:
-                found |= {repr(sample): sample for sample in self.list_samples(split)}
+                found |= {repr(sample): sample for sample in listed(self.list_samples, split)}
             except UserError:
                 if split in self.train_split.split("+"):
                     raise
@@ -222,7 +225,12 @@ class SegmentationData(L.LightningDataModule, ABC):
         groups = [self.group_of(sample) for sample in samples]
         held_out = fold_of_each(samples, self.folds, self.read, groups, self.sequence) == fold
         for split, wanted in ((self.train_split, ~held_out), (self.val_split, held_out)):
-            self._samples[split] = [sample for sample, take in zip(samples, wanted, strict=True) if take]
+            self._keep(split, [sample for sample, take in zip(samples, wanted, strict=True) if take])
+
+    def _keep(self, split: str, samples: list[Any]) -> None:
+        if split == self.train_split and self.train_share < 1:
+            samples = share_of(samples, self.train_share, self.read, [*map(self.group_of, samples)])
+        self._samples[split] = samples
 
     def _kept(self, samples: list[Any]) -> list[Any]:
         return readable(self.read, samples) if self.skip_unreadable else samples

@@ -15,6 +15,7 @@ _RULES: dict[str, tuple[Callable[[Any], bool], str]] = {
     "hflip": (lambda p: 0 <= p <= 1, _PROBABILITY),
     "class_balanced_crops": (lambda p: 0 <= p <= 1, _PROBABILITY),
     "num_workers": (lambda n: n is None or n >= 0, "0 or more, or null to choose"),
+    "train_share": (lambda s: 0 < s <= 1, "a share of the training images, above 0 and up to 1"),
     "folds": (lambda n: n >= 2, "at least 2"),
     "seed": (lambda n: n is None or n >= 0, "0 or more, or null for the seed of the run"),
     "value_range": (

@@ -15,7 +15,7 @@ from lightning_seg.studies.slots import Slot
 
 def answer(
     ablation: Ablation, planned: Sequence[Slot], name: str = "answer", blocks: Sequence[Block] = ()
-) -> None:
+) -> Comparison:
     """Compare the runs that are done, print what was found and write it into the ablation's folder.
 
     Args:
@@ -23,6 +23,9 @@ def answer(
         planned: All its runs.
         name: Of the files, without ending.
         blocks: What else there is to say, such as how settings were chosen.
+
+    Returns:
+        What was found.
 
     Raises:
         UserError: There is nothing to compare, or the protocols of tests differ.
@@ -47,6 +50,7 @@ def answer(
         print(remark)
     base = write(comparison, planned[0].folder / name, heading(ablation, blocks))
     print(f"written to {base}.md, .csv, .tex and .html")
+    return comparison
 
 
 def heading(ablation: Ablation, blocks: Sequence[Block] = ()) -> Heading:

@@ -19,7 +19,17 @@ from lightning_seg.studies.slots import Slot
 from lightning_seg.studies.tuning import Tuning, read_tuning, word
 
 ABLATIONS = Path("experiments/ablations")
-_KEYS = ("experiment", "seeds", "baseline", "block", "settings", "variants", "question", "tune")
+_KEYS = (
+    "experiment",
+    "seeds",
+    "baseline",
+    "block",
+    "settings",
+    "variants",
+    "question",
+    "tune",
+    "train_share",
+)
 
 
 @dataclass(frozen=True)
@@ -36,6 +46,9 @@ class Ablation:
         question: What the ablation answers, in a sentence.
         tune: How the settings of each variant are chosen that is tuned.
         grids: The variants that are points of a grid.
+        experiments: Several experiments, each of which is varied.
+        train_shares: Several shares of the training images.
+        share: That of this cell of an ablation over shares.
     """
 
     name: str
@@ -47,6 +60,9 @@ class Ablation:
     question: str = ""
     tune: Mapping[str, Tuning] = field(default_factory=dict)
     grids: tuple[str, ...] = ()
+    experiments: tuple[Path, ...] = ()
+    train_shares: tuple[float, ...] = ()
+    share: float | None = None
 
 
 def load(name: str) -> Ablation:
@@ -100,9 +116,17 @@ def load(name: str) -> Ablation:
     baseline = content.get("baseline")
     if baseline is not None and baseline not in variants:
         raise UserError(f"{file}: baseline {baseline!r} is none of the variants {', '.join(variants)}")
+    named, shares = content["experiment"], content.get("train_share") or []
+    experiments = tuple(experiment_file(str(one)) for one in (named if isinstance(named, list) else [named]))
+    numbers = isinstance(shares, list) and all(isinstance(s, int | float) and 0 < s <= 1 for s in shares)
+    if not experiments or not numbers or len({*shares}) < len(shares):
+        raise UserError(
+            f"{file}: experiment must be a name or a list of names, and train_share a list of numbers above 0 and up to"
+            f" 1, such as [0.05, 0.2, 1]; got {named!r} and {shares!r}"
+        )
     return Ablation(
         file.stem,
-        experiment_file(str(content["experiment"])),
+        experiments[0],
         variants,
         seeds,
         baseline,
@@ -110,6 +134,8 @@ def load(name: str) -> Ablation:
         str(content.get("question") or ""),
         tune,
         tuple(grids),
+        experiments if len(experiments) > 1 else (),
+        tuple(map(float, shares)),
     )
 
 

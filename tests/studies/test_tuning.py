@@ -283,3 +283,33 @@ def test_a_shared_rate_names_the_wrong_winner_and_tuning_the_right_one():
     assert found["rate 1e-1 for both: wrong"] > 0.9 and found["rate 1e-3 for both: right"] > 0.9
     assert found["tuned: right"] > 0.5 and found["tuned: wrong"] == 0
     assert found["tuned, both equal: falsely certain"] <= 0.15
+
+
+# Several experiments, several shares of the training images
+
+
+def test_experiments_and_shares_are_answered_one_by_one_and_together(workplace, monkeypatch, capsys):
+    for name in "ab":
+        Path(f"{name}.yaml").touch()
+    best, top = {"full": -3, "frozen": -3}, {"full": 0.3, "frozen": 0.1}
+    learners = Learners(best, top)
+    write(experiment=["a.yaml", "b.yaml"], train_share=[0.1, 1], tune={LR: [1e-3, 1e-2]}, seeds=2)
+    assert run(monkeypatch, learners, "--plan") == 0
+    assert "16 to run, 16 when their settings are chosen" in capsys.readouterr().out
+    assert run(monkeypatch, learners) == 0
+    out = capsys.readouterr().out
+    assert {p.parent.name for p in Path("runs/study").glob("*/answer.md")} == {
+        "a-share0.1", "a-share1", "b-share0.1", "b-share1"
+    }  # fmt: skip
+    text = Path("runs/study/answer.md").read_text()
+    assert "full has the best mean rank; it keeps it in 4 of 4 cases" in text and "Kendall's tau 1.00" in text
+    row = next(line for line in text.splitlines() if line.startswith("| full"))
+    assert row.count("±") == 4 and row.endswith("| 1.00 | 1.00 | 1 to 1 |")
+    assert "answer-labels.svg" in text and "b: mIoU" in Path("runs/study/answer-labels.svg").read_text()
+    assert "(a-share0.1/answer.md)" in text and "All experiments together" in out
+
+
+def test_a_wrong_axis_is_named(workplace):
+    for wrong in ([0], [1, 1], 0.5, ["x"]):
+        with pytest.raises(UserError, match="train_share a list of numbers above 0 and up to 1"):
+            load(write(train_share=wrong))
