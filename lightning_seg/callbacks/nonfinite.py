@@ -12,6 +12,7 @@ from torch.optim import Optimizer
 
 from lightning_seg.data.base import data_of
 from lightning_seg.errors import UserError
+from lightning_seg.runs.directory import resume_command
 
 MOST_IN_A_ROW = 20  # steps left out one after the other; then there is nothing left to learn
 
@@ -145,7 +146,7 @@ class NonFinite(L.Callback):
 
 def _remedies(trainer: L.Trainer) -> str:
     run = trainer.strategy.broadcast(trainer.default_root_dir)  # that of the first process
-    again = f"\n'lightning-seg resume {run} --nonfinite.action=skip' continues and leaves such steps out."
+    again = f"\n{resume_command(run, '--nonfinite.action=skip')} continues and leaves such steps out."
     return (
         "try a lower learning rate, --trainer.gradient_clip_val=1, or --trainer.precision=32 (it is"
         f" {trainer.precision}).{'' if trainer.fast_dev_run else again}"  # type: ignore[attr-defined]

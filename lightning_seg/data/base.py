@@ -22,7 +22,15 @@ from lightning_seg.data.examination import refuse_faulty
 from lightning_seg.data.folds import fold_of_each, readable
 from lightning_seg.data.instances import CopyPaste, Sample, mix_objects
 from lightning_seg.data.io import read_image, read_mask
-from lightning_seg.data.loading import EpochSampler, Loader, choose_workers, collate, keep_memory, seeded
+from lightning_seg.data.loading import (
+    EpochSampler,
+    Loader,
+    choose_workers,
+    collate,
+    keep_memory,
+    outlive_signal,
+    seeded,
+)
 from lightning_seg.data.settings import refuse_senseless
 from lightning_seg.data.shares import listed, share_of
 from lightning_seg.data.transforms.color import ColorJitter, apply_color
@@ -372,19 +380,19 @@ class SegmentationData(L.LightningDataModule, ABC):
     def _loader(self, dataset: Dataset[dict[str, Any]], batch_size: int) -> Loader:
         train = getattr(dataset, "train", False)
         trainer = self.trainer
-        seed = self.run_seed
         rank, world_size = (trainer.global_rank, trainer.world_size) if trainer else (0, 1)
         workers = choose_workers(dataset, trainer) if self.num_workers is None else self.num_workers
         return Loader(
             dataset,
             batch_size=batch_size,
             sampler=EpochSampler(
-                dataset, train, seed, rank, world_size, keep_step=isinstance(dataset, Split)
+                dataset, train, self.run_seed, rank, world_size, keep_step=isinstance(dataset, Split)
             ),
             drop_last=train,
             num_workers=workers,
             persistent_workers=workers > 0,
             collate_fn=collate,
+            worker_init_fn=outlive_signal,
             pin_memory=trainer is not None and trainer.strategy.root_device.type == "cuda",
         )
 

@@ -20,6 +20,8 @@ from lightning_seg.data.loading import in_parallel
 from lightning_seg.data.protocol import DataSet
 from lightning_seg.errors import UserError
 
+_BLANK = "nothing is left of the image"
+
 
 @dataclass
 class Inspection:
@@ -77,13 +79,17 @@ def inspect(data: DataSet, split: str, sample: Any) -> Inspection:
     if data.value_range is not None and (lost := _lost(image)):
         findings.append(Finding("clipped", split, image_file, lost))
     thumbnail = cv2.resize(cv2.cvtColor(image, cv2.COLOR_RGB2GRAY), (17, 16), interpolation=cv2.INTER_AREA)
-    if image.min() == image.max():
+    if image.min() == image.max() and data.value_range is not None:
+        thumbnail = None  # not a copy of others that are as black
+    elif image.min() == image.max():
         findings.append(Finding("plain", split, image_file, f"all pixels are {image.min()}"))
     return Inspection(findings, labels, thumbnail, palette_of(mask_file, mask, data.table))
 
 
 def _lost(image: np.ndarray) -> str:
     """What a range of values has cost an image."""
+    if image.min() == image.max():
+        return f"{_BLANK}: all of its pixels are {image.min()}"
     ends = (np.isin(image, (0, 255))).mean()
     used = int(image.max()) - int(image.min()) + 1
     if ends > 0.25:
@@ -219,11 +225,17 @@ def _systematic(data: DataSet, examination: Examination) -> list[Finding]:
             found.append(
                 Finding("range", split, first, f"values of {len(wide)} images go from {low:g} to {high:g}")
             )
-        if present == {0, 255} and images[255] > images[0] / 2:
+        if inspections and all(_is_blank(one) for one in inspections):
+            found.append(Finding("blank", split, split, f"value_range is {data.value_range}"))
+        if all(files_of(data, sample)[1].endswith(".json") for sample in examination.samples[split]):
+            crowds = present <= {0, IGNORE_INDEX} and IGNORE_INDEX in present  # masks are painted, not read
+            if crowds and split == data.train_split and len(inspections) == examination.lengths[split]:
+                found.append(Finding("crowds", split, split, "no object is a single one"))
+        elif present == {0, 255} and images[255] > images[0] / 2:
             found.append(Finding("binary", split, split, "no other label occurs"))
         elif 0 not in present and len(present) > 1 and labels[:, 255].sum() > labels.sum() / 2:
             found.append(Finding("background", split, split))
-        if present == {255} and len(inspections) == examination.lengths[split]:
+        elif present == {255} and len(inspections) == examination.lengths[split]:
             found.append(Finding("empty", split, split, "every mask is 255 throughout"))
         if 0 not in present and max(present - {255}, default=0) == data.num_classes:
             found.append(Finding("shifted", split, split, f"labels go from 1 to {data.num_classes}"))
@@ -231,6 +243,10 @@ def _systematic(data: DataSet, examination: Examination) -> list[Finding]:
             absent = [name for label, name in enumerate(data.class_names) if label not in present]
             found += [Finding("absent", split, name) for name in absent]
     return found
+
+
+def _is_blank(one: Inspection) -> bool:
+    return any(finding.detail.startswith(_BLANK) for finding in one.findings)
 
 
 def _palettes(data: DataSet, examination: Examination) -> list[Finding]:

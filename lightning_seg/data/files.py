@@ -51,10 +51,12 @@ def is_hidden(name: str) -> bool:
 
 
 def glob_visible(folder: Path, pattern: str) -> list[Path]:
-    """The files that match a pattern, sorted, without hidden ones."""
+    """The files that match a pattern, its ending in small or capital letters, sorted, without hidden ones."""
+    start, dot, ending = pattern.rpartition(".")
+    either = "".join(f"[{letter.lower()}{letter.upper()}]" for letter in ending)
     return sorted(
         path
-        for path in folder.glob(pattern)
+        for path in folder.glob(start + dot + either)
         if not any(map(is_hidden, path.relative_to(folder).parts)) and not path.is_dir()
     )
 

@@ -63,6 +63,17 @@ KINDS = {
         "All pixels are 255, which is ignore_index. If 255 is a class, say which: --data.init_args.labels='{255: 1}' "
         "(Folder, HuggingFace).",
     ),
+    "crowds": Kind(
+        "nothing but crowds",
+        True,
+        "Regions with iscrowd 1 are set to ignore_index. Annotate single objects, or set iscrowd to 0 where it is one.",
+    ),
+    "blank": Kind(
+        "nothing is left of the images",
+        True,
+        "data.init_args.value_range does not fit: choose --data.init_args.value_range=[LOW,HIGH] by the values in the "
+        "files.",
+    ),
     "shifted": Kind(
         "labels begin at 1",
         True,

@@ -109,7 +109,8 @@ class Names:
 
     A name may be a path from the data set's root, from the folder of the files or from the root of a disk, with or
     without ending, or the end of such a path. Of a path from another machine the last parts are compared: all of the
-    file's path in its folder must be among them, and what comes before has no spaces, commas or tabs.
+    file's path in its folder must be among them, and what comes before has no spaces, commas or tabs. Where a file's
+    name alone is the same, its folder must have the same name, too.
 
     Args:
         files: Files by their names, as `by_name` gives them.
@@ -173,15 +174,26 @@ class Names:
         """Find the file whose path ends as the name, or is the end of it."""
         fits: defaultdict[int, list[str]] = defaultdict(list)
         alike: set[str] = set()
+        strange: dict[str, str] = {}
         for stem in _stems(text):
             parts = PurePosixPath(stem).parts
             for name in self._alike[parts[-1]]:
                 alike.add(name)
                 of_file = PurePosixPath(name).parts
                 common = min(len(parts), len(of_file))
-                foreign = "/".join(parts[:-common])
-                if parts[-common:] == of_file[-common:] and len(columns(foreign)) == 1:
+                foreign = parts[:-common]
+                if parts[-common:] != of_file[-common:] or len(columns("/".join(foreign))) > 1:
+                    continue
+                if common == 1 and foreign and foreign[-1] not in (self.folder.name, "/"):
+                    strange[name] = foreign[-1]  # of another folder, which may hold another file of this name
+                else:
                     fits[common].append(name)
+        if not fits and strange:
+            name, folder = next(iter(strange.items()))
+            raise UserError(
+                f"{text!r} lies in {folder!r}, and {self.files[name]}, which has its name, does not. If it is meant, "
+                f"write {PurePosixPath(name).name!r}."
+            )
         if not fits:
             return None
         longest = max(fits)

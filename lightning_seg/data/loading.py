@@ -3,6 +3,7 @@
 import ctypes
 import hashlib
 import os
+import signal
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -179,6 +180,15 @@ class Loader(DataLoader[dict[str, Any]]):
     def _division(self) -> dict[str, int]:
         processes = getattr(self.sampler, "num_replicas", 1)
         return {"of": len(self), "batch_size": self.batch_size or 1, "processes": processes}
+
+
+def outlive_signal(_: int) -> None:
+    """Let a data worker live on for a minute after SIGTERM.
+
+    `timeout`, schedulers and closed terminals send it to all processes of a run; the one that trains then finishes its
+    step, saves, and ends its workers by itself.
+    """
+    signal.signal(signal.SIGTERM, lambda *_: signal.alarm(60))
 
 
 def in_parallel(function: Callable[[Any], Any], items: Sequence[Any]) -> Iterator[Any]:

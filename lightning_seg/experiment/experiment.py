@@ -39,14 +39,14 @@ from lightning_seg.experiment.failures import (
     print_resume_hint,
 )
 from lightning_seg.experiment.files import experiment_file, read_files
-from lightning_seg.experiment.limits import check_seed, refuse_infinite_rate, refuse_useless
+from lightning_seg.experiment.limits import check_seed, check_weights, refuse_infinite_rate, refuse_useless
 from lightning_seg.experiment.overrides import options_of, plain
 from lightning_seg.experiment.parser import Parser
 from lightning_seg.experiment.renamed import refuse_old_names
 from lightning_seg.experiment.slurm_settings import Slurm
 from lightning_seg.experiment.trainer import CALLBACKS, device_of, make_trainer
 from lightning_seg.runs.csv_logger import RunLogger
-from lightning_seg.runs.directory import METRICS, JsonObject, best_checkpoint, new_run
+from lightning_seg.runs.directory import METRICS, JsonObject, new_run
 from lightning_seg.runs.records import failure
 from lightning_seg.tasks.base import SegmentationTask
 from lightning_seg.tasks.semantic import SemanticSegmentation
@@ -280,7 +280,7 @@ class Experiment(TaskAndData):
                 self.datamodule.samples(split)  # raises if it is not there
         refuse_useless(self.config)
         if self.config.ckpt_path is None:
-            self._check_weights()
+            check_weights(self.model.network, self.config)
         settings = self.config.clone()
         settings.trainer.precision = self._precision()
         if self._given_run is not None:  # the checkpoint that it continues from is none of its settings
@@ -310,24 +310,6 @@ class Experiment(TaskAndData):
     def __exit__(self, *details: Any) -> None:
         """End the W&B run, as failed if the block was left by an error, and remove a new run that logged nothing."""
         self._opened.__exit__(*details)
-
-    def _check_weights(self) -> None:
-        """Load weights that come from files or runs once before anything is written; training loads them again."""
-        network = self.model.network
-        named = [getattr(part, "weights", False) for part in network.modules()]
-        named += [getattr(network, "detector_weights", None) or False]
-        if not any(value is None or isinstance(value, str) for value in named):
-            return
-        try:
-            network.load_weights(best_checkpoint)
-        except UserError as error:
-            text, key = str(error), "model.network.init_args"
-            text = text if key in text else f"{key}.weights: {text}"
-            if isinstance(
-                self.config.model.network.init_args.get("backbone"), Namespace
-            ):  # then they are its own
-                text = text.replace(f"{key}.weights", f"{key}.backbone.init_args.weights")
-            raise UserError(text) from None
 
     def _precision(self) -> str | int | None:
         """Settle what the experiment leaves open; it is written down, so that a run and its evaluation agree."""

@@ -20,7 +20,7 @@ from lightning.pytorch.utilities.exceptions import MisconfigurationException
 from lightning_seg.callbacks.checkpointing import Stopped
 from lightning_seg.data.base import SegmentationData
 from lightning_seg.errors import UserError
-from lightning_seg.runs.directory import CONFIG, ENVIRONMENT, LAST_CHECKPOINT
+from lightning_seg.runs.directory import CONFIG, ENVIRONMENT, LAST_CHECKPOINT, resume_command
 from lightning_seg.runs.provenance import package_commit
 
 _MEMORY = re.compile(r"out of memory|can('t|not) allocate memory", re.IGNORECASE)
@@ -72,7 +72,7 @@ def print_resume_hint(trainer: Trainer, run: Callable[[], Path]) -> Iterator[Non
         if trainer.is_global_zero:
             print(
                 f"\n{stop if isinstance(stop, Stopped) else 'stopped'} after step {trainer.global_step};"
-                f" 'lightning-seg resume {run()}' continues",
+                f" {resume_command(run())} continues",
                 flush=True,
             )
         if stop.code is None:  # Lightning's, between two batches of the test
@@ -202,7 +202,7 @@ def _workers(trainer: Trainer) -> int:
 
 def _again(run: Path) -> str:
     saved = (run / LAST_CHECKPOINT).exists()
-    return f"'lightning-seg resume {run}' continues." if saved else "Nothing was saved yet."
+    return f"{resume_command(run)} continues." if saved else "Nothing was saved yet."
 
 
 def end_with_first_process() -> None:

@@ -11,6 +11,8 @@ from lightning.pytorch.utilities.exceptions import MisconfigurationException
 from torch.optim import Optimizer
 
 from lightning_seg.errors import UserError
+from lightning_seg.networks.base import BackboneNetwork
+from lightning_seg.runs.directory import best_checkpoint
 
 _MOST_SEED = 2**32 - 1
 _PROCESSES_A_CORE = 4
@@ -74,6 +76,30 @@ def refuse_useless(config: Namespace) -> None:
             raise UserError(
                 f"trainer.devices={devices}: on CPUs each device is a process, and this machine has {cores} cores."
             )
+
+
+def check_weights(network: BackboneNetwork, config: Namespace) -> None:
+    """Load weights that come from files or runs once, before anything is written; training loads them again.
+
+    Args:
+        network: The network.
+        config: The settings of the experiment.
+
+    Raises:
+        UserError: They cannot be loaded; it names the setting.
+    """
+    named = [getattr(part, "weights", False) for part in network.modules()]
+    named += [getattr(network, "detector_weights", None) or False]
+    if not any(value is None or isinstance(value, str) for value in named):
+        return
+    try:
+        network.load_weights(best_checkpoint)
+    except UserError as error:
+        text, key = str(error), "model.network.init_args"
+        text = text if key in text else f"{key}.weights: {text}"
+        if isinstance(config.model.network.init_args.get("backbone"), Namespace):  # then they are its own
+            text = text.replace(f"{key}.weights", f"{key}.backbone.init_args.weights")
+        raise UserError(text) from None
 
 
 def refuse_infinite_rate(optimizer: Optimizer) -> None:

@@ -20,7 +20,7 @@ from lightning_seg.inference.calibration import temperature_of
 from lightning_seg.inference.inferers import Inferer
 from lightning_seg.inference.predictor import ObjectPredictor, Predictor
 from lightning_seg.runs.csv_logger import RunLogger
-from lightning_seg.runs.directory import BEST_CHECKPOINT, CONFIG, JsonObject, existing_run
+from lightning_seg.runs.directory import BEST_CHECKPOINT, CONFIG, JsonObject, existing_run, resume_command
 from lightning_seg.tasks.base import SegmentationTask
 from lightning_seg.tasks.instance import InstanceSegmentation
 from lightning_seg.tasks.semantic import SemanticSegmentation
@@ -129,7 +129,7 @@ class _Finished(TaskAndData):
         self.checkpoint = Path(self.config.ckpt_path or self.run / BEST_CHECKPOINT)
         if not self.checkpoint.is_file():
             raise UserError(
-                f"no checkpoint {self.checkpoint}: 'lightning-seg resume {self.run}' trains the run to its end, and"
+                f"no checkpoint {self.checkpoint}: {resume_command(self.run)} trains the run to its end, and"
                 " --ckpt_path=FILE takes another."
             )
         if self.config.model.get("temperature") == 1:  # not chosen by hand

@@ -1,5 +1,6 @@
 """Train an experiment, or continue a run, and test it: what the command line and SLURM jobs do."""
 
+import shlex
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -84,10 +85,11 @@ def _refuse_decided(run: Path, args: Sequence[str]) -> None:
         decided = any(name == part or name.startswith(f"{part}.") for part in _DECIDED)
         if not decided or ".".join(name.split(".")[:3]) in free or old.get(name) == new.get(name):
             continue
-        again = f"lightning-seg exp {run / CONFIG} {' '.join(args)}"
+        again = shlex.join(["lightning-seg", "exp", str(run / CONFIG), *args])
         remedy = f"a new run: {again}"
         if not name.startswith(("task", "model.network")):
-            remedy = f"a new run from these weights: {again} --model.network.init_args.weights=run:{run}"
+            weights = shlex.quote(f"--model.network.init_args.weights=run:{run}")
+            remedy = f"a new run from these weights: {again} {weights}"
         raise UserError(
             f"{name} was {old.get(name)} and would be {new.get(name)}: a run that has a checkpoint cannot change it,"
             f" only {remedy}"

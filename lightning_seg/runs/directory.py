@@ -1,6 +1,7 @@
 """Where a run lives: ``runs/<experiment>/<id>/``, the one place everything about a run is read from."""
 
 import secrets
+import shlex
 from contextlib import suppress
 from datetime import datetime, timedelta
 from pathlib import Path
@@ -91,6 +92,13 @@ def best_checkpoint(place: str | Path) -> Path:
     """
     path = Path(place)
     return path if path.is_file() else existing_run(path, BEST_CHECKPOINT) / BEST_CHECKPOINT
+
+
+def resume_command(run: str | Path, *arguments: str) -> str:
+    """Return the command that continues a run, in quotes, as it can be typed."""
+    words = ["lightning-seg", "resume", str(run), *arguments]
+    command = shlex.join(words)
+    return f"'{command}'" if command == " ".join(words) else command
 
 
 def write_whole(path: Path, text: str) -> None:

@@ -12,7 +12,7 @@ from typing import Any
 
 from lightning_seg.errors import UserError
 from lightning_seg.experiment.slurm_settings import Slurm
-from lightning_seg.runs.directory import CONFIG, new_run
+from lightning_seg.runs.directory import CONFIG, new_run, resume_command
 
 FOLDER = "slurm"  # in the run directory: the job's script and log
 EXPERIMENT = f"{FOLDER}/experiment.yaml"
@@ -52,7 +52,7 @@ def submit(args: list[str]) -> str:
         f"job {job.job_id}, {trainer.num_nodes} node(s) x {devices} task(s): {run}\n"
         f"follow  tail -F {log}\n"
         f"state   squeue --jobs {job.job_id}\n"
-        f"stop    scancel --signal=INT {job.job_id}   (saves; 'lightning-seg resume {run}' continues)"
+        f"stop    scancel --signal=INT {job.job_id}   (saves; {resume_command(run)} continues)"
     )
     return str(job.job_id)
 

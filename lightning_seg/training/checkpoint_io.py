@@ -11,7 +11,7 @@ from lightning.pytorch.utilities import rank_zero_warn
 
 from lightning_seg.errors import UserError
 from lightning_seg.networks.backbones.tensor_file import damage_of, why_unreadable
-from lightning_seg.runs.directory import BEST_CHECKPOINT, LAST_CHECKPOINT, PREVIOUS_CHECKPOINT
+from lightning_seg.runs.directory import BEST_CHECKPOINT, LAST_CHECKPOINT, PREVIOUS_CHECKPOINT, resume_command
 
 LAST, PREVIOUS = Path(LAST_CHECKPOINT).name, Path(PREVIOUS_CHECKPOINT).name
 
@@ -50,7 +50,7 @@ class SafeCheckpointIO(TorchCheckpointIO):
             run = path.parent.parent
             raise UserError(
                 f"the checkpoint {path} cannot be written: {reason}.\nWhat was saved before is untouched. Make room"
-                f" (or the folder writable), then 'lightning-seg resume {run}' continues."
+                f" (or the folder writable), then {resume_command(run)} continues."
             ) from error
 
     def load_checkpoint(
@@ -103,7 +103,7 @@ def newest(run: Path) -> Path | None:
     if present:
         raise UserError(
             f"all checkpoints of {run} are damaged. To train it again from the beginning, delete"
-            f" {run / LAST_CHECKPOINT} and those beside it, then 'lightning-seg resume {run}'."
+            f" {run / LAST_CHECKPOINT} and those beside it, then {resume_command(run)}."
         )
     return None
 

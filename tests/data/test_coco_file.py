@@ -11,6 +11,7 @@ from lightning_seg import IGNORE_INDEX
 from lightning_seg.data.checks.check import check
 from lightning_seg.data.coco_masks import decompress, turn, turn_box
 from lightning_seg.data.datasets.coco import COCO, THING_IDS, THINGS
+from lightning_seg.data.examination import refuse_faulty
 from lightning_seg.errors import UserError
 
 H, W = 40, 48
@@ -407,3 +408,11 @@ def test_a_box_beside_its_mask_is_refused_except_of_a_crowd(tmp_path):
             continue
         with pytest.raises(UserError, match="annotation 11 of image 1.png: bbox .* lies beside its mask"):
             data.read_instances(data.samples("train")[0])
+
+
+def test_nothing_but_crowds_is_told_with_a_remedy_of_coco(tmp_path):
+    for split in ("train", "val"):
+        write(tmp_path, [entry(iscrowd=1, segmentation={"size": [H, W], "counts": COUNTS})], split=split)
+    with pytest.raises(UserError, match="(?s)nothing but crowds.*set iscrowd to 0") as error:
+        refuse_faulty(data_set(tmp_path))
+    assert "init_args.labels" not in str(error.value)

@@ -95,8 +95,20 @@ def test_a_path_to_a_file_elsewhere_is_not_taken_for_one_of_the_same_name(tmp_pa
 
 def test_two_lines_may_not_mean_one_file(tmp_path):
     write(tmp_path, "000")
-    with pytest.raises(UserError, match="names .*000.png twice, as '/x/a/000.png' and as '/x/b/000.png'"):
-        listed(tmp_path, "/x/a/000.png", "/x/b/000.png")
+    with pytest.raises(
+        UserError, match="names .*000.png twice, as '/x/images/000.png' and as '/y/images/000.png'"
+    ):
+        listed(tmp_path, "/x/images/000.png", "/y/images/000.png")
+
+
+@pytest.mark.parametrize("line", ["siteC/000.png", "/x/siteC/000.png", "siteC/000", "C:\\siteC\\000.png"])
+def test_a_file_in_another_folder_is_not_taken_for_one_of_the_same_name_in_none(tmp_path, line):
+    write(tmp_path, "000", "001")
+    with pytest.raises(
+        UserError, match="'siteC', and .*000.png, which has its name, does not. If it is meant, write '000'"
+    ):
+        listed(tmp_path, "001", line)
+    assert listed(tmp_path, "001", "/x/images/000.png") == [pair("001"), pair("000")]
 
 
 @pytest.mark.parametrize("names", [("cam1", "cam2"), ("cam1.1", "cam1")])

@@ -1,3 +1,6 @@
+import multiprocessing
+import os
+import signal
 import time
 
 import cv2
@@ -241,3 +244,15 @@ def test_a_label_that_is_no_class_names_its_file(tmp_path):
     data = CamVid(root=str(tmp_path), batch_size=1, crop_size=(8, 8))
     with pytest.raises(UserError, match="classes 0 to 10.*a.png.*label 12"):
         Split(data, "val")[0]
+
+
+def test_workers_go_on_after_a_signal_to_all_processes_of_the_run():
+    """So that the first process can finish its step and save; a dead worker would end it with an error."""
+    data = shapes(num_workers=2)
+    data.setup("fit")
+    loader = iter(data.train_dataloader())
+    seen = [next(loader)]
+    for worker in multiprocessing.active_children():
+        os.kill(worker.pid, signal.SIGTERM)
+    seen += [*loader]
+    assert len(seen) == len(data.train_dataloader()) > 1

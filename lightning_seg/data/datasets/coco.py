@@ -18,6 +18,7 @@ from lightning_seg.data.coco_file import (
     read_coco,
 )
 from lightning_seg.data.coco_masks import turn, turn_box
+from lightning_seg.data.files import glob_visible
 from lightning_seg.data.instances import instance_sample
 from lightning_seg.data.io import read_image
 from lightning_seg.data.json_file import read_json
@@ -123,7 +124,12 @@ class COCO(SegmentationData):
             masks = annotations / "stuffthingmaps" / images.name
             if not masks.is_dir():
                 raise self.missing(masks)
-            return [(images / f"{path.stem}.jpg", path) for path in sorted(masks.glob("*.png"))]
+            found = {path.stem: path for path in glob_visible(masks, "*.png")}
+            pictures = {path.stem for path in glob_visible(images, "*.jpg")}
+            if alone := sorted(found.keys() ^ pictures):
+                where = f"no mask in {masks}" if alone[0] in pictures else f"no image in {images}"
+                raise UserError(f"{len(alone)} images and masks have no partner, first {alone[0]}: {where}.")
+            return [(images / f"{name}.jpg", path) for name, path in found.items()]
         listing = self._listing(split)
         if not listing.is_file():
             raise self.missing(listing)
@@ -256,6 +262,12 @@ class COCO(SegmentationData):
         mask = np.full(numbers.shape, IGNORE_INDEX, np.uint8)
         for segment in segments:
             mask[numbers == segment["id"]] = self.class_of[segment["category_id"]]
+        listed = [0, *(segment["id"] for segment in segments)]
+        if len(strange := np.setdiff1d(numbers, listed)):
+            raise UserError(
+                f"{path} has {len(strange)} segments that the JSON does not list, the first being {strange[0]}. Use "
+                "the JSON that belongs to these masks."
+            )
         return mask
 
 

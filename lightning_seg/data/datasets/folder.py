@@ -2,7 +2,7 @@
 
 import os
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -189,9 +189,10 @@ class Folder(SegmentationData):
         }
         if alone:
             first = "".join(f"  {file}: {lack}\n" for file, lack in [*alone.items()][:5])
+            hint = _suffix_hint(images, by_name(self.masks, part))
             raise Unpaired(
                 f"{len(alone)} files have no partner:\n{first}Images and masks are paired by name (mask_suffix is "
-                f"{self.mask_suffix!r}). Move away what has no partner; 'lightning-seg check-data' lists all.",
+                f"{self.mask_suffix!r}). {hint}Move away what has no partner; 'lightning-seg check-data' lists all.",
                 alone,
             )
         order = sorted(images, key=natural_order) if self.sequence else sorted(images)
@@ -201,7 +202,20 @@ class Folder(SegmentationData):
         """Find the files that a list names."""
         images = Names(by_name(self.images), self.images, self.root)
         masks = Names(by_name(self.masks), self.masks, self.root)
-        return listed_pairs(listing, images, masks, by_name(self.masks, suffix=self.mask_suffix))
+        try:
+            return listed_pairs(listing, images, masks, by_name(self.masks, suffix=self.mask_suffix))
+        except Unpaired as error:
+            raise Unpaired(
+                f"{error} {_suffix_hint(images.files, masks.files)}".strip(), error.files
+            ) from None
+
+
+def _suffix_hint(images: Mapping[str, Path], masks: Mapping[str, Path]) -> str:
+    """Name the `mask_suffix` by which every image would have a mask, if there is one."""
+    first = next(iter(images))
+    suffixes = [name.removeprefix(first) for name in masks if name.startswith(first)]
+    fitting = [suffix for suffix in suffixes if all(name + suffix in masks for name in images)]
+    return f"With --data.init_args.mask_suffix={fitting[0]!r} all images have masks. " if fitting else ""
 
 
 def _compiled(groups: str) -> str:

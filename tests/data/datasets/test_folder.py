@@ -4,6 +4,7 @@ from PIL import Image
 
 from lightning_seg.data.checks.check import check
 from lightning_seg.data.datasets.folder import Folder
+from lightning_seg.data.examination import examine, refuse_faulty
 from lightning_seg.errors import UserError
 
 ARGUMENTS = {"batch_size": 2, "crop_size": (16, 16)}
@@ -86,7 +87,7 @@ def test_splits_by_folders(tmp_path):
 def test_splits_by_lists(tmp_path):
     write(tmp_path, ["a.b", "deep/c", "d"])
     (tmp_path / "train.txt").write_text("a.b\n\nc.jpg\n")
-    (tmp_path / "val.txt").write_text("/elsewhere/d.png\n")
+    (tmp_path / "val.txt").write_text("/elsewhere/images/d.png\n")
     data = folder(tmp_path, split_ratios=None)
     assert stems(data, "train") == ["a.b", "deep/c"] and stems(data, "val") == ["d"]
     (tmp_path / "test.txt").write_text("nobody\n")
@@ -213,3 +214,28 @@ def test_classes_besides_the_only_one_in_all_masks_are_told(tmp_path):
     write(tmp_path, EIGHT, mask=np.zeros((20, 24)), ending="png")
     absent = [found.file for found in check(folder(tmp_path)).findings if found.kind == "absent"]
     assert absent == ["b", "c"]
+
+
+@pytest.mark.parametrize("lists", [True, False])
+def test_a_suffix_of_masks_that_was_forgotten_is_named(tmp_path, lists):
+    write(tmp_path, EIGHT)
+    for path in (tmp_path / "masks").iterdir():
+        path.rename(path.with_stem(f"{path.stem}_seg"))
+    if lists:
+        (tmp_path / "train.txt").write_text("scan_1\n")
+    with pytest.raises(UserError, match="With --data.init_args.mask_suffix='_seg' all images have masks"):
+        folder(tmp_path).samples("train")
+
+
+def test_a_value_range_that_leaves_nothing_is_told_and_not_called_copies(tmp_path):
+    write(tmp_path, EIGHT)
+    for path in (tmp_path / "images").iterdir():
+        path.unlink()
+        Image.fromarray(np.full((40, 48), 700, np.uint16) + np.arange(48, dtype=np.uint16)).save(
+            path.with_suffix(".png")
+        )
+    with pytest.raises(UserError) as error:
+        refuse_faulty(folder(tmp_path, value_range=(0, 1e6)))
+    assert "nothing is left of the images" in str(error.value) and "two splits" not in str(error.value)
+    examined = examine(folder(tmp_path, value_range=(0, 1e6)))
+    assert not {finding.kind for finding in examined.findings} & {"plain", "double", "leak"}
