@@ -78,7 +78,9 @@ def inspect(data: DataSet, split: str, sample: Any) -> Inspection:
         findings.append(Finding("void", split, mask_file))
     if data.value_range is not None and (lost := _lost(image)):
         findings.append(Finding("clipped", split, image_file, lost))
-    thumbnail = cv2.resize(cv2.cvtColor(image, cv2.COLOR_RGB2GRAY), (17, 16), interpolation=cv2.INTER_AREA)
+    thumbnail: np.ndarray | None = cv2.resize(
+        cv2.cvtColor(image, cv2.COLOR_RGB2GRAY), (17, 16), interpolation=cv2.INTER_AREA
+    )
     if image.min() == image.max() and data.value_range is not None:
         thumbnail = None  # not a copy of others that are as black
     elif image.min() == image.max():
