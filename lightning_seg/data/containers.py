@@ -3,6 +3,7 @@
 from pathlib import Path
 from typing import IO
 
+import numpy as np
 from PIL import Image, TiffImagePlugin, WebPImagePlugin
 
 from lightning_seg.errors import UserError
@@ -71,3 +72,20 @@ def _is_lossy_webp(file: IO[bytes]) -> bool:
             return len(head) == 8
         size = int.from_bytes(head[4:], "little")
         at += 24 if head[:4] == b"ANMF" else 8 + size + size % 2  # a frame has chunks of its own
+
+
+def refuse_renumbered_gif(image: Image.Image, name: str | Path) -> None:
+    """Refuse a GIF mask that shows greys by other numbers: programs renumber what they save as GIF.
+
+    Raises:
+        UserError: Its numbers and its greys differ, and which are the classes is not known.
+    """
+    if image.format != "GIF" or image.mode != "P":
+        return
+    used = np.unique(np.asarray(image))
+    colors = np.array(image.getpalette("RGB")).reshape(-1, 3)[used]
+    if (colors == colors[:, :1]).all() and (colors[:, 0] != used).any():
+        raise UserError(
+            f"{name} is a GIF in which number {used[0]} is the grey {colors[0, 0]}; which of them is the class is not "
+            "certain. Save the mask as grey PNG."
+        )

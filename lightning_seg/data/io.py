@@ -11,7 +11,7 @@ import cv2
 import numpy as np
 from PIL import Image, ImageFile, ImageOps, TiffImagePlugin
 
-from lightning_seg.data.containers import is_lossy, refuse_uncertain_tiff
+from lightning_seg.data.containers import is_lossy, refuse_renumbered_gif, refuse_uncertain_tiff
 from lightning_seg.data.png import GREY, RGB, is_whole, plain_size
 from lightning_seg.errors import UserError
 
@@ -219,8 +219,9 @@ def _numbers(image: Image.Image, name: str | Path, stored: Stored) -> np.ndarray
     if ";I" in stored.raw or stored.raw.endswith(("2I", "4I")):
         raise UserError(f"{name} is stored inverted (white is zero). Save the mask as grey or palette PNG.")
     _refuse_transparency(image, name)
+    refuse_renumbered_gif(image, name)
     array = np.array(image)
-    if image.mode in ("LA", "PA") or (array.ndim == 3 and (array[..., :1] == array[..., 1:3]).all()):
+    if image.mode in ("LA", "PA") or (image.mode[:3] == "RGB" and (array[..., :1] == array[..., 1:3]).all()):
         array = array[..., 0]  # grey, saved as RGB
     if array.ndim != 2 or array.dtype.kind not in "bui":
         raise UserError(

@@ -350,3 +350,14 @@ def test_colors_in_planes_are_read_or_refused(tmp_path, dtype, interleave):
             read_image(tmp_path / "a.tif", value_range)
     else:
         np.testing.assert_array_equal(read_image(tmp_path / "a.tif", value_range), pixels)
+
+
+@pytest.mark.parametrize(
+    ("ending", "mode", "says"),
+    [("gif", "L", "is a GIF in which number 0 is the grey 1"), ("tif", "CMYK", "is a CMYK image")],
+)
+def test_masks_whose_numbers_are_not_their_greys_are_refused(tmp_path, ending, mode, says):
+    """Pillow renumbers a GIF of grey 1 to 0, and grey 1 is (0, 0, 0, 254) in CMYK."""
+    Image.fromarray(np.ones((4, 5), np.uint8)).convert(mode).save(tmp_path / f"mask.{ending}")
+    with pytest.raises(UserError, match=says):
+        read_mask(tmp_path / f"mask.{ending}")

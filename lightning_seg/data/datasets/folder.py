@@ -189,7 +189,7 @@ class Folder(SegmentationData):
         }
         if alone:
             first = "".join(f"  {file}: {lack}\n" for file, lack in [*alone.items()][:5])
-            hint = _suffix_hint(images, by_name(self.masks, part))
+            hint = _suffix_hint(images, by_name(self.masks, part), self.mask_suffix)
             raise Unpaired(
                 f"{len(alone)} files have no partner:\n{first}Images and masks are paired by name (mask_suffix is "
                 f"{self.mask_suffix!r}). {hint}Move away what has no partner; 'lightning-seg check-data' lists all.",
@@ -206,14 +206,14 @@ class Folder(SegmentationData):
             return listed_pairs(listing, images, masks, by_name(self.masks, suffix=self.mask_suffix))
         except Unpaired as error:
             raise Unpaired(
-                f"{error} {_suffix_hint(images.files, masks.files)}".strip(), error.files
+                f"{error} {_suffix_hint(images.files, masks.files, self.mask_suffix)}".strip(), error.files
             ) from None
 
 
-def _suffix_hint(images: Mapping[str, Path], masks: Mapping[str, Path]) -> str:
+def _suffix_hint(images: Mapping[str, Path], masks: Mapping[str, Path], given: str) -> str:
     """Name the `mask_suffix` by which every image would have a mask, if there is one."""
     first = next(iter(images))
-    suffixes = [name.removeprefix(first) for name in masks if name.startswith(first)]
+    suffixes = {name.removeprefix(first) for name in masks if name.startswith(first)} - {given}
     fitting = [suffix for suffix in suffixes if all(name + suffix in masks for name in images)]
     return f"With --data.init_args.mask_suffix={fitting[0]!r} all images have masks. " if fitting else ""
 

@@ -203,19 +203,21 @@ def read_tree(path: Path, setting: str) -> Any:
             f"Expected a weights file at {path.absolute()}, found none. Correct the path in {setting}=PATH."
         )
     expected = f"{setting.lstrip('-')}: expected tensors saved by torch or safetensors in {path}, but "
-    if path.suffix != ".safetensors" and zipfile.is_zipfile(path):
+    with path.open("rb") as file:  # whatever its name says
+        is_safetensors = file.read(9)[8:] == b"{"
+    if not is_safetensors and zipfile.is_zipfile(path):
         if damage := damage_of(path):
             raise UserError(f"{expected}the file {damage}. Copy it again from where it came from.")
         if any(name.endswith(".npy") for name in zipfile.ZipFile(path).namelist()):
             raise UserError(f"{expected}it is an archive of NumPy arrays, which are not read.")
     try:
-        if path.suffix == ".safetensors":
+        if is_safetensors:
             from safetensors.torch import load_file
 
             return load_file(path)
         # what many training scripts save beside the weights; it is a record of plain values
-        with torch.serialization.safe_globals([argparse.Namespace]):
-            return torch.load(path, map_location="cpu", weights_only=True)
+        with torch.serialization.safe_globals([argparse.Namespace]), path.open("rb") as file:
+            return torch.load(file, map_location="cpu", weights_only=True)
     except Exception as error:  # torch, pickle, zip and safetensors all raise their own
         raise UserError(f"{expected}{why_unreadable(error)}") from None
 

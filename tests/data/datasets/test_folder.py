@@ -225,6 +225,10 @@ def test_a_suffix_of_masks_that_was_forgotten_is_named(tmp_path, lists):
         (tmp_path / "train.txt").write_text("scan_1\n")
     with pytest.raises(UserError, match="With --data.init_args.mask_suffix='_seg' all images have masks"):
         folder(tmp_path).samples("train")
+    (tmp_path / "train.txt").write_text("nobody\n")
+    with pytest.raises(UserError, match="nobody") as error:
+        folder(tmp_path, mask_suffix="_seg").samples("train")
+    assert "all images have masks" not in str(error.value)
 
 
 def test_a_value_range_that_leaves_nothing_is_told_and_not_called_copies(tmp_path):

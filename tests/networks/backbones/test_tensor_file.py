@@ -431,3 +431,10 @@ def test_detector_weights_are_all_or_nothing(tmp_path):
         with pytest.raises(UserError, match="d.pth.* not those of torchvision's Mask R-CNN"):
             network.load_weights()
         assert all(torch.equal(value, before[key]) for key, value in network.state_dict().items())
+
+
+def test_a_file_is_what_it_holds_not_what_its_name_says(tmp_path):
+    torch.save(resnet18(), tmp_path / "a.safetensors")
+    save_file(resnet18(), tmp_path / "b.pth")
+    for name in ("a.safetensors", "b.pth"):
+        assert holds(load(tmp_path / name)[0], resnet18())
