@@ -2,19 +2,22 @@
 
 from pathlib import Path
 
+import numpy as np
 import torch
 
 from lightning_seg.analysis.report.server import Prediction
 from lightning_seg.data.dataset import read_pair
 from lightning_seg.errors import UserError
 from lightning_seg.experiment.loading import LoadedRun, load_run
+from lightning_seg.metrics.instance import arrays, view_of_found, view_of_truth
 from lightning_seg.runs.records import read
+from lightning_seg.tasks.instance import InstanceSegmentation
 
 _RUNS = 4  # whose networks are kept in memory
 
 
 class ImagePredictor:
-    """Predicts test images as the test did, post-processing included."""
+    """Predicts test images as the test did, post-processing included; objects are merged by class."""
 
     def __init__(self) -> None:
         self._loaded: dict[Path, LoadedRun] = {}
@@ -27,10 +30,10 @@ class ImagePredictor:
             index: Position in the test split.
 
         Raises:
-            UserError: The run cannot be loaded, finds objects, or its data has changed since the test.
+            UserError: The run cannot be loaded, or its data has changed since the test.
         """
         loaded = self._load(run)
-        task, data = loaded.semantic_task(), loaded.data
+        task, data = loaded.task, loaded.data
         samples = data.samples(data.test_split)
         expected = read(run).image_names
         if len(samples) != len(expected) or data.name_of(samples[index]) != expected[index]:
@@ -38,12 +41,20 @@ class ImagePredictor:
                 f"{run} was tested on {len(expected)} images, with {expected[index]!r} at position {index}, but"
                 f" {data.root} has other ones now; 'lightning-seg test {run}' tests it again."
             )
-        image, mask = read_pair(data, samples[index])
-        device = next(task.parameters()).device
+        if isinstance(task, InstanceSegmentation):
+            objects = arrays(data.read_instances(samples[index]))
+            image = np.ascontiguousarray(objects["image"].transpose(1, 2, 0))
+            mask = view_of_truth(objects).labels
+        else:
+            image, mask = read_pair(data, samples[index])
         with torch.inference_mode():
-            images = torch.from_numpy(image).permute(2, 0, 1)[None].to(device)
-            labels = task.labels(task(images).float(), images)[0].byte().cpu().numpy()
-        return Prediction(image, mask, labels)
+            images = torch.from_numpy(image).permute(2, 0, 1)[None].to(next(task.parameters()).device)
+            if isinstance(task, InstanceSegmentation):
+                labels = view_of_found(arrays(task(images)[0]), task.score_threshold).labels
+            else:
+                semantic = loaded.semantic_task()
+                labels = semantic.labels(semantic(images).float(), images)[0].cpu().numpy()
+        return Prediction(image, mask.astype(np.uint8), labels.astype(np.uint8))
 
     def _load(self, run: Path) -> LoadedRun:
         if run not in self._loaded:

@@ -16,7 +16,9 @@ from lightning_seg.cli.main import main
 from lightning_seg.data.dataset import Split
 from lightning_seg.data.datasets.shapes import Shapes
 from lightning_seg.data.loading import collate
+from lightning_seg.experiment.image_predictor import ImagePredictor
 from lightning_seg.networks.detection.mask_rcnn import MaskRCNN
+from lightning_seg.runs.records import read
 from lightning_seg.tasks.instance import InstanceSegmentation
 
 NAMES = Shapes.class_names
@@ -180,6 +182,16 @@ def test_scores_are_written_with_their_protocol(run):
     assert written["scores"]["miou"] == pytest.approx(
         (hit / (predicted + truth - hit).clip(1))[present].mean()
     )
+
+
+def test_a_served_report_predicts_its_test_images_as_the_test_did(run):
+    record = read(run)
+    for index, counts in enumerate(record.counts):
+        image, mask, labels = ImagePredictor()(run, index)
+        assert image.shape == (48, 40, 3) and mask.shape == labels.shape == (48, 40)
+        classes = np.arange(len(counts))[:, None, None]
+        mine = [(labels == classes) & (mask == classes), labels == classes, mask == classes]
+        np.testing.assert_array_equal(np.stack([m.sum((1, 2)) for m in mine], 1), counts)
 
 
 def test_the_best_checkpoint_is_that_of_the_best_mask_ap_and_holds_the_anchors(run):
