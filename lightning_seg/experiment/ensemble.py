@@ -36,10 +36,8 @@ def make_ensemble(runs: Sequence[Path], settings: Sequence[str] = ()) -> Path:
     networks = cast(nn.ModuleList, model.network.backbone.members)
     for network, member in zip(networks, members.values(), strict=True):
         network.load_state_dict(member.task.network.state_dict())
-    checkpoint = experiment.run_directory / BEST_CHECKPOINT
-    trainer.strategy.connect(model)
-    trainer.save_checkpoint(checkpoint, weights_only=True)
-    trainer.test(model, experiment.datamodule, ckpt_path=checkpoint, verbose=False, weights_only=True)
+    trainer.test(model, experiment.datamodule, verbose=False)
+    trainer.save_checkpoint(experiment.run_directory / BEST_CHECKPOINT, weights_only=True)
     return experiment.run_directory
 
 
