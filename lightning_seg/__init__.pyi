@@ -144,6 +144,7 @@ from lightning_seg.training.losses import PixelLoss as PixelLoss
 from lightning_seg.training.losses import TverskyLoss as TverskyLoss
 from lightning_seg.training.schedules import Constant as Constant
 from lightning_seg.training.schedules import Cosine as Cosine
+from lightning_seg.training.schedules import HeadFirst as HeadFirst
 from lightning_seg.training.schedules import MultiStep as MultiStep
 from lightning_seg.training.schedules import OneCycle as OneCycle
 from lightning_seg.training.schedules import Plateau as Plateau

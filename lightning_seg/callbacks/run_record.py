@@ -33,6 +33,7 @@ from lightning_seg.tasks.instance import InstanceSegmentation
 from lightning_seg.tasks.semantic import SemanticSegmentation
 from lightning_seg.tracking.media import log_image_scores
 from lightning_seg.tracking.wandb_logger import WandbRunLogger
+from lightning_seg.training.finetune.groups import describe_groups, group_table
 from lightning_seg.training.finetune.policies import table as part_table
 
 PACKAGES = (
@@ -120,11 +121,14 @@ class RunRecord(L.Callback):
         """Say what the training begins with; take back what a killed run is about to log again."""
         task = task_of(pl_module)
         if trainer.is_global_zero:
-            print(f"weights  {task.pretrained}", flush=True)
+            groups = describe_groups(trainer.optimizers[0], task.network)
+            print(f"weights  {task.pretrained}\n{group_table(groups)}", flush=True)
             if not trainer.fast_dev_run and (self.run / CONFIG).read_text(encoding="utf-8") != self.config:  # type: ignore[attr-defined]
                 write_whole(self.run / CONFIG, self.config)  # a resumed run goes by these from now on
             began = {} if trainer.ckpt_path else {"weights": task.pretrained}
-            self._note(trainer, **began, failed=None, trained=False)
+            self._note(
+                trainer, **began, groups=[asdict(group) for group in groups], failed=None, trained=False
+            )
             if lost := steps_without_validation(trainer):
                 print(
                     f"note     the last {lost} of {int(trainer.estimated_stepping_batches)} steps will not be"

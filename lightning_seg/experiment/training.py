@@ -22,6 +22,7 @@ _DECIDED = (
     "model.lr_scheduler",
     "model.lr_scaling",
     "model.finetune",
+    "model.no_decay",
     "data",
 )
 _STILL_FREE = (

@@ -2,7 +2,7 @@
 
 import pkgutil
 import sys
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Any, Literal, Self, cast
 
@@ -21,6 +21,7 @@ from lightning_seg.metrics.images import Values
 from lightning_seg.networks.base import BackboneNetwork
 from lightning_seg.runs.directory import best_checkpoint
 from lightning_seg.training.checkpoint_io import read
+from lightning_seg.training.finetune.groups import Undecayed, without_decay
 from lightning_seg.training.finetune.policies import Full, scale_learning_rates
 from lightning_seg.training.fsdp import is_sharded, shard
 from lightning_seg.training.schedules import Plateau, for_lightning, realign
@@ -36,6 +37,8 @@ class SegmentationTask(L.LightningModule):
         lr_scheduler: Makes the scheduler from the optimizer and the total number of optimizer steps, as those of
             `lightning_seg.training.schedules` are made. Without one the learning rate is constant.
         finetune: Which parts of the backbone train, and how; all of it unless given.
+        no_decay: What has no weight decay, whatever the optimizer's: ``norms``, ``biases``, ``scales``, ``tokens``,
+            ``positions`` (see `lightning_seg.training.finetune.groups.without_decay`); nothing unless given.
         lr_scaling: Multiply the learning rate by the number of batches that a step gathers, devices x accumulated
             (`linear`), or by its root (`sqrt`).
         gradient_checkpointing: Keep fewer of the backbone's activations and compute them again: less memory, slower.
@@ -63,6 +66,7 @@ class SegmentationTask(L.LightningModule):
         class_names: tuple[str, ...],
         lr_scheduler: Callable[[Optimizer, int], LRScheduler] | None = None,
         finetune: Full | None = None,
+        no_decay: Sequence[Undecayed] = (),
         lr_scaling: Literal["none", "linear", "sqrt"] = "none",
         gradient_checkpointing: bool = False,
         compile: bool = False,
@@ -73,6 +77,7 @@ class SegmentationTask(L.LightningModule):
         self.lr_scheduler = lr_scheduler
         self.class_names = class_names
         self.finetune = finetune or Full()
+        self.no_decay = tuple(no_decay)
         self.lr_scaling = lr_scaling
         self.finetune.apply(network)
         if gradient_checkpointing:
@@ -206,7 +211,7 @@ class SegmentationTask(L.LightningModule):
 
     def _make_optimizer(self) -> Optimizer:
         """Make the optimizer; Adam's whole update in one pass over the memory, unless the settings say otherwise."""
-        groups = self.finetune.parameter_groups(self.network)
+        groups = without_decay(self.finetune.parameter_groups(self.network), self.network, self.no_decay)
         optimizer = self.optimizer(groups)
         left_open = optimizer.defaults.get("fused", False) is None and optimizer.defaults["foreach"] is None
         if not (isinstance(optimizer, Adam) and left_open) or self.trainer.precision == "16-mixed":

@@ -98,6 +98,54 @@ class Cosine(Schedule):
         )
 
 
+class HeadFirst(LambdaLR):
+    """Warm up decoder and head, then the backbone; each falls from then on as `Poly` does.
+
+    The backbone stands still until the rest has warmed up (EoMT, arXiv:2503.19108, and benchmark-vfm-ss,
+    arXiv:2404.12172, whose warm-ups take 500 and 1000 steps).
+
+    Args:
+        optimizer: The optimizer, whose groups say whether they are of the backbone.
+        steps: Number of optimizer steps of the training.
+        power: The power of what is left; 1 is a straight line.
+        head_warmup: Share of the training in which the learning rate of decoder and head rises from 0.
+        backbone_warmup: Share of the training, after that, in which the learning rate of the backbone rises from 0.
+
+    Raises:
+        UserError: The shares leave nothing of the training, or the power is negative.
+    """
+
+    def __init__(
+        self,
+        optimizer: Optimizer,
+        steps: int,
+        power: float = 0.9,
+        head_warmup: float = 0.02,
+        backbone_warmup: float = 0.04,
+    ) -> None:
+        if not (min(head_warmup, backbone_warmup) >= 0 and head_warmup + backbone_warmup < 1 and power >= 0):
+            raise UserError(
+                "HeadFirst: head_warmup and backbone_warmup are shares of the training from 0, together below 1, and "
+                f"power is at least 0; got {head_warmup}, {backbone_warmup} and {power}."
+            )
+        first, second = round(head_warmup * steps), round(backbone_warmup * steps)
+
+        def curve(begin: int, rising: int) -> Callable[[int], float]:
+            def factor(step: int) -> float:
+                if step < begin + rising:
+                    return max(0, step - begin) / rising if rising else 0.0
+                done = (step - begin - rising) / max(1, steps - begin - rising)
+                return float((1 - min(1.0, done)) ** power)
+
+            return factor
+
+        groups = optimizer.param_groups
+        super().__init__(
+            optimizer,
+            [curve(first, second) if group.get("backbone") else curve(0, first) for group in groups],
+        )
+
+
 class MultiStep(Schedule):
     """Fall by a factor at given milestones.
 

@@ -58,7 +58,7 @@ def test_adam_is_fused_unless_the_settings_say_otherwise():
 
     made = optimizer()
     assert isinstance(made, torch.optim.AdamW) and made.defaults["fused"] is True
-    assert [group["lr_factor"] for group in made.param_groups] == [1.0]
+    assert [group["lr_factor"] for group in made.param_groups] == [1.0, 1.0]
     assert optimizer("--model.optimizer.init_args.fused=false").defaults["fused"] is False
     assert optimizer("--model.optimizer.init_args.foreach=true").defaults["fused"] is None
     assert optimizer("--model.optimizer=torch.optim.SGD").defaults["fused"] is None

@@ -58,7 +58,12 @@ class Full:
         return 0
 
     def stage_lr(self, stage: int, stages: int) -> float:
-        """Return the factor on the learning rate of one of the backbone's stages, counted from the image."""
+        """Return the factor on the learning rate of one of the backbone's stages, counted from the image.
+
+        Args:
+            stage: Its position; that of a plain transformer's final norm is `stages`.
+            stages: How many there are, a final norm not counted.
+        """
         return self.backbone_lr_mult
 
     def apply(self, network: BackboneNetwork) -> None:
@@ -100,18 +105,24 @@ class Full:
                 norm.eval()
 
     def parameter_groups(self, network: BackboneNetwork) -> list[dict[str, Any]]:
-        """Return the trainable parameters for the optimizer, each group with its factor on the learning rate."""
-        stages = self._stages(network)
+        """Return the trainable parameters for the optimizer, those of the backbone in groups of their own.
+
+        Each group has its factor on the learning rate, ``lr_factor``, and says whether it is of the backbone.
+        """
         factors = {
-            id(parameter): self.stage_lr(i, len(stages))
-            for i, stage in enumerate(stages)
+            id(parameter): self.stage_lr(i, _depth(network))
+            for i, stage in enumerate(self._stages(network))
             for parameter in stage.parameters()
         }
-        groups: dict[float, list[nn.Parameter]] = {}
+        groups: dict[tuple[float, bool], list[nn.Parameter]] = {}
         for parameter in network.parameters():
             if parameter.requires_grad:
-                groups.setdefault(factors.get(id(parameter), 1.0), []).append(parameter)
-        return [{"params": parameters, "lr_factor": factor} for factor, parameters in sorted(groups.items())]
+                inside = id(parameter) in factors
+                groups.setdefault((factors.get(id(parameter), 1.0), not inside), []).append(parameter)
+        return [
+            {"params": parameters, "lr_factor": factor, "backbone": not outside}
+            for (factor, outside), parameters in sorted(groups.items())
+        ]
 
     def parts(self, network: BackboneNetwork) -> list[Part]:
         """Describe what happens to each part of the network. Call it before training."""
@@ -120,7 +131,7 @@ class Full:
         found = []
         for i, (name, stage) in enumerate(stages):
             mode: BatchNorm = "frozen" if i < frozen else self.batch_norm
-            found.append(self._part(f"backbone.{name}", stage, mode, self.stage_lr(i, len(stages))))
+            found.append(self._part(f"backbone.{name}", stage, mode, self.stage_lr(i, _depth(network))))
         rest = [(name, part) for name, part in network.named_children() if name != "backbone"]
         return found + [self._part(name, part, "train", 1.0) for name, part in rest if [*part.parameters()]]
 
@@ -329,25 +340,49 @@ class GradualUnfreeze(Full):
 
 
 class LayerwiseDecay(Full):
-    """Train everything, each stage of the backbone slower than the next: discriminative learning rates.
+    """Train everything, each step of the backbone slower than the next: discriminative learning rates.
 
-    The factor of the deepest stage is `decay`, that of the stage before it `decay` squared, and so on to the image
-    (arXiv:1801.06146, arXiv:2106.08254).
+    Steps are the blocks of a plain vision transformer, its embeddings being one of them, and the stages of any other
+    backbone; the run's table of parts names them. The factor of the last step is `decay`, that of the step before it
+    `decay` squared, and so on to the image (arXiv:1801.06146; blocks: BEiT, arXiv:2106.08254, MAE, DINOv3). The final
+    norm of a plain transformer trains as fast as the decoder.
 
     Args:
-        decay: Ratio of the learning rates of neighboring stages, above 0 and up to 1.
+        decay: Ratio of the learning rates of neighboring steps, above 0 and up to 1.
         batch_norm: What the backbone's BatchNorm does (see `Full`).
+        from_last_block: Count from the last step, which then trains as fast as the decoder, and give the embeddings of
+            a plain transformer the rate of its first block, as in EoMT (arXiv:2503.19108).
     """
 
-    def __init__(self, decay: float = 0.7, batch_norm: BatchNorm = "train") -> None:
+    def __init__(
+        self, decay: float = 0.7, batch_norm: BatchNorm = "train", from_last_block: bool = False
+    ) -> None:
         super().__init__(batch_norm=batch_norm)
+        self.from_last_block = from_last_block
         if not 0 < decay <= 1:
             raise UserError(f"LayerwiseDecay needs a decay above 0 and up to 1, such as 0.7; got {decay}.")
         self.decay = decay
 
+    def apply(self, network: BackboneNetwork) -> None:
+        """Switch off the gradients of what never trains.
+
+        Raises:
+            UserError: Blocks are to be counted that the backbone does not have.
+        """
+        if self.from_last_block and not network.backbone.plain:
+            raise UserError("LayerwiseDecay: from_last_block is for plain vision transformers; leave it out.")
+        super().apply(network)
+
     def stage_lr(self, stage: int, stages: int) -> float:
-        """Return `decay` to the power of the stage's distance from the decoder."""
-        return self.decay ** (stages - stage)
+        """Return `decay` to the power of the step's distance from the decoder, or from the last step."""
+        if self.from_last_block:
+            return float(self.decay ** max(0, stages - 1 - max(stage, 1)))
+        return float(self.decay ** (stages - stage))
+
+
+def _depth(network: BackboneNetwork) -> int:
+    """How many stages the backbone has, without the final norm of a plain vision transformer."""
+    return sum(name != "norm" for name, _ in network.backbone.stages())
 
 
 def scale_learning_rates(optimizer: Optimizer) -> None:
