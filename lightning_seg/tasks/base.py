@@ -21,8 +21,8 @@ from lightning_seg.metrics.images import Values
 from lightning_seg.networks.base import BackboneNetwork
 from lightning_seg.runs.directory import best_checkpoint
 from lightning_seg.training.checkpoint_io import read
-from lightning_seg.training.finetune.groups import Undecayed, without_decay
-from lightning_seg.training.finetune.policies import Full, scale_learning_rates
+from lightning_seg.training.finetune.groups import Undecayed, scale_learning_rates, without_decay
+from lightning_seg.training.finetune.policies import Full
 from lightning_seg.training.fsdp import is_sharded, shard
 from lightning_seg.training.schedules import Plateau, for_lightning, realign
 
@@ -136,8 +136,10 @@ class SegmentationTask(L.LightningModule):
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Write down what the data module knows and a prediction needs."""
-        data = data_of(self.trainer)
         checkpoint["class_names"] = list(self.class_names)
+        if getattr(self.trainer, "datamodule", None) is None:  # trained on loaders of somebody's own
+            return
+        data = data_of(self.trainer)
         checkpoint["palette"] = [list(color) for color in data.palette]
         checkpoint["value_range"] = data.value_range
 

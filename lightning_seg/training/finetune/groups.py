@@ -30,6 +30,17 @@ class Group:
     weight_decay: float | None
 
 
+def depth(network: BackboneNetwork) -> int:
+    """Return how many stages the backbone has, the final norm of a plain vision transformer not counted."""
+    return sum(name != "norm" for name, _ in network.backbone.stages())
+
+
+def scale_learning_rates(optimizer: Optimizer) -> None:
+    """Multiply each group's learning rate by its ``lr_factor``; call it before the scheduler is made."""
+    for group in optimizer.param_groups:
+        group["lr"] *= group["lr_factor"]
+
+
 def without_decay(
     groups: list[dict[str, Any]], network: nn.Module, kinds: Iterable[Undecayed]
 ) -> list[dict[str, Any]]:

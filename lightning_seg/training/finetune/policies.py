@@ -5,11 +5,11 @@ from dataclasses import dataclass, replace
 from typing import Any, Literal
 
 from torch import nn
-from torch.optim import Optimizer
 
 from lightning_seg.errors import UserError
 from lightning_seg.networks.base import BackboneNetwork, Network
 from lightning_seg.plotting.tables import text_table
+from lightning_seg.training.finetune.groups import depth
 
 BatchNorm = Literal["train", "eval", "frozen"]
 Norm = nn.BatchNorm1d | nn.BatchNorm2d | nn.BatchNorm3d | nn.SyncBatchNorm
@@ -105,12 +105,9 @@ class Full:
                 norm.eval()
 
     def parameter_groups(self, network: BackboneNetwork) -> list[dict[str, Any]]:
-        """Return the trainable parameters for the optimizer, those of the backbone in groups of their own.
-
-        Each group has its factor on the learning rate, ``lr_factor``, and says whether it is of the backbone.
-        """
+        """Return groups of trainable parameters, with their ``lr_factor`` and whether they are the backbone's."""
         factors = {
-            id(parameter): self.stage_lr(i, _depth(network))
+            id(parameter): self.stage_lr(i, depth(network))
             for i, stage in enumerate(self._stages(network))
             for parameter in stage.parameters()
         }
@@ -131,7 +128,7 @@ class Full:
         found = []
         for i, (name, stage) in enumerate(stages):
             mode: BatchNorm = "frozen" if i < frozen else self.batch_norm
-            found.append(self._part(f"backbone.{name}", stage, mode, self.stage_lr(i, _depth(network))))
+            found.append(self._part(f"backbone.{name}", stage, mode, self.stage_lr(i, depth(network))))
         rest = [(name, part) for name, part in network.named_children() if name != "backbone"]
         return found + [self._part(name, part, "train", 1.0) for name, part in rest if [*part.parameters()]]
 
@@ -378,17 +375,6 @@ class LayerwiseDecay(Full):
         if self.from_last_block:
             return float(self.decay ** max(0, stages - 1 - max(stage, 1)))
         return float(self.decay ** (stages - stage))
-
-
-def _depth(network: BackboneNetwork) -> int:
-    """How many stages the backbone has, without the final norm of a plain vision transformer."""
-    return sum(name != "norm" for name, _ in network.backbone.stages())
-
-
-def scale_learning_rates(optimizer: Optimizer) -> None:
-    """Multiply each group's learning rate by its ``lr_factor``; call it before the scheduler is made."""
-    for group in optimizer.param_groups:
-        group["lr"] *= group["lr_factor"]
 
 
 def batch_norms(module: nn.Module) -> Iterator[Norm]:

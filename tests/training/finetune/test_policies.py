@@ -16,6 +16,7 @@ from lightning_seg.errors import UserError
 from lightning_seg.networks.linear import Linear
 from lightning_seg.networks.unet import UNet
 from lightning_seg.tasks.semantic import SemanticSegmentation
+from lightning_seg.training.finetune.groups import scale_learning_rates
 from lightning_seg.training.finetune.lora import LoRA
 from lightning_seg.training.finetune.policies import (
     Frozen,
@@ -25,7 +26,6 @@ from lightning_seg.training.finetune.policies import (
     LayerwiseDecay,
     LinearProbe,
     batch_norms,
-    scale_learning_rates,
     table,
 )
 from tests.processes import run_ranks
