@@ -1,5 +1,6 @@
 """What a network costs and how far it sees: parameters, work, memory, speed, receptive field."""
 
+import re
 import statistics
 import time
 from dataclasses import dataclass
@@ -134,11 +135,16 @@ def multiply_adds(network: Network, conditions: Conditions) -> dict[str, int]:
     prefix = f"{type(network).__name__}."
     counts = counter.get_flop_counts()
     # A multiply-add is two operations; keys are the paths of modules, such as UNet.backbone.
-    return {
+    work = {
         key.removeprefix(prefix): sum(operations.values()) // 2
         for key, operations in counts.items()
-        if key.startswith(prefix) and "." not in key.removeprefix(prefix)
+        if key.startswith(prefix)
     }
+    # The backbone of a foreign module is called within the decoder, part by part.
+    inside = sum(count for key, count in work.items() if re.fullmatch(r"backbone\.parts\.\d+", key))
+    if inside and "backbone" not in work:
+        work |= {"backbone": inside, "decoder": work["decoder"] - inside}
+    return {key: count for key, count in work.items() if "." not in key}
 
 
 def images_per_second(

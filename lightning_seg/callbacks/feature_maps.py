@@ -8,7 +8,7 @@ import numpy as np
 import torch
 from lightning.pytorch.loggers import WandbLogger
 from PIL import Image, ImageDraw, ImageFont
-from torch import Tensor, nn
+from torch import Tensor
 from torch.nn import functional as F
 
 from lightning_seg.data.base import data_of
@@ -91,32 +91,9 @@ def feature_maps(network: BackboneNetwork, image: Tensor) -> dict[str, np.ndarra
         Feature maps (C, h, w) by name: the backbone's, finest first, then the decoder's. They cover the image padded
         to a multiple of `network.stride`.
     """
-    kept: list[tuple[str, Tensor]] = []
-
-    def keep_backbone(module: nn.Module, args: tuple[Tensor], maps: list[Tensor]) -> None:
-        strides = network.backbone.strides
-        kept.extend((f"backbone, stride {s}", m) for s, m in zip(strides, maps, strict=True))
-
-    def keep_decoder(module: nn.Module, args: tuple[Tensor | dict[int, Tensor]]) -> None:
-        given = args[0]  # what the head is called with, whatever the decoder is called
-        maps = (
-            {f"decoder, level {k}": m for k, m in given.items()}
-            if isinstance(given, dict)
-            else {"decoder": given}
-        )
-        kept.extend(maps.items())
-
-    handles = [
-        network.backbone.register_forward_hook(keep_backbone),
-        network.head.register_forward_pre_hook(keep_decoder),
-    ]
-    try:
-        with torch.inference_mode():
-            network(image[None])
-    finally:
-        for handle in handles:
-            handle.remove()
-    return {name: maps[0].float().cpu().numpy() for name, maps in kept}
+    with torch.inference_mode():
+        maps = network.feature_maps(image[None])
+    return {name: values[0].float().cpu().numpy() for name, values in maps.items()}
 
 
 def draw(image: np.ndarray, maps: Mapping[str, np.ndarray], stride: int, channels: int = 4) -> Image.Image:

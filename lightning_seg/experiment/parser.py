@@ -16,6 +16,7 @@ from lightning_seg.experiment.class_paths import (
     named_classes,
     no_such_class,
 )
+from lightning_seg.experiment.foreign_network import adapt_network
 from lightning_seg.runs.directory import JsonObject
 
 _LIMITS = (
@@ -53,6 +54,7 @@ class Parser(LightningArgumentParser):
         for arg in args if self._files else ():
             if arg.startswith("--") and (key := arg.split("=")[0].lstrip("-")):
                 self._refuse_unknown(key, "the command line")
+        self._files, args = adapt_network(self._files, args)
         parsed = super().parse_args(expand_arguments(args), namespace, **kwargs)
         for name, value in _whole_numbers(args, self._files).items():
             if parsed["trainer"].get(name) == value:
@@ -87,9 +89,6 @@ class Parser(LightningArgumentParser):
         if unknown := re.search(_UNKNOWN, message, re.DOTALL | re.MULTILINE):
             raise UserError(no_such_class(*unknown.groups())) from None
         hint = did_you_mean(option[2] if option else message, known)
-        if foreign := re.search(r"Import path (\S+) does not correspond to a subclass of Network", message):
-            module = f"init_args: {{module: {{class_path: {foreign[1]}}}}}"
-            hint = f"\nA network of another library is wrapped: class_path: Adapter, {module}"
         raise UserError(f"{message}{hint}\n'lightning-seg fit --help' lists the settings.") from None
 
     def parse_path(self, path: Any, *args: Any, _fail_no_subcommand: bool = True, **kwargs: Any) -> Namespace:

@@ -100,6 +100,35 @@ class BackboneNetwork(nn.Module):
             return load_run(self, weights, find_checkpoint)
         return self.backbone.load_weights()
 
+    def feature_maps(self, images: Tensor) -> dict[str, Tensor]:
+        """Return what backbone and decoder make of images (B, 3, H, W), in evaluation mode.
+
+        Returns:
+            Feature maps (B, C, h, w) by name: the backbone's, finest first, then the decoder's. They cover the images
+            padded to a multiple of `stride`.
+        """
+        kept: dict[str, Tensor] = {}
+
+        def keep_backbone(module: nn.Module, args: object, maps: list[Tensor]) -> None:
+            strides = self.backbone.strides
+            kept.update({f"backbone, stride {s}": m for s, m in zip(strides, maps, strict=True)})
+
+        def keep_decoder(module: nn.Module, args: tuple[Any, ...]) -> None:
+            given = args[0]  # what the head is called with, whatever the decoder is called
+            levels = given.items() if isinstance(given, dict) else ()
+            kept.update({f"decoder, level {k}": m for k, m in levels} if levels else {"decoder": given})
+
+        handles = [
+            self.backbone.register_forward_hook(keep_backbone),
+            self.head.register_forward_pre_hook(keep_decoder),
+        ]
+        try:
+            self(images)
+        finally:
+            for handle in handles:
+                handle.remove()
+        return kept
+
 
 class Network(BackboneNetwork):
     """A segmentation network: images (B, 3, H, W) in 0..255 to logits (B, C, H, W), for any H and W.
@@ -134,7 +163,7 @@ class Network(BackboneNetwork):
         """
         self._feature_cache = FeatureCache(gigabytes) if gigabytes else None
 
-    def forward(self, images: Tensor) -> Tensor | tuple[Tensor, Tensor]:
+    def forward(self, images: Tensor) -> Tensor | tuple[Tensor, ...]:
         """Return logits (B, C, H, W) for images (B, 3, H, W), uint8 or float, in 0..255.
 
         In training, and with an auxiliary head, a pair: the logits and those of that head.

@@ -46,7 +46,7 @@ class SemanticSegmentation(SegmentationTask):
         lr_scheduler: Makes the scheduler from the optimizer and the total number of optimizer steps; it is
             stepped after every optimizer step. Without one the learning rate is constant.
         finetune: Which parts of the backbone train, and how; all of it unless given.
-        auxiliary_weight: Factor on the loss of the network's auxiliary head, where it has one.
+        auxiliary_weight: Factor on the loss of each auxiliary head of the network, where it has any.
         inference: How the logits of evaluation and prediction are had; of the whole image unless given.
         postprocess: What is done to the predictions of test and predict, one step after the other; validation, which
             chooses the checkpoint, scores the network alone.
@@ -134,7 +134,8 @@ class SemanticSegmentation(SegmentationTask):
         """Return the loss of one batch."""
         logits = self.network(batch["image"])
         if isinstance(logits, tuple):
-            loss = self._loss(logits[0], batch) + self.auxiliary_weight * self._loss(logits[1], batch)
+            loss, *others = (self._loss(part, batch) for part in logits)
+            loss = loss + self.auxiliary_weight * sum(others)
         else:
             loss = self._loss(logits, batch)
         self.log("train/loss", loss.detach(), prog_bar=True, batch_size=len(batch["image"]))

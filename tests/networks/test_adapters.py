@@ -1,7 +1,8 @@
 """Foreign networks: the numbers are theirs, freezing, learning rates and checkpoints are ours."""
 
 import copy
-from types import SimpleNamespace
+import inspect
+import pkgutil
 
 import pytest
 import segmentation_models_pytorch as smp
@@ -11,35 +12,55 @@ from torch import nn
 
 from lightning_seg.errors import UserError
 from lightning_seg.networks.adapters import Adapter
+from lightning_seg.networks.foreign import IMAGENET, build, complete, normalization
 from lightning_seg.training.finetune.policies import Frozen, FrozenStages, Full, LayerwiseDecay
 
 ENCODER = {"encoder_name": "resnet18", "encoder_weights": None, "classes": 5}
 
 
-class Hugging(nn.Module):
-    """Returns logits of a quarter of the size in an object, as networks of transformers do."""
-
-    def __init__(self):
-        super().__init__()
-        self.model = nn.Module()
-        self.model.encoder = nn.Sequential(nn.Conv2d(3, 4, 4, 4), nn.BatchNorm2d(4), nn.Conv2d(4, 4, 1))
-        self.decode_head = nn.Conv2d(4, 5, 1)
-
-    def forward(self, pixel_values):
-        return SimpleNamespace(logits=self.decode_head(self.model.encoder(pixel_values)), loss=None)
-
-
 class Paper(nn.Module):
-    """A network without a module that is the backbone."""
+    """A network without a module that is the backbone, and with a head that its logits do not need."""
 
-    def __init__(self, classes=5):
+    def __init__(self, n_channels, n_classes=5):
         super().__init__()
-        self.inc, self.down = nn.Conv2d(3, 4, 3, padding=1), nn.Conv2d(4, 4, 3, 2, 1)
+        self.inc, self.down = nn.Conv2d(n_channels, 4, 3, padding=1), nn.Conv2d(4, 4, 3, 2, 1)
         self.norm = nn.BatchNorm2d(4)
-        self.up = nn.ConvTranspose2d(4, classes, 2, 2)
+        self.up = nn.ConvTranspose2d(4, n_classes, 2, 2)
+        self.other = nn.Linear(4, 2)
 
     def forward(self, x):
+        if x.shape[-1] % 2 or x.shape[-1] < 64:
+            raise ValueError("I take even sides from 64 on.")
         return self.up(self.norm(self.down(self.inc(x))))
+
+
+TINY = {"depths": [1, 1, 1, 1], "hidden_sizes": [8, 16, 24, 32]}
+VIT = {"hidden_size": 32, "num_hidden_layers": 4, "num_attention_heads": 2, "intermediate_size": 32}
+HUGGING = {
+    "Segformer": {**TINY, "num_attention_heads": [1, 1, 2, 2], "decoder_hidden_size": 16},
+    "UperNet": {
+        "backbone_config": {"model_type": "convnext", **TINY, "out_features": ["stage1", "stage2", "stage3", "stage4"]},
+        "hidden_size": 16, "auxiliary_in_channels": 24, "auxiliary_channels": 8, "pool_scales": [1, 2],
+    },
+    "DPT": {
+        **VIT, "backbone_out_indices": [0, 1, 2, 3], "image_size": 64, "neck_hidden_sizes": [8, 8, 8, 8],
+        "fusion_hidden_size": 8,
+    },
+    "MobileViT": {
+        "hidden_sizes": [16, 24, 32], "neck_hidden_sizes": [8, 8, 16, 16, 24, 24, 32], "aspp_out_channels": 16,
+        "num_attention_heads": 2,
+    },
+}  # fmt: skip
+
+
+def hugging(name):
+    transformers = pytest.importorskip("transformers", reason="the extra transformers is not installed")
+    settings = dict(HUGGING[name], num_labels=5)
+    if "backbone_config" in settings:
+        settings["backbone_config"] = dict(settings["backbone_config"])
+    return getattr(transformers, f"{name}ForSemanticSegmentation")(
+        getattr(transformers, f"{name}Config")(**settings)
+    )
 
 
 def torchvisions(name, **options):
@@ -49,22 +70,27 @@ def torchvisions(name, **options):
 
 
 FOREIGN = {
-    **{name: (lambda name=name: getattr(smp, name)(**ENCODER), {"stride": 128 if name == "PAN" else 32}) for name in
+    **{name: (lambda name=name: getattr(smp, name)(**ENCODER), {}) for name in
        ("Unet", "UnetPlusPlus", "MAnet", "Linknet", "FPN", "PSPNet", "PAN", "DeepLabV3", "DeepLabV3Plus", "UPerNet",
         "Segformer")},
     "deeplabv3_mobilenet": (lambda: torchvisions("deeplabv3_mobilenet_v3_large", aux_loss=True), {}),
     "lraspp": (lambda: torchvisions("lraspp_mobilenet_v3_large"), {}),
-    "hugging": (Hugging, {}),
-    "paper": (Paper, {"backbone": ["inc", "down"]}),
+    **{name: (lambda name=name: hugging(name), {}) for name in HUGGING},
+    "paper": (lambda: Paper(3), {"backbone": ["inc", "down"]}),
 }  # fmt: skip
 
 
-@pytest.fixture(params=FOREIGN)
-def adapted(request):
+@pytest.fixture(params=FOREIGN, scope="module")
+def built(request):
     torch.manual_seed(0)
     build, options = FOREIGN[request.param]
-    module = build()
-    return Adapter(5, copy.deepcopy(module), **options), module
+    module = build().eval()
+    return Adapter(5, copy.deepcopy(module), **options).eval(), module
+
+
+@pytest.fixture
+def adapted(built):
+    return copy.deepcopy(built[0]), built[1]
 
 
 def images(*size):
@@ -73,13 +99,13 @@ def images(*size):
 
 def test_logits_are_those_of_the_module_for_any_size(adapted):
     network, module = adapted
-    network.eval(), module.eval()
-    side = max(64, network.stride)
-    x = images(2, 3, side, 2 * side)
+    side = 128
+    x = images(2, 3, side, 160 if "to squares" not in network.describe() else side)
     with torch.inference_mode():
         theirs = module(network.backbone.normalize(x))
-        theirs = theirs["out"] if isinstance(theirs, dict) else getattr(theirs, "logits", theirs)
-        theirs = nn.functional.interpolate(theirs, (side, 2 * side), mode="bilinear")
+        theirs = getattr(theirs, "logits", theirs)
+        theirs = theirs["out"] if isinstance(theirs, dict) else theirs
+        theirs = nn.functional.interpolate(theirs, x.shape[-2:], mode="bilinear")
         torch.testing.assert_close(network(x), theirs)
         torch.testing.assert_close(copy.deepcopy(network)(x), theirs)
         assert network(images(1, 3, 33, 50)).shape == (1, 5, 33, 50)
@@ -119,11 +145,16 @@ def test_auxiliary_logits_of_torchvision_are_for_training():
 
 def test_policies_know_the_stages_of_a_foreign_backbone():
     network = Adapter(5, smp.Unet(**ENCODER))
-    names = [name for name, _ in network.backbone.stages()]
-    assert names == ["conv1", "bn1", "layer1", "layer2", "layer3", "layer4"]
+    assert [name for name, _ in network.backbone.stages()] == [
+        "conv1",
+        "layer1",
+        "layer2",
+        "layer3",
+        "layer4",
+    ]
     rates = [part.lr_factor for part in LayerwiseDecay(0.5).parts(network)]
-    assert rates == [0.5**6, 0.5**5, 0.5**4, 0.5**3, 0.25, 0.5, 1]
-    policy = FrozenStages(3, batch_norm="eval")
+    assert rates == [0.5**5, 0.5**4, 0.5**3, 0.25, 0.5, 1]
+    policy = FrozenStages(2, batch_norm="eval")
     policy.apply(network)
     assert (
         not network.decoder.encoder.conv1.weight.requires_grad
@@ -148,21 +179,121 @@ def test_weights_of_the_whole_module_come_from_a_file_under_its_own_names(tmp_pa
     torch.save({**trained.state_dict(), "encoder.layer5.weight": torch.ones(1)}, file)
     with pytest.raises(UserError, match="no place for, the first being encoder.layer5.weight"):
         network.load_weights()
-    assert Adapter(5, Paper(), "inc").load_weights() == "as Paper was made"
+    assert Adapter(5, Paper(3)).load_weights() == "as Paper was made"
+
+
+def test_feature_maps_are_the_last_of_each_stride_of_the_backbone(adapted):
+    network, module = adapted
+    maps = network.feature_maps(images(1, 3, 128, 96))
+    logits = maps.pop("logits")
+    assert logits.shape[1] == 5 and len(maps) == len(network.backbone.strides)
+    for (name, map_), stride in zip(maps.items(), network.backbone.strides, strict=True):
+        assert name == f"backbone, stride {stride}"
+        padded = network._pad(torch.empty(1, 3, 128, 96)).shape[-2:]
+        assert map_.shape[2:] == tuple(length // stride for length in padded)
+
+
+def test_tokens_are_seen_as_maps():
+    network = Adapter(5, hugging("DPT"))
+    block = network.feature_maps(images(1, 3, 64, 96))["backbone, stride 16"]
+    assert block.shape == (1, 32, 6, 6)  # it takes squares only
+    assert [name for name, _ in network.backbone.stages()][1:] == [f"encoder.layer.{i}" for i in range(4)]
+
+
+def test_sizes_that_a_module_refuses_are_padded_and_what_its_logits_do_not_need_stays():
+    network = Adapter(5, Paper(3), backbone=["inc", "down"])
+    said = network.describe()
+    assert "padded to multiples of 2, at least 64" in said and "other.weight and 1 more have no part" in said
+    assert network(images(2, 3, 20, 31)).shape == (2, 5, 20, 31)
+    assert [n for n, p in network.named_parameters() if not p.requires_grad] == [
+        "decoder.other.weight",
+        "decoder.other.bias",
+    ]
+    assert Adapter(5, Paper(3), stride=4).stride == 4
+    assert (
+        network.stride,
+        Adapter(5, smp.Unet(**ENCODER)).stride,
+        Adapter(5, smp.FPN(**ENCODER)).stride,
+    ) == (2, 1, 32)
+
+
+def test_normalization_is_that_of_the_encoder_and_said(monkeypatch):
+    stated = {"mean": [0.5] * 3, "std": [0.25] * 3, "input_range": [0, 1], "input_space": "RGB"}
+    monkeypatch.setattr(smp.encoders, "get_preprocessing_params", lambda name, pretrained: stated)
+    unet = "segmentation_models_pytorch.Unet"
+    arguments = {"encoder_name": "resnet18", "encoder_weights": "imagenet"}
+    assert normalization(unet, arguments) == ((0.5,) * 3, (0.25,) * 3)
+    assert normalization(unet, {**arguments, "encoder_weights": None}) == IMAGENET
+    stated["input_range"] = [0, 255]
+    with pytest.raises(UserError, match="not RGB images of 0..1. State mean and std"):
+        normalization(unet, arguments)
+    network = Adapter(5, Paper(3), mean=(0, 0, 0), std=(1, 1, 1))
+    assert "none is known in Paper; images less (0, 0, 0) by (1, 1, 1)" in network.describe()
+    torch.testing.assert_close(network.backbone.normalize(images(1, 3, 8, 8)), images(1, 3, 8, 8) / 255)
+
+
+def test_without_a_backbone_everything_trains_and_policies_about_it_are_refused():
+    network = Adapter(5, Paper(3))
+    Full().apply(network)
+    assert [part.name for part in Full().parts(network)] == ["decoder"]
+    for policy in (Frozen(), Full(backbone_lr_mult=0.1), Full(batch_norm="eval"), LayerwiseDecay(0.5)):
+        with pytest.raises(
+            UserError, match=f"{type(policy).__name__} is about the backbone.*model.network.backbone"
+        ):
+            policy.apply(network)
+
+
+@pytest.mark.parametrize(
+    ("path", "arguments"),
+    [
+        ("segmentation_models_pytorch.FPN", {"encoder_name": "resnet18", "encoder_weights": None}),
+        ("torchvision.models.segmentation.lraspp_mobilenet_v3_large", {"weights_backbone": None}),
+        ("monai.networks.nets.UNet", {"spatial_dims": 2, "in_channels": 3, "channels": [4, 8], "strides": [2]}),
+        (f"{__name__}.Paper", {}),
+        ("transformers.SegformerForSemanticSegmentation", {"config": HUGGING["Segformer"]}),
+        ("transformers.SegformerForSemanticSegmentation",
+         {"config": {"class_path": "transformers.SegformerConfig", "init_args": HUGGING["Segformer"]}}),
+    ],
+)  # fmt: skip
+def test_a_class_path_is_built_for_the_number_of_classes(path, arguments):
+    if path.startswith("transformers"):
+        pytest.importorskip("transformers", reason="the extra transformers is not installed")
+    network = Adapter(7, path, complete(path, arguments))
+    assert network.eval()(images(1, 3, 64, 64)).shape == (1, 7, 64, 64)
+    for name in ("num_classes", "classes", "n_classes", "out_channels"):
+        if name in inspect.signature(pkgutil.resolve_name(path)).parameters:
+            with pytest.raises(UserError, match=f"has {name} 3, the data 7 classes"):
+                Adapter(7, path, {**arguments, name: 3})
+
+
+def test_arguments_are_checked_by_name_and_their_defaults_recorded():
+    path = "segmentation_models_pytorch.FPN"
+    assert (
+        complete(path, {"encoder_name": "resnet18"}).items()
+        >= {"encoder_name": "resnet18", "encoder_depth": 5}.items()
+    )
+    assert "classes" not in complete(path, {})
+    path = "torchvision.models.segmentation.LRASPP"
+    with pytest.raises(UserError, match="has no argument 'low_chanels'. Did you mean low_channels"):
+        complete(path, {"low_chanels": 3})
+    with pytest.raises(
+        UserError, match="needs backbone, low_channels, high_channels; say so under init_args"
+    ):
+        build(path, {}, 5)
 
 
 def test_what_cannot_be_adapted_is_refused_with_the_names_to_choose():
-    with pytest.raises(
-        UserError, match="no part of a usual name.* are inc, down, norm, up. A list names several"
-    ):
-        Adapter(5, Paper())
-    with pytest.raises(UserError, match="no part 'encoder'.* are inc"):
-        Adapter(5, Paper(), "encoder")
+    with pytest.raises(UserError, match="no part 'encoder'.* are inc, down, norm, up, other"):
+        Adapter(5, Paper(3), backbone="encoder")
     with pytest.raises(UserError, match="item of a Sequential"):
-        Adapter(5, Hugging(), "model.encoder.0")
+        Adapter(5, nn.Sequential(nn.Conv2d(3, 5, 1), nn.Conv2d(5, 5, 1)), backbone="0")
     with pytest.raises(
-        UserError, match=r"Paper must return logits \(B, 7, h, w\).* returned \(1, 5, 64, 32\)"
+        UserError, match=r"Paper must return logits \(B, 7, h, w\).* returned \(1, 5, 130, 134\)"
     ):
-        Adapter(7, Paper(), "inc")(images(1, 3, 20, 20))
+        Adapter(7, Paper(3))
+    with pytest.raises(
+        UserError, match="images of none of the sizes that were tried.\n  384x384: RuntimeError"
+    ):
+        Adapter(5, nn.Linear(4, 5))
     with pytest.raises(UserError, match="cannot cache"):
-        Frozen(cache_gb=1).begin(Adapter(5, Paper(), "inc"))
+        Frozen(cache_gb=1).begin(Adapter(5, Paper(3)))

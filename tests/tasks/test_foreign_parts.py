@@ -1,4 +1,4 @@
-"""A loss of torch and metrics of torchmetrics in a whole run, named in the YAML: from training to test.json."""
+"""A network of a paper, a loss of torch and metrics of torchmetrics in a whole run, named in the YAML."""
 
 import json
 
@@ -8,11 +8,32 @@ from sklearn.metrics import cohen_kappa_score
 
 from lightning_seg.cli.main import main
 
+MODULE = """
+import torch
+from torch import nn
+
+
+class PapersNet(nn.Module):
+    def __init__(self, n_channels, n_classes, width):
+        super().__init__()
+        self.stem = nn.Sequential(nn.Conv2d(n_channels, width, 3, padding=1), nn.BatchNorm2d(width), nn.ReLU())
+        self.down = nn.Sequential(nn.Conv2d(width, 2 * width, 3, 2, 1), nn.BatchNorm2d(2 * width), nn.ReLU())
+        self.up = nn.ConvTranspose2d(2 * width, width, 2, 2)
+        self.out, self.side = nn.Conv2d(2 * width, n_classes, 1), nn.Conv2d(2 * width, n_classes, 1)
+
+    def forward(self, x):
+        fine = self.stem(x)
+        deep = self.down(fine)
+        logits = self.out(torch.cat([fine, self.up(deep)], 1))
+        return (logits, self.side(deep)) if self.training else logits
+"""
 YAML = """
 model:
   network:
-    class_path: UNet
-    init_args: {backbone: test_resnet, weights: false, decoder_channels: [32, 16, 16, 8, 8]}
+    class_path: papers_net.PapersNet
+    init_args: {width: 8}
+    backbone: [stem, down]
+  finetune: {class_path: FrozenStages, init_args: {stages: 1}}
   optimizer: {class_path: AdamW, init_args: {lr: 3e-3}}
   loss:
     class_path: CompoundLoss
@@ -37,12 +58,15 @@ def experiment(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     monkeypatch.delenv("LIGHTNING_SEG_RUN", raising=False)
     (tmp_path / "foreign.yaml").write_text(YAML)
+    (tmp_path / "papers_net.py").write_text(MODULE)
     return tmp_path
 
 
 def test_a_run_with_parts_of_other_libraries(experiment, capsys):
     assert main(["exp", "foreign.yaml"]) == 0
     said = capsys.readouterr().out
+    assert "backbone stem + down of PapersNet; images less (0.485, 0.456, 0.406)" in said
+    assert "padded to multiples of 2" in said and "backbone.stem" in said
     assert "CrossEntropyLoss is given class numbers (B, H, W), ignored pixels as 255" in said
     assert "DiceLoss is given class numbers (B, H, W), ignored pixels as 255" in said
     (run,) = (experiment / "runs/foreign").iterdir()

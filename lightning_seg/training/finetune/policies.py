@@ -67,8 +67,17 @@ class Full:
         return self.backbone_lr_mult
 
     def apply(self, network: BackboneNetwork) -> None:
-        """Switch off the gradients of what never trains. Call it once, before the optimizer is made."""
+        """Switch off the gradients of what never trains. Call it once, before the optimizer is made.
+
+        Raises:
+            UserError: The policy is about a backbone, and the network has none.
+        """
         stages = self._stages(network)
+        if not stages and self._needs_backbone():
+            raise UserError(
+                f"model.finetune: {type(self).__name__} is about the backbone, and this network has none that is known."
+                " Name it: model.network.backbone, the part of the module, or a list of parts from the image on."
+            )
         for stage in stages[: self.frozen_stages(len(stages))]:
             stage.requires_grad_(False)
         if self.batch_norm == "frozen":
@@ -146,6 +155,13 @@ class Full:
 
     def _stages(self, network: BackboneNetwork) -> list[nn.ModuleList]:
         return [stage for _, stage in network.backbone.stages()]
+
+    def _needs_backbone(self) -> bool:
+        """Whether it treats any backbone otherwise than the rest."""
+        try:
+            return self.batch_norm != "train" or self.stage_lr(0, 1) != 1 or self.frozen_stages(1) > 0
+        except UserError:  # it wants more stages
+            return True
 
     def _num_frozen(self, network: BackboneNetwork) -> int:
         """How many stages do not train at present."""
