@@ -51,6 +51,7 @@ from lightning_seg.experiment.training import resume as resume
 from lightning_seg.inference.inferers import Inferer as Inferer
 from lightning_seg.inference.inferers import MultiScale as MultiScale
 from lightning_seg.inference.inferers import SlidingWindow as SlidingWindow
+from lightning_seg.inference.inferers import UniformWindow as UniformWindow
 from lightning_seg.inference.predictor import ObjectPredictor as ObjectPredictor
 from lightning_seg.inference.predictor import Predictor as Predictor
 from lightning_seg.metrics.boundary import BoundaryF1 as BoundaryF1

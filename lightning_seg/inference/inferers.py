@@ -151,6 +151,61 @@ class SlidingWindow(Inferer):
 
 
 @dataclass(frozen=True)
+class UniformWindow(Inferer):
+    """Mean logits of equally weighted windows at a stride, as papers on vision transformers evaluate (mmsegmentation).
+
+    The last window of a row or column is moved back into the image. An image smaller than a window is one window.
+
+    Args:
+        size: Height and width of a window in pixels.
+        stride: Pixels from one window to the next, down and across; 341 for windows of 512 in DINOv2 and DINOv3.
+        shorter_side: Images are first resized so that their shorter side has this many pixels, and the logits back to
+            the image; None leaves the size alone. With the window's own size and stride, as benchmark-vfm-ss has it.
+
+    Raises:
+        UserError: An argument is out of its range.
+    """
+
+    size: tuple[int, int] = (512, 512)
+    stride: tuple[int, int] = (341, 341)
+    shorter_side: int | None = None
+
+    def __post_init__(self) -> None:
+        pairs = zip(self.size, self.stride, strict=True)
+        if not (len(self.size) == 2 and all(0 < step <= side for side, step in pairs)):
+            raise UserError(
+                "UniformWindow: size and stride must be [height, width], a stride at least 1 and no larger than the "
+                f"window, which would leave pixels out; got {self.size} and {self.stride}."
+            )
+        if self.shorter_side is not None and self.shorter_side < 1:
+            raise UserError(
+                f"UniformWindow: shorter_side must be pixels, 1 or more; got {self.shorter_side}."
+            )
+
+    def __call__(self, predict: Predict, images: Tensor) -> Tensor:
+        """Return the mean logits (B, C, H, W)."""
+        size = images.shape[-2:]
+        if self.shorter_side is not None:
+            factor = self.shorter_side / min(size)
+            images = _resize(images, (round(size[0] * factor), round(size[1] * factor)))
+        height, width = images.shape[-2:]
+        total, count = torch.zeros(()), torch.zeros((height, width), device=images.device)
+        for top in self._starts(height, 0):
+            for left in self._starts(width, 1):
+                place = slice(top, top + self.size[0]), slice(left, left + self.size[1])
+                logits = predict(images[..., *place]).float()
+                if not total.ndim:
+                    total = logits.new_zeros((*logits.shape[:2], height, width))
+                total[..., *place] += logits
+                count[place] += 1
+        return _resize(total / count, size)
+
+    def _starts(self, length: int, axis: int) -> list[int]:
+        last, step = max(0, length - self.size[axis]), self.stride[axis]
+        return [*range(0, last, step), last]
+
+
+@dataclass(frozen=True)
 class MultiScale(Inferer):
     """Multi-scale test-time augmentation: mean probability over rescaled and mirrored copies of the image.
 

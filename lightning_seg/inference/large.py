@@ -16,7 +16,7 @@ from rich.progress import track
 
 from lightning_seg.data.io import scale
 from lightning_seg.errors import UserError
-from lightning_seg.inference.inferers import Predict, SlidingWindow, entropy
+from lightning_seg.inference.inferers import Predict, SlidingWindow, UniformWindow, entropy
 from lightning_seg.inference.precision import full_precision
 from lightning_seg.inference.predictor import Predictor
 from lightning_seg.inference.writing import Outputs, as_bytes
@@ -118,6 +118,11 @@ def _sweep(
     window, predict = SlidingWindow(), cast(Predict, model.network)
     if isinstance(model.inference, SlidingWindow):
         window = model.inference
+    elif isinstance(model.inference, UniformWindow) and model.inference.shorter_side is not None:
+        raise UserError(
+            "UniformWindow resizes whole images to its shorter_side, but this one is too large to be held at once. "
+            "Leave shorter_side away and resize the image, or use SlidingWindow."
+        )
     elif model.inference is not None:
         predict = partial(model.inference, model.network)
 

@@ -9,7 +9,7 @@ from scipy.stats import entropy as scipy_entropy
 from torch.nn import functional as F
 
 from lightning_seg.errors import UserError
-from lightning_seg.inference.inferers import MultiScale, SlidingWindow, entropy
+from lightning_seg.inference.inferers import MultiScale, SlidingWindow, UniformWindow, entropy
 from lightning_seg.inference.predictor import as_rgb
 from lightning_seg.networks.fcn import FCN
 from lightning_seg.networks.unet import ClassicUNet
@@ -148,3 +148,41 @@ def test_the_protocol_text_tells_inferences_apart():
         repr(i) for i in (SlidingWindow(), SlidingWindow(overlap=0.25), MultiScale(), MultiScale(flip=False))
     }
     assert len(texts) == 4 and "SlidingWindow(size=(512, 512), overlap=0.5, margin=0)" in texts
+
+
+@pytest.mark.parametrize(("size", "window", "stride"), [
+    ((30, 41), (16, 16), (10, 7)), ((16, 20), (16, 16), (16, 16)), ((9, 40), (16, 12), (5, 12)),
+])  # fmt: skip
+def test_uniform_windows_are_those_of_mmsegmentation(size, window, stride):
+    """Every window counts alike, and the last is moved back into the image."""
+    weight = torch.randn(3, 3)
+
+    def predict(images):  # depends on the window: what is added grows from its left to its right
+        ramp = torch.arange(images.shape[-1]).float()
+        return torch.einsum("oc,bchw->bohw", weight, images.float()) + ramp
+
+    images = torch.randint(0, 256, (2, 3, *size), dtype=torch.uint8)
+    expected, counts = torch.zeros(2, 3, *size), torch.zeros(size)
+    rows, columns = (max(n - w + s - 1, 0) // s + 1 for n, w, s in zip(size, window, stride, strict=True))
+    for i in range(rows):
+        for j in range(columns):
+            bottom, right = min(i * stride[0] + window[0], size[0]), min(j * stride[1] + window[1], size[1])
+            top, left = max(bottom - window[0], 0), max(right - window[1], 0)
+            expected[..., top:bottom, left:right] += predict(images[..., top:bottom, left:right])
+            counts[top:bottom, left:right] += 1
+    found = UniformWindow(window, stride)(predict, images)
+    torch.testing.assert_close(found, expected / counts, rtol=1e-5, atol=1e-3)
+
+
+def test_uniform_windows_see_the_resized_image_and_answer_for_the_whole():
+    seen = []
+
+    def predict(images):
+        seen.append(tuple(images.shape[-2:]))
+        return images.float()
+
+    logits = UniformWindow((32, 32), (16, 16), shorter_side=32)(predict, torch.full((1, 3, 64, 96), 7.0))
+    assert set(seen) == {(32, 32)} and len(seen) == 2
+    assert logits.shape == (1, 3, 64, 96) and torch.allclose(logits, torch.tensor(7.0))
+    with pytest.raises(UserError, match="leave pixels out"):
+        UniformWindow((32, 32), (40, 32))
