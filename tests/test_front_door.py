@@ -45,6 +45,7 @@ NAMEABLE = {
 # Made by the package itself, never by a setting.
 INTERNAL = {
     "Detector",
+    "Mirroring",
     "RangeTest",
     "Ensemble",
     "PyramidNetwork",

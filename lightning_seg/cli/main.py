@@ -60,7 +60,7 @@ GROUPS = {
         Command("ablation", "NAME", "variants x seeds as resumable runs, then which is better, how certain"),
         Command("compare", "[RUNS ...]", "rank runs with intervals, say which differences are real"),
         Command("runs", "[COMMAND]", "list, show, tag and delete runs; disk use; prune old checkpoints"),
-        Command("sync", "[RUNS ...]", "upload to W&B what was logged offline, and check that it arrived"),
+        Command("sync", "[RUNS ...]", "upload offline runs to W&B, checked; --to mlflow, --to tensorboard"),
         Command("dashboard", "[RUNS ...]", "make a W&B workspace and report for runs"),
     ),
     "look at the network": (

@@ -4,10 +4,8 @@
 `Experiment` makes the run directory, the loggers and the trainer, too. Each is a LightningCLI.
 """
 
-import logging
 import os
 import shutil
-import warnings
 from collections.abc import Mapping, Sequence
 from contextlib import ExitStack, suppress
 from functools import partial
@@ -23,6 +21,7 @@ from lightning.pytorch.cli import ArgsType, LightningArgumentParser, LightningCL
 from lightning.pytorch.loggers import Logger
 from lightning.pytorch.utilities import rank_zero_info, rank_zero_only
 
+from lightning_seg.callbacks.mirroring import Mirroring
 from lightning_seg.callbacks.run_record import RunRecord
 from lightning_seg.data.base import SegmentationData
 from lightning_seg.errors import UserError
@@ -44,12 +43,14 @@ from lightning_seg.experiment.overrides import options_of, plain
 from lightning_seg.experiment.parser import Parser
 from lightning_seg.experiment.renamed import refuse_old_names
 from lightning_seg.experiment.slurm_settings import Slurm
-from lightning_seg.experiment.trainer import CALLBACKS, device_of, make_trainer
+from lightning_seg.experiment.trainer import CALLBACKS, device_of, make_trainer, silence_libraries
 from lightning_seg.runs.csv_logger import RunLogger
 from lightning_seg.runs.directory import METRICS, JsonObject, new_run
 from lightning_seg.runs.records import failure
 from lightning_seg.tasks.base import SegmentationTask
 from lightning_seg.tasks.semantic import SemanticSegmentation
+from lightning_seg.tracking.mlflow import MLflowSettings
+from lightning_seg.tracking.trackers import Name, open_mirrors
 from lightning_seg.tracking.wandb_run import WandbSettings
 from lightning_seg.training.precision import choose_precision
 
@@ -67,7 +68,7 @@ class ExperimentSettings(LightningCLI):
     """
 
     def __init__(self, args: Sequence[str], settings: tuple[Path, JsonObject] | None = None) -> None:
-        _silence_libraries()
+        silence_libraries()
         self._args = list(args)
         self._files = read_files(args)
         if settings:
@@ -114,7 +115,14 @@ class ExperimentSettings(LightningCLI):
         parser.add_argument(
             "--ckpt_path", type=str | None, default=None, help="Checkpoint to start from or evaluate."
         )
+        parser.add_argument(
+            "--tracking",
+            type=list[Name],
+            default=["wandb"],
+            help="Where runs are shown; the run directory has everything, whatever stands here.",
+        )
         parser.add_class_arguments(WandbSettings, "wandb")
+        parser.add_class_arguments(MLflowSettings, "mlflow")
         for name, callback in CALLBACKS.items():
             parser.add_lightning_class_args(callback, name)
         parser.add_class_arguments(Slurm, "slurm")
@@ -294,12 +302,14 @@ class Experiment(TaskAndData):
         ):  # if anything fails, the W&B run ends as failed and an empty directory goes
             if self._given_run is None:
                 opened.push(partial(_remove_on_error, run))
-            if self.tracked and not self.config.trainer.fast_dev_run:
+            wanted = self.config.tracking if self.tracked and not self.config.trainer.fast_dev_run else []
+            if "wandb" in wanted:
                 wandb_run = self.config_init.wandb.start(run, yaml.safe_load(text), self.model, self._args)
                 loggers += [opened.enter_context(wandb_run).logger] if wandb_run else []
-            trainer = make_trainer(
-                self.config_init, loggers, [self._record], precision=settings.trainer.precision
-            )
+            mirrors = open_mirrors(run, wanted, self.config_init.mlflow)
+            mirrors = [opened.enter_context(mirror) for mirror in mirrors]
+            callbacks = [self._record, Mirroring(mirrors)]
+            trainer = make_trainer(self.config_init, loggers, callbacks, settings.trainer.precision)
             self._opened = opened.pop_all()
         return trainer
 
@@ -367,19 +377,3 @@ def _task_class(files: Mapping[Path, JsonObject], options: Sequence[str]) -> typ
             f"task: expected a subclass of lightning_seg.tasks.base.SegmentationTask, got {name!r}."
         )
     return task
-
-
-def _silence_libraries() -> None:
-    """Silence what libraries say at every start and nobody can act on; errors and real warnings stay."""
-    for name in ("lightning.pytorch", "lightning.fabric", "lightning"):
-        logging.getLogger(name).setLevel(logging.WARNING)
-    for message in (
-        ".*does not have many workers.*",  # the data module has measured how many are worth it
-        ".*sync_dist=True.*",  # the scores are those of all processes already
-        ".*LeafSpec.*",
-        ".*The number of training batches.*",
-        ".*Checkpoint directory .* exists and is not empty.*",  # that of the run which is resumed
-        ".*The dirpath has changed.*",  # a run may be moved and copied
-        ".*srun.* command is available.*",  # a run on a cluster's login node is no mistake
-    ):
-        warnings.filterwarnings("ignore", message)

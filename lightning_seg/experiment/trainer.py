@@ -1,6 +1,8 @@
 """The trainer of an experiment: what every run has, whoever starts it."""
 
+import logging
 import sys
+import warnings
 from typing import Any
 
 import torch
@@ -83,3 +85,19 @@ def device_of(accelerator: str | Accelerator) -> torch.device:
 
 def _listed(value: object) -> list[Any]:
     return value if isinstance(value, list) else [] if value is None else [value]
+
+
+def silence_libraries() -> None:
+    """Silence what libraries say at every start and nobody can act on; errors and real warnings stay."""
+    for name in ("lightning.pytorch", "lightning.fabric", "lightning"):
+        logging.getLogger(name).setLevel(logging.WARNING)
+    for message in (
+        ".*does not have many workers.*",  # the data module has measured how many are worth it
+        ".*sync_dist=True.*",  # the scores are those of all processes already
+        ".*LeafSpec.*",
+        ".*The number of training batches.*",
+        ".*Checkpoint directory .* exists and is not empty.*",  # that of the run which is resumed
+        ".*The dirpath has changed.*",  # a run may be moved and copied
+        ".*srun.* command is available.*",  # a run on a cluster's login node is no mistake
+    ):
+        warnings.filterwarnings("ignore", message)

@@ -33,7 +33,9 @@ _INCIDENTAL = (
     "runs",
     "modules",
     "ckpt_path",
+    "tracking",
     "wandb",
+    "mlflow",
     "pictures",
     "checkpointing",
     "saving",  # its name before 0.2

@@ -68,7 +68,7 @@ def test_settings_without_a_file_make_the_same_experiment(notebook, tmp_path):
             "init_args": {"crop_size": (32, 32), "batch_size": 4, "num_workers": 0},
         },
         trainer={"max_epochs": 1},
-        wandb={"mode": "disabled"},
+        tracking=[],
         runs=tmp_path,
     )
     assert own.config.name == "own/one" and own.run_directory.parent == tmp_path / "own/one"

@@ -1,0 +1,55 @@
+"""When trackers beside W&B are brought up to date."""
+
+import math
+from collections.abc import Sequence
+from typing import Any
+
+import lightning as L
+
+from lightning_seg.tracking.mirror import Mirror
+
+
+class Mirroring(L.Callback):
+    """Have trackers brought up to date once a checkpoint is on the disk: no continuation takes that back.
+
+    Trackers that can take rows back are it every 15 seconds, too.
+
+    Args:
+        mirrors: Those of the run.
+    """
+
+    def __init__(self, mirrors: Sequence[Mirror]) -> None:
+        self.mirrors = mirrors
+        self._saved: int | None = None  # step of a checkpoint whose rows are not sent yet
+
+    def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        """Open the copies, with what an earlier part of the run has."""
+        self._update(trainer, trainer.global_step)
+
+    def on_save_checkpoint(
+        self, trainer: L.Trainer, pl_module: L.LightningModule, checkpoint: dict[str, Any]
+    ) -> None:
+        """Note that a checkpoint is about to be written."""
+        self._saved = trainer.global_step
+
+    def on_train_batch_start(
+        self, trainer: L.Trainer, pl_module: L.LightningModule, batch: Any, batch_idx: int
+    ) -> None:
+        """Send what the last checkpoint covers."""
+        if self._saved is not None:
+            self._update(trainer, self._saved)
+        for mirror in self.mirrors:
+            mirror.update_in_between(max(0, trainer.global_step - 1))
+
+    def on_fit_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        """Send all; the last checkpoint is written."""
+        self._update(trainer, math.inf)
+
+    def on_test_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        """Note the pictures of the test, which the end of the run sends."""
+        self._update(trainer, math.inf)
+
+    def _update(self, trainer: L.Trainer, before: float) -> None:
+        self._saved = None
+        for mirror in self.mirrors:
+            mirror.update(before, max(0, trainer.global_step - 1))
