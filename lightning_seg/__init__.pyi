@@ -126,6 +126,12 @@ from lightning_seg.postprocess.superpixels import Superpixels as Superpixels
 from lightning_seg.tasks.base import SegmentationTask as SegmentationTask
 from lightning_seg.tasks.instance import InstanceSegmentation as InstanceSegmentation
 from lightning_seg.tasks.semantic import SemanticSegmentation as SemanticSegmentation
+from lightning_seg.training.finetune.added import Adapters as Adapters
+from lightning_seg.training.finetune.added import BitFit as BitFit
+from lightning_seg.training.finetune.added import NormsOnly as NormsOnly
+from lightning_seg.training.finetune.added import ProbeThenFinetune as ProbeThenFinetune
+from lightning_seg.training.finetune.added import VisualPrompts as VisualPrompts
+from lightning_seg.training.finetune.lora import DoRA as DoRA
 from lightning_seg.training.finetune.lora import LoRA as LoRA
 from lightning_seg.training.finetune.policies import Frozen as Frozen
 from lightning_seg.training.finetune.policies import FrozenStages as FrozenStages

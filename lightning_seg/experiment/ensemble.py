@@ -11,6 +11,8 @@ from lightning_seg.errors import UserError
 from lightning_seg.experiment.experiment import Experiment
 from lightning_seg.experiment.files import read_settings
 from lightning_seg.experiment.loading import LoadedRun, load_run
+from lightning_seg.networks.backbones.tensor_file import ADDED
+from lightning_seg.networks.low_rank import merge
 from lightning_seg.runs.directory import BEST_CHECKPOINT, CONFIG, JsonObject
 
 
@@ -26,6 +28,11 @@ def make_ensemble(runs: Sequence[Path], settings: Sequence[str] = ()) -> Path:
     """
     members = {run: load_run(run) for run in runs}
     for run, member in members.items():
+        if any(f".{ADDED}" in key for key in member.task.network.state_dict()):
+            raise UserError(
+                f"{run} was fine-tuned by {type(member.task.finetune).__name__}, whose additions an ensemble cannot"
+                " hold; leave it out (those of LoRA and DoRA are merged)."
+            )
         classes, first = member.data.class_names, members[runs[0]].data.class_names
         if classes != first:
             raise UserError(
@@ -35,6 +42,9 @@ def make_ensemble(runs: Sequence[Path], settings: Sequence[str] = ()) -> Path:
     model, trainer = experiment.model, experiment.trainer
     networks = cast(nn.ModuleList, model.network.backbone.members)
     for network, member in zip(networks, members.values(), strict=True):
+        merge(
+            member.task.network
+        )  # members are plain networks, without the changes of LoRA beside their weights
         network.load_state_dict(member.task.network.state_dict())
     trainer.test(model, experiment.datamodule, verbose=False)
     trainer.save_checkpoint(experiment.run_directory / BEST_CHECKPOINT, weights_only=True)

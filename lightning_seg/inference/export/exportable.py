@@ -10,6 +10,7 @@ from torch.nn import functional as F
 
 from lightning_seg.networks.backbones.dilated_vgg import DensePool
 from lightning_seg.networks.base import Network
+from lightning_seg.networks.low_rank import merge
 
 
 def exportable(network: Network, labels: bool = False) -> nn.Module:
@@ -20,6 +21,7 @@ def exportable(network: Network, labels: bool = False) -> nn.Module:
         labels: Whether the copy returns labels (B, H, W) uint8 instead of logits (B, C, H, W) float32.
     """
     copied = copy.deepcopy(network).cpu().float().to(memory_format=torch.contiguous_format).eval()
+    merge(copied)  # the changes of LoRA
     for parent in list(copied.modules()):
         for name, pool in list(parent.named_children()):
             if isinstance(pool, nn.AdaptiveAvgPool2d) and pool.output_size not in (1, (1, 1)):

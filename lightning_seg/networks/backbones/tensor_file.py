@@ -18,6 +18,8 @@ from lightning_seg.errors import UserError
 _WRAPPERS = {"module", "_orig_mod", "model", "network", "state_dict"}
 _MAX_DEPTH = 8  # of nested dictionaries, and of prefixes
 
+ADDED = "added_"  # begins the names of what fine-tuning policies put beside the pretrained parts
+
 
 @dataclass
 class Translation:
@@ -111,11 +113,18 @@ def load_fitting(
     return _describe(best, source, own)
 
 
-def plain_state(module: nn.Module) -> dict[str, Tensor]:
-    """Return a module's state dict as it is without parametrizations, such as the adapters of LoRA."""
+def plain_state(module: nn.Module, added: bool = False) -> dict[str, Tensor]:
+    """Return a module's state dict as it is without parametrizations, such as the changes of LoRA.
+
+    Args:
+        module: The module.
+        added: Whether with what fine-tuning policies have added, such as prompts.
+    """
     mark = ".parametrizations."
     state: dict[str, Tensor] = {}
     for key, value in module.state_dict().items():
+        if f".{ADDED}" in key and not added:
+            continue
         layer, _, inner = key.partition(mark)
         if inner.endswith(".original"):
             state[f"{layer}.{inner.removesuffix('.original')}"] = value

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from lightning_seg.errors import UserError
 from lightning_seg.networks.backbones.tensor_file import (
+    ADDED,
     by_name,
     misfit,
     nested_states,
@@ -19,6 +20,7 @@ from lightning_seg.networks.backbones.tensor_file import (
     read_tree,
     split_choice,
 )
+from lightning_seg.networks.low_rank import merged
 
 FLAG = "--model.network.init_args.weights"
 _RUN, _BACKBONE_OF = "run:", "backbone-of:"
@@ -79,8 +81,8 @@ def load_run(network: nn.Module, weights: str, find_checkpoint: Callable[[str], 
         for key, value in state.items()
         if key.startswith("network.") and isinstance(value, Tensor)
     }
-    adapted = any(".parametrizations." in key for key in theirs)  # those of a run with LoRA
-    ours = network.state_dict() if adapted else plain_state(network)
+    theirs = merged(theirs)  # those of a run with LoRA
+    ours = plain_state(network, added=any(f".{ADDED}" in key for key in theirs))
     taken, left = [], []
     for part, _ in network.named_children():
         own, found = (

@@ -81,7 +81,7 @@ def test_parts_say_that_a_small_share_trains():
 
 
 def test_backbones_without_linear_layers_are_refused():
-    with pytest.raises(UserError, match="test_resnet has none"):
-        make(LoRA(), backbone="test_resnet")
+    with pytest.raises(UserError, match="named 'attn', and the backbone test_resnet has none"):
+        make(LoRA(layers="attn"), backbone="test_resnet")
     with pytest.raises(UserError, match="rank of 1"):
         LoRA(rank=0)
