@@ -281,7 +281,7 @@ def test_both_tasks_are_compared_on_the_same_pixels(run, workplace, capsys):
         (["--model.network=lightning_seg.networks.unet.UNet"], "Detector"),
         (["--data=lightning_seg.data.datasets.camvid.CamVid"], "CamVid knows classes, not single objects"),
         (["--data.init_args.mix=lightning_seg.data.transforms.mixing.MixUp"], "CopyPaste"),
-        (["--model.network.init_args.backbone=test_vit"], "stride 4"),
+        (["--model.network.init_args.backbone=levit_128s"], "its strides are [16, 32, 64]"),
     ],
 )
 def test_what_does_not_fit_is_one_short_error(workplace, capsys, arguments, expected):
