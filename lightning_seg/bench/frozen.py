@@ -9,6 +9,7 @@ import torch
 
 from lightning_seg.bench.network_profile import Conditions, training_memory
 from lightning_seg.bench.turns import ratio
+from lightning_seg.networks.base import channels_of
 from lightning_seg.plotting.tables import text_table
 from lightning_seg.tasks.semantic import SemanticSegmentation
 from lightning_seg.training.finetune.policies import Frozen, FrozenStages, Full
@@ -39,7 +40,7 @@ def under_policies(model: SemanticSegmentation, device: torch.device) -> dict[st
 
 def steps(task: SemanticSegmentation, conditions: Conditions, count: int) -> Callable[[], float]:
     """Return a function that takes training steps on one batch in memory and returns their seconds."""
-    images = conditions.images(conditions.batch_size)
+    images = conditions.images(conditions.batch_size, channels_of(task.network))
     masks = images[:, 0] % len(task.class_names)
     optimizer = task.optimizer(task.finetune.parameter_groups(task.network))
 

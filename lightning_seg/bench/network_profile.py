@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from lightning_seg.networks.base import Network
+from lightning_seg.networks.base import Network, channels_of
 from lightning_seg.tasks.semantic import SemanticSegmentation
 from lightning_seg.training.losses import CrossEntropy
 
@@ -37,10 +37,12 @@ class Conditions:
         """Return the context in which the network runs."""
         return torch.autocast(self.device.type, torch.bfloat16, enabled=self.bf16)
 
-    def images(self, batch_size: int = 1) -> Tensor:
-        """Make noise (B, 3, H, W) uint8 in the memory layout of real batches."""
+    def images(self, batch_size: int = 1, channels: int = 3) -> Tensor:
+        """Make noise (B, C, H, W) uint8 in the memory layout of real batches."""
         generator = torch.Generator().manual_seed(0)
-        images = torch.randint(256, (batch_size, 3, *self.size), generator=generator, dtype=torch.uint8)
+        images = torch.randint(
+            256, (batch_size, channels, *self.size), generator=generator, dtype=torch.uint8
+        )
         return images.to(self.device).contiguous(memory_format=torch.channels_last)
 
     def clock(self) -> float:
@@ -131,7 +133,7 @@ def multiply_adds(network: Network, conditions: Conditions) -> dict[str, int]:
     from torch.utils.flop_counter import FlopCounterMode
 
     with FlopCounterMode(display=False) as counter, torch.no_grad():
-        network(conditions.images())
+        network(conditions.images(1, channels_of(network)))
     prefix = f"{type(network).__name__}."
     counts = counter.get_flop_counts()
     # A multiply-add is two operations; keys are the paths of modules, such as UNet.backbone.
@@ -155,7 +157,7 @@ def images_per_second(
     Returns:
         Images per second, and whether other programs kept the processor busy meanwhile.
     """
-    images = conditions.images(conditions.batch_size)
+    images = conditions.images(conditions.batch_size, channels_of(network))
     times: list[float] = []
     with torch.inference_mode(), conditions.autocast():
         for _ in range(2):  # the first calls choose algorithms and allocate memory
@@ -212,7 +214,7 @@ def _loss_and_saved(network: Network, conditions: Conditions, batch_size: int) -
 
     masks = torch.zeros(batch_size, *conditions.size, dtype=torch.uint8, device=conditions.device)
     with torch.autograd.graph.saved_tensors_hooks(note, lambda tensor: tensor), conditions.autocast():
-        logits = network(conditions.images(batch_size))
+        logits = network(conditions.images(batch_size, channels_of(network)))
         outputs = logits if isinstance(logits, tuple) else (logits,)
         loss = torch.stack([CrossEntropy()(output, masks) for output in outputs]).sum()
     return loss, sum(saved.values())
@@ -237,7 +239,8 @@ def receptive_field(network: Network, conditions: Conditions, count: int = 4) ->
     total = torch.zeros(height, width)
     network.eval()
     for _ in range(count):
-        noise = 255 * torch.rand(1, 3, height, width, generator=generator)
+        channels = network.backbone.in_channels
+        noise = 255 * torch.rand(1, channels, height, width, generator=generator)
         images = noise.to(conditions.device).requires_grad_()
         center = network(images)[0, :, height // 2, width // 2].max()
         (gradient,) = torch.autograd.grad(center, images)

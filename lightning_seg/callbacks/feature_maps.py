@@ -14,6 +14,7 @@ from torch.nn import functional as F
 from lightning_seg.data.base import data_of
 from lightning_seg.data.dataset import Split
 from lightning_seg.data.io import read_image
+from lightning_seg.data.pixels import RGB, Pixels
 from lightning_seg.inference.precision import full_precision
 from lightning_seg.networks.base import BackboneNetwork
 from lightning_seg.plotting.heat import heat
@@ -56,7 +57,8 @@ class FeatureMaps(L.Callback):
         image = self._read(trainer)
         with full_precision(module.device):
             maps = feature_maps(module.network, image.to(module.device))
-        picture = draw(image.permute(1, 2, 0).numpy(), maps, module.network.stride, self.channels)
+        shown = data_of(trainer).pixels.picture(image.permute(1, 2, 0).numpy())
+        picture = draw(shown, maps, module.network.stride, self.channels)
         folder = Path(run) / PICTURES
         folder.mkdir(exist_ok=True)
         picture.save(folder / "feature_maps.png")
@@ -67,17 +69,15 @@ class FeatureMaps(L.Callback):
     def _read(self, trainer: L.Trainer) -> Tensor:
         data = data_of(trainer)
         if self.image is not None:
-            return torch.from_numpy(read_image(self.image, data.value_range)).permute(2, 0, 1)
+            return torch.from_numpy(read_image(self.image, data.pixels)).permute(2, 0, 1)
         return Split(data, data.val_split)[0]["image"]
 
 
-def draw_file(
-    network: BackboneNetwork, image: Path, output: Path, value_range: tuple[float, float] | None = None
-) -> None:
-    """Draw the feature maps of an image file, scaled by a `value_range` (see `read_image`), into a picture file."""
-    pixels = read_image(image, value_range)
-    maps = feature_maps(network.eval(), torch.from_numpy(pixels).permute(2, 0, 1))
-    draw(pixels, maps, network.stride).save(output)
+def draw_file(network: BackboneNetwork, image: Path, output: Path, pixels: Pixels = RGB) -> None:
+    """Draw the feature maps of an image file, read as `pixels` say, into a picture file."""
+    values = read_image(image, pixels)
+    maps = feature_maps(network.eval(), torch.from_numpy(values).permute(2, 0, 1))
+    draw(pixels.picture(values), maps, network.stride).save(output)
 
 
 def feature_maps(network: BackboneNetwork, image: Tensor) -> dict[str, np.ndarray]:
@@ -85,7 +85,7 @@ def feature_maps(network: BackboneNetwork, image: Tensor) -> dict[str, np.ndarra
 
     Args:
         network: The network, in evaluation mode.
-        image: (3, H, W) in 0..255, on the network's device.
+        image: (C, H, W), on the network's device.
 
     Returns:
         Feature maps (C, h, w) by name: the backbone's, finest first, then the decoder's. They cover the image padded

@@ -79,7 +79,7 @@ class Pictures(L.Callback):
                 batch = sample["image"][None].to(module.device)
                 with trainer.strategy.precision_plugin.forward_context():
                     out = module(batch)
-                images.append(sample["image"].permute(1, 2, 0).contiguous().numpy())
+                images.append(data.pixels.picture(sample["image"].permute(1, 2, 0).contiguous().numpy()))
                 if isinstance(module, InstanceSegmentation):
                     found, true = arrays(out[0]), arrays(sample["targets"])
                     views = view_of_truth(true), view_of_found(found, module.score_threshold)

@@ -10,12 +10,20 @@ import numpy as np
 import torch
 from PIL import Image
 
+from lightning_seg import IGNORE_INDEX
 from lightning_seg.data.base import data_of
+from lightning_seg.data.rasters import is_place_known, opened, void_of, write_like
 from lightning_seg.inference.inferers import entropy
 from lightning_seg.inference.writing import Outputs, as_bytes
 from lightning_seg.metrics.instance import annotations, view_of_found
 from lightning_seg.plotting.heat import HEAT
-from lightning_seg.plotting.pictures import draw_objects, object_color, overlay, save_palette_png
+from lightning_seg.plotting.pictures import (
+    Palette,
+    draw_objects,
+    object_color,
+    overlay,
+    save_palette_png,
+)
 from lightning_seg.tasks.instance import InstanceSegmentation
 from lightning_seg.tasks.semantic import SemanticSegmentation
 
@@ -23,6 +31,7 @@ from lightning_seg.tasks.semantic import SemanticSegmentation
 class PredictionWriter(L.Callback):
     """Write ``masks/name.png`` (labels, with the class colors as palette) and ``overlays/name.png`` for each image.
 
+    Of a GeoTIFF masks, uncertainty and probabilities are GeoTIFFs of the same place, 255 where the image has no data.
     An image that cannot be read is reported and left out.
 
     Args:
@@ -83,22 +92,33 @@ class PredictionWriter(L.Callback):
         Args:
             trainer: The trainer.
             module: The task.
-            image: (H, W, 3) uint8.
+            image: (H, W, C), as it was read.
             output: What the task predicts for the image.
             path: File of the image.
         """
         assert isinstance(module, SemanticSegmentation)
-        palette = data_of(trainer).palette
+        palette, known = data_of(trainer).palette, data_of(trainer).pixels
         pixels = torch.from_numpy(image).permute(2, 0, 1)
         mask = module.labels(output[None], pixels[None])[0].byte().cpu().numpy()
-        save_palette_png(mask, palette, self.outputs.file("masks", path, ".png"))
-        Image.fromarray(overlay(image, mask, palette)).save(self.outputs.file("overlays", path, ".png"))
+        georeferenced = is_place_known(path)
+        if georeferenced:
+            with opened(path) as source:
+                void = void_of(source, known.bands)
+            mask = mask if void is None else np.where(void, np.uint8(IGNORE_INDEX), mask)
+        picture = known.picture(image)
+        Image.fromarray(overlay(picture, mask, palette)).save(self.outputs.file("overlays", path, ".png"))
+        written: dict[str, tuple[np.ndarray, Palette]] = {"masks": (mask, palette)}
         if "uncertainty" in self.kinds:
-            values = as_bytes(entropy(output[None] / module.temperature)[0])
-            save_palette_png(values, HEAT, self.outputs.file("uncertainty", path, ".png"))
+            written["uncertainty"] = as_bytes(entropy(output[None] / module.temperature)[0]), HEAT
         if "probabilities" in self.kinds:
-            probabilities = (output / module.temperature).softmax(0).cpu().numpy()
-            np.save(self.outputs.file("probabilities", path, ".npy"), probabilities)
+            written["probabilities"] = (output / module.temperature).softmax(0).cpu().numpy(), ()
+        for kind, (values, colors) in written.items():
+            if georeferenced:
+                write_like(path, self.outputs.file(kind, path, ".tif"), values, colors)
+            elif colors:
+                save_palette_png(values, colors, self.outputs.file(kind, path, ".png"))
+            else:
+                np.save(self.outputs.file(kind, path, ".npy"), values)
 
     def on_predict_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Count over all processes, and print where the files are."""
@@ -145,12 +165,12 @@ class ObjectWriter(PredictionWriter):
         else:  # no palette has so many
             Image.fromarray(view.parts.astype(np.uint16)).save(numbers)
         save_palette_png(view.labels, data.palette, self.outputs.file("masks", path, ".png"))
-        drawn = draw_objects(image, {**output, "parts": view.parts}, data.class_names)
+        drawn = draw_objects(data.pixels.picture(image), {**output, "parts": view.parts}, data.class_names)
         Image.fromarray(drawn).save(self.outputs.file("overlays", path, ".png"))
 
 
 def images_of(batch: dict[str, Any]) -> list[np.ndarray]:
-    """Return the images of a batch as (H, W, 3) arrays without the padding."""
+    """Return the images of a batch as (H, W, C) arrays without the padding."""
     images: torch.Tensor = batch["image"]
     sizes = batch["size"].tolist() if "size" in batch else [images.shape[-2:]] * len(images)
     return [

@@ -21,9 +21,12 @@ from torch.utils.data import DataLoader
 
 from lightning_seg import IGNORE_INDEX
 from lightning_seg.data.base import SegmentationData, data_of
+from lightning_seg.data.pixels import RGB
 from lightning_seg.metrics.images import Values
 from lightning_seg.metrics.scores import Scores, scores
 from lightning_seg.metrics.torch_metric import TorchMetric
+from lightning_seg.networks.backbones.base import scalings
+from lightning_seg.networks.base import BackboneNetwork
 from lightning_seg.plotting.tables import text_table
 from lightning_seg.runs.csv_logger import RunLogger, loggers_of
 from lightning_seg.runs.directory import CONFIG, ENVIRONMENT, TEST_IMAGES, TEST_SCORES, write_whole
@@ -102,6 +105,7 @@ class RunRecord(L.Callback):
             f" {parameters / 1e6:.1f} M parameters, {trainable / 1e6:.1f} M trainable\n"
             f"backbone {network.describe()}\n"
             f"data     {_describe(data)}\n"
+            f"{_describe_pixels(data, network)}"
             f"batch    {effective} = {data.batch_size} x {trainer.world_size} device(s)"
             f" x {trainer.accumulate_grad_batches} accumulated; learning rate x {task.lr_factor:g}"
             f" (scaling {task.lr_scaling})\n"
@@ -126,9 +130,11 @@ class RunRecord(L.Callback):
             if not trainer.fast_dev_run and (self.run / CONFIG).read_text(encoding="utf-8") != self.config:  # type: ignore[attr-defined]
                 write_whole(self.run / CONFIG, self.config)  # a resumed run goes by these from now on
             began = {} if trainer.ckpt_path else {"weights": task.pretrained}
-            self._note(
-                trainer, **began, groups=[asdict(group) for group in groups], failed=None, trained=False
+            normalization = (
+                {"normalization": scalings(task.network)} if data_of(trainer).pixels != RGB else {}
             )
+            groups_of = [asdict(group) for group in groups]
+            self._note(trainer, **began, **normalization, groups=groups_of, failed=None, trained=False)
             if lost := steps_without_validation(trainer):
                 print(
                     f"note     the last {lost} of {int(trainer.estimated_stepping_batches)} steps will not be"
@@ -375,6 +381,17 @@ def _describe(data: SegmentationData) -> str:
     counts = ", ".join(f"{len(data.samples(split))} {use} ({split})" for use, split in splits.items())
     height, width = data.crop_size
     return f"{type(data).__name__}, {data.num_classes} classes; images: {counts}; crops {height}x{width}"
+
+
+def _describe_pixels(data: SegmentationData, network: BackboneNetwork) -> str:
+    """Say which bands are read and how they are normalized, where they are not those of photographs."""
+    if data.pixels == RGB:
+        return ""
+    scaling, lines = network.backbone.scaling, [f"pixels   {data.pixels.describe()}\n"]
+    if data.pixels.is_measured and scaling is not None:
+        mean, std = (", ".join(f"{value:.4g}" for value in values) for values in (scaling.mean, scaling.std))
+        lines.append(f"         minus {mean}; divided by {std}\n")
+    return "".join(lines)
 
 
 def _images(trainer: L.Trainer, loader: object, batches: Sequence[int | float]) -> int:

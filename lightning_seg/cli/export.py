@@ -53,20 +53,24 @@ def main(arguments: list[str]) -> None:
         images = validation_images(data) if run else []
     except UserError as error:
         note = f"\nnot on images of {data.val_split}: {str(error).splitlines()[0]}"
-    dtype = torch.float32 if options.float else torch.uint8
+    wide = data.pixels.takes_any_values if not images else any(one.dtype != "uint8" for _, one in images)
+    dtype = torch.float32 if options.float or wide else torch.uint8
     metadata = {"classes": json.dumps(data.class_names), "palette": json.dumps(data.palette)}
-    found, checks = write(network, path, options.format, options.labels, dtype, metadata, [*images, *noise()])
+    found, checks = write(
+        network, path, options.format, options.labels, dtype, metadata, [*images, *noise(data.num_channels)]
+    )
     if task.inference is not None or task.postprocess is not None:
         note += _what_is_left_out(task, data, found, options.labels, dtype, images)
     given = (
         "labels (batch, height, width) uint8" if options.labels else "logits (batch, classes, height, width)"
     )
     lines = "\n".join(f"  {one}" for one in checks)
-    program = standalone(path, options.format, options.labels, dtype, data.palette, data.value_range)
+    program = standalone(path, options.format, options.labels, dtype, data.palette, data.pixels)
+    size = f"{path.stat().st_size / 1e6:.1f} MB"
     print(
-        f"{path} ({path.stat().st_size / 1e6:.1f} MB): images (batch, 3, height, width) {str(dtype)[6:]} in 0..255"
-        f" -> {given}\nchecked against the checkpoint, in float32 as 'predict' computes:\n{lines}{note}\n\n"
-        f"# This runs it, without this package:\n{program}"
+        f"{path} ({size}): images (batch, {data.num_channels}, height, width) {str(dtype)[6:]}, with the values of"
+        f" their files -> {given}\nchecked against the checkpoint, in float32 as 'predict' computes:\n{lines}{note}"
+        f"\n\n# This runs it, without this package:\n{program}"
     )
 
 
@@ -88,7 +92,13 @@ def _what_is_left_out(
     if images:
         postprocess = task.postprocess.of_logits if task.postprocess else None
         model = Predictor(
-            task.network, data.class_names, data.palette, task.inference, task.temperature, postprocess
+            task.network,
+            data.class_names,
+            data.palette,
+            task.inference,
+            task.temperature,
+            postprocess,
+            data.pixels,
         )
         same = agreement(run, labels, dtype, model, images)
         text += f"\n'predict', which does this, gives the same label for {100 * same:.2f} % of the pixels"
@@ -107,5 +117,5 @@ def _parser() -> Arguments:
     add("--format", choices=("onnx", "pt2"), default="onnx", help="onnx (default), or pt2 for torch.export")
     add("--output", type=output_file, metavar="FILE", help="where to; model.onnx in the run unless given")
     add("--labels", action="store_true", help="give labels (uint8) instead of logits")
-    add("--float", action="store_true", help="take images as float32 in 0..255 instead of uint8")
+    add("--float", action="store_true", help="take images as float32 instead of uint8, with the same values")
     return parser

@@ -31,5 +31,5 @@ def main(arguments: list[str]) -> None:
     loaded = load_run(run, settings)
     (run / PICTURES).mkdir(exist_ok=True)
     output = options.output or run / PICTURES / f"features_{options.image.stem}.png"
-    draw_file(loaded.task.network, options.image, output, loaded.data.value_range)
+    draw_file(loaded.task.network, options.image, output, loaded.data.pixels)
     print(f"feature maps: {output}")

@@ -3,7 +3,6 @@
 import argparse
 import json
 import os
-import re
 import signal
 import sys
 import threading
@@ -34,11 +33,6 @@ def main(arguments: list[str]) -> int:
 
     outputs = plan_outputs(options.images, folder)
     large = [path for path in outputs.names if is_large(path)]
-    if large and options.probabilities:
-        raise UserError(
-            f"{large[0]} is predicted window by window, without --probabilities: they would take"
-            " 4 bytes a pixel and class. Cut it into tiles, or leave the option out."
-        )
     small = [path for path in outputs.names if path not in set(large)]
     try:
         with _stoppable():
@@ -68,17 +62,9 @@ def _parser() -> Arguments:
     add(
         "--probabilities",
         action="store_true",
-        help="also write .npy arrays (classes, height, width), float32",
+        help="also write arrays (classes, height, width), float32: GeoTIFFs for GeoTIFFs, else .npy",
     )
-    add("--bands", type=_bands, metavar="R,G,B", help="bands of large rasters that are red, green and blue")
     return parser
-
-
-def _bands(text: str) -> tuple[int, ...]:
-    """Read the numbers of three bands."""
-    if not re.fullmatch(r"[1-9]\d*(,[1-9]\d*){2}", text):
-        raise argparse.ArgumentTypeError(f"must be three numbers from 1 on, such as 3,2,1; got {text!r}")
-    return tuple(int(number) for number in text.split(","))
 
 
 def _predict_large(
@@ -90,10 +76,11 @@ def _predict_large(
 
     model, unreadable = load_run(run, ["--model.compile=false", *settings]).predictor(), 0
     check_windows(model, images[0])
-    outputs.create(["masks"] + ["uncertainty"] * options.uncertainty, run)
+    more = ["uncertainty"] * options.uncertainty + ["probabilities"] * options.probabilities
+    outputs.create(["masks", *more], run)
     for path in images:
         try:
-            predict_large(model, path, outputs, options.uncertainty, options.bands)
+            predict_large(model, path, outputs, options.uncertainty, options.probabilities)
         except UserError as error:
             print(f"skipped: {error}", file=sys.stderr, flush=True)
             unreadable += 1

@@ -15,13 +15,14 @@ from lightning.pytorch.utilities import rank_zero_warn
 from torch.utils.data import Dataset
 from torchvision.transforms import v2
 
+from lightning_seg import IGNORE_INDEX
 from lightning_seg.data.cache import cache_key, fingerprint, in_memory, on_disk
 from lightning_seg.data.classes import check_classes
 from lightning_seg.data.dataset import Images, Split, read_pair
 from lightning_seg.data.examination import refuse_faulty
 from lightning_seg.data.folds import fold_of_each, readable
 from lightning_seg.data.instances import CopyPaste, Sample, mix_objects
-from lightning_seg.data.io import read_image, read_mask
+from lightning_seg.data.io import read_image, read_mask, read_with_void
 from lightning_seg.data.loading import (
     EpochSampler,
     Loader,
@@ -31,6 +32,8 @@ from lightning_seg.data.loading import (
     outlive_signal,
     seeded,
 )
+from lightning_seg.data.measure import measure
+from lightning_seg.data.pixels import MEAN, Image, Measurement, Statistics, make_pixels
 from lightning_seg.data.settings import refuse_senseless
 from lightning_seg.data.shares import listed, share_of
 from lightning_seg.data.transforms.color import ColorJitter, apply_color
@@ -46,9 +49,10 @@ class SegmentationData(L.LightningDataModule, ABC):
     an image and a mask of class numbers, `read`). Training images are augmented and cut to `crop_size`;
     evaluation sees every image at its original size, with its original mask.
 
-    A batch is a dictionary: "image" (B, 3, H, W) ``uint8``, "mask" (B, H, W) ``uint8`` and "index" (B,), the
-    position in the split. In training with `color` the image arrives on the device as ``float32`` in 0..255. With
-    `instances` it has "targets" instead of "mask": for each image what `lightning_seg.data.instances` says.
+    A batch is a dictionary: "image" (B, C, H, W), "mask" (B, H, W) ``uint8`` and "index" (B,), the position in the
+    split. Images have the type and the values of the files, ``uint8``, ``uint16``, ``int16`` or ``float32``, which the
+    network normalizes. In training with `color` they arrive on the device as ``float32``, of the same scale. With
+    `instances` a batch has "targets" instead of "mask": for each image what `lightning_seg.data.instances` says.
 
     Args:
         root: Folder of the data set.
@@ -58,7 +62,8 @@ class SegmentationData(L.LightningDataModule, ABC):
         large_scale_jitter: `scale_range` is relative to the magnification at which an image just fits into `crop_size`,
             not to the image itself; for images of very different sizes. Usual with a `scale_range` of [0.1, 2.0].
         hflip: Probability of mirroring left and right.
-        color: Random brightness, contrast, saturation and hue. None leaves the colors alone.
+        color: Random brightness, contrast, saturation and hue; of bands that are not red, green and blue the first two
+            only. None leaves the colors alone.
         transforms: Further torchvision v2 transforms, applied to the cut image and mask together. Whatever
             they fill in is set to `ignore_index` in the mask.
         mix: Mixes the samples of a batch: MixUp, CutMix or ClassMix of `lightning_seg.data.transforms.mixing`; with
@@ -80,8 +85,16 @@ class SegmentationData(L.LightningDataModule, ABC):
         instances: Give objects, each with a mask of its own, instead of one mask of classes; the task sets it.
         train_share: Share of the training images to train on, by class; a smaller share is part of a larger one.
         skip_unreadable: Read every file before training and leave out what is damaged, instead of stopping.
-        value_range: Values in the files that become 0 and 255, for images of more than 8 bits a channel, for example
-            [0, 4095] for a camera of 12 bits; what lies outside is clipped. Prediction uses it, too.
+        value_range: Values in the files that are black and white, for images of more than 8 bits a channel, for example
+            [0, 4095] for a camera of 12 bits; what lies outside is clipped. All levels in between are kept.
+        bands: Bands of the files to read, in this order, counted from 0 or named as in the file: [3, 2, 1, 7]. None
+            reads colors, and refuses files of other bands than grey or red, green and blue.
+        normalization: Mean and deviation of each band: those of the `pretraining`, `measured` in the training split
+            (and cached), or numbers, as {mean: [...], std: [...]}. `percentiles` has the 1st and 99th percentile of
+            each band in the training split as black and white. None is `pretraining`, or `measured` for chosen
+            `bands` without a `value_range`.
+        rgb: Which three of the bands that are read are red, green and blue in pictures, counted from 0; the first three
+            unless given.
 
     Raises:
         UserError: If an argument makes no sense.
@@ -120,6 +133,9 @@ class SegmentationData(L.LightningDataModule, ABC):
         train_share: float = 1.0,
         skip_unreadable: bool = False,
         value_range: tuple[float, float] | None = None,
+        bands: list[int | str] | None = None,
+        normalization: Literal["pretraining", "measured", "percentiles"] | Statistics | None = None,
+        rgb: tuple[int, int, int] | None = None,
     ) -> None:
         super().__init__()
         refuse_senseless(locals())
@@ -142,21 +158,25 @@ class SegmentationData(L.LightningDataModule, ABC):
         self.instances = instances
         self.train_share = train_share
         self.skip_unreadable = skip_unreadable
-        self.value_range = None if value_range is None else (value_range[0], value_range[1])
+        self.pixels = make_pixels(bands, value_range, normalization, rgb)
+        if color is not None and (color.hue or color.saturation) and not self.pixels.has_hue:
+            raise UserError(
+                "data.init_args.color: only red, green and blue have a hue and a saturation. Set both to 0, or say "
+                "that the three bands are these colors: data.init_args.rgb=[0,1,2]."
+            )
         self._pool = dict.fromkeys(f"{train_split}+{val_split}".split("+"))  # what folds divide
         if fold is not None:
             self.val_split = self.test_split = f"fold {fold} of {folds}"
         self._samples: dict[str, Sequence[Any]] = {}
         self._caches: dict[str, Sequence[tuple[np.ndarray, np.ndarray]]] = {}
-        self.geometry = (
-            RandomScaleCrop(
-                self.crop_size,
-                scale_range,
-                class_balanced_crops=class_balanced_crops,
-                large_scale_jitter=large_scale_jitter,
-            ),
-            RandomHorizontalFlip(hflip),
+        self._crop = partial(
+            RandomScaleCrop,
+            self.crop_size,
+            scale_range,
+            class_balanced_crops=class_balanced_crops,
+            large_scale_jitter=large_scale_jitter,
         )
+        self._flip = RandomHorizontalFlip(hflip)
         if instances and type(self).read_instances is SegmentationData.read_instances:
             raise self._no_instances()
         if instances and isinstance(mix, Mix):
@@ -179,12 +199,29 @@ class SegmentationData(L.LightningDataModule, ABC):
         """
 
     def read(self, sample: Any) -> tuple[np.ndarray, np.ndarray]:
-        """Read one sample: image (H, W, 3) and mask (H, W) with `IGNORE_INDEX` for void, both ``uint8``."""
+        """Read one sample: image (H, W, C) and mask (H, W) ``uint8`` with `IGNORE_INDEX` for void."""
         image, mask = sample
         labels = read_mask(mask)
-        return read_image(image, self.value_range), labels if self.table is None else cv2.LUT(
-            labels, self.table
-        )
+        return self.image_and_mask(image, labels if self.table is None else cv2.LUT(labels, self.table))
+
+    def read_image(self, path: str | os.PathLike[str]) -> np.ndarray:
+        """Read an image file (H, W, C) as the settings `bands` and `value_range` say."""
+        return read_image(path, self.pixels)
+
+    def image_and_mask(
+        self, path: str | os.PathLike[str], labels: np.ndarray
+    ) -> tuple[np.ndarray, np.ndarray]:
+        """Read an image file and join it with its mask (H, W), where the image's nodata becomes `IGNORE_INDEX`."""
+        found = read_with_void(path, self.pixels)
+        if found.void is not None and found.void.shape == labels.shape:
+            labels = np.where(found.void, np.uint8(IGNORE_INDEX), labels)
+        return found.values, labels
+
+    def image_of(self, sample: Any) -> Image:
+        """Read the image of a sample alone, and where it has no data."""
+        if type(self).read is SegmentationData.read:
+            return read_with_void(sample[0], self.pixels)
+        return Image(self.read(sample)[0])
 
     def read_instances(self, sample: Any) -> Sample:
         """Read one sample with its objects (see `lightning_seg.data.instances`), where the data set knows them."""
@@ -264,12 +301,30 @@ class SegmentationData(L.LightningDataModule, ABC):
     @property
     def reading_settings(self) -> dict[str, Any]:
         """The settings that decide what `read` gives: those that a subclass adds to the ones of every data set."""
-        return {"value_range": self.value_range} | {
+        return {"bands": self.pixels.bands} | {
             name: value
             for name, value in vars(self).items()
             if not (name.startswith("_") or name in self._general)
             and not isinstance(getattr(type(self), name, None), cached_property | FunctionType)
         }
+
+    @property
+    def num_channels(self) -> int:
+        """Number of channels of an image, which the network must take."""
+        return self.pixels.count
+
+    @cached_property
+    def measurement(self) -> Measurement | None:
+        """Statistics of the training split, where the normalization needs them; measured once, then cached."""
+        return measure(self) if self.pixels.is_measured else None
+
+    @cached_property
+    def geometry(self) -> tuple[RandomScaleCrop, RandomHorizontalFlip]:
+        """Random crop, scale and flip of the training images; where a crop reaches over the image it gets the mean."""
+        if self.pixels.bands is None and not self.pixels.takes_any_values:
+            return self._crop(), self._flip
+        mean = self.pixels.scaling(MEAN, MEAN, self.measurement).mean
+        return self._crop(fill=tuple(round(value) for value in mean)), self._flip
 
     @cached_property
     def fingerprint(self) -> str:
@@ -302,6 +357,8 @@ class SegmentationData(L.LightningDataModule, ABC):
         predicting = self.trainer is not None and self.trainer.predicting  # needs other images
         if self.download and not predicting:
             self.fetch()
+        if self.trainer is not None and self.trainer.state.fn == "fit":
+            self.measurement  # noqa: B018  (the other processes of this machine find it in the cache)
 
     def setup(self, stage: str | None = None) -> None:
         """Look for the files that this stage needs.
@@ -360,12 +417,12 @@ class SegmentationData(L.LightningDataModule, ABC):
 
     def predict_dataloader(self) -> Loader:
         """Load the images of `predict_folder`: "image", "index" and "path", a list of file names."""
-        return self._loader(Images(self.predict_folder or ".", self.value_range), self.eval_batch_size)
+        return self._loader(Images(self.predict_folder or ".", self.pixels), self.eval_batch_size)
 
     def on_after_batch_transfer(self, batch: dict[str, Any], dataloader_idx: int) -> dict[str, Any]:
         """Apply the color jitter of a training batch and mix its samples, on the device."""
         if "color" in batch:
-            batch["image"] = apply_color(batch["image"], batch.pop("color"))
+            batch["image"] = apply_color(batch["image"], batch.pop("color"), self.pixels.limits)
         if self.mix is not None and self.trainer is not None and self.trainer.training:
             with seeded(self.run_seed, self.trainer.global_step, self.trainer.global_rank):
                 batch = mix_objects(batch, self.mix) if isinstance(self.mix, CopyPaste) else self.mix(batch)

@@ -12,10 +12,12 @@ from typing import Any
 
 import numpy as np
 
-from lightning_seg.data import classes, io
+from lightning_seg.data import bands, classes, io, rasters, volumes
 from lightning_seg.data.cache_folder import cache_folder
 from lightning_seg.data.loading import in_parallel
+from lightning_seg.data.pixels import DTYPES
 from lightning_seg.data.protocol import DataSet, Pair
+from lightning_seg.data.volumes import Slice, file_of
 from lightning_seg.errors import UserError
 
 
@@ -48,7 +50,7 @@ class DiskCache(Sequence[Any]):
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
-        self.places = np.load(folder / "index.npy")  # (N, 3): first byte, height, width
+        self.places = np.load(folder / "index.npy")  # (N, 5): first byte, height, width, channels, type
         # writes go to private copies, never to the file; torch wants writable arrays
         self.bytes = np.asarray(np.memmap(folder / "pixels.bin", np.uint8, mode="c"))
 
@@ -56,11 +58,12 @@ class DiskCache(Sequence[Any]):
         return len(self.places)
 
     def __getitem__(self, i: Any) -> Any:
-        start, height, width = self.places[i].tolist()
-        middle, end = start + 3 * height * width, start + 4 * height * width
-        return self.bytes[start:middle].reshape(height, width, 3), self.bytes[middle:end].reshape(
-            height, width
-        )
+        start, height, width, channels, kind = self.places[i].tolist()
+        dtype = np.dtype(DTYPES[kind])
+        middle = start + height * width * channels * dtype.itemsize
+        image = self.bytes[start:middle].view(dtype).reshape(height, width, channels)
+        end = middle + height * width
+        return image, self.bytes[middle:end].reshape(height, width)
 
     def __reduce__(self) -> tuple[type["DiskCache"], tuple[Path]]:
         return DiskCache, (self.folder,)
@@ -110,14 +113,17 @@ def cache_key(data: DataSet, split: str, samples: Sequence[Any]) -> str:
         samples: Its samples.
     """
     kinds = (k for k in type(data).__mro__ if k is type(data) or vars(k).keys() & {"list_samples", "read"})
-    code = [inspect.getsource(io), inspect.getsource(classes), *(_source(kind) for kind in kinds)]
+    code = [
+        *map(inspect.getsource, (io, bands, rasters, volumes, classes)),
+        *(_source(kind) for kind in kinds),
+    ]
     digest = hashlib.sha256("".join(code).encode())
     _feed(digest, data.reading_settings)
     for sample in samples:
         for part in sample:
             digest.update(f"\0{part}".encode())
-            if isinstance(part, Path) and part.exists():
-                digest.update(f":{part.stat().st_size}:{part.stat().st_mtime_ns}".encode())
+            if (file := file_of(part)) is not None and file.exists():
+                digest.update(f":{file.stat().st_size}:{file.stat().st_mtime_ns}".encode())
     readable = "".join(letter if letter.isalnum() else "_" for letter in split)
     return f"{type(data).__name__}-{readable}-{digest.hexdigest()[:16]}"
 
@@ -144,8 +150,9 @@ def fingerprint(root: Path, splits: Mapping[str, Sequence[Any]]) -> str:
         digest.update(split.encode())
         for sample in samples:
             for part in sample:
-                is_file = isinstance(part, Path)
-                known = f"{os.path.relpath(part, root)}:{part.stat().st_size}" if is_file else part
+                file = file_of(part)
+                known = part if file is None else f"{os.path.relpath(part, root)}:{file.stat().st_size}"
+                known = f"{known}:{part.index}" if isinstance(part, Slice) else known
                 digest.update(f"\0{known}".encode())
     return digest.hexdigest()[:16]
 
@@ -169,11 +176,12 @@ def _write(pairs: Iterable[Pair], folder: Path) -> None:
     with (folder / "pixels.bin").open("wb") as file:
         for image, mask in pairs:
             height, width = mask.shape
-            index.append((start, height, width))
+            index.append((start, height, width, image.shape[2], DTYPES.index(image.dtype.name)))
             start += file.write(np.ascontiguousarray(image).data) + file.write(
                 np.ascontiguousarray(mask).data
             )
-    np.save(folder / "index.npy", np.array(index, np.int64).reshape(-1, 3))
+            start += file.write(bytes(-start % 4))  # numbers of 16 and 32 bits begin where they can be mapped
+    np.save(folder / "index.npy", np.array(index, np.int64).reshape(-1, 5))
 
 
 def _read_all(read: Callable[[Any], Pair], samples: Sequence[Any], title: str) -> Iterator[Pair]:

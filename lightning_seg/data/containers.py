@@ -1,14 +1,18 @@
 """What TIFF and WebP files say of their pixels, where Pillow reads them without telling."""
 
-from pathlib import Path
-from typing import IO
+import os
+from collections.abc import Mapping
+from typing import IO, Any, NamedTuple
 
 import numpy as np
 from PIL import Image, TiffImagePlugin, WebPImagePlugin
 
+from lightning_seg.data.pixels import Pixels
+from lightning_seg.data.volumes import Slice
 from lightning_seg.errors import UserError
 
-BITS, PHOTOMETRIC, SAMPLES, EXTRA, FORMAT = 258, 262, 277, 338, 339  # numbers of TIFF's tags
+BITS, PHOTOMETRIC, SAMPLES, EXTRA, FORMAT, NODATA = 258, 262, 277, 338, 339, 42113  # numbers of TIFF's tags
+ORIENTATION = 0x0112  # that of EXIF, too
 LOSSY_TIFF = {"jpeg", "tiff_jpeg", "webp"}
 COLORS = {
     2: 3,
@@ -19,7 +23,38 @@ COLORS = {
 ALPHA = (1, 2)
 
 
-def refuse_uncertain_tiff(image: Image.Image, name: str | Path) -> None:
+class Tiff(NamedTuple):
+    """Tags of a page of a TIFF, its number among all pages, and how many are pictures; None where GDAL has to say."""
+
+    tags: Mapping[int, Any]
+    page: int
+    pages: int | None
+
+
+def tiff_for_gdal(path: str | os.PathLike[str], pixels: Pixels) -> Tiff | None:
+    """Look into a TIFF whose bands or nodata Pillow does not read, and GDAL does; None for every other file."""
+    if not os.fspath(path).lower().endswith((".tif", ".tiff")) or not os.path.isfile(path):
+        return None
+    place = path.index if isinstance(path, Slice) else 0
+    try:
+        with Image.open(path) as image:
+            if not isinstance(image, TiffImagePlugin.TiffImageFile):
+                return None
+            pages = pages_of(image) if isinstance(path, Slice) or pixels.bands else [0]
+            image.seek(pages[place])
+            tags, mode = dict(image.tag_v2), image.mode
+    except Image.DecompressionBombError:
+        return None
+    except Exception:  # a layout that Pillow does not know, or a damaged file: GDAL says
+        return Tiff({}, place, None)
+    samples, deep = tags.get(SAMPLES, 1), max(tags.get(BITS, (1,))) > 8
+    whole = samples == 1 or (not deep and samples <= len(mode) and len(tags.get(EXTRA, ())) < 2)
+    if whole and not pixels.bands and NODATA not in tags:
+        return None
+    return Tiff(tags, pages[place], len(pages))
+
+
+def refuse_uncertain_tiff(image: Image.Image, name: object) -> None:
     """Refuse a decoded TIFF whose values Pillow changes, or whose further bands it drops or takes for transparency.
 
     Args:
@@ -53,6 +88,21 @@ def refuse_uncertain_tiff(image: Image.Image, name: str | Path) -> None:
         )
 
 
+def pages_of(image: Image.Image) -> list[int]:
+    """Number the pages or frames of a file that are pictures of their own: no previews, pyramids or alpha masks."""
+    count: int = getattr(image, "n_frames", 1)
+    if count == 1 or image.format == "MPO":  # a photograph and what the camera adds to it
+        return [0]
+    if not isinstance(image, TiffImagePlugin.TiffImageFile):
+        return [*range(count)]
+    kinds = []
+    for page in range(count):
+        image.seek(page)
+        kinds.append(image.tag_v2.get(254, 0))  # NewSubfileType: 1 a smaller copy, 4 a transparency mask
+    image.seek(0)
+    return [0, *(page for page, kind in enumerate(kinds) if page and not kind & 5)]
+
+
 def is_lossy(image: Image.Image) -> bool:
     """Whether the compression of a picture that is not decoded yet changes values."""
     if isinstance(image, TiffImagePlugin.TiffImageFile):
@@ -74,7 +124,7 @@ def _is_lossy_webp(file: IO[bytes]) -> bool:
         at += 24 if head[:4] == b"ANMF" else 8 + size + size % 2  # a frame has chunks of its own
 
 
-def refuse_renumbered_gif(image: Image.Image, name: str | Path) -> None:
+def refuse_renumbered_gif(image: Image.Image, name: object) -> None:
     """Refuse a GIF mask that shows greys by other numbers: programs renumber what they save as GIF.
 
     Raises:

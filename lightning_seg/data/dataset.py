@@ -15,21 +15,27 @@ from lightning_seg.data.files import list_images
 from lightning_seg.data.instances import as_batch_item, augment
 from lightning_seg.data.io import read_image
 from lightning_seg.data.loading import seed_of, seeded
+from lightning_seg.data.pixels import DTYPES, RGB, Pixels
 from lightning_seg.data.protocol import DataSet, Pair
 from lightning_seg.data.transforms.geometry import random_by_torch
 from lightning_seg.errors import UserError
 
 
 def read_pair(data: DataSet, sample: Any) -> Pair:
-    """Read a sample: image (H, W, 3) and mask (H, W).
+    """Read a sample: image (H, W, C) and mask (H, W).
 
     Raises:
-        UserError: If they differ in size.
+        UserError: If they differ in size, or the image has other bands than the settings say.
     """
-    pixels, labels = data.read(sample)
-    if pixels.shape[:2] != labels.shape:
-        raise UserError(f"Image and mask differ in size, {pixels.shape[:2]} and {labels.shape}: {sample}")
-    return pixels, labels
+    image, labels = data.read(sample)
+    if image.shape[:2] != labels.shape:
+        raise UserError(f"Image and mask differ in size, {image.shape[:2]} and {labels.shape}: {sample}")
+    if image.shape[2] != data.pixels.count or image.dtype.name not in DTYPES:
+        raise UserError(
+            f"{type(data).__name__} reads {data.pixels.count} bands of {', '.join(DTYPES)}, but {sample} has "
+            f"{image.shape[2]} of {image.dtype}. A data set that makes bands itself names them in data.init_args.bands."
+        )
+    return image, labels
 
 
 class Split(Dataset[dict[str, Any]]):
@@ -100,8 +106,9 @@ class Split(Dataset[dict[str, Any]]):
             return as_batch_item(found, index)
         with seeded(self.seed, epoch, index):
             found.pop("area", None)  # as it was before
+            dtype = found["image"].dtype
             found = augment(found, [*self.data.geometry, *self.data.transforms])
-            self._check_kept("image", found["image"])
+            self._check_kept("image", found["image"], dtype)
             item = as_batch_item(found, index)
             if self.data.color is not None:
                 item["color"] = self._draw_color(item["image"], random_by_torch())
@@ -109,22 +116,27 @@ class Split(Dataset[dict[str, Any]]):
 
     def _draw_color(self, image: torch.Tensor, random: Random) -> torch.Tensor:
         assert self.data.color is not None
-        return self.data.color.draw(cv2.mean(image.permute(1, 2, 0).numpy())[:3], random)
+        pixels = self.data.pixels
+        if pixels.has_hue:
+            mean: Sequence[float] = cv2.mean(image.permute(1, 2, 0).numpy())[:3]
+            return self.data.color.draw(mean, random, pixels.black)
+        return self.data.color.draw_bands(image.float().mean((1, 2)).tolist(), random, pixels.black)
 
     def _transform(self, image: torch.Tensor, mask: torch.Tensor) -> dict[str, torch.Tensor]:
         """Apply the user's transforms; what they fill in with 0 becomes `IGNORE_INDEX`."""
+        dtypes = {"image": image.dtype, "mask": mask.dtype}
         image, mask = tv_tensors.Image(image), tv_tensors.Mask(255 - mask)
         for transform in self.data.transforms:
             image, mask = transform(image, mask)
         out = {"image": image.as_subclass(torch.Tensor), "mask": 255 - mask.as_subclass(torch.Tensor)}
         for name, tensor in out.items():
-            self._check_kept(name, tensor)
+            self._check_kept(name, tensor, dtypes[name])
         return out
 
-    def _check_kept(self, name: str, tensor: torch.Tensor) -> None:
-        if tensor.dtype != torch.uint8 or tuple(tensor.shape[-2:]) != self.data.crop_size:
+    def _check_kept(self, name: str, tensor: torch.Tensor, dtype: torch.dtype) -> None:
+        if tensor.dtype != dtype or tuple(tensor.shape[-2:]) != self.data.crop_size:
             raise UserError(
-                f"data.init_args.transforms must keep {name}s uint8 at crop_size {self.data.crop_size}; "
+                f"data.init_args.transforms must keep {name}s {str(dtype)[6:]} at crop_size {self.data.crop_size}; "
                 f"they made {tensor.dtype} of size {tuple(tensor.shape[-2:])}. "
                 "The network normalises by itself."
             )
@@ -135,13 +147,11 @@ class Images(Dataset[dict[str, Any]]):
 
     Args:
         folder: Folder of images, one image, or a list of files.
-        value_range: Values that become 0 and 255; see `read_image`.
+        pixels: Which bands are read, and which values are expected.
     """
 
-    def __init__(
-        self, folder: str | Sequence[str | Path], value_range: tuple[float, float] | None = None
-    ) -> None:
-        self.value_range = value_range
+    def __init__(self, folder: str | Sequence[str | Path], pixels: Pixels = RGB) -> None:
+        self.pixels = pixels
         self.paths = list_images(folder) if isinstance(folder, str) else [*map(Path, folder)]
 
     def __len__(self) -> int:
@@ -152,8 +162,8 @@ class Images(Dataset[dict[str, Any]]):
         index = key[1] if isinstance(key, tuple) else key
         error = ""
         try:
-            pixels = read_image(self.paths[index], self.value_range)
+            pixels = read_image(self.paths[index], self.pixels)
         except UserError as unreadable:  # the others are still predicted
-            pixels, error = np.zeros((64, 64, 3), np.uint8), str(unreadable)
+            pixels, error = np.zeros((64, 64, self.pixels.count), np.uint8), str(unreadable)
         image = torch.from_numpy(pixels).permute(2, 0, 1)
         return {"image": image, "path": str(self.paths[index]), "index": index, "error": error}

@@ -12,11 +12,13 @@ import numpy as np
 from lightning.pytorch.utilities import rank_zero_warn
 
 from lightning_seg import IGNORE_INDEX
+from lightning_seg.data.bands import WideRange
 from lightning_seg.data.classes import palette_of
 from lightning_seg.data.files import Unpaired
 from lightning_seg.data.findings import EARLY, Finding, describe
-from lightning_seg.data.io import WideRange, header_of
+from lightning_seg.data.io import header_of
 from lightning_seg.data.loading import in_parallel
+from lightning_seg.data.pixels import DTYPES
 from lightning_seg.data.protocol import DataSet
 from lightning_seg.errors import UserError
 
@@ -76,27 +78,39 @@ def inspect(data: DataSet, split: str, sample: Any) -> Inspection:
         )
     if labels[IGNORE_INDEX] == mask.size:
         findings.append(Finding("void", split, mask_file))
-    if data.value_range is not None and (lost := _lost(image)):
+    if image.shape[2] != data.pixels.count or image.dtype.name not in DTYPES:
+        what = f"{image.shape[2]} of {image.dtype}, and {data.pixels.count} are expected"
+        return Inspection([*findings, Finding("bands", split, image_file, what)], labels)
+    if data.pixels.value_range is not None and (lost := _lost(image, data.pixels.value_range)):
         findings.append(Finding("clipped", split, image_file, lost))
-    thumbnail: np.ndarray | None = cv2.resize(
-        cv2.cvtColor(image, cv2.COLOR_RGB2GRAY), (17, 16), interpolation=cv2.INTER_AREA
-    )
-    if image.min() == image.max() and data.value_range is not None:
+    grey = cv2.cvtColor(data.pixels.picture(image), cv2.COLOR_RGB2GRAY)
+    thumbnail: np.ndarray | None = cv2.resize(grey, (17, 16), interpolation=cv2.INTER_AREA)
+    if data.pixels.value_range is not None and _clips_all(image, data.pixels.value_range):
         thumbnail = None  # not a copy of others that are as black
     elif image.min() == image.max():
         findings.append(Finding("plain", split, image_file, f"all pixels are {image.min()}"))
+    elif len(constant := np.flatnonzero(image.min((0, 1)) == image.max((0, 1)))):
+        named = ", ".join(data.pixels.names[band] for band in constant)
+        findings.append(Finding("flat", split, image_file, named))
     return Inspection(findings, labels, thumbnail, palette_of(mask_file, mask, data.table))
 
 
-def _lost(image: np.ndarray) -> str:
-    """What a range of values has cost an image."""
-    if image.min() == image.max():
-        return f"{_BLANK}: all of its pixels are {image.min()}"
-    ends = (np.isin(image, (0, 255))).mean()
-    used = int(image.max()) - int(image.min()) + 1
+def _clips_all(image: np.ndarray, value_range: tuple[float, float]) -> bool:
+    """Whether all pixels have one value once they are clipped to a range."""
+    low, high = np.clip((image.min(), image.max()), *value_range)
+    return bool(low == high)
+
+
+def _lost(image: np.ndarray, value_range: tuple[float, float]) -> str:
+    """What a range of values costs an image."""
+    low, high = value_range
+    if _clips_all(image, value_range):
+        return f"{_BLANK}: all of its pixels are {np.clip(image.min(), low, high):g} or beyond"
+    ends = ((image <= low) | (image >= high)).mean()
     if ends > 0.25:
         return f"{ends:.0%} of the values are clipped to black or white"
-    return f"the image uses {used} of 256 grey levels" if used < 48 else ""
+    used = (min(float(image.max()), high) - max(float(image.min()), low)) / (high - low)
+    return f"the values use {used:.0%} of the range" if used < 48 / 256 else ""
 
 
 @dataclass
@@ -228,7 +242,7 @@ def _systematic(data: DataSet, examination: Examination) -> list[Finding]:
                 Finding("range", split, first, f"values of {len(wide)} images go from {low:g} to {high:g}")
             )
         if inspections and all(_is_blank(one) for one in inspections):
-            found.append(Finding("blank", split, split, f"value_range is {data.value_range}"))
+            found.append(Finding("blank", split, split, f"value_range is {data.pixels.value_range}"))
         if all(files_of(data, sample)[1].endswith(".json") for sample in examination.samples[split]):
             crowds = present <= {0, IGNORE_INDEX} and IGNORE_INDEX in present  # masks are painted, not read
             if crowds and split == data.train_split and len(inspections) == examination.lengths[split]:

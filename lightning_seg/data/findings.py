@@ -33,6 +33,11 @@ KINDS = {
         "State the values that become black and white, the same for all images: "
         "--data.init_args.value_range=[LOW,HIGH], for example [0,4095] for a camera of 12 bits.",
     ),
+    "bands": Kind(
+        "images of other bands or types",
+        True,
+        "Name the bands to read, the same for all images: --data.init_args.bands=[0,1,2,3].",
+    ),
     "size": Kind(
         "image and mask differ in size",
         True,
@@ -100,7 +105,11 @@ KINDS = {
     "clipped": Kind(
         "value_range does not fit",
         False,
-        "Grey levels are lost. Choose --data.init_args.value_range nearer to the values in the files.",
+        "Values are clipped, or nearly all dark to the network. Choose --data.init_args.value_range nearer to "
+        "those in the files.",
+    ),
+    "flat": Kind(
+        "a band with one value only", False, "These bands tell nothing. Look whether they are broken."
     ),
     "neighbours": Kind(
         "neighbours in two splits",

@@ -1,9 +1,11 @@
-"""Reading images and masks of every common kind into plain ``uint8`` arrays.
+"""Reading images and masks of every common kind into plain arrays.
 
 Whatever a file holds is read as it is, or refused: nothing is cut off, rescaled or guessed without a setting that
 says so.
 """
 
+import os
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -11,8 +13,23 @@ import cv2
 import numpy as np
 from PIL import Image, ImageFile, ImageOps, TiffImagePlugin
 
-from lightning_seg.data.containers import is_lossy, refuse_renumbered_gif, refuse_uncertain_tiff
-from lightning_seg.data.png import GREY, RGB, is_whole, plain_size
+from lightning_seg.data import rasters, volumes
+from lightning_seg.data.bands import as_pixels
+from lightning_seg.data.containers import (
+    ORIENTATION,
+    PHOTOMETRIC,
+    Tiff,
+    is_lossy,
+    pages_of,
+    refuse_renumbered_gif,
+    refuse_uncertain_tiff,
+    tiff_for_gdal,
+)
+from lightning_seg.data.pixels import RGB, Pixels
+from lightning_seg.data.pixels import Image as PixelImage
+from lightning_seg.data.png import GREY, is_whole, plain_size
+from lightning_seg.data.png import RGB as PNG_RGB
+from lightning_seg.data.volumes import Slice, is_array, read_array, read_whole_numbers
 from lightning_seg.errors import UserError
 
 MAX_PIXELS = 178_956_970  # Pillow's own limit: half a gigabyte of colors, and a small file can claim any size
@@ -21,21 +38,7 @@ TOO_LARGE = (
     f": more than {MAX_PIXELS / 1e6:.0f} megapixels or {MAX_SIDE} pixels a side. Cut it into tiles, or leave it out "
     "if it is damaged"
 )
-ORIENTATION = 0x0112  # number of the EXIF tag
 WITH_ORIENTATION = {"exif", "xmp", "Raw profile type exif", "XML:com.adobe.xmp"}  # keys of Pillow's `info`
-
-
-class WideRange(UserError):
-    """An image has more than 8 bits a channel, and nothing says which of its values become 0 and 255.
-
-    Args:
-        message: What to tell.
-        values: Its lowest and highest value.
-    """
-
-    def __init__(self, message: str, values: tuple[float, float] = (0, 0)) -> None:
-        super().__init__(message)
-        self.values = values
 
 
 class Stored(NamedTuple):
@@ -54,38 +57,52 @@ class Stored(NamedTuple):
     lossy: bool = False
 
 
-def read_image(path: str | Path, value_range: tuple[float, float] | None = None) -> np.ndarray:
-    """Read any image file as RGB.
+def read_image(path: str | os.PathLike[str], pixels: Pixels = RGB) -> np.ndarray:
+    """Read any image file.
 
-    Grey, palette, CMYK and 1-bit files are converted, transparency is dropped, and the orientation that a camera noted
-    (EXIF) is applied.
+    Without a choice of bands it becomes RGB: grey, palette, CMYK and 1-bit files are converted and transparency is
+    dropped. The orientation that a camera noted (EXIF) is applied. Values stay what they are.
 
     Args:
-        path: The image file.
-        value_range: Values of the file that become 0 and 255; what lies outside is clipped. Files of more than 8 bits
-            a channel need it.
+        path: The image file, or a `Slice` of it.
+        pixels: Which bands are read, and which values are expected.
 
     Returns:
-        Image (H, W, 3), ``uint8``.
+        Image (H, W, C), ``uint8``, ``uint16``, ``int16`` or ``float32``, as the file has it.
 
     Raises:
-        WideRange: The file has more than 8 bits a channel and there is no `value_range`.
-        UserError: The file is missing, damaged, absurdly large or holds several pages.
+        WideRange: The file has more than 8 bits a channel, and `pixels` do not say what its values mean.
+        UserError: The file is missing, damaged, absurdly large, holds several pages, or bands that nobody chose.
     """
-    array = _plain_png(path, "image", RGB)
-    if array is not None:
-        return array if value_range is None else scale(array, value_range, path)
+    return read_with_void(path, pixels).values
+
+
+def read_with_void(path: str | os.PathLike[str], pixels: Pixels = RGB) -> PixelImage:
+    """Read any image file, and where it has no data; see `read_image`."""
+    if pixels.bands is None:
+        array = _plain_png(path, "image", PNG_RGB)
+        if array is not None:
+            return PixelImage(as_pixels(array, pixels, path))
+    if is_array(path):
+        return PixelImage(as_pixels(read_array(path), pixels, path))
+    if tiff := tiff_for_gdal(path, pixels):
+        return _read_raster(path, pixels, tiff)
     image, stored = _open(path, "image")
     if ";16" in stored.raw and not image.mode.startswith("I"):  # Pillow would keep the high bytes only
-        return scale(_wide_colors(path, image.mode, stored), value_range, path)
+        array = _wide_colors(path, image.mode, stored)
+        return PixelImage(as_pixels(array if pixels.bands else array[..., :3], pixels, path))
     if stored.maximum is not None and stored.maximum > 255:
         if image.mode != "I":
             raise UserError(f"{path} is a PPM file of more than 8 bits a channel. Save it as PNG or TIFF.")
-        return _grey(scale(np.rint(np.asarray(image) * (stored.maximum / 65535)), value_range, path))
-    return to_rgb(image, path, value_range)
+        array = np.rint(np.asarray(image) * (stored.maximum / 65535)).astype(np.uint16)
+        return PixelImage(as_pixels(array, pixels, path))
+    if image.mode == "I" and ";16" in stored.raw:  # which Pillow has made 32 bits
+        array = np.asarray(image).astype(np.int16 if "S" in stored.raw else np.uint16)
+        return PixelImage(as_pixels(array, pixels, path))
+    return PixelImage(to_pixels(image, path, pixels))
 
 
-def read_mask(path: str | Path) -> np.ndarray:
+def read_mask(path: str | os.PathLike[str]) -> np.ndarray:
     """Read a mask whose pixels are class numbers: grey, palette (its indices, not its colors) or 1-bit.
 
     Args:
@@ -101,34 +118,36 @@ def read_mask(path: str | Path) -> np.ndarray:
     array = _plain_png(path, "mask", GREY)
     if array is not None:
         return array
+    if is_array(path):
+        return _as_bytes(read_whole_numbers(path), path)
     image, stored = _open(path, "mask")
     return _as_bytes(_numbers(image, path, stored), path)
 
 
-def read_numbers(path: str | Path) -> np.ndarray:
+def read_numbers(path: str | os.PathLike[str]) -> np.ndarray:
     """Read a mask that numbers objects, of 1 to 32 bits: (H, W), ``int32``.
 
     Raises:
         UserError: It shows colors, or see `read_mask`.
     """
+    if is_array(path):
+        return read_whole_numbers(path).astype(np.int32)
     image, stored = _open(path, "mask")
     if len(image.getbands()) > 1:
         raise UserError(f"{path} should number objects, one number a pixel, but its pixels are {image.mode}.")
     return _numbers(image, path, stored).astype(np.int32)
 
 
-def to_rgb(
-    image: Image.Image, name: str | Path, value_range: tuple[float, float] | None = None
-) -> np.ndarray:
-    """Turn a picture of any kind into RGB (H, W, 3), ``uint8``; see `read_image`.
+def to_pixels(image: Image.Image, name: object, pixels: Pixels = RGB) -> np.ndarray:
+    """Turn a picture of any kind into an image (H, W, C); see `read_image`.
 
     Args:
         image: The picture.
         name: What to call it in errors.
-        value_range: Values that become 0 and 255.
+        pixels: Which bands are taken, and which values are expected.
 
     Raises:
-        WideRange: It has more than 8 bits a channel and there is no `value_range`.
+        WideRange: It has more than 8 bits a channel, and `pixels` do not say what its values mean.
     """
     if ";16" in _layout(image)[0] and not image.mode.startswith("I"):
         raise UserError(
@@ -136,48 +155,56 @@ def to_rgb(
         )
     image = ImageOps.exif_transpose(image)
     if image.mode == "F" or image.mode.startswith("I"):
-        return _grey(scale(np.asarray(image), value_range, name))
-    if image.has_transparency_data:
-        image = image.convert("RGBA")
-    array = np.array(image.convert("RGB"))
-    return array if value_range is None else scale(array, value_range, name)
+        return as_pixels(np.array(image), pixels, name)
+    if image.mode in ("1", "P", "PA") or pixels.bands is None:
+        if image.has_transparency_data:
+            image = image.convert("RGBA")
+        image = image.convert("L" if image.mode == "1" and pixels.bands else "RGB")
+    return as_pixels(np.array(image), pixels, name)
 
 
-def scale(array: np.ndarray, value_range: tuple[float, float] | None, name: str | Path) -> np.ndarray:
-    """Scale an image (H, W) or (H, W, 3) so that a range of values becomes 0..255, ``uint8``.
+def _read_raster(path: str | os.PathLike[str], pixels: Pixels, tiff: Tiff) -> PixelImage:
+    if tiff.tags.get(ORIENTATION, 1) != 1:
+        raise UserError(f"{path} notes a rotation, which is not applied to bands. Save it upright.")
+    if tiff.tags.get(PHOTOMETRIC) == 0:
+        raise UserError(f"{path} is stored inverted (white is zero). Save it with black as zero.")
+    name = f"GTIFF_DIR:{tiff.page + 1}:{os.fspath(path)}" if isinstance(path, Slice) else os.fspath(path)
+    with rasters.opened(name) as file:
+        pages = tiff.pages or max(1, len(file.subdatasets))
+        if pages > 1 and not isinstance(path, Slice):
+            raise UserError(f"The image {path} {_several(pages)}.")
+        if _too_large(file.width, file.height):
+            raise UserError(f"The image {path} is {file.width}x{file.height} pixels{TOO_LARGE}.")
+        numbers = rasters.numbers_of(file, pixels.bands, str(path))
+        values, void = rasters.read(file, numbers)
+    chosen = pixels if pixels.bands is None else replace(pixels, bands=tuple(range(len(numbers))))
+    return PixelImage(as_pixels(values, chosen, path, void), void)
 
-    With (0, 65535) the high byte of 16 bits remains, with (0, 255) everything.
 
-    Args:
-        array: The image.
-        value_range: The range, or None if the user states none.
-        name: What to call the image in errors.
+def count_slices(path: Path) -> int:
+    """Number of slices of a file: pages of a TIFF, planes of a NIfTI, DICOM or .npy stack, 1 for anything else.
 
     Raises:
-        WideRange: There is no range.
-        UserError: Values that are no number, or 8 bits where the range reaches beyond them.
+        UserError: The file is damaged.
     """
-    if array.dtype.kind == "f" and not np.isfinite(array).all():
-        raise UserError(f"{name} holds NaN or infinite values. Replace them by numbers, then try again.")
-    least, most = (f"{value:g}" for value in (array.min(), array.max()))
-    if value_range is None:
-        raise WideRange(
-            f"{name} has more than 8 bits a channel ({array.dtype}), its values go from {least} to {most}. State which "
-            "values become black and white, the same for all images: --data.init_args.value_range=[LOW,HIGH], for "
-            "example [0,4095] for a camera of 12 bits, [0,65535] for the full range of 16.",
-            (float(array.min()), float(array.max())),
-        )
-    if array.dtype == np.uint8 and value_range[1] > 255:
-        raise UserError(
-            f"{name} has 8 bits a channel, but data.init_args.value_range is {list(value_range)}: it would be nearly "
-            "black. Export it with the bits of the other images, or leave it out."
-        )
-    low, high = value_range
-    scaled = (array.astype(np.float64) - low) * (255.999 / (high - low))
-    return np.clip(scaled, 0, 255).astype(np.uint8)
+    if is_array(path):
+        return volumes.count_slices(path)
+    try:
+        with Image.open(path) as image:
+            return len(pages_of(image)) if isinstance(image, TiffImagePlugin.TiffImageFile) else 1
+    except Exception:
+        with rasters.opened(path) as file:
+            return max(1, len(file.subdatasets))
 
 
-def to_labels(image: Image.Image, name: str | Path) -> np.ndarray:
+def _several(pages: int) -> str:
+    return (
+        f"holds {pages} pages or frames, and one is expected. Save each as a file of its own; of a TIFF, Folder makes "
+        "each page a sample with --data.init_args.stacks=true"
+    )
+
+
+def to_labels(image: Image.Image, name: object) -> np.ndarray:
     """Turn a picture of class numbers into a mask (H, W), ``uint8``; see `read_mask`.
 
     Args:
@@ -192,7 +219,7 @@ def to_labels(image: Image.Image, name: str | Path) -> np.ndarray:
     return _as_bytes(_numbers(image, name, stored), name)
 
 
-def _as_bytes(array: np.ndarray, name: str | Path) -> np.ndarray:
+def _as_bytes(array: np.ndarray, name: object) -> np.ndarray:
     least, most = array.min(), array.max()
     if least < 0 or most > 255:
         raise UserError(
@@ -202,7 +229,7 @@ def _as_bytes(array: np.ndarray, name: str | Path) -> np.ndarray:
     return array.astype(np.uint8)
 
 
-def _numbers(image: Image.Image, name: str | Path, stored: Stored) -> np.ndarray:
+def _numbers(image: Image.Image, name: object, stored: Stored) -> np.ndarray:
     """The numbers (H, W) in a file, if there is no doubt about them."""
     if stored.orientation != 1:
         raise UserError(
@@ -236,7 +263,7 @@ def _numbers(image: Image.Image, name: str | Path, stored: Stored) -> np.ndarray
     return array
 
 
-def _refuse_transparency(image: Image.Image, name: str | Path, palettes: bool = False) -> None:
+def _refuse_transparency(image: Image.Image, name: object, palettes: bool = False) -> None:
     """Refuse a mask with pixels whose color is hidden; for one that shows classes by color also in its palette."""
     if image.mode in ("LA", "PA", "RGBA", "La", "RGBa") or (palettes and image.has_transparency_data):
         alpha = np.asarray(image.convert("RGBA").getchannel("A"))
@@ -247,11 +274,7 @@ def _refuse_transparency(image: Image.Image, name: str | Path, palettes: bool = 
             )
 
 
-def _grey(array: np.ndarray) -> np.ndarray:
-    return np.repeat(array[..., None], 3, axis=2)
-
-
-def _wide_colors(path: str | Path, mode: str, stored: Stored) -> np.ndarray:
+def _wide_colors(path: str | os.PathLike[str], mode: str, stored: Stored) -> np.ndarray:
     """Decode an image of several channels and 16 bits, of which Pillow keeps 8."""
     array = None
     if mode in ("LA", "RGB", "RGBA", "RGBX") and stored.orientation == 1 and "planes" not in stored.raw:
@@ -261,16 +284,16 @@ def _wide_colors(path: str | Path, mode: str, stored: Stored) -> np.ndarray:
             f"The image {path} has 16 bits a channel in a form that cannot be read whole ({stored.raw}). Save it as "
             "RGB PNG of 16 bits, upright."
         )
-    return np.ascontiguousarray(array[..., 2::-1])
+    return np.ascontiguousarray(array[..., [2, 1, 0, *range(3, array.shape[2])]])
 
 
-def read_colors(path: str | Path) -> np.ndarray:
+def read_colors(path: str | os.PathLike[str]) -> np.ndarray:
     """Read a mask that shows classes by color: (H, W, 3), ``uint8``.
 
     Raises:
         UserError: The file is missing or damaged, or leaves open which color a pixel has; see `read_mask`.
     """
-    array = _plain_png(path, "mask", RGB)
+    array = _plain_png(path, "mask", PNG_RGB)
     if array is not None:
         return array
     image, stored = _open(path, "mask")
@@ -282,19 +305,19 @@ def read_colors(path: str | Path) -> np.ndarray:
     return np.asarray(image.convert("RGB"))
 
 
-def _plain_png(path: str | Path, kind: str, pixels: int) -> np.ndarray | None:
+def _plain_png(path: str | os.PathLike[str], kind: str, pixels: int) -> np.ndarray | None:
     """Decode a PNG of 8 bits with OpenCV, which takes a sixth less time than Pillow and checks all checksums.
 
     Args:
         path: Any file.
         kind: What to call it in errors.
-        pixels: `GREY` for (H, W), `RGB` for (H, W, 3).
+        pixels: `GREY` for (H, W), `PNG_RGB` for (H, W, 3).
 
     Returns:
         None for files of any other kind, and those with transparency or a noted rotation: they are Pillow's.
     """
     try:
-        data = Path(path).read_bytes() if Path(path).suffix.lower() == ".png" else b""
+        data = Path(path).read_bytes() if os.fspath(path).lower().endswith(".png") else b""
     except OSError:
         return None
     size = plain_size(data, pixels)
@@ -310,13 +333,17 @@ def _plain_png(path: str | Path, kind: str, pixels: int) -> np.ndarray | None:
     return array
 
 
-def _open(path: str | Path, kind: str) -> tuple[Image.Image, Stored]:
+def _open(path: str | os.PathLike[str], kind: str) -> tuple[Image.Image, Stored]:
     """Open and decode a file; whatever goes wrong becomes an error that names it."""
     try:
         image = Image.open(path)
         if not _too_large(*image.size):
-            stored, pages = _stored(image), _pages(image)
-            if pages == 1:
+            pages = pages_of(image)
+            if isinstance(path, Slice):
+                image.seek(pages[path.index])
+                pages = pages[:1]
+            stored = _stored(image)
+            if len(pages) == 1:
                 image.load()
                 refuse_uncertain_tiff(image, f"The {kind} {path}")
                 if image.format == "PNG":
@@ -326,7 +353,7 @@ def _open(path: str | Path, kind: str) -> tuple[Image.Image, Stored]:
                         )  # Pillow reads on where only pixels are damaged
                     stored = stored._replace(orientation=_orientation(image))
                 return image, stored
-            size = f"holds {pages} pages or frames, and one is expected. Save each as a file of its own"
+            size = _several(len(pages))
         else:
             size = "is {}x{} pixels".format(*image.size) + TOO_LARGE
     except UserError:
@@ -341,12 +368,19 @@ def _open(path: str | Path, kind: str) -> tuple[Image.Image, Stored]:
     raise UserError(f"The {kind} {path} {size}.")
 
 
-def header_of(path: str | Path) -> tuple[Any, ...]:
+def header_of(path: str | os.PathLike[str]) -> tuple[Any, ...]:
     """What the beginning of a file tells without decoding it: files of one kind have equal headers."""
     try:
         with Image.open(path) as image:
             palette = tuple(image.getpalette() or ()) if image.mode == "P" else ()
-            return image.format, image.mode, _layout(image)[0], palette, "exif" in image.info, _pages(image)
+            return (
+                image.format,
+                image.mode,
+                _layout(image)[0],
+                palette,
+                "exif" in image.info,
+                len(pages_of(image)),
+            )
     except Exception:  # the reader says what is wrong with it
         return ()
 
@@ -376,21 +410,6 @@ def _layout(image: Image.Image) -> tuple[str, int | None]:
         )  # BitsPerSample, PlanarConfiguration
         raw += ";16 in planes" if max(bits) > 8 and planes == 2 else ""
     return raw, args[1] if tile is not None and tile.codec_name.startswith("ppm") else None
-
-
-def _pages(image: Image.Image) -> int:
-    """Count the pages or frames of a file that are pictures of their own: no previews, pyramids or alpha masks."""
-    count: int = getattr(image, "n_frames", 1)
-    if count == 1 or image.format == "MPO":  # a photograph and what the camera adds to it
-        return 1
-    if isinstance(image, TiffImagePlugin.TiffImageFile):
-        kinds = []
-        for page in range(count):
-            image.seek(page)
-            kinds.append(image.tag_v2.get(254, 0))  # NewSubfileType: 1 a smaller copy, 4 a transparency mask
-        image.seek(0)
-        count = 1 + sum(not kind & 5 for kind in kinds[1:])
-    return count
 
 
 def _too_large(width: int, height: int) -> bool:

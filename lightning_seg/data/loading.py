@@ -249,6 +249,8 @@ def collate(samples: Sequence[dict[str, Any]]) -> dict[str, Any]:
             masks = zip(columns["mask"], room, strict=True)
             columns["mask"] = [pad(mask, by, value=IGNORE_INDEX) for mask, by in masks]
         columns["size"] = [torch.tensor(size) for size in sizes]
+    if len({image.dtype for image in images}) > 1:  # files of 8 and of more bits in one batch
+        images = [image.float() for image in images]
     columns["image"] = [image.permute(1, 2, 0) for image in images]
     batch: dict[str, Any] = {
         key: torch.stack(values) if isinstance(values[0], torch.Tensor) else values
@@ -277,6 +279,6 @@ def choose_workers(dataset: Dataset[Any], trainer: L.Trainer | None) -> int:
 
 
 def _pad_image(image: torch.Tensor, size: tuple[int, int]) -> torch.Tensor:
-    out = image.new_zeros(*size, 3).permute(2, 0, 1)
+    out = image.new_zeros(*size, image.shape[0]).permute(2, 0, 1)
     out[:, : image.shape[1], : image.shape[2]] = image
     return out

@@ -8,6 +8,7 @@ import numpy as np
 from torchvision.transforms import v2
 
 from lightning_seg.data.instances import Sample
+from lightning_seg.data.pixels import Image, Measurement, Pixels
 from lightning_seg.data.transforms.color import ColorJitter
 from lightning_seg.data.transforms.geometry import RandomHorizontalFlip, RandomScaleCrop
 
@@ -24,12 +25,19 @@ class DataSet(Protocol):
     val_split: str
     test_split: str
     crop_size: tuple[int, int]
-    geometry: tuple[RandomScaleCrop, RandomHorizontalFlip]
     transforms: list[v2.Transform]
     color: ColorJitter | None
     instances: bool
     table: np.ndarray | None
-    value_range: tuple[float, float] | None
+    pixels: Pixels
+
+    @property
+    def geometry(self) -> tuple[RandomScaleCrop, RandomHorizontalFlip]:
+        """Random crop, scale and flip of the training images."""
+
+    @property
+    def measurement(self) -> Measurement | None:
+        """Statistics of the training split, where the normalization needs them."""
 
     @property
     def num_classes(self) -> int:
@@ -50,7 +58,10 @@ class DataSet(Protocol):
         """The decoded samples of a split, if they are kept."""
 
     def read(self, sample: Any) -> Pair:
-        """Read one sample: image (H, W, 3) and mask (H, W)."""
+        """Read one sample: image (H, W, C) and mask (H, W)."""
+
+    def image_of(self, sample: Any) -> Image:
+        """Read the image of a sample alone, and where it has no data."""
 
     def read_instances(self, sample: Any) -> Sample:
         """Read one sample with its objects."""

@@ -67,7 +67,8 @@ def _step(
 
 def _random_batch(data: SegmentationData, size: int, device: torch.device) -> dict[str, Any]:
     """Make noise of a batch's shape; where objects are sought, each image has as many as crowded ones have."""
-    images = torch.randint(256, (size, 3, *data.crop_size), dtype=torch.uint8, device=device)
+    shape = size, data.num_channels, *data.crop_size
+    images = torch.randint(256, shape, dtype=torch.uint8, device=device)
     masks = torch.randint(data.num_classes, (size, *data.crop_size), dtype=torch.uint8, device=device)
     batch = {"image": images.contiguous(memory_format=torch.channels_last), "mask": masks}
     if not data.instances:

@@ -11,6 +11,7 @@ from lightning_seg.errors import UserError
 from lightning_seg.experiment.experiment import Experiment
 from lightning_seg.experiment.files import read_settings
 from lightning_seg.experiment.loading import LoadedRun, load_run
+from lightning_seg.networks.backbones.base import restore_scalings, scalings
 from lightning_seg.networks.backbones.tensor_file import ADDED
 from lightning_seg.networks.low_rank import merge
 from lightning_seg.runs.directory import BEST_CHECKPOINT, CONFIG, JsonObject
@@ -34,6 +35,8 @@ def make_ensemble(runs: Sequence[Path], settings: Sequence[str] = ()) -> Path:
                 " hold; leave it out (those of LoRA and DoRA are merged)."
             )
         classes, first = member.data.class_names, members[runs[0]].data.class_names
+        if member.data.pixels != members[runs[0]].data.pixels:
+            raise UserError(f"{run} reads other bands or values of the images than {runs[0]}.")
         if classes != first:
             raise UserError(
                 f"{run} has the classes {', '.join(classes)}, but {runs[0]} has {', '.join(first)}."
@@ -46,6 +49,7 @@ def make_ensemble(runs: Sequence[Path], settings: Sequence[str] = ()) -> Path:
             member.task.network
         )  # members are plain networks, without the changes of LoRA beside their weights
         network.load_state_dict(member.task.network.state_dict())
+        restore_scalings(network, scalings(member.task.network))
     trainer.test(model, experiment.datamodule, verbose=False)
     trainer.save_checkpoint(experiment.run_directory / BEST_CHECKPOINT, weights_only=True)
     return experiment.run_directory
@@ -78,9 +82,11 @@ def _configuration(members: dict[Path, LoadedRun]) -> JsonObject:
     """Take the first run's settings, its network replaced by all of them."""
     configs = [read_settings(run / CONFIG) for run in members]
     networks = [config["model"]["network"] for config in configs]
-    classes = next(iter(members.values())).data.num_classes
+    data = next(iter(members.values())).data
     for network in networks:
-        network.setdefault("init_args", {})["num_classes"] = classes
+        network.setdefault("init_args", {})["num_classes"] = data.num_classes
+        if data.num_channels != 3:
+            network["init_args"]["in_channels"] = data.num_channels
     merged = configs[0] | {"name": "ensemble", "ckpt_path": None}
     merged["model"] |= {
         "compile": False,

@@ -140,7 +140,11 @@ class ExperimentSettings(LightningCLI):
         parser.link_arguments(
             "data.num_classes", "model.network.init_args.num_classes", apply_on="instantiate"
         )
+        parser.link_arguments(
+            "data.num_channels", "model.network.init_args.in_channels", apply_on="instantiate"
+        )
         parser.link_arguments("data.class_names", "model.class_names", apply_on="instantiate")
+        parser.link_arguments("data.pixels", "model.pixels", apply_on="instantiate")
 
     def parse_arguments(self, parser: LightningArgumentParser, args: ArgsType) -> None:
         """Parse; the name of the first YAML file names the experiment."""

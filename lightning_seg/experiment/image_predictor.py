@@ -54,7 +54,7 @@ class ImagePredictor:
             else:
                 semantic = loaded.semantic_task()
                 labels = semantic.labels(semantic(images).float(), images)[0].cpu().numpy()
-        return Prediction(image, mask.astype(np.uint8), labels.astype(np.uint8))
+        return Prediction(data.pixels.picture(image), mask.astype(np.uint8), labels.astype(np.uint8))
 
     def _load(self, run: Path) -> LoadedRun:
         if run not in self._loaded:

@@ -92,7 +92,7 @@ class LoadedRun:
             inference or task.inference,
             task.temperature,
             None if task.postprocess is None else task.postprocess.of_logits,
-            self.data.value_range,
+            self.data.pixels,
         )
 
     def make_trainer(self, *callbacks: Callback) -> Trainer:
@@ -154,12 +154,14 @@ def load_run(run: str | Path, settings: Sequence[str] = ()) -> LoadedRun:
     with note_version_mismatch(run):
         built = _Finished(run, settings, written)
     prefix = "network."
-    state = read(built.checkpoint)["state_dict"]
+    content = read(built.checkpoint)
+    state = content["state_dict"]
     ours = {key.removeprefix(prefix): value for key, value in state.items() if key.startswith(prefix)}
     try:
         built.model.network.load_state_dict(ours)
     except RuntimeError as error:
         raise UserError(does_not_fit(run, error)) from None
+    built.model.on_load_checkpoint(content)
     return LoadedRun(
         run, built.checkpoint, built.model, built.datamodule, built.config, built.config_init, built.text
     )
@@ -194,7 +196,7 @@ def load(
         raise UserError(f"{run} finds objects in whole images: it has no inference strategy.")
     network = task.network.to(_device(device))
     data = loaded.data
-    return ObjectPredictor(network, data.class_names, data.palette, task.score_threshold, data.value_range)
+    return ObjectPredictor(network, data.class_names, data.palette, task.score_threshold, data.pixels)
 
 
 def _device(given: str | torch.device | None) -> str | torch.device:

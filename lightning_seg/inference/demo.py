@@ -5,7 +5,7 @@ from typing import Any
 import numpy as np
 
 from lightning_seg.errors import UserError
-from lightning_seg.inference.predictor import Predictor, as_rgb
+from lightning_seg.inference.predictor import Predictor, as_image
 
 Annotated = tuple[np.ndarray, list[tuple[np.ndarray, str]]]
 """An image (H, W, 3) and its regions: a mask (H, W) and the name of each."""
@@ -64,7 +64,7 @@ def segment(models: list[Predictor], image: Any) -> list[Annotated | None]:
     """
     if image is None:
         return [None] * (2 * len(models) - 1)
-    pixels = as_rgb(image, models[0].value_range)
+    pixels = models[0].pixels.picture(as_image(image, models[0].pixels))
     masks = [model(image) for model in models]
     shown: list[Annotated | None] = []
     for model, mask in zip(models, masks, strict=True):

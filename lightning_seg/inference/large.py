@@ -3,18 +3,24 @@
 import math
 import sys
 import warnings
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from contextlib import ExitStack
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
-from typing import cast
+from typing import Any, NamedTuple, cast
 
 import numpy as np
 import torch
 from PIL import Image
 from rich.progress import track
 
-from lightning_seg.data.io import scale
+from lightning_seg import IGNORE_INDEX
+from lightning_seg.data import rasters
+from lightning_seg.data.bands import as_pixels
+from lightning_seg.data.pixels import Pixels
+from lightning_seg.data.rasters import TILE, Box
+from lightning_seg.data.volumes import map_array
 from lightning_seg.errors import UserError
 from lightning_seg.inference.inferers import Predict, SlidingWindow, UniformWindow, entropy
 from lightning_seg.inference.precision import full_precision
@@ -25,11 +31,9 @@ from lightning_seg.plotting.pictures import Palette
 
 LARGE = 2**26  # pixels; the logits of 20 classes would take 5 GB
 _BUDGET = 2**28  # bytes for the logits of one strip of windows
-_TILE = 256  # pixels a side of what a TIFF file holds in one piece
 _SAMPLE = 1024  # pixels a side of the reduced copy whose values an error states
 
-Range = tuple[float, float] | None
-Read = Callable[[int, int, int, int], np.ndarray]
+Read = Callable[[Box], np.ndarray]
 Write = Callable[[int, int, np.ndarray], None]
 
 
@@ -60,50 +64,50 @@ def check_windows(model: Predictor, path: Path) -> None:
 
 
 def predict_large(
-    model: Predictor,
-    path: Path,
-    outputs: Outputs,
-    uncertainty: bool = False,
-    bands: Sequence[int] | None = None,
+    model: Predictor, path: Path, outputs: Outputs, uncertainty: bool = False, probabilities: bool = False
 ) -> None:
     """Write the mask of an image of any size.
 
     Memory holds one window and one strip of logits, independently of the size of the image. Where the inference
-    strategy of the model is not a sliding window, windows of 512x512 pixels are used around it. A .npy file gives a
-    .npy mask, any other a tiled TIFF with the class colors as palette and the georeference of the image.
+    strategy of the model is not a sliding window, windows of 512x512 pixels are used around it. A .npy file gives .npy
+    files, any other tiled TIFFs with the georeference of the image, the mask with the class colors as palette and 255
+    where the image has no data.
 
     Args:
         model: The model.
-        path: A .npy file (H, W, 3), or any raster file that GDAL reads by windows, such as a tiled TIFF.
+        path: A .npy file (H, W, C), or any raster file that GDAL reads by windows, such as a tiled TIFF.
         outputs: Where to write.
         uncertainty: Also write the normalised entropy of each pixel, scaled to 0..255.
-        bands: Numbers of the bands that are red, green and blue, from 1 on; a file of one or three bands, beside
-            transparency, does not need it.
+        probabilities: Also write the probability of each class and pixel (C, H, W), ``float32``.
 
     Raises:
-        UserError: The file cannot be read window by window, has more than 8 bits a channel without a `value_range` of
-            the model, leaves open which bands are meant, or the model has post-processing.
+        UserError: The file cannot be read window by window, has bands or values that the model does not expect, or the
+            model has post-processing.
     """
     check_windows(model, path)
-    files: dict[str, Palette] = {"masks": model.palette} | ({"uncertainty": HEAT} if uncertainty else {})
+    classes = len(model.class_names)
+    files = {"masks": _File(1, model.palette)} | ({"uncertainty": _File(1, HEAT)} if uncertainty else {})
+    files |= {"probabilities": _File(classes, ())} if probabilities else {}
     ending = ".npy" if path.suffix == ".npy" else ".tif"
     targets = [outputs.file(kind, path, ending) for kind in files]
     unfinished = [target.with_name(f".unfinished-{target.name}") for target in targets]
     try:
         with ExitStack() as stack:
-            masks = dict(zip(unfinished, files.values(), strict=True))
-            size, read, writers = (
-                _open_array(path, masks, model.value_range)
-                if ending == ".npy"
-                else _open_raster(path, masks, model.value_range, bands, stack)
+            opening = _open_array if ending == ".npy" else _open_raster
+            size, read, writers = opening(
+                path, dict(zip(unfinished, files.values(), strict=True)), model.pixels, stack
             )
+            write = dict(zip(files, writers, strict=True))
             pieces, total = _sweep(model, read, size)
             stack.enter_context(torch.inference_mode())
             stack.enter_context(full_precision(model.device))
             for top, left, logits in track(pieces, path.name, total, disable=not sys.stderr.isatty()):
-                writers[0](top, left, logits[0].max(0)[1].byte().cpu().numpy())
+                write["masks"](top, left, logits[0].max(0)[1].byte().cpu().numpy())
                 if uncertainty:
-                    writers[1](top, left, as_bytes(entropy(logits / model.temperature)[0]))
+                    write["uncertainty"](top, left, as_bytes(entropy(logits / model.temperature)[0]))
+                if probabilities:
+                    shares = (logits[0] / model.temperature).softmax(0).cpu().numpy()
+                    write["probabilities"](top, left, shares)
         for file, target in zip(unfinished, targets, strict=True):
             file.replace(target)
     finally:
@@ -127,108 +131,76 @@ def _sweep(
         predict = partial(model.inference, model.network)
 
     def images(*box: int) -> torch.Tensor:
-        return torch.from_numpy(read(*box)).permute(2, 0, 1)[None].to(model.device)
+        return torch.from_numpy(read(Box(*box))).permute(2, 0, 1)[None].to(model.device)
 
     strip = _BUDGET // (4 * len(model.class_names) * window.size[0])
     strip = max(strip, 2 * window.size[1])  # a narrow one would compute most windows twice
-    columns = math.ceil(strip / _TILE) * _TILE
+    columns = math.ceil(strip / TILE) * TILE
     total = math.ceil(size[1] / columns) * len(window.starts(size[0], window.size[0]))
     return window.sweep(predict, images, size, columns), total
 
 
 def _open_array(
-    path: Path, masks: dict[Path, Palette], value_range: Range
+    path: Path, files: dict[Path, "_File"], pixels: Pixels, stack: ExitStack
 ) -> tuple[tuple[int, int], Read, list[Write]]:
     """Open a .npy file and create outputs of its height and width.
 
     Files are mapped anew for each piece: pages that stay mapped would count as memory of the process.
     """
-    try:
-        array = np.load(path, mmap_mode="r")
-    except (OSError, ValueError) as error:
-        raise UserError(f"{path} cannot be read: {error}") from None
-    if array.ndim != 3 or array.shape[2] != 3 or array.dtype.kind not in "iuf":
-        raise UserError(f"{path}: expected an array (H, W, 3) of uint8, got {array.shape} of {array.dtype}.")
+    array = map_array(path)
     steps = [max(1, length // _SAMPLE) for length in array.shape[:2]]
-    _scaled(array[:: steps[0], :: steps[1]], value_range, path)
+    as_pixels(np.array(array[:: steps[0], :: steps[1]]), pixels, path)  # refuses what does not fit
 
-    def read(top: int, left: int, bottom: int, right: int) -> np.ndarray:
-        return _scaled(np.array(np.load(path, mmap_mode="r")[top:bottom, left:right]), value_range, path)
+    def read(box: Box) -> np.ndarray:
+        return as_pixels(np.array(map_array(path)[box.top : box.bottom, box.left : box.right]), pixels, path)
 
     def write(file: Path, top: int, left: int, values: np.ndarray) -> None:
-        np.load(file, mmap_mode="r+")[top : top + values.shape[0], left : left + values.shape[1]] = values
+        place = (..., slice(top, top + values.shape[-2]), slice(left, left + values.shape[-1]))
+        np.load(file, mmap_mode="r+")[place] = values
 
-    for file in masks:
-        np.lib.format.open_memmap(file, "w+", np.uint8, array.shape[:2])
-    return array.shape[:2], read, [partial(write, file) for file in masks]
-
-
-def _scaled(array: np.ndarray, value_range: Range, path: Path) -> np.ndarray:
-    """Return a part of an image as 8 bits; see `lightning_seg.data.io.scale`."""
-    return array if array.dtype == np.uint8 and value_range is None else scale(array, value_range, path)
+    for file, form in files.items():
+        shape = array.shape[:2] if form.palette else (form.bands, *array.shape[:2])
+        np.lib.format.open_memmap(file, "w+", form.dtype, shape)
+    return (array.shape[0], array.shape[1]), read, [partial(write, file) for file in files]
 
 
 def _open_raster(
-    path: Path,
-    masks: dict[Path, Palette],
-    value_range: Range,
-    bands: Sequence[int] | None,
-    stack: ExitStack,
+    path: Path, files: dict[Path, "_File"], pixels: Pixels, stack: ExitStack
 ) -> tuple[tuple[int, int], Read, list[Write]]:
     """Open a raster file and create tiled TIFF files of its height, width and georeference."""
-    try:
-        import rasterio
-        from rasterio.errors import NotGeoreferencedWarning, RasterioIOError
-        from rasterio.windows import Window
-    except ImportError:
-        raise UserError(
-            f"{path} is too large to be read at once; reading it by windows needs rasterio. Install it with "
-            "`uv pip install rasterio`, or save the image as a .npy array (H, W, 3)."
-        ) from None
-    stack.enter_context(warnings.catch_warnings())
-    warnings.simplefilter("ignore", NotGeoreferencedWarning)
-    stack.enter_context(rasterio.Env(GDAL_CACHEMAX=64))  # megabytes
-    try:
-        image = stack.enter_context(rasterio.open(path))
-    except RasterioIOError as error:
-        raise UserError(f"{path} cannot be read: {error}") from None
-    colors = [i for i, meaning in enumerate(image.colorinterp, 1) if meaning.name != "alpha"]
-    if bands is None and len(colors) not in (1, 3):
-        raise UserError(
-            f"{path} has {len(colors)} bands: which of them are red, green and blue? Say --bands=1,2,3 if it is the "
-            "first three."
-        )
-    chosen = list(bands or (colors if len(colors) == 3 else colors * 3))
-    if len(chosen) != 3 or not all(1 <= band <= image.count for band in chosen):
-        raise UserError(f"{path} has the bands 1 to {image.count}; expected three of them, got {chosen}.")
-    small = (3, min(image.height, _SAMPLE), min(image.width, _SAMPLE))
-    _scaled(image.read(chosen, out_shape=small), value_range, path)  # refuses what it cannot scale
+    image = stack.enter_context(rasters.opened(path))
+    numbers = rasters.numbers_of(image, pixels.bands, path)
+    chosen = pixels if pixels.bands is None else replace(pixels, bands=tuple(range(len(numbers))))
+    small = (len(numbers), min(image.height, _SAMPLE), min(image.width, _SAMPLE))
+    sample = np.moveaxis(image.read(numbers, out_shape=small), 0, -1)
+    as_pixels(np.nan_to_num(sample), chosen, path)  # refuses what does not fit
+    has_void = any(image.nodatavals[number - 1] is not None for number in numbers)
 
-    def read(top: int, left: int, bottom: int, right: int) -> np.ndarray:
-        values = image.read(chosen, window=Window(left, top, right - left, bottom - top))
-        return _scaled(values, value_range, path).transpose(1, 2, 0)
+    def read(box: Box) -> np.ndarray:
+        found = rasters.read(image, numbers, box)
+        return as_pixels(found.values, chosen, path, found.void)
 
-    def writer(mask: Path, palette: Palette) -> Write:
-        layout = {"tiled": True, "blockxsize": _TILE, "blockysize": _TILE, "compress": "deflate"}
-        place = {"crs": image.crs, "transform": image.transform}
-        file = stack.enter_context(
-            rasterio.open(
-                mask,
-                "w",
-                "GTiff",
-                image.width,
-                image.height,
-                1,
-                dtype="uint8",
-                **layout,
-                **place,
-            )
-        )
-        file.write_colormap(1, dict(enumerate(palette)))
+    def write(file: Any, form: _File, top: int, left: int, values: np.ndarray) -> None:
+        if has_void and form.palette is not HEAT:
+            box = Box(top, left, top + values.shape[-2], left + values.shape[-1])
+            void = rasters.read(image, numbers, box).void
+            assert void is not None
+            values = np.where(void, np.array(IGNORE_INDEX if form.palette else np.nan, values.dtype), values)
+        rasters.write(file, values, top, left)
 
-        def write(top: int, left: int, values: np.ndarray) -> None:
-            file.write(values, 1, window=Window(left, top, values.shape[1], values.shape[0]))
+    writers: list[Write] = []
+    for file, form in files.items():
+        opened = stack.enter_context(rasters.created(file, image, form.bands, form.dtype, form.palette))
+        writers.append(partial(write, opened, form))
+    return (image.height, image.width), read, writers
 
-        return write
 
-    return (image.height, image.width), read, [writer(*mask) for mask in masks.items()]
+class _File(NamedTuple):
+    """A file to create: its number of bands, and the palette of a file of 8 bits."""
+
+    bands: int
+    palette: Palette
+
+    @property
+    def dtype(self) -> str:
+        return "uint8" if self.palette else "float32"

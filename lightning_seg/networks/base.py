@@ -26,9 +26,10 @@ class BackboneNetwork(nn.Module):
         output_stride: Output stride of a backbone given by name, and the largest that a `Backbone` may have.
         levels: Which of four maps, those of strides 4 to 32, the decoder reads. Around a plain vision transformer a
             pyramid makes them, in the part `neck`; without levels its maps are taken as they are.
+        in_channels: Number of channels of an image; comes from the data.
 
     Raises:
-        UserError: If the backbone is unknown or its stride too large.
+        UserError: If the backbone is unknown, its stride too large, or made for another number of channels.
     """
 
     decoder: nn.Module
@@ -41,10 +42,16 @@ class BackboneNetwork(nn.Module):
         weights: bool | str = False,
         output_stride: int = 32,
         levels: Sequence[int] = (),
+        in_channels: int = 3,
     ) -> None:
         super().__init__()
         if isinstance(backbone, str):
-            backbone = TimmBackbone(backbone, weights, output_stride)
+            backbone = TimmBackbone(backbone, weights, output_stride, in_channels=in_channels)
+        if backbone.in_channels != in_channels:
+            raise UserError(
+                f"{type(self).__name__} is given images of {in_channels} channels, but its backbone, a "
+                f"{type(backbone).__name__}, is made for {backbone.in_channels}. Give it in_channels: {in_channels}."
+            )
         self.backbone = backbone
         self.neck: SimplePyramid | None = None
         self.stride = max(backbone.strides)
@@ -131,9 +138,10 @@ class BackboneNetwork(nn.Module):
 
 
 class Network(BackboneNetwork):
-    """A segmentation network: images (B, 3, H, W) in 0..255 to logits (B, C, H, W), for any H and W.
+    """A segmentation network: images (B, C, H, W) to logits (B, classes, H, W), for any H and W.
 
-    Images are normalized as the backbone was trained and padded right and below to a multiple of its stride
+    Images come with the values of their files (in 0..255 unless `Backbone.normalize_as` said otherwise). They are
+    normalized as the backbone was trained and padded right and below to a multiple of its stride
     (with zeros, after normalization); the logits are resized to that size and cropped. An architecture sets
     `decoder` and `head` after calling this constructor.
 
@@ -142,6 +150,7 @@ class Network(BackboneNetwork):
         weights: Pretrained weights of a backbone given by name (see `TimmBackbone`).
         output_stride: Output stride of a backbone given by name, and the largest that a `Backbone` may have.
         levels: Which of four maps the decoder reads (see `BackboneNetwork`).
+        in_channels: Number of channels of an image; comes from the data.
     """
 
     def __init__(
@@ -150,8 +159,9 @@ class Network(BackboneNetwork):
         weights: bool | str = False,
         output_stride: int = 32,
         levels: Sequence[int] = (),
+        in_channels: int = 3,
     ) -> None:
-        super().__init__(backbone, weights, output_stride, levels)
+        super().__init__(backbone, weights, output_stride, levels, in_channels)
         self.auxiliary: AuxiliaryHead | None = None
         self._feature_cache: FeatureCache | None = None
 
@@ -164,7 +174,7 @@ class Network(BackboneNetwork):
         self._feature_cache = FeatureCache(gigabytes) if gigabytes else None
 
     def forward(self, images: Tensor) -> Tensor | tuple[Tensor, ...]:
-        """Return logits (B, C, H, W) for images (B, 3, H, W), uint8 or float, in 0..255.
+        """Return logits (B, classes, H, W) for images (B, C, H, W), of any type, with the values of their files.
 
         In training, and with an auxiliary head, a pair: the logits and those of that head.
         """
@@ -182,7 +192,7 @@ class Network(BackboneNetwork):
         return logits, resize(self.auxiliary(features), x)[..., :height, :width]
 
     def decode(self, x: Tensor, features: list[Tensor]) -> Tensor:
-        """Turn the backbone's feature maps into the head's input; `x` is the padded image (B, 3, H, W)."""
+        """Turn the backbone's feature maps into the head's input; `x` is the padded image (B, C, H, W)."""
         out: Tensor = self.decoder(features)
         return out
 
@@ -207,10 +217,12 @@ class PyramidNetwork(Network):
     map does, as the decoders of segmentation-models-pytorch expect.
     """
 
-    def __init__(self, backbone: str | Backbone, weights: bool | str, output_stride: int) -> None:
-        super().__init__(backbone, weights, output_stride, levels=range(4))
+    def __init__(
+        self, backbone: str | Backbone, weights: bool | str, output_stride: int, in_channels: int = 3
+    ) -> None:
+        super().__init__(backbone, weights, output_stride, levels=range(4), in_channels=in_channels)
         self._missing = int(math.log2(self.encoder.strides[0]))
-        self.pyramid_channels = [3, 0][: self._missing] + self.encoder.channels
+        self.pyramid_channels = [in_channels, 0][: self._missing] + self.encoder.channels
         if self._missing > 2 or len(self.pyramid_channels) != 6:
             raise UserError(
                 f"{type(self).__name__} needs a backbone with feature maps of strides (2,) 4, 8, 16 and 32, "
@@ -221,6 +233,11 @@ class PyramidNetwork(Network):
         """Decode the pyramid."""
         out: Tensor = self.decoder([x, x[:, :0, ::2, ::2]][: self._missing] + features)
         return out
+
+
+def channels_of(network: nn.Module) -> int:
+    """Return the number of channels of the images that a network takes; 3 of one that does not tell."""
+    return network.backbone.in_channels if isinstance(network, BackboneNetwork) else 3
 
 
 class AuxiliaryHead(nn.Sequential):

@@ -18,10 +18,13 @@ class FullResolution(Network):
         num_classes: Number of classes.
         depth: Number of convolutions. The receptive field is ``2 * depth + 1`` pixels wide.
         channels: Channels of each convolution.
+        in_channels: Number of channels of an image; comes from the data.
     """
 
-    def __init__(self, num_classes: int, depth: int = 5, channels: int = 64) -> None:
-        super().__init__(PlainBackbone([convolutions([3] + [channels] * depth)], [channels], nn.MaxPool2d))
+    def __init__(self, num_classes: int, depth: int = 5, channels: int = 64, in_channels: int = 3) -> None:
+        blocks = [convolutions([in_channels] + [channels] * depth)]
+        backbone = PlainBackbone(blocks, [channels], nn.MaxPool2d, in_channels)
+        super().__init__(backbone, in_channels=in_channels)
         self.decoder = nn.Identity()
         self.head = nn.Conv2d(channels, num_classes, 1)
 
@@ -43,6 +46,7 @@ class PatchClassifier(Network):
         weights: Pretrained weights of the backbone (see `TimmBackbone`).
         patch: Side of a patch in pixels, a multiple of the backbone's stride.
         step: Pixels between the centers of patches; logits in between are interpolated.
+        in_channels: Number of channels of an image; comes from the data.
     """
 
     def __init__(
@@ -52,14 +56,19 @@ class PatchClassifier(Network):
         weights: bool | str = True,
         patch: int = 64,
         step: int = 8,
+        in_channels: int = 3,
     ) -> None:
-        inner = TimmBackbone(backbone, weights) if isinstance(backbone, str) else backbone
+        inner = (
+            TimmBackbone(backbone, weights, in_channels=in_channels)
+            if isinstance(backbone, str)
+            else backbone
+        )
         if patch % max(inner.strides) or patch < step:
             raise UserError(
                 f"patch {patch} must be a multiple of the backbone's stride {max(inner.strides)}, and not "
                 f"smaller than step {step}; try {max(inner.strides) * 2}."
             )
-        super().__init__(_Patches(inner, patch, step))
+        super().__init__(_Patches(inner, patch, step), in_channels=in_channels)
         self.decoder = nn.Identity()
         self.head = nn.Conv2d(inner.channels[-1], num_classes, 1)
 
@@ -73,7 +82,7 @@ class _Patches(Backbone):
     """Describes each patch by the mean of its deepest map."""
 
     def __init__(self, inner: Backbone, patch: int, step: int) -> None:
-        super().__init__([inner.channels[-1]], [step], inner.mean, inner.std)
+        super().__init__([inner.channels[-1]], [step], inner.mean, inner.std, inner.in_channels)
         self.inner, self.patch, self.step = inner, patch, step
 
     def forward(self, x: Tensor) -> list[Tensor]:

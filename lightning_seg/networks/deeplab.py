@@ -28,6 +28,7 @@ class DeepLabV3(Network):
         dropout: Dropout after the branches are joined.
         multigrid: Relative dilations of the blocks of a ResNet's last stage; 1, 2, 4 in the paper.
         auxiliary: Whether training also gives the logits of a head on the second deepest map.
+        in_channels: Number of channels of an image; comes from the data.
     """
 
     def __init__(
@@ -41,11 +42,14 @@ class DeepLabV3(Network):
         dropout: float = 0.5,
         multigrid: tuple[int, ...] | None = None,
         auxiliary: bool = False,
+        in_channels: int = 3,
     ) -> None:
         from segmentation_models_pytorch.base import SegmentationHead
         from segmentation_models_pytorch.decoders.deeplabv3.decoder import DeepLabV3Decoder
 
-        super().__init__(backbone, weights, output_stride, levels=(2, 3) if auxiliary else (3,))
+        super().__init__(
+            backbone, weights, output_stride, levels=(2, 3) if auxiliary else (3,), in_channels=in_channels
+        )
         if multigrid:
             _set_multigrid(self.backbone, [32 // self.encoder.strides[-1] * rate for rate in multigrid])
         decoder = DeepLabV3Decoder(
@@ -73,6 +77,7 @@ class DeepLabV3Plus(Network):
         atrous_rates: Dilations of the three atrous branches, in cells of the deepest map; by default those of
             the paper, 6, 12, 18 at output stride 16 and double at 8.
         dropout: Dropout after the branches are joined.
+        in_channels: Number of channels of an image; comes from the data.
     """
 
     def __init__(
@@ -84,11 +89,12 @@ class DeepLabV3Plus(Network):
         decoder_channels: int = 256,
         atrous_rates: tuple[int, int, int] | None = None,
         dropout: float = 0.5,
+        in_channels: int = 3,
     ) -> None:
         from segmentation_models_pytorch.base import SegmentationHead
         from segmentation_models_pytorch.decoders.deeplabv3.decoder import DeepLabV3PlusDecoder
 
-        super().__init__(backbone, weights, output_stride, levels=(0, 3))
+        super().__init__(backbone, weights, output_stride, levels=(0, 3), in_channels=in_channels)
         self._fine = self.encoder.at_stride(4)
         channels = self.encoder.channels
         decoder = DeepLabV3PlusDecoder(
@@ -122,6 +128,7 @@ class DeepLabLargeFOV(Network):
         decoder_channels: Channels of fc6 and fc7.
         dilation: Dilation of fc6 in cells of the deepest map.
         dropout: Dropout after fc6 and after fc7.
+        in_channels: Number of channels of an image; comes from the data.
     """
 
     def __init__(
@@ -132,8 +139,9 @@ class DeepLabLargeFOV(Network):
         decoder_channels: int = 1024,
         dilation: int = 12,
         dropout: float = 0.5,
+        in_channels: int = 3,
     ) -> None:
-        super().__init__(backbone, weights, output_stride=8, levels=(3,))
+        super().__init__(backbone, weights, output_stride=8, levels=(3,), in_channels=in_channels)
         self.decoder = nn.Sequential(
             nn.Conv2d(self.encoder.channels[-1], decoder_channels, 3, padding=dilation, dilation=dilation),
             nn.ReLU(inplace=True),

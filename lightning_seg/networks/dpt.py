@@ -20,6 +20,7 @@ class DPT(Network):
             and 32. With patches of 14 pixels the strides are 7/8 of those.
         weights: Pretrained weights of the backbone (see `TimmBackbone`).
         decoder_channels: Channels of the fused maps.
+        in_channels: Number of channels of an image; comes from the data.
     """
 
     def __init__(
@@ -28,10 +29,11 @@ class DPT(Network):
         backbone: str | Backbone = "vit_base_patch16_224",
         weights: bool | str = True,
         decoder_channels: int = 256,
+        in_channels: int = 3,
     ) -> None:
         from segmentation_models_pytorch.decoders.dpt.decoder import DPTDecoder, DPTSegmentationHead
 
-        super().__init__(backbone, weights)
+        super().__init__(backbone, weights, in_channels=in_channels)
         strides = self.backbone.strides[-4:]
         if len(strides) < 4 or not (self.backbone.plain or strides == [4, 8, 16, 32]):
             raise UserError(

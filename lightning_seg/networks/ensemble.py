@@ -5,6 +5,7 @@ from collections.abc import Iterable, Sequence
 import torch
 from torch import Tensor, nn
 
+from lightning_seg.data.pixels import Measurement, Pixels, Scaling
 from lightning_seg.networks.backbones.base import Backbone
 from lightning_seg.networks.base import Network
 
@@ -22,7 +23,7 @@ class Ensemble(Network):
     """
 
     def __init__(self, num_classes: int, networks: list[Network], sources: Sequence[str] = ()) -> None:
-        super().__init__(_Members(networks, num_classes))
+        super().__init__(_Members(networks, num_classes), in_channels=networks[0].backbone.in_channels)
         self.decoder = nn.Identity()
         self.head = nn.Identity()
 
@@ -33,12 +34,20 @@ class Ensemble(Network):
 
 
 class _Members(Backbone):
-    """Gives each member the image as it is: normalizing by mean 0 and deviation 1/255 changes nothing."""
+    """Gives each member the image as it is: normalizing by mean 0 and deviation 1 changes nothing."""
 
     def __init__(self, networks: list[Network], num_classes: int) -> None:
         count = len(networks)
-        super().__init__([num_classes] * count, [1] * count, mean=(0, 0, 0), std=(1 / 255,) * 3)
+        channels = networks[0].backbone.in_channels
+        super().__init__([num_classes] * count, [1] * count, in_channels=channels)
+        self.normalize_as(Scaling((0.0,) * channels, (1.0,) * channels))
         self.members = nn.ModuleList(networks)
+
+    def expect(self, pixels: Pixels, measured: Measurement | None = None) -> None:
+        """Leave the normalization to the members, each of which has its own."""
+        for member in self.members:
+            assert isinstance(member, Network)
+            member.backbone.expect(pixels, measured)
 
     def train(self, mode: bool = True) -> "_Members":
         """Stay in evaluation: the members have been trained."""

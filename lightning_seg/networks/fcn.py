@@ -20,8 +20,8 @@ class ConvolutionalVGG(TimmBackbone):
         weights: Pretrained weights (see `TimmBackbone`), those of the fully connected layers included.
     """
 
-    def __init__(self, name: str = "vgg16", weights: bool | str = True) -> None:
-        super().__init__(name, weights)
+    def __init__(self, name: str = "vgg16", weights: bool | str = True, in_channels: int = 3) -> None:
+        super().__init__(name, weights, in_channels=in_channels)
         self.channels, self.strides = [256, 512, 4096], [8, 16, 32]
         self.fc1 = nn.Conv2d(512, 4096, 7, padding=3)
         self.fc2 = nn.Conv2d(4096, 4096, 1)
@@ -88,6 +88,7 @@ class FCN32s(Network):
         weights: Pretrained weights of the backbone (see `TimmBackbone`).
         upsampling: What makes scores larger, called with the channels of input and output and the factor. The
             authors' is `TransposedConvolution` with ``bilinear: true``, the last of them fixed.
+        in_channels: Number of channels of an image; comes from the data.
     """
 
     fused: tuple[int, ...] = (32,)  # strides, deepest first
@@ -98,11 +99,12 @@ class FCN32s(Network):
         backbone: str | Backbone = "vgg16",
         weights: bool | str = True,
         upsampling: Callable[[int, int, int], Upsampling] = Bilinear,
+        in_channels: int = 3,
     ) -> None:
         if isinstance(backbone, str) and backbone.startswith("vgg"):
-            backbone = ConvolutionalVGG(backbone, weights)
+            backbone = ConvolutionalVGG(backbone, weights, in_channels)
         levels = [STRIDES.index(stride) for stride in reversed(self.fused)]
-        super().__init__(backbone, weights, levels=levels)
+        super().__init__(backbone, weights, levels=levels, in_channels=in_channels)
         self._fused = [self.encoder.at_stride(stride) for stride in self.fused]
         channels = [self.encoder.channels[i] for i in self._fused]
         self.decoder = _SkipDecoder(channels, num_classes, upsampling)
@@ -138,6 +140,7 @@ class FCN(Network):
         output_stride: Stride in pixels of the deepest feature map.
         dropout: Dropout before the head.
         auxiliary: Whether training also gives the logits of a head on the second deepest map.
+        in_channels: Number of channels of an image; comes from the data.
     """
 
     def __init__(
@@ -148,8 +151,11 @@ class FCN(Network):
         output_stride: int = 8,
         dropout: float = 0.1,
         auxiliary: bool = False,
+        in_channels: int = 3,
     ) -> None:
-        super().__init__(backbone, weights, output_stride, levels=(2, 3) if auxiliary else (3,))
+        super().__init__(
+            backbone, weights, output_stride, levels=(2, 3) if auxiliary else (3,), in_channels=in_channels
+        )
         channels = self.encoder.channels
         self.decoder = nn.Sequential(
             nn.Conv2d(channels[-1], channels[-1] // 4, 3, padding=1, bias=False),

@@ -14,6 +14,7 @@ class FPN(PyramidNetwork):
         decoder_channels: Channels of the pyramid.
         head_channels: Channels of the decoder's output.
         dropout: Dropout before the head.
+        in_channels: Number of channels of an image; comes from the data.
     """
 
     def __init__(
@@ -24,11 +25,14 @@ class FPN(PyramidNetwork):
         decoder_channels: int = 256,
         head_channels: int = 128,
         dropout: float = 0.1,
+        in_channels: int = 3,
     ) -> None:
         from segmentation_models_pytorch.base import SegmentationHead
         from segmentation_models_pytorch.decoders.fpn.decoder import FPNDecoder
 
-        super().__init__(backbone, weights, output_stride=32)  # the decoder doubles the size of every map
+        super().__init__(
+            backbone, weights, 32, in_channels=in_channels
+        )  # the decoder doubles the size of every map
         self.decoder = FPNDecoder(
             self.pyramid_channels,
             pyramid_channels=decoder_channels,

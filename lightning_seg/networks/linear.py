@@ -27,6 +27,7 @@ class Linear(Network):
         batch_norm: Whether BatchNorm, which trains with the head, normalizes the features first.
         dropout: Share of the features' channels that training leaves out.
         hidden: Channels of further 1x1 convolutions before the last, each followed by ReLU: a multi-layer head.
+        in_channels: Number of channels of an image; comes from the data.
 
     Raises:
         UserError: The backbone has fewer maps.
@@ -42,10 +43,11 @@ class Linear(Network):
         batch_norm: bool = False,
         dropout: float = 0.0,
         hidden: Sequence[int] = (),
+        in_channels: int = 3,
     ) -> None:
         if isinstance(backbone, str) and is_plain(backbone):
-            backbone = TimmBackbone(backbone, weights, out_indices=maps)
-        super().__init__(backbone, weights, output_stride)
+            backbone = TimmBackbone(backbone, weights, out_indices=maps, in_channels=in_channels)
+        super().__init__(backbone, weights, output_stride, in_channels=in_channels)
         if not 1 <= maps <= len(self.backbone.channels):
             raise UserError(f"Linear: maps must be 1 to {len(self.backbone.channels)}, got {maps}.")
         self.maps = maps

@@ -13,6 +13,7 @@ class MAnet(PyramidNetwork):
         weights: Pretrained weights of the backbone (see `TimmBackbone`).
         decoder_channels: Channels after each of the five steps, deepest first.
         attention_channels: Channels of the keys and queries of the attention over positions.
+        in_channels: Number of channels of an image; comes from the data.
     """
 
     def __init__(
@@ -22,11 +23,14 @@ class MAnet(PyramidNetwork):
         weights: bool | str = True,
         decoder_channels: tuple[int, int, int, int, int] = (256, 128, 64, 32, 16),
         attention_channels: int = 64,
+        in_channels: int = 3,
     ) -> None:
         from segmentation_models_pytorch.base import SegmentationHead
         from segmentation_models_pytorch.decoders.manet.decoder import MAnetDecoder
 
-        super().__init__(backbone, weights, output_stride=32)  # the decoder doubles the size of every map
+        super().__init__(
+            backbone, weights, 32, in_channels=in_channels
+        )  # the decoder doubles the size of every map
         self.decoder = MAnetDecoder(
             self.pyramid_channels, list(decoder_channels), pab_channels=attention_channels
         )

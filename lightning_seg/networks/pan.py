@@ -13,6 +13,7 @@ class PAN(PyramidNetwork):
         weights: Pretrained weights of the backbone (see `TimmBackbone`).
         output_stride: Stride in pixels of the deepest feature map.
         decoder_channels: Channels of every map in the decoder.
+        in_channels: Number of channels of an image; comes from the data.
     """
 
     def __init__(
@@ -22,11 +23,12 @@ class PAN(PyramidNetwork):
         weights: bool | str = True,
         output_stride: int = 16,
         decoder_channels: int = 32,
+        in_channels: int = 3,
     ) -> None:
         from segmentation_models_pytorch.base import SegmentationHead
         from segmentation_models_pytorch.decoders.pan.decoder import PANDecoder
 
-        super().__init__(backbone, weights, output_stride)
+        super().__init__(backbone, weights, output_stride, in_channels=in_channels)
         self.stride *= 8  # the decoder halves the deepest map three times
         decoder = PANDecoder(self.pyramid_channels, encoder_depth=5, decoder_channels=decoder_channels)
         self.decoder = train_on_one_image(decoder)

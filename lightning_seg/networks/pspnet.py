@@ -19,6 +19,7 @@ class PSPNet(Network):
         bins: Regions a side of each pooling.
         dropout: Dropout before the head.
         auxiliary: Whether training also gives the logits of a head on the second deepest map.
+        in_channels: Number of channels of an image; comes from the data.
     """
 
     def __init__(
@@ -31,8 +32,11 @@ class PSPNet(Network):
         bins: tuple[int, ...] = (1, 2, 3, 6),
         dropout: float = 0.1,
         auxiliary: bool = False,
+        in_channels: int = 3,
     ) -> None:
-        super().__init__(backbone, weights, output_stride, levels=(2, 3) if auxiliary else (3,))
+        super().__init__(
+            backbone, weights, output_stride, levels=(2, 3) if auxiliary else (3,), in_channels=in_channels
+        )
         channels = self.encoder.channels
         self.decoder = train_on_one_image(_PyramidPooling(channels[-1], decoder_channels, bins, dropout))
         self.head = nn.Conv2d(decoder_channels, num_classes, 1)

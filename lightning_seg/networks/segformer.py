@@ -14,6 +14,7 @@ class SegFormer(PyramidNetwork):
         backbone: A timm model's name, or a `Backbone`; ``pvt_v2_b2`` is timm's nearest to the authors' MiT-B2.
         weights: Pretrained weights of the backbone (see `TimmBackbone`).
         decoder_channels: Channels of the decoder.
+        in_channels: Number of channels of an image; comes from the data.
     """
 
     def __init__(
@@ -22,12 +23,13 @@ class SegFormer(PyramidNetwork):
         backbone: str | Backbone = "pvt_v2_b2",
         weights: bool | str = True,
         decoder_channels: int = 256,
+        in_channels: int = 3,
     ) -> None:
         from segmentation_models_pytorch.base import SegmentationHead
         from segmentation_models_pytorch.decoders.segformer.decoder import SegformerDecoder
 
-        super().__init__(backbone, weights, output_stride=32)
-        channels = [3, 0, *self.encoder.channels[-4:]]
+        super().__init__(backbone, weights, output_stride=32, in_channels=in_channels)
+        channels = [in_channels, 0, *self.encoder.channels[-4:]]
         self.decoder = SegformerDecoder(channels, segmentation_channels=decoder_channels)
         self.head = SegmentationHead(decoder_channels, num_classes, kernel_size=1)
 

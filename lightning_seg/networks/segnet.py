@@ -58,6 +58,7 @@ class SegNet(Network):
         weights: Pretrained weights of the backbone (see `TimmBackbone`).
         upsampling: What makes maps larger, called with the channels of input and output and the factor 2.
         layers: Convolutions of each decoder stage, finest first; by default the mirror image of VGG16's.
+        in_channels: Number of channels of an image; comes from the data.
     """
 
     def __init__(
@@ -67,8 +68,9 @@ class SegNet(Network):
         weights: bool | str = True,
         upsampling: Callable[[int, int, int], Upsampling] = MaxUnpooling,
         layers: tuple[int, int, int, int, int] = (2, 2, 3, 3, 3),
+        in_channels: int = 3,
     ) -> None:
-        super().__init__(backbone, weights)
+        super().__init__(backbone, weights, in_channels=in_channels)
         strides = self.backbone.strides
         if self.backbone.plain:
             raise UserError(
@@ -94,6 +96,7 @@ class SegNetBasic(Network):
         channels: Channels of every convolution.
         upsampling: What makes maps larger, called with the channels of input and output and the factor 2.
         pooling: Makes a pooling from its kernel size, 2 (see `PlainBackbone`).
+        in_channels: Number of channels of an image; comes from the data.
     """
 
     def __init__(
@@ -102,10 +105,12 @@ class SegNetBasic(Network):
         channels: int = 64,
         upsampling: Callable[[int, int, int], Upsampling] = MaxUnpooling,
         pooling: Callable[[int], nn.Module] = nn.MaxPool2d,
+        in_channels: int = 3,
     ) -> None:
         widths = [channels] * 5
-        blocks = [convolutions([3 if i == 0 else channels, channels], kernel=7) for i in range(4)]
-        super().__init__(PlainBackbone([*blocks, nn.Identity()], widths, pooling))
+        blocks = [convolutions([in_channels if i == 0 else channels, channels], kernel=7) for i in range(4)]
+        backbone = PlainBackbone([*blocks, nn.Identity()], widths, pooling, in_channels)
+        super().__init__(backbone, in_channels=in_channels)
         # As in the authors' network, the decoder's convolutions have no activation.
         self.decoder = _MirrorDecoder(widths, (1, 1, 1, 1), upsampling, kernel=7, relu=False)
         self.head = nn.Conv2d(channels, num_classes, 1)

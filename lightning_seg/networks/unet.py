@@ -20,6 +20,7 @@ class UNet(PyramidNetwork):
         weights: Pretrained weights of the backbone (see `TimmBackbone`).
         output_stride: Stride in pixels of the deepest feature map.
         decoder_channels: Channels after each of the five steps, deepest first.
+        in_channels: Number of channels of an image; comes from the data.
     """
 
     def __init__(
@@ -29,11 +30,12 @@ class UNet(PyramidNetwork):
         weights: bool | str = True,
         output_stride: int = 32,
         decoder_channels: tuple[int, int, int, int, int] = (256, 128, 64, 32, 16),
+        in_channels: int = 3,
     ) -> None:
         from segmentation_models_pytorch.base import SegmentationHead
         from segmentation_models_pytorch.decoders.unet.decoder import UnetDecoder
 
-        super().__init__(backbone, weights, output_stride)
+        super().__init__(backbone, weights, output_stride, in_channels=in_channels)
         self.decoder = UnetDecoder(self.pyramid_channels, decoder_channels)
         self.head = SegmentationHead(decoder_channels[-1], num_classes, kernel_size=3)
 
@@ -50,6 +52,7 @@ class ClassicUNet(Network):
         dropout: Dropout at the end of the contracting path.
         upsampling: What makes maps larger, called with the channels of input and output and the factor 2.
         pooling: Makes a pooling from its kernel size, 2 (see `PlainBackbone`).
+        in_channels: Number of channels of an image; comes from the data.
     """
 
     def __init__(
@@ -60,13 +63,15 @@ class ClassicUNet(Network):
         dropout: float = 0.5,
         upsampling: Callable[[int, int, int], Upsampling] = TransposedConvolution,
         pooling: Callable[[int], nn.Module] = nn.MaxPool2d,
+        in_channels: int = 3,
     ) -> None:
         widths = [channels * 2**i for i in range(5)]
         blocks = [
-            convolutions([wide, c, c], norm=batch_norm) for wide, c in zip([3, *widths], widths, strict=False)
+            convolutions([wide, c, c], norm=batch_norm)
+            for wide, c in zip([in_channels, *widths], widths, strict=False)
         ]
         blocks[-1].append(nn.Dropout(dropout))
-        super().__init__(PlainBackbone(blocks, widths, pooling))
+        super().__init__(PlainBackbone(blocks, widths, pooling, in_channels), in_channels=in_channels)
         self.decoder = _ConcatenatingDecoder(widths, batch_norm, upsampling)
         self.head = nn.Conv2d(channels, num_classes, 1)
 

@@ -12,6 +12,7 @@ class UNetPlusPlus(PyramidNetwork):
         backbone: A timm model's name, or a `Backbone`.
         weights: Pretrained weights of the backbone (see `TimmBackbone`).
         decoder_channels: Channels after each of the five steps, deepest first.
+        in_channels: Number of channels of an image; comes from the data.
     """
 
     def __init__(
@@ -20,10 +21,13 @@ class UNetPlusPlus(PyramidNetwork):
         backbone: str | Backbone = "resnet50",
         weights: bool | str = True,
         decoder_channels: tuple[int, int, int, int, int] = (256, 128, 64, 32, 16),
+        in_channels: int = 3,
     ) -> None:
         from segmentation_models_pytorch.base import SegmentationHead
         from segmentation_models_pytorch.decoders.unetplusplus.decoder import UnetPlusPlusDecoder
 
-        super().__init__(backbone, weights, output_stride=32)  # the decoder doubles the size of every map
+        super().__init__(
+            backbone, weights, 32, in_channels=in_channels
+        )  # the decoder doubles the size of every map
         self.decoder = UnetPlusPlusDecoder(self.pyramid_channels, decoder_channels)
         self.head = SegmentationHead(decoder_channels[-1], num_classes, kernel_size=3)

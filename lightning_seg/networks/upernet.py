@@ -14,6 +14,7 @@ class UPerNet(PyramidNetwork):
         output_stride: Stride in pixels of the deepest feature map.
         decoder_channels: Channels of every map in the decoder.
         auxiliary: Whether training also gives the logits of a head on the second deepest map.
+        in_channels: Number of channels of an image; comes from the data.
     """
 
     def __init__(
@@ -24,11 +25,12 @@ class UPerNet(PyramidNetwork):
         output_stride: int = 32,
         decoder_channels: int = 256,
         auxiliary: bool = False,
+        in_channels: int = 3,
     ) -> None:
         from segmentation_models_pytorch.base import SegmentationHead
         from segmentation_models_pytorch.decoders.upernet.decoder import UPerNetDecoder
 
-        super().__init__(backbone, weights, output_stride)
+        super().__init__(backbone, weights, output_stride, in_channels=in_channels)
         decoder = UPerNetDecoder(self.pyramid_channels, decoder_channels=decoder_channels)
         self.decoder = train_on_one_image(decoder)
         self.head = SegmentationHead(decoder_channels, num_classes, kernel_size=1)

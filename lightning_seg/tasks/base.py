@@ -3,6 +3,7 @@
 import pkgutil
 import sys
 from collections.abc import Callable, Iterable, Sequence
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any, Literal, Self, cast
 
@@ -16,8 +17,10 @@ from torch.optim import Adam, Optimizer
 from torch.optim.lr_scheduler import LRScheduler
 
 from lightning_seg.data.base import data_of
+from lightning_seg.data.pixels import RGB, Measurement, Pixels, restored
 from lightning_seg.errors import UserError
 from lightning_seg.metrics.images import Values
+from lightning_seg.networks.backbones.base import restore_scalings, scalings
 from lightning_seg.networks.base import BackboneNetwork
 from lightning_seg.runs.directory import best_checkpoint
 from lightning_seg.training.checkpoint_io import read
@@ -43,6 +46,7 @@ class SegmentationTask(L.LightningModule):
             (`linear`), or by its root (`sqrt`).
         gradient_checkpointing: Keep fewer of the backbone's activations and compute them again: less memory, slower.
         compile: Compile the network with torch.compile.
+        pixels: What the images are, which decides how the network normalizes them; comes from the data module.
 
     Attributes:
         pretrained: The weights that the training began with, in words.
@@ -70,9 +74,18 @@ class SegmentationTask(L.LightningModule):
         lr_scaling: Literal["none", "linear", "sqrt"] = "none",
         gradient_checkpointing: bool = False,
         compile: bool = False,
+        pixels: Pixels = RGB,
     ) -> None:
         super().__init__()
+        if network.backbone.in_channels != pixels.count:
+            raise UserError(
+                f"The images have {pixels.count} channels, but {type(network).__name__} takes "
+                f"{network.backbone.in_channels}. A network of your own gets the number as its argument in_channels, "
+                "which it hands to the constructor of lightning_seg.Network and to its first layer."
+            )
+        self.pixels = pixels
         self.network = network.to(memory_format=torch.channels_last)  # as images are: no conversion
+        self._normalize()
         self.optimizer = optimizer
         self.lr_scheduler = lr_scheduler
         self.class_names = class_names
@@ -86,7 +99,6 @@ class SegmentationTask(L.LightningModule):
             network.compile()
         self.pretrained = "those of the checkpoint"
         self._palette: tuple[tuple[int, int, int], ...] = ()
-        self._value_range: tuple[float, float] | None = None
 
     @classmethod
     def load_from_checkpoint(  # type: ignore[override]
@@ -123,7 +135,11 @@ class SegmentationTask(L.LightningModule):
                 f"{checkpoint_path} is of {task.__name__}, not of {cls.__name__}: load it by that."
             )
         model = written["model"] | {"compile": False, "class_names": checkpoint["class_names"]}
-        model["network"].setdefault("init_args", {})["num_classes"] = len(checkpoint["class_names"])
+        model["pixels"] = restored(checkpoint.get("pixels", {}))
+        given = model["network"].setdefault("init_args", {})
+        given["num_classes"] = len(checkpoint["class_names"])
+        if model["pixels"].count != 3:  # networks of a user's own need not know of it
+            given["in_channels"] = model["pixels"].count
         try:
             built = instantiate_module(task, model | settings)
             built.setup("test")  # makes room for what the training has computed
@@ -141,12 +157,28 @@ class SegmentationTask(L.LightningModule):
             return
         data = data_of(self.trainer)
         checkpoint["palette"] = [list(color) for color in data.palette]
-        checkpoint["value_range"] = data.value_range
+        checkpoint["pixels"] = asdict(self.pixels)
+        if (
+            self.pixels.is_measured
+        ):  # without what was measured of the training images the weights mean nothing
+            checkpoint["scaling"] = scalings(self.network)
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Read what `on_save_checkpoint` has written."""
         self._palette = tuple(tuple(color) for color in checkpoint.get("palette", ()))
-        self._value_range = checkpoint.get("value_range")
+        if self.pixels.is_measured:
+            restore_scalings(self.network, checkpoint.get("scaling", {}))
+
+    def _normalize(self, measured: Measurement | None = None) -> None:
+        """Tell the network how to normalize images, unless they are what it expects anyway."""
+        if self.pixels.takes_any_values:
+            self.network.backbone.expect(self.pixels, measured)
+
+    def setup(self, stage: str) -> None:
+        """Have the bands of the training split measured, where the normalization needs that."""
+        super().setup(stage)
+        if stage == "fit" and self.pixels.is_measured:
+            self._normalize(data_of(self.trainer).measurement)
 
     def on_fit_start(self) -> None:
         """Load the pretrained weights for a fresh training; a checkpoint, known only by now, brings its own."""

@@ -85,7 +85,7 @@ class InstanceSegmentation(SegmentationTask):
         Args:
             image: A file, a PIL image or an array (H, W, 3); see `lightning_seg.inference.predictor.ObjectPredictor`.
         """
-        look = self._palette, self.score_threshold, self._value_range
+        look = self._palette, self.score_threshold, self.pixels
         return ObjectPredictor(self.network, self.class_names, *look)(image)
 
     def forward(self, images: Tensor) -> list[Objects]:

@@ -13,6 +13,7 @@ from torchmetrics import Metric
 
 from lightning_seg import IGNORE_INDEX
 from lightning_seg.data.class_frequencies import class_frequencies
+from lightning_seg.data.pixels import RGB
 from lightning_seg.errors import UserError
 from lightning_seg.inference.inferers import Inferer
 from lightning_seg.inference.precision import full_precision
@@ -33,12 +34,12 @@ from lightning_seg.training.losses import CrossEntropy, PixelLoss, balanced_loss
 class SemanticSegmentation(SegmentationTask):
     """Train a network on masks and score it by one confusion matrix.
 
-    Batches are dictionaries with ``image`` (B, 3, H, W), ``mask`` (B, H, W) uint8 and, in evaluation, ``index``
+    Batches are dictionaries with ``image`` (B, C, H, W), ``mask`` (B, H, W) uint8 and, in evaluation, ``index``
     (B,) and optionally ``size`` (B, 2). Scores are those of `lightning_seg.metrics.scores.Scores`, over all pixels
     of the split, logged as ``val/miou``, ``val/iou/<class>`` and so on.
 
     Args:
-        network: Maps images (B, 3, H, W) in 0..255 to logits (B, C, H, W).
+        network: Maps images (B, C, H, W), with the values of their files, to logits (B, classes, H, W).
         optimizer: Makes the optimizer from the trainable parameters.
         class_names: The classes in label order; comes from the data module.
         loss: Maps logits (B, C, H, W) and masks (B, H, W) to a scalar; cross-entropy unless given. That of another
@@ -54,7 +55,7 @@ class SemanticSegmentation(SegmentationTask):
         val_metrics: Compute them in every validation too.
         temperature: What logits are divided by where probabilities are asked for: in post-processing and in scores
             of probabilities. Commands on a finished run give what `lightning-seg calibrate` has found for it.
-        **options: `lr_scaling`, `gradient_checkpointing` and `compile`; see `SegmentationTask`.
+        **options: `lr_scaling`, `gradient_checkpointing`, `compile` and `pixels`; see `SegmentationTask`.
 
     Attributes:
         matrix: Confusion matrix (C, C) of the last finished evaluation, over all processes.
@@ -122,11 +123,11 @@ class SemanticSegmentation(SegmentationTask):
             image: A file, a PIL image or an array (H, W, 3); see `lightning_seg.inference.predictor.Predictor`.
         """
         after = None if self.postprocess is None else self.postprocess.of_logits
-        look = self._palette, self.inference, self.temperature, after, self._value_range
+        look = self._palette, self.inference, self.temperature, after, self.pixels
         return Predictor(self.network, self.class_names, *look)(image)
 
     def forward(self, images: Tensor) -> Tensor:
-        """Return the logits (B, C, H, W) of images (B, 3, H, W) in 0..255, for evaluation: in float32."""
+        """Return the logits (B, classes, H, W) of images (B, C, H, W), for evaluation: in float32."""
         with full_precision(images.device):
             return self.network(images) if self.inference is None else self.inference(self.network, images)
 
@@ -253,9 +254,12 @@ class SemanticSegmentation(SegmentationTask):
                 self.image_tables.update(predictions, masks, index, logits / self.temperature)
 
     def labels(self, logits: Tensor, images: Tensor) -> Tensor:
-        """Return the final labels (B, H, W) of logits (B, C, H, W) and images (B, 3, H, W) uint8."""
+        """Return the final labels (B, H, W) of logits (B, classes, H, W) and images (B, C, H, W)."""
         if self.postprocess is None:
             return predicted_labels(logits)
+        if self.pixels != RGB:  # its steps look at pictures
+            shown = [self.pixels.picture(image.permute(1, 2, 0).cpu().numpy()) for image in images]
+            images = torch.stack([torch.from_numpy(one).permute(2, 0, 1) for one in shown]).to(images.device)
         pairs = zip(logits / self.temperature, images, strict=True)
         return torch.stack([self.postprocess.of_logits(*pair) for pair in pairs])
 

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from lightning_seg.data.cache_folder import cache_folder
+from lightning_seg.networks.base import channels_of
 from lightning_seg.networks.detection.detector import Detector
 
 PROBE_SIDE = 96  # pixels: small enough to take no time, large enough that convolutions dominate
@@ -36,7 +37,7 @@ def choose_precision(network: nn.Module, device: torch.device, probe: bool = Tru
     user's cache folder, so that all runs of a comparison have the same one.
 
     Args:
-        network: Maps images (B, 3, H, W) in 0..255 to logits (B, C, H, W), or to several; it is not changed. A
+        network: Maps images (B, C, H, W) to logits (B, C, H, W), or to several; it is not changed. A
             `Detector` is not measured.
         device: Where it will train.
         probe: Whether to measure; several processes, which must choose alike without communicating, must not.
@@ -76,7 +77,7 @@ def _gain(network: nn.Module) -> float:
 
 def _step_time(network: nn.Module, dtype: torch.dtype | None, steps: int = 2) -> float:
     """Return the seconds of a training step, the fastest of a few."""
-    images = torch.randint(0, 256, (2, 3, PROBE_SIDE, PROBE_SIDE), dtype=torch.uint8)
+    images = torch.randint(0, 256, (2, channels_of(network), PROBE_SIDE, PROBE_SIDE), dtype=torch.uint8)
     images = images.contiguous(memory_format=torch.channels_last)
     fastest = float("inf")
     for _ in range(1 + steps):  # the first also chooses kernels

@@ -61,7 +61,7 @@ def save(path, array, **options):
     Image.fromarray(array).save(path, **options)
 
 
-# Images: each writer returns the ending, the RGB pixels that must come out, and the value_range that is needed
+# Images: each writer returns the ending, the pixels that must come out, and the value_range that is needed
 
 
 def image_eight_bits(rng, path):
@@ -116,7 +116,7 @@ def image_wide(rng, path, bits):
             path.write_bytes(b"P5\n9 6\n%d\n" % most + pixels[..., 0].astype(">u2").tobytes())
         else:
             save(path, pixels[..., 0].astype([np.uint16, np.int32, np.float32][kind]))
-    return path, (pixels >> bits - 8).astype(np.uint8), (0, (1 << bits) - 1)
+    return path, pixels, (0, (1 << bits) - 1)
 
 
 # Masks of numbers (0..15 and 255) and of colors

@@ -5,6 +5,7 @@ import pytest
 from PIL import Image
 
 from lightning_seg.data.io import read_image, read_mask, read_numbers
+from lightning_seg.data.pixels import Pixels
 from lightning_seg.errors import UserError
 
 LABELS = np.arange(64 * 64, dtype=np.uint16).reshape(64, 64) % 7
@@ -37,7 +38,7 @@ def test_signed_and_inverted_tiff_is_refused_as_mask_and_as_image(tmp_path):
     signed = save(tmp_path / "signed.tif", LABELS.astype(np.uint8), tiffinfo={339: 2})
     inverted = save(tmp_path / "inverted.tif", LABELS, tiffinfo={262: 0})
     for path, message in ((signed, "signed values of 8 bits"), (inverted, "white is zero")):
-        for read in (read_mask, read_numbers, lambda path: read_image(path, (0, 9))):
+        for read in (read_mask, read_numbers, lambda path: read_image(path, Pixels(value_range=(0, 9)))):
             with pytest.raises(UserError, match=f"{path.name} .*{message}"):
                 read(path)
 
@@ -48,7 +49,7 @@ def test_numbers_of_32_bits_that_would_become_negative_are_refused(tmp_path):
     tifffile.imwrite(path, np.full((4, 5), 2**31 - 1, np.uint32))
     assert (read_numbers(path) == 2**31 - 1).all()
     tifffile.imwrite(path, np.full((4, 5), 2**31, np.uint32))
-    for read in (read_numbers, lambda path: read_image(path, (0, 9))):
+    for read in (read_numbers, lambda path: read_image(path, Pixels(value_range=(0, 9)))):
         with pytest.raises(UserError, match="above 2147483647"):
             read(path)
 

@@ -18,6 +18,7 @@ from torch import nn
 
 from lightning_seg import load
 from lightning_seg.data.io import read_image
+from lightning_seg.data.pixels import Pixels
 from lightning_seg.errors import UserError
 from lightning_seg.inference.export.check import Check, check
 from lightning_seg.inference.export.exportable import _RegionMeans, exportable
@@ -97,7 +98,7 @@ def test_the_printed_program_runs_without_this_package(runs, tmp_path, capsys):
     file = tmp_path / "model.onnx"
     assert call("export", run, "--output", file) == 0
     out = capsys.readouterr().out
-    assert "images (batch, 3, height, width) uint8 in 0..255 -> logits" in out
+    assert "images (batch, 3, height, width) uint8, with the values of their files -> logits" in out
     assert "not in the file" not in out
     assert out.count("val image ") == 4 and ", 48x40: largest difference" in out
     assert "noise, 97x129: largest difference" in out and "noise, batch of 3, 160x96" in out
@@ -194,8 +195,10 @@ def written(folder):
 def test_the_printed_program_reads_images_as_predict_does(runs, tmp_path, value_range):
     """Labels that depend on every bit, so that two ways to read cannot look alike."""
     model, names = load(runs[0]), written(tmp_path)
-    program = standalone(tmp_path / "model.onnx", "onnx", False, torch.uint8, model.palette, value_range)
-    a, b = program.index("VALUE_RANGE"), program.index("network =")
+    program = standalone(
+        tmp_path / "model.onnx", "onnx", False, torch.uint8, model.palette, Pixels(value_range=value_range)
+    )
+    a, b = program.index("ANY_VALUES"), program.index("network =")
     head = f"import sys\nimport numpy as np\nfrom PIL import Image, ImageOps\n{program[a:b]}\n"
     body = """
 out = {}
@@ -213,12 +216,12 @@ assert "lightning_seg" not in sys.modules
     refused = 0
     for name in names:
         try:
-            expected = read_image(tmp_path / name, value_range)
+            expected = read_image(tmp_path / name, Pixels(value_range=value_range))
         except UserError:
             assert name not in read, name
             refused += 1
             continue
-        assert read[name].dtype == np.uint8 and (read[name] == expected).all(), name
+        assert read[name].dtype == expected.dtype and (read[name] == expected).all(), name
     assert refused == {None: 5, (0, 4095): 9, (10, 200): 0}[value_range]
 
 

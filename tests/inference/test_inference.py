@@ -10,7 +10,7 @@ from torch.nn import functional as F
 
 from lightning_seg.errors import UserError
 from lightning_seg.inference.inferers import MultiScale, SlidingWindow, UniformWindow, entropy
-from lightning_seg.inference.predictor import as_rgb
+from lightning_seg.inference.predictor import as_image
 from lightning_seg.networks.fcn import FCN
 from lightning_seg.networks.unet import ClassicUNet
 
@@ -133,9 +133,9 @@ def test_entropy_is_that_of_scipy():
         (lambda: SlidingWindow(overlap=1.0), "overlap must be"),
         (lambda: SlidingWindow((64, 64), overlap=0.5, margin=17), "at most 16"),
         (lambda: MultiScale(scales=()), "scales must be"),
-        (lambda: as_rgb(np.zeros((4, 4, 3))), "float64"),
-        (lambda: as_rgb(np.zeros((3, 8, 8), np.uint8)), r"\(3, 8, 8\)"),
-        (lambda: as_rgb(5), "int"),
+        (lambda: as_image(np.zeros((4, 4, 3))), "float64"),
+        (lambda: as_image(np.zeros((3, 8, 8), np.uint8)), r"\(3, 8, 8\)"),
+        (lambda: as_image(5), "int"),
     ],
 )
 def test_wrong_arguments(make, says):

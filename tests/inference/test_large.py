@@ -5,9 +5,12 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import rasterio
 import torch
 from PIL import Image
+from rasterio.enums import ColorInterp
 
+from lightning_seg.data.pixels import Pixels
 from lightning_seg.errors import UserError
 from lightning_seg.inference import MultiScale, Predictor, SlidingWindow
 from lightning_seg.inference.large import is_large, predict_large
@@ -37,6 +40,12 @@ def output(tmp_path):
     return tmp_path / "out"
 
 
+def reads(model, **settings):
+    """Let a model read other bands or values."""
+    model.pixels = Pixels(**settings)
+    model.network.backbone.expect(model.pixels)
+
+
 def predict(model, file, output, **options):
     predict_large(model, file, plan_outputs(file, output), **options)
     assert not [path for path in output.rglob("*") if path.is_file() and "unfinished" in path.name]
@@ -63,9 +72,6 @@ def test_array_from_and_to_disk(model, picture, output, narrow_strips, tmp_path)
 
 @pytest.mark.parametrize("kind", [np.uint8, np.uint16])
 def test_tiff_keeps_its_place_on_the_earth(model, picture, output, narrow_strips, tmp_path, kind):
-    rasterio = pytest.importorskip("rasterio")
-    from rasterio.enums import ColorInterp
-
     file = tmp_path / "field.tif"
     place = rasterio.Affine(0.5, 0, 600000, 0, -0.5, 5300000)  # half a metre a pixel
     form = {"height": 250, "width": 333, "count": 4, "dtype": kind, "crs": "EPSG:32633", "transform": place}
@@ -73,18 +79,22 @@ def test_tiff_keeps_its_place_on_the_earth(model, picture, output, narrow_strips
         values = picture.transpose(2, 0, 1).astype(kind) * (16 if kind == np.uint16 else 1)
         image.write(np.concatenate([values, values[:1]]))  # a fourth band, such as infrared
         image.colorinterp = [ColorInterp.gray] * 4
-    with pytest.raises(UserError, match=r"field.tif has 4 bands: which of them .* Say --bands=1,2,3"):
+    with pytest.raises(
+        UserError, match=r"field.tif has 4 bands. State which .* --data.init_args.bands=\[0,1,2,3\]"
+    ):
         predict(model, file, output)
-    with pytest.raises(UserError, match=r"bands 1 to 4; expected three of them, got \[1, 2, 5\]"):
-        predict(model, file, output, bands=(1, 2, 5))
+    reads(model, bands=(0, 1, 4))
+    with pytest.raises(UserError, match=r"has 4 bands, 0 to 3; they have no names.* asks for 4"):
+        predict(model, file, output)
+    reads(model, bands=(0, 1, 2))
     if kind == np.uint16:  # a camera of 12 bits
         with pytest.raises(
             UserError, match=r"more than 8 bits a channel \(uint16\), its values go from 0 to 4080"
         ):
-            predict(model, file, output, bands=(1, 2, 3))
+            predict(model, file, output)
         assert not list((output / "masks").iterdir())
-        model.value_range = (0, 4095)
-    predict(model, file, output, bands=(1, 2, 3))
+        reads(model, bands=(0, 1, 2), value_range=(0, 4095))
+    predict(model, file, output)
     with rasterio.open(output / "masks/field.tif") as mask:
         assert mask.crs == "EPSG:32633" and mask.transform == place
         assert [mask.colormap(1)[i][:3] for i in range(3)] == list(PALETTE)
@@ -92,7 +102,8 @@ def test_tiff_keeps_its_place_on_the_earth(model, picture, output, narrow_strips
         assert (mask.read(1) == model(seen)).mean() > 0.9999
     assert Image.open(output / "masks/field.tif").mode == "P"
     before = (output / "masks/field.tif").read_bytes()
-    predict(model, file, output, bands=(3, 2, 1))
+    reads(model, bands=(2, 1, 0), value_range=(0, 4095) if kind == np.uint16 else None)
+    predict(model, file, output)
     assert (output / "masks/field.tif").read_bytes() != before
 
 
@@ -100,14 +111,13 @@ def test_arrays_of_more_than_8_bits_need_a_range(model, picture, output, tmp_pat
     np.save(tmp_path / "field.npy", picture.astype(np.float32) * 10)
     with pytest.raises(UserError, match=r"its values go from \d+ to 2550.*value_range"):
         predict(model, tmp_path / "field.npy", output)
-    model.value_range = (0, 2550)
+    reads(model, value_range=(0, 2550))
     predict(model, tmp_path / "field.npy", output)
     assert (np.load(output / "masks/field.npy") == model(picture.astype(np.float32) * 10)).mean() > 0.9999
 
 
 @pytest.mark.parametrize("count", [1, 2, 4])
 def test_grey_and_transparent_rasters_are_read_as_small_images_are(model, picture, output, tmp_path, count):
-    rasterio = pytest.importorskip("rasterio")
     form = {"height": 250, "width": 333, "count": count, "dtype": np.uint8}
     form |= {"photometric": "RGB" if count == 4 else "MINISBLACK", "alpha": "NO" if count == 1 else "YES"}
     with rasterio.open(tmp_path / "field.tif", "w", "GTiff", **form) as image:
@@ -147,9 +157,9 @@ def test_memory_does_not_grow_with_the_image(model, output, tmp_path):
 
 
 def test_what_cannot_be_read_by_windows(model, output, tmp_path):
-    np.save(tmp_path / "grey.npy", np.zeros((40, 40), np.uint8))
-    with pytest.raises(UserError, match=r"expected an array \(H, W, 3\) of uint8, got \(40, 40\)"):
-        predict(model, tmp_path / "grey.npy", output)
+    np.save(tmp_path / "stack.npy", np.zeros((2, 40, 40, 3), np.uint8))
+    with pytest.raises(UserError, match=r"expected an array \(H, W\) or \(H, W, C\), got \(2, 40, 40, 3\)"):
+        predict(model, tmp_path / "stack.npy", output)
     (tmp_path / "broken.npy").write_bytes(b"nothing")
     with pytest.raises(UserError, match="broken.npy cannot be read"):
         predict(model, tmp_path / "broken.npy", output)

@@ -93,7 +93,6 @@ def test_predict_draws_how_unsure_it_is(runs, image, tmp_path):
 
 
 def test_a_folder_may_hold_large_images_too(runs, image, tmp_path, monkeypatch):
-    pytest.importorskip("rasterio")
     monkeypatch.setattr("lightning_seg.inference.large.LARGE", 45 * 52)
     (tmp_path / "photos").mkdir()
     Image.fromarray(image).save(tmp_path / "photos/small.png")

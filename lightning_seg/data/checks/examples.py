@@ -41,7 +41,7 @@ def draw_examples(data: DataSet, report: Report, path: str | Path) -> None:
         draw.text((GAP + 26, top + 28), f"{share}\n{images[label]} of {len(samples)} images", SOFT, small)
         for column, index in enumerate(report.examples.get(label, ())):
             image, mask = data.read(samples[index])
-            picture = Image.fromarray(_mark(image, mask == label))
+            picture = Image.fromarray(_mark(data.pixels.picture(image), mask == label))
             left = TEXT + column * (CELL[0] + GAP)
             sheet.paste(
                 picture, (left + (CELL[0] - picture.width) // 2, top + (CELL[1] - picture.height) // 2)

@@ -7,6 +7,7 @@ import numpy as np
 from lightning_seg.data.base import SegmentationData
 from lightning_seg.data.dataset import Split
 from lightning_seg.data.loading import collate
+from lightning_seg.data.pixels import RGB
 
 
 def preview(data: SegmentationData, path: str | Path, count: int = 12, columns: int = 4) -> None:
@@ -27,7 +28,8 @@ def preview(data: SegmentationData, path: str | Path, count: int = 12, columns: 
     cells = []
     for epoch, index in enumerate(np.linspace(0, len(split) - 1, count).astype(int).tolist()):
         batch = data.on_after_batch_transfer(collate([split[epoch, index]]), 0)
-        image = batch["image"][0].permute(1, 2, 0).round().byte().numpy()
+        values = batch["image"][0].permute(1, 2, 0).numpy()
+        image = data.pixels.picture(values) if data.pixels != RGB else values.round().astype(np.uint8)
         if data.instances:
             objects = arrays(batch["targets"][0])
             shown = draw_objects(image, {**objects, "parts": view_of_truth(objects).parts}, data.class_names)

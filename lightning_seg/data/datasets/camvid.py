@@ -9,7 +9,6 @@ from lightning_seg import IGNORE_INDEX
 from lightning_seg.data.base import SegmentationData
 from lightning_seg.data.classes import ColorMask, label_table
 from lightning_seg.data.files import glob_visible
-from lightning_seg.data.io import read_image
 from lightning_seg.data.lists import columns, read_lines
 from lightning_seg.errors import UserError
 
@@ -137,7 +136,7 @@ class CamVidOriginal(SegmentationData):
     def read(self, sample: tuple[Path, Path]) -> tuple[np.ndarray, np.ndarray]:
         """Read an image and its mask."""
         mask = self.masks.read(sample[1])
-        return read_image(sample[0], self.value_range), mask if self.table is None else self.table[mask]
+        return self.image_and_mask(sample[0], mask if self.table is None else self.table[mask])
 
 
 def _split(name: str) -> str:

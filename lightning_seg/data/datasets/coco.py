@@ -149,7 +149,7 @@ class COCO(SegmentationData):
         """Read an image and its mask, or paint the mask."""
         if self.labels == "stuff":
             return super().read(sample)
-        image = read_image(sample[0], self.value_range)
+        image = self.read_image(sample[0])
         if self.labels == "panoptic":
             return image, self._panoptic(sample[1], self._segments[sample[1]])
         mask = np.zeros(image.shape[:2], np.uint8)
@@ -168,7 +168,7 @@ class COCO(SegmentationData):
             raise UserError(
                 f"COCO has objects with labels=instances only; data.init_args.labels is {self.labels}."
             )
-        image = read_image(sample[0], self.value_range)
+        image = self.read_image(sample[0])
         painted = [found for found in self._painted(sample, image) if found[1].any()]
         masks = np.array([mask for _, mask, _ in painted], bool).reshape(-1, *image.shape[:2])
         labels = [self.class_of[entry.category] for entry, _, _ in painted]

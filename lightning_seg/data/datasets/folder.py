@@ -22,8 +22,9 @@ from lightning_seg.data.classes import (
 from lightning_seg.data.files import Unpaired, by_name, natural_order
 from lightning_seg.data.folds import divide
 from lightning_seg.data.instances import Sample, instance_sample, masks_of_numbers
-from lightning_seg.data.io import read_image, read_numbers
+from lightning_seg.data.io import read_numbers, read_with_void
 from lightning_seg.data.lists import Names, listed_pairs
+from lightning_seg.data.pixels import Image
 from lightning_seg.errors import UserError
 
 
@@ -134,10 +135,14 @@ class Folder(SegmentationData):
     def read(self, sample: tuple[Path, Path]) -> tuple[np.ndarray, np.ndarray]:
         """Read an image and its mask."""
         if self.objects == self.masks:
-            return read_image(sample[0], self.value_range), (read_numbers(sample[1]) > 0).astype(np.uint8)
+            return self.image_and_mask(sample[0], (read_numbers(sample[1]) > 0).astype(np.uint8))
         if self.color_mask is None:
             return super().read(sample)
-        return read_image(sample[0], self.value_range), self.color_mask.read(sample[1])
+        return self.image_and_mask(sample[0], self.color_mask.read(sample[1]))
+
+    def image_of(self, sample: tuple[Path, Path]) -> Image:
+        """Read an image alone, and where it has no data."""
+        return read_with_void(sample[0], self.pixels)
 
     def read_instances(self, sample: tuple[Path, Path]) -> Sample:
         """Read an image and its objects.

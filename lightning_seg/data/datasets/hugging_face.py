@@ -9,9 +9,10 @@ import cv2
 import numpy as np
 from PIL import Image
 
+from lightning_seg.data.bands import WideRange
 from lightning_seg.data.base import SegmentationData
 from lightning_seg.data.classes import check_classes, check_labels, default_palette, label_table
-from lightning_seg.data.io import WideRange, read_image, read_mask, to_labels, to_rgb
+from lightning_seg.data.io import read_mask, to_labels, to_pixels
 from lightning_seg.errors import UserError
 
 
@@ -65,11 +66,9 @@ class HuggingFace(SegmentationData):
         else:
             labels = _read_file(read_mask, mask, f"{where}, column {self.mask!r}")
         if isinstance(picture, Image.Image):
-            image = to_rgb(picture, where, self.value_range)
+            image = to_pixels(picture, where, self.pixels)
         else:
-            image = _read_file(
-                lambda path: read_image(path, self.value_range), picture, f"{where}, column {self.image!r}"
-            )
+            image = _read_file(self.read_image, picture, f"{where}, column {self.image!r}")
         return image, labels if self.table is None else cv2.LUT(labels, self.table)
 
     def _cell(self, entry: dict[str, Any], column: str, where: str) -> Any:

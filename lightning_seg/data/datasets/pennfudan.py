@@ -8,7 +8,7 @@ from lightning_seg.data.classes import label_table
 from lightning_seg.data.files import glob_visible
 from lightning_seg.data.folds import divide
 from lightning_seg.data.instances import instance_sample, masks_of_numbers
-from lightning_seg.data.io import read_image, read_numbers
+from lightning_seg.data.io import read_numbers
 
 
 class PennFudan(SegmentationData):
@@ -45,4 +45,4 @@ class PennFudan(SegmentationData):
     def read_instances(self, sample: tuple[Path, Path]) -> dict[str, Any]:
         """Read the image and its persons, as a sample of `lightning_seg.data.instances`."""
         masks = masks_of_numbers(read_numbers(sample[1]))
-        return instance_sample(read_image(sample[0], self.value_range), masks, [1] * len(masks))
+        return instance_sample(self.read_image(sample[0]), masks, [1] * len(masks))

@@ -23,6 +23,8 @@ class ColorJitter:
     end, not after each step. Images of CamVid, all four at once with factors of 0.4 and a hue of 0.1, differ from
     torchvision's by 1 to 2 levels in the mean, and by up to 55 in strong colors and where it clamps in between.
 
+    Images of other bands than red, green and blue have brightness and contrast only; see `draw_bands`.
+
     Args:
         brightness: Factor drawn from 1 ± this.
         contrast: Factor drawn from 1 ± this.
@@ -41,19 +43,44 @@ class ColorJitter:
             if not 0 <= value <= most:
                 raise UserError(f"color.{field.name} must be between 0 and {most:g}, got {value}.")
 
-    def draw(self, mean: Sequence[float], random: Random) -> torch.Tensor:
+    def draw(self, mean: Sequence[float], random: Random, black: float = 0.0) -> torch.Tensor:
         """Draw one color matrix.
 
         Args:
-            mean: Mean red, green and blue of the image, in 0..255: contrast turns about the mean grey.
+            mean: Mean red, green and blue of the image: contrast turns about the mean grey.
             random: Source of random numbers.
+            black: The value that is black.
 
         Returns:
             Matrix (3, 4): new = matrix[:, :3] @ old + matrix[:, 3].
         """
+        brightness, contrast, saturation, hue = self._draw(random)
+        if not black:
+            return color_matrix(mean, brightness, contrast, saturation, hue)
+        matrix = color_matrix([value - black for value in mean], brightness, contrast, saturation, hue)
+        matrix[:, 3] += black - black * matrix[:, :3].sum(1)
+        return matrix
+
+    def draw_bands(self, mean: Sequence[float], random: Random, black: float = 0.0) -> torch.Tensor:
+        """Draw brightness and contrast for an image of any bands: the same for all, about the mean of each.
+
+        Args:
+            mean: Mean of each band of the image (C,).
+            random: Source of random numbers.
+            black: The value that is black.
+
+        Returns:
+            Factor and offset of each band (C, 2): new = factor * old + offset.
+        """
+        brightness, contrast, _, _ = self._draw(random)
+        factor = brightness * contrast
+        offsets = [(1 - contrast) * brightness * (m - black) + black * (1 - factor) for m in mean]
+        return torch.tensor([[factor, offset] for offset in offsets])
+
+    def _draw(self, random: Random) -> tuple[float, float, float, float]:
         limits = self.brightness, self.contrast, self.saturation, self.hue
         drawn = [limit * random.uniform(-1, 1) for limit in limits]
-        return color_matrix(mean, 1 + drawn[0], 1 + drawn[1], 1 + drawn[2], drawn[3])
+        return 1 + drawn[0], 1 + drawn[1], 1 + drawn[2], drawn[3]
 
 
 GREY = (0.2989, 0.587, 0.114)  # ITU-R 601, to the digits torchvision uses
@@ -90,25 +117,32 @@ def color_matrix(
     return torch.from_numpy(np.array(matrix, np.float32))  # torch.tensor takes five times as long
 
 
-def apply_color(images: torch.Tensor, matrices: torch.Tensor) -> torch.Tensor:
-    """Apply one color matrix per image, on whatever device they are.
+def apply_color(
+    images: torch.Tensor, drawn: torch.Tensor, limits: tuple[float, float] | None = (0.0, 255.0)
+) -> torch.Tensor:
+    """Apply what was drawn for each image, on whatever device they are.
 
     Args:
-        images: Images (B, 3, H, W) in 0..255, any dtype.
-        matrices: Matrices (B, 3, 4).
+        images: Images (B, C, H, W), any dtype.
+        drawn: Color matrices (B, 3, 4), or factors and offsets of bands (B, C, 2).
+        limits: What values are clamped to, if anything.
 
     Returns:
-        Images (B, 3, H, W), ``float32``, clamped to 0..255, in channels_last memory.
+        Images (B, C, H, W), ``float32``, in channels_last memory.
     """
-    batch, _, height, width = images.shape
+    batch, channels, height, width = images.shape
     pixels = images.permute(0, 2, 3, 1)
-    if images.device.type == "cpu":  # ten times faster there than a batched product of 3x3 matrices
+    low, high = limits or (-math.inf, math.inf)
+    if drawn.shape[2] == 2:
+        out = pixels.float() * drawn[:, None, None, :, 0] + drawn[:, None, None, :, 1]
+        out = out.clamp_(low, high)
+    elif images.device.type == "cpu":  # ten times faster there than a batched product of 3x3 matrices
         out = torch.empty(pixels.shape)
-        for image, matrix, target in zip(pixels, matrices, out, strict=True):  # each fits into the cache
+        for image, matrix, target in zip(pixels, drawn, out, strict=True):  # each fits into the cache
             cv2.transform(image.float().contiguous().numpy(), matrix.numpy(), dst=target.numpy())
-            target.clamp_(0, 255)
+            target.clamp_(low, high)
     else:
-        flat = pixels.reshape(batch, height * width, 3).float()
-        out = torch.baddbmm(matrices[:, None, :, 3], flat, matrices[:, :, :3].mT).clamp_(0, 255)
-        out = out.view(batch, height, width, 3)
+        flat = pixels.reshape(batch, height * width, channels).float()
+        out = torch.baddbmm(drawn[:, None, :, 3], flat, drawn[:, :, :3].mT).clamp_(low, high)
+        out = out.view(batch, height, width, channels)
     return out.permute(0, 3, 1, 2)

@@ -1,6 +1,6 @@
 """Random crops, scales and flips of image and mask together, on the CPU, as torchvision v2 transforms.
 
-Images stay ``uint8`` with the memory layout (H, W, 3) from the decoder to the batch: nothing is transposed. Random
+Images keep their type and the memory layout (H, W, C) from the decoder to the batch: nothing is transposed. Random
 numbers are Python's: after decoding, with cold caches, a call into torch costs as much as cutting a mask.
 """
 
@@ -39,8 +39,10 @@ class Window(NamedTuple):
     size: tuple[int, int]
 
     def cut(self, array: np.ndarray, fill: Sequence[int], nearest: bool) -> np.ndarray:
-        """Cut, resize and pad an array (H, W) or (H, W, 3)."""
+        """Cut, resize and pad an array (H, W) or (H, W, C)."""
         kept, (rows, columns) = array[self.source], self.target
+        if kept.ndim == 3 and kept.shape[2] not in (1, 3):
+            return self._cut_bands(kept, fill)
         height, width = rows.stop - rows.start, columns.stop - columns.start
         if nearest:  # "exact" takes the pixel whose centre is nearest, so that the mask stays on the image
             how = cv2.INTER_NEAREST_EXACT
@@ -48,9 +50,24 @@ class Window(NamedTuple):
             how = cv2.INTER_AREA if kept.shape[0] > 2.5 * height else cv2.INTER_LINEAR
         kept = cv2.resize(kept, (width, height), interpolation=how)
         if (height, width) == self.size:
-            return kept
+            return kept if kept.ndim == array.ndim else kept[..., None]  # OpenCV drops a single channel
         room = (rows.start, self.size[0] - rows.stop, columns.start, self.size[1] - columns.stop)
-        return cv2.copyMakeBorder(kept, *room, cv2.BORDER_CONSTANT, value=fill)
+        out = cv2.copyMakeBorder(kept, *room, cv2.BORDER_CONSTANT, value=fill)
+        return out if out.ndim == array.ndim else out[..., None]
+
+    def _cut_bands(self, kept: np.ndarray, fill: Sequence[int]) -> np.ndarray:
+        """Resize and pad what was cut of an image (H, W, C) of any number of channels."""
+        rows, columns = self.target
+        height, width = rows.stop - rows.start, columns.stop - columns.start
+        how = cv2.INTER_AREA if kept.shape[0] > 2.5 * height else cv2.INTER_LINEAR
+        parts = [  # OpenCV takes four channels, in some versions more
+            cv2.resize(kept[..., i : i + 4], (width, height), interpolation=how).reshape(height, width, -1)
+            for i in range(0, kept.shape[2], 4)
+        ]
+        out = np.empty((*self.size, kept.shape[2]), kept.dtype)
+        out[:] = np.asarray(fill[: kept.shape[2]], np.float64).astype(kept.dtype)
+        out[rows, columns] = np.concatenate(parts, axis=2)
+        return out
 
     def move(self, boxes: torch.Tensor) -> torch.Tensor:
         """Move boxes (N, 4) and cut them at the edge of what is kept of the image."""
@@ -74,7 +91,7 @@ class RandomScaleCrop(v2.Transform):
     Args:
         size: Height and width of the result, in pixels.
         scale_range: Smallest and largest magnification; drawn uniformly. (1, 1) only crops.
-        fill: Color of padding, RGB in 0..255.
+        fill: Color of padding, a value for each channel.
         class_balanced_crops: Probability that the window is placed around a pixel of a class drawn evenly from those in
             the mask, or of an instance.
         large_scale_jitter: `scale_range` is relative to the magnification at which the image just fits into `size`, not
@@ -86,7 +103,7 @@ class RandomScaleCrop(v2.Transform):
         self,
         size: tuple[int, int],
         scale_range: tuple[float, float] = (0.5, 2.0),
-        fill: tuple[int, int, int] = FILL,
+        fill: tuple[int, ...] = FILL,
         class_balanced_crops: float = 0.0,
         large_scale_jitter: bool = False,
     ) -> None:
@@ -98,7 +115,7 @@ class RandomScaleCrop(v2.Transform):
         self.large_scale_jitter = large_scale_jitter
 
     def arrays(self, image: np.ndarray, mask: np.ndarray, random: Random) -> tuple[np.ndarray, np.ndarray]:
-        """Cut an image (H, W, 3) and its mask (H, W); the same as for tensors, in half the time."""
+        """Cut an image (H, W, C) and its mask (H, W); the same as for tensors, in half the time."""
         window = self.draw(mask.shape, random, mask)
         return window.cut(image, self.fill, nearest=False), window.cut(mask, (IGNORE_INDEX,), nearest=True)
 
@@ -108,7 +125,7 @@ class RandomScaleCrop(v2.Transform):
         return {"window": self.draw(v2.query_size(flat_inputs), random_by_torch(), mask)}
 
     def transform(self, inpt: Any, params: dict[str, Any]) -> Any:
-        """Cut an image (3, H, W), a mask (H, W), masks of instances (N, H, W) or boxes (N, 4)."""
+        """Cut an image (C, H, W), a mask (H, W), masks of instances (N, H, W) or boxes (N, 4)."""
         window: Window = params["window"]
         if isinstance(inpt, tv_tensors.BoundingBoxes):
             boxes = window.move(v2.functional.convert_bounding_box_format(inpt, new_format="XYXY"))
@@ -191,9 +208,11 @@ class RandomHorizontalFlip(v2.Transform):
         self.p = p
 
     def arrays(self, image: np.ndarray, mask: np.ndarray, random: Random) -> tuple[np.ndarray, np.ndarray]:
-        """Flip an image (H, W, 3) and its mask (H, W), or neither."""
+        """Flip an image (H, W, C) and its mask (H, W), or neither."""
         if random.random() >= self.p:
             return image, mask
+        if image.shape[2] != 3:  # OpenCV drops a single channel, and takes four at most
+            return np.ascontiguousarray(image[:, ::-1]), cv2.flip(mask, 1)
         return cv2.flip(image, 1), cv2.flip(mask, 1)
 
     def make_params(self, flat_inputs: list[Any]) -> dict[str, Any]:
@@ -201,12 +220,12 @@ class RandomHorizontalFlip(v2.Transform):
         return {"flip": torch.rand(()).item() < self.p}
 
     def transform(self, inpt: Any, params: dict[str, Any]) -> Any:
-        """Flip an image (3, H, W), masks or boxes if so drawn."""
+        """Flip an image (C, H, W), masks or boxes if so drawn."""
         return v2.functional.horizontal_flip(inpt) if params["flip"] else inpt
 
 
 def _to_numpy(tensor: torch.Tensor) -> np.ndarray:
-    """See an image (3, H, W) as (H, W, 3), a mask (H, W) as it is, without a copy."""
+    """See an image (C, H, W) as (H, W, C), a mask (H, W) as it is, without a copy."""
     array = tensor.numpy()
     return array if array.ndim == 2 else array.transpose(1, 2, 0)
 

@@ -12,7 +12,7 @@ from lightning_seg.inference.export.formats import Run
 from lightning_seg.inference.precision import full_precision
 from lightning_seg.networks.base import Network
 
-SIZES = ((1, 3, 97, 129), (3, 3, 160, 96))  # batches of noise: an image alone, and several at once
+SIZES = ((1, 97, 129), (3, 160, 96))  # batches of noise: an image alone, and several at once
 _TOLERANCE = 1e-3  # of the largest logit
 
 
@@ -50,12 +50,12 @@ class Check:
 
 
 Batch = tuple[str, np.ndarray]
-"""What a batch consists of, in words, and its images (B, 3, H, W) uint8."""
+"""What a batch consists of, in words, and its images (B, C, H, W)."""
 
 
-def noise() -> list[Batch]:
-    """Return batches of noise: a single image, and several of another size."""
-    return [("noise", _noise(shape).numpy()) for shape in SIZES]
+def noise(channels: int = 3) -> list[Batch]:
+    """Return batches of noise of 8 bits: a single image, and several of another size."""
+    return [("noise", _noise((batch, channels, *size)).numpy()) for batch, *size in SIZES]
 
 
 def check(
@@ -72,7 +72,7 @@ def check(
     """
     network = copy.deepcopy(network).cpu().float().eval()
     checks = []
-    for words, images in noise() if batches is None else batches:
+    for words, images in noise(network.backbone.in_channels) if batches is None else batches:
         given = torch.from_numpy(np.ascontiguousarray(images))
         with torch.inference_mode(), full_precision(torch.device("cpu")):
             expected = network(given).numpy()

@@ -14,12 +14,18 @@ from torch import nn
 
 from lightning_seg.errors import UserError
 from lightning_seg.inference.export.exportable import Labels
+from lightning_seg.networks.base import channels_of
 
 Run = Callable[[np.ndarray], np.ndarray]
-"""Runs an exported file: maps images (B, 3, H, W) to its output."""
+"""Runs an exported file: maps images (B, C, H, W) to its output."""
 
-_EXAMPLE = (2, 3, 97, 129)  # shape of the batch that exporters trace the network with
 _AXES = {0: "batch", 2: "height", 3: "width"}
+
+
+def _example(module: nn.Module) -> tuple[int, int, int, int]:
+    """Shape of the batch that exporters trace a network with."""
+    network = module.network if isinstance(module, Labels) else module
+    return 2, channels_of(network), 97, 129
 
 
 def export_onnx(module: nn.Module, path: Path, metadata: dict[str, str], dtype: torch.dtype) -> Run:
@@ -29,7 +35,7 @@ def export_onnx(module: nn.Module, path: Path, metadata: dict[str, str], dtype: 
         module: The network, see `exportable`.
         path: File to write.
         metadata: Texts that the file carries.
-        dtype: Type of the images' values, in 0..255.
+        dtype: Type of the images' values.
 
     Returns:
         The file in onnxruntime.
@@ -43,7 +49,7 @@ def export_onnx(module: nn.Module, path: Path, metadata: dict[str, str], dtype: 
     with _quiet_exporters():
         program: Any = torch.onnx.export(
             module,
-            (torch.zeros(_EXAMPLE, dtype=dtype),),
+            (torch.zeros(_example(module), dtype=dtype),),
             dynamo=True,
             dynamic_shapes=(_AXES,),
             opset_version=18,
@@ -63,7 +69,7 @@ def export_pt2(module: nn.Module, path: Path, metadata: dict[str, str], dtype: t
     """Write a torch.export file; see `export_onnx`. Its images must be larger than the network's stride."""
     any_size = dict.fromkeys(_AXES, torch.export.Dim.DYNAMIC)
     with _quiet_exporters():
-        images = torch.zeros(_EXAMPLE, dtype=dtype)
+        images = torch.zeros(_example(module), dtype=dtype)
         program = torch.export.export(module, (images,), dynamic_shapes=(any_size,), strict=False)
         torch.export.save(program, path, extra_files=dict(metadata))
         run = torch.export.load(path).module()

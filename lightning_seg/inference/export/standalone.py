@@ -5,6 +5,7 @@ from typing import Literal
 
 import torch
 
+from lightning_seg.data.pixels import RGB, Pixels
 from lightning_seg.plotting.pictures import Palette
 
 _LOAD = {
@@ -17,7 +18,7 @@ _CALL = {
 }
 _READ = '''
 def read(path):
-    """Read an image (height, width, 3) of 0 to 255 as it looks: turned upright, grey as RGB, without transparency."""
+    """Read an image (height, width, 3) as it looks: turned upright, grey as RGB, without transparency."""
     image = Image.open(path)
     if getattr(image, "n_frames", 1) > 1 and image.format != "MPO":
         sys.exit(f"{path} holds several pages or frames, and one is expected")
@@ -37,14 +38,29 @@ def read(path):
         else:
             image = image.convert("RGBA") if image.has_transparency_data else image
             array = np.array(image.convert("RGB"))
-    if VALUE_RANGE is None:
-        if deep:
-            sys.exit(f"{path} has more than 8 bits a channel: set VALUE_RANGE to what becomes black and white")
-        return array
-    low, high = VALUE_RANGE
-    if not deep and high > 255:
-        sys.exit(f"{path} has 8 bits a channel, but the network was trained on values from {low} to {high}")
-    return np.clip((array.astype(np.float64) - low) * (255.999 / (high - low)), 0, 255).astype(np.uint8)
+    if deep and not ANY_VALUES:
+        sys.exit(f"{path} has more than 8 bits a channel, and the network was trained on 8")
+    if not deep and VALUE_RANGE and VALUE_RANGE[1] > 255:
+        sys.exit(f"{path} has 8 bits a channel, but the network was trained on values of {VALUE_RANGE}")
+    return array
+'''
+_READ_BANDS = '''
+def read(path):
+    """Read bands of an image (height, width, bands) with the values of the file; where it has no data, their mean."""
+    if path.endswith(".npy"):
+        return np.load(path)[..., BANDS]
+    with rasterio.open(path) as file:
+        names = [*file.descriptions]
+        numbers = [1 + (band if isinstance(band, int) else names.index(band)) for band in BANDS]
+        array = np.moveaxis(file.read(numbers), 0, -1)
+        void = np.zeros(array.shape[:2], bool)
+        for band, number in enumerate(numbers):
+            nodata = file.nodatavals[number - 1]
+            if nodata is not None:
+                void |= (array[..., band] == nodata) | np.isnan(array[..., band])
+    if void.any():
+        array[void] = array[~void].mean(0).astype(array.dtype)
+    return array
 '''
 
 
@@ -54,7 +70,7 @@ def standalone(
     labels: bool,
     dtype: torch.dtype,
     palette: Palette,
-    value_range: tuple[float, float] | None,
+    pixels: Pixels = RGB,
 ) -> str:
     """Return a Python program that runs an exported file without this package.
 
@@ -64,22 +80,31 @@ def standalone(
         labels: Whether it gives labels instead of logits.
         dtype: Type of the images that it takes.
         palette: Colors of the classes.
-        value_range: Values of image files that become 0 and 255.
+        pixels: Which bands are read, and which values are expected.
     """
     numbers = str(dtype).removeprefix("torch.")
+    read, settings = (
+        _READ,
+        f"ANY_VALUES = {pixels.takes_any_values}  # whether more than 8 bits are expected\n",
+    )
+    settings += f"VALUE_RANGE = {pixels.value_range}  # values of the image file that are black and white"
+    reader = "from PIL import Image, ImageOps"
+    if pixels.bands is not None:
+        read, reader = _READ_BANDS, "import rasterio\nfrom PIL import Image"
+        settings = f"BANDS = {[*pixels.bands]}  # those that are read, counted from 0"
     return f"""\
 import sys
 
 import numpy as np
 import {"onnxruntime" if form == "onnx" else "torch"}
-from PIL import Image, ImageOps
+{reader}
 
-VALUE_RANGE = {value_range}  # values of the image file that become 0 and 255
+{settings}
 
-{_READ}
+{read}
 
 network = {_LOAD[form].format(name=path.name)}
-images = read(sys.argv[1]).astype(np.{numbers}).transpose(2, 0, 1)[None]  # (1, 3, height, width) in 0..255
+images = read(sys.argv[1]).astype(np.{numbers}).transpose(2, 0, 1)[None]  # (1, bands, height, width)
 mask = {_CALL[form]}[0]{"" if labels else ".argmax(0).astype(np.uint8)"}
 picture = Image.fromarray(mask)  # its values are the classes
 picture.putpalette({[value for color in palette for value in color]})

@@ -15,12 +15,17 @@ class PlainBackbone(Backbone):
         channels: Channels of each stage's output.
         pooling: Makes the pooling between two stages from its kernel size, 2: ``torch.nn.MaxPool2d``,
             ``torch.nn.AvgPool2d``, or the latter with ``divisor_override: 1`` for sum pooling.
+        in_channels: Number of channels of an image.
     """
 
     def __init__(
-        self, blocks: Sequence[nn.Module], channels: Sequence[int], pooling: Callable[[int], nn.Module]
+        self,
+        blocks: Sequence[nn.Module],
+        channels: Sequence[int],
+        pooling: Callable[[int], nn.Module],
+        in_channels: int = 3,
     ) -> None:
-        super().__init__(channels, [2**i for i in range(len(blocks))])
+        super().__init__(channels, [2**i for i in range(len(blocks))], in_channels=in_channels)
         self.blocks = nn.ModuleList(blocks)
         self.pool = pooling(2)
 

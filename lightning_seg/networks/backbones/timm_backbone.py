@@ -13,6 +13,7 @@ from lightning_seg.errors import UserError
 from lightning_seg.networks.backbones import plain_transformer as plain
 from lightning_seg.networks.backbones.base import Backbone
 from lightning_seg.networks.backbones.dilated_vgg import dilate_pools, flat_name
+from lightning_seg.networks.backbones.inflation import Inflate, inflate_first
 from lightning_seg.networks.backbones.pyramid import SimplePyramid
 from lightning_seg.networks.backbones.tensor_file import (
     Translation,
@@ -50,6 +51,8 @@ class TimmBackbone(Backbone):
             models' authors do: to all in DINOv2 and DINOv3, and else to the last block's where only that is taken.
         pyramid: What gives a decoder that reads several strides its maps of a plain vision transformer: `BEiTPyramid`,
             the default of semantic networks, or `ViTDetPyramid`, that of Mask R-CNN.
+        in_channels: Number of channels of an image; comes from the data where the backbone is given by name.
+        inflate: How pretrained filters of red, green and blue become filters of other channels, see `inflated`.
 
     Raises:
         UserError: If timm does not know the name, or cannot build it with these settings.
@@ -64,10 +67,14 @@ class TimmBackbone(Backbone):
         out_indices: int | list[int] | None = None,
         norm: bool | None = None,
         pyramid: Callable[[Backbone, int, Sequence[int]], SimplePyramid] | None = None,
+        in_channels: int = 3,
+        inflate: Inflate = "repeat",
     ) -> None:
         config = _pretrained_config(name)
         args = dict(backbone_args or {})
         plain.check_args(name, args)
+        if in_channels != 3:
+            args["in_chans"] = in_channels
         blocks = plain.count_blocks(name, args)
         words = ""
         net: Any
@@ -88,8 +95,9 @@ class TimmBackbone(Backbone):
                     f"{name} cannot have an output stride of {output_stride}: its strides are {strides}. Choose "
                     "another backbone, such as resnet50, or a larger output_stride."
                 )
-        super().__init__(channels, strides, config.mean, config.std)
+        super().__init__(channels, strides, config.mean, config.std, in_channels)
         self.name, self.weights, self.plain = name, weights, bool(blocks)
+        self.inflate = inflate
         self.pyramid = pyramid
         self.backbone_args = dict(backbone_args or {})
         self.image_size = _fixed_size(name, self.backbone_args)
@@ -177,7 +185,7 @@ class TimmBackbone(Backbone):
     def _translate(self, state: dict[str, Tensor]) -> Translation:
         """Find the backbone's tensors in a state dict: by its own names, by timm's, by those timm can convert."""
         own = plain_state(self)
-        found = by_name(state, own)
+        found = inflate_first(by_name(state, own), own, self.inflate)
         if not misfit(own, found)[0]:
             return found
         full = plain.full_model(self.name, self.backbone_args)
@@ -219,7 +227,7 @@ class TimmBackbone(Backbone):
                 found.foreign.append(key)
             else:
                 found.left_out.append(key)
-        return found
+        return inflate_first(found, plain_state(self), self.inflate)
 
 
 # What some versions keep in the state dict although it follows from the architecture.

@@ -35,6 +35,7 @@ class Detector(BackboneNetwork, ABC):
             come as the data module cuts them. None leaves the size alone.
         max_size: Limit of the longer side after that, in pixels.
         levels: Which of the maps of strides 4 to 32 are read (see `BackboneNetwork`).
+        in_channels: Number of channels of an image; comes from the data.
     """
 
     head: "DetectionHead"
@@ -47,8 +48,9 @@ class Detector(BackboneNetwork, ABC):
         min_size: int | None,
         max_size: int,
         levels: Sequence[int] = (),
+        in_channels: int = 3,
     ) -> None:
-        super().__init__(backbone, weights, output_stride=32, levels=levels)
+        super().__init__(backbone, weights, 32, levels, in_channels)
         self.min_size, self.max_size = min_size, max_size
 
     @property
@@ -63,7 +65,7 @@ class Detector(BackboneNetwork, ABC):
         """Return the losses in training, the objects in evaluation.
 
         Args:
-            images: (B, 3, H, W), uint8 or float, in 0..255; any H and W.
+            images: (B, C, H, W), in the values of their files; any H and W.
             targets: In training, the true objects of each image, perhaps none: "boxes" (N, 4) float, "labels" (N,)
                 int64 from 1 on, "masks" (N, H, W) uint8.
 

@@ -61,6 +61,7 @@ class MaskRCNN(Detector):
         proposals: Number of proposals kept of each image in training, and in evaluation.
         samples: Number of proposals of each image that the box and mask branch train on.
         detections: Number of objects kept of each image.
+        in_channels: Number of channels of an image; comes from the data.
 
     Raises:
         UserError: The backbone lacks a feature map.
@@ -81,8 +82,9 @@ class MaskRCNN(Detector):
         proposals: tuple[int, int] = (2000, 1000),
         samples: int = 512,
         detections: int = 100,
+        in_channels: int = 3,
     ) -> None:
-        super().__init__(backbone, weights, min_size, max_size, levels=range(4))
+        super().__init__(backbone, weights, min_size, max_size, levels=range(4), in_channels=in_channels)
         self.detector_weights = detector_weights
         self.taps = [self.encoder.at_stride(stride) for stride in STRIDES]
         norm = nn.BatchNorm2d if v2_heads else None

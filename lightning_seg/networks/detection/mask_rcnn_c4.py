@@ -32,6 +32,7 @@ class MaskRCNNC4(Detector):
         proposals: Number of proposals kept of each image in training, and in evaluation.
         samples: Number of proposals of each image that the box and mask branch train on.
         detections: Number of objects kept of each image.
+        in_channels: Number of channels of an image; comes from the data.
 
     Raises:
         UserError: The backbone lacks a feature map.
@@ -48,8 +49,9 @@ class MaskRCNNC4(Detector):
         proposals: tuple[int, int] = (2000, 1000),
         samples: int = 512,
         detections: int = 100,
+        in_channels: int = 3,
     ) -> None:
-        super().__init__(backbone, weights, min_size, max_size)
+        super().__init__(backbone, weights, min_size, max_size, in_channels=in_channels)
         self.tap = self.backbone.at_stride(16)
         middle, deep = self.backbone.channels[self.tap], self.backbone.channels[self.backbone.at_stride(32)]
         anchors = anchors or Anchors()

@@ -131,7 +131,7 @@ def test_a_range_that_does_not_fit_is_told(tmp_path):
     (finding, *_) = [f for f in check(folder(tmp_path)).findings if f.split == "train"]
     assert finding.kind == "range" and "values of 4 images go from" in finding.detail
     for value_range, lost in (
-        ((0, 65535), "uses 1. of 256 grey levels"),
+        ((0, 65535), "use 6% of the range"),
         ((0, 1000), "% of the values are clipped"),
     ):
         found = check(folder(tmp_path, value_range=value_range)).findings

@@ -183,22 +183,23 @@ def test_a_value_range_is_used_for_samples_and_for_prediction(tmp_path):
     data.setup("predict")
     batch = next(iter(data.predict_dataloader()))
     for image in (data.read(data.samples("train")[0])[0], batch["image"][0].permute(1, 2, 0).numpy()):
-        np.testing.assert_array_equal(image, np.stack([deep >> 4] * 3, -1))
+        np.testing.assert_array_equal(image, np.stack([deep] * 3, -1))
     with pytest.raises(UserError, match="value_range must be lowest and highest"):
         folder(tmp_path, value_range=(9, 9))
 
 
-def test_another_range_or_void_color_is_another_cache(tmp_path):
+def test_other_bands_or_void_colors_are_another_cache_and_another_range_is_not(tmp_path):
     from lightning_seg.data.cache import cache_key
 
     write(tmp_path, EIGHT)
     settings = [
         {},
-        {"value_range": (0, 9)},
+        {"bands": [2, 1, 0]},
         {"colors": COLORS},
         {"colors": COLORS, "void_colors": [(9, 9, 9)]},
     ]
     assert len({cache_key(folder(tmp_path, **s), "train", []) for s in settings}) == 4
+    assert len({cache_key(folder(tmp_path, value_range=r), "train", []) for r in (None, (0, 9))}) == 1
 
 
 @pytest.mark.parametrize(

@@ -1,0 +1,71 @@
+"""Mean, deviation and percentiles of each band in the training split, measured once and cached."""
+
+import json
+import os
+import tempfile
+from contextlib import suppress
+
+import numpy as np
+
+from lightning_seg.data.cache import cache_key
+from lightning_seg.data.cache_folder import cache_folder
+from lightning_seg.data.loading import in_parallel
+from lightning_seg.data.pixels import Image, Measurement
+from lightning_seg.data.protocol import DataSet
+from lightning_seg.errors import UserError
+
+_FOR_PERCENTILES = 4096  # pixels of each image
+
+
+def measure(data: DataSet) -> Measurement:
+    """Measure the bands of the training split; pixels without data do not count.
+
+    The mean and the deviation are those of all pixels, the percentiles those of some pixels of each image.
+
+    Args:
+        data: The data set.
+
+    Raises:
+        UserError: A file cannot be read, or a band has one value throughout.
+    """
+    samples, limits = data.samples(data.train_split), data.pixels.value_range
+    file = cache_folder() / f"bands-{cache_key(data, data.train_split, samples)}-{limits}.json"
+    with suppress(OSError, ValueError, TypeError):
+        return Measurement(**{name: tuple(values) for name, values in json.loads(file.read_text()).items()})
+    count, mean, squares, some = 0, np.zeros(data.pixels.count), np.zeros(data.pixels.count), []
+    for number, total, deviations, few in in_parallel(lambda s: _look(data.image_of(s), limits), samples):
+        if number:  # Chan, Golub and LeVeque's rule for joining two variances
+            difference, both = total - mean, count + number
+            squares += deviations + difference**2 * (count * number / both)
+            mean, count = mean + difference * (number / both), both
+            some.append(few)
+    std = np.sqrt(squares / max(count, 1))
+    if not (std > 0).all():
+        constant = [data.pixels.names[i] for i in np.flatnonzero(~(std > 0))]
+        raise UserError(
+            f"{', '.join(constant)} of the training split has one value throughout, which cannot be normalized. Leave "
+            "it out of data.init_args.bands."
+        )
+    low, high = np.percentile(np.concatenate(some), (1, 99), axis=0)
+    high = np.where(high > low, high, low + std)
+    found = Measurement(*(tuple(map(float, values)) for values in (mean, std, low, high)))
+    with suppress(OSError):  # a cache that cannot be written costs time, not a run
+        file.parent.mkdir(parents=True, exist_ok=True)
+        with tempfile.NamedTemporaryFile("w", dir=file.parent, delete=False) as temporary:
+            json.dump(found._asdict(), temporary)
+        os.replace(temporary.name, file)
+    return found
+
+
+def _look(image: Image, limits: tuple[float, float] | None) -> tuple[int, np.ndarray, np.ndarray, np.ndarray]:
+    """Number of pixels, mean and summed squared deviation of each band, and a few pixels."""
+    values = image.values.reshape(-1, image.values.shape[2])
+    if image.void is not None:
+        values = values[~image.void.ravel()]
+    if not len(values):
+        return 0, np.zeros(0), np.zeros(0), values
+    few = values[:: max(1, len(values) // _FOR_PERCENTILES)]
+    if limits is not None:
+        values = values.clip(*limits)
+    mean = values.mean(0, dtype=np.float64)
+    return len(values), mean, ((values - mean) ** 2).sum(0), few
