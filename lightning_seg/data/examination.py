@@ -85,7 +85,7 @@ def inspect(data: DataSet, split: str, sample: Any) -> Inspection:
         findings.append(Finding("clipped", split, image_file, lost))
     grey = cv2.cvtColor(data.pixels.picture(image), cv2.COLOR_RGB2GRAY)
     thumbnail: np.ndarray | None = cv2.resize(grey, (17, 16), interpolation=cv2.INTER_AREA)
-    if data.pixels.value_range is not None and _clips_all(image, data.pixels.value_range):
+    if data.pixels.value_range is not None and _is_lost(image, data.pixels.value_range):
         thumbnail = None  # not a copy of others that are as black
     elif image.min() == image.max():
         findings.append(Finding("plain", split, image_file, f"all pixels are {image.min()}"))
@@ -95,17 +95,18 @@ def inspect(data: DataSet, split: str, sample: Any) -> Inspection:
     return Inspection(findings, labels, thumbnail, palette_of(mask_file, mask, data.table))
 
 
-def _clips_all(image: np.ndarray, value_range: tuple[float, float]) -> bool:
-    """Whether all pixels have one value once they are clipped to a range."""
-    low, high = np.clip((image.min(), image.max()), *value_range)
-    return bool(low == high)
+def _is_lost(image: np.ndarray, value_range: tuple[float, float]) -> bool:
+    """Whether all pixels are about the same once they are clipped to a range: closer than 8 bits can tell."""
+    low, high = value_range
+    least, most = np.clip((image.min(), image.max()), low, high)
+    return bool(most - least < (high - low) / 256)
 
 
 def _lost(image: np.ndarray, value_range: tuple[float, float]) -> str:
     """What a range of values costs an image."""
     low, high = value_range
-    if _clips_all(image, value_range):
-        return f"{_BLANK}: all of its pixels are {np.clip(image.min(), low, high):g} or beyond"
+    if _is_lost(image, value_range):
+        return f"{_BLANK}: its values go from {image.min():g} to {image.max():g}"
     ends = ((image <= low) | (image >= high)).mean()
     if ends > 0.25:
         return f"{ends:.0%} of the values are clipped to black or white"

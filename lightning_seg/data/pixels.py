@@ -224,9 +224,9 @@ def make_pixels(
 
 def restored(content: Mapping[str, Any]) -> Pixels:
     """Make `Pixels` of what `dataclasses.asdict` has made of them, perhaps with lists in place of tuples."""
-    known: dict[str, Any] = {
-        k: tuple(value) if isinstance(value, list) else value for k, value in content.items()
-    }
+    known: dict[str, Any] = {}
+    for name, value in content.items():
+        known[name] = tuple(value) if isinstance(value, list) else value
     if isinstance(given := known.get("normalization"), Mapping):
         known["normalization"] = Statistics(given["mean"], given["std"])
     return Pixels(**known)
