@@ -12,8 +12,8 @@ from lightning_seg.experiment.experiment import Experiment
 from lightning_seg.experiment.files import read_settings
 from lightning_seg.experiment.loading import LoadedRun, load_run
 from lightning_seg.networks.backbones.base import restore_scalings, scalings
+from lightning_seg.networks.backbones.low_rank import merge
 from lightning_seg.networks.backbones.tensor_file import ADDED
-from lightning_seg.networks.low_rank import merge
 from lightning_seg.runs.directory import BEST_CHECKPOINT, CONFIG, JsonObject
 
 

@@ -9,8 +9,8 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from lightning_seg.networks.backbones.dilated_vgg import DensePool
+from lightning_seg.networks.backbones.low_rank import merge
 from lightning_seg.networks.base import Network
-from lightning_seg.networks.low_rank import merge
 
 
 def exportable(network: Network, labels: bool = False) -> nn.Module:

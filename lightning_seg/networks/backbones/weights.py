@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from lightning_seg.errors import UserError
+from lightning_seg.networks.backbones.low_rank import merged
 from lightning_seg.networks.backbones.tensor_file import (
     ADDED,
     by_name,
@@ -20,7 +21,6 @@ from lightning_seg.networks.backbones.tensor_file import (
     read_tree,
     split_choice,
 )
-from lightning_seg.networks.low_rank import merged
 
 FLAG = "--model.network.init_args.weights"
 _RUN, _BACKBONE_OF = "run:", "backbone-of:"

@@ -3,8 +3,8 @@
 from torch import nn
 
 from lightning_seg.errors import UserError
+from lightning_seg.networks.backbones.low_rank import add_low_rank
 from lightning_seg.networks.base import BackboneNetwork
-from lightning_seg.networks.low_rank import add_low_rank
 from lightning_seg.training.finetune.policies import Full
 
 

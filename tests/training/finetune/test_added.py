@@ -10,8 +10,8 @@ from torch.nn import functional as F
 
 from lightning_seg.errors import UserError
 from lightning_seg.inference.export.exportable import exportable
+from lightning_seg.networks.backbones.low_rank import merge, merged
 from lightning_seg.networks.linear import Linear
-from lightning_seg.networks.low_rank import merge, merged
 from lightning_seg.tasks.semantic import SemanticSegmentation
 from lightning_seg.training.finetune.added import (
     Adapters,
@@ -136,7 +136,7 @@ def test_the_numbers_are_those_of_peft(kind, policy):
     theirs = peft.get_peft_model(nn.ModuleDict({"layer": copy.deepcopy(layer)}), config).base_model.model[
         "layer"
     ]
-    from lightning_seg.networks.low_rank import add_low_rank
+    from lightning_seg.networks.backbones.low_rank import add_low_rank
 
     add_low_rank(layer, 2, 6 / 2, dora)
     layer.requires_grad_(False)
