@@ -16,7 +16,7 @@ from lightning_seg.experiment.class_paths import (
     named_classes,
     no_such_class,
 )
-from lightning_seg.experiment.foreign_network import adapt_network
+from lightning_seg.experiment.foreign_parts import adapt_parts
 from lightning_seg.runs.directory import JsonObject
 
 _LIMITS = (
@@ -54,7 +54,7 @@ class Parser(LightningArgumentParser):
         for arg in args if self._files else ():
             if arg.startswith("--") and (key := arg.split("=")[0].lstrip("-")):
                 self._refuse_unknown(key, "the command line")
-        self._files, args = adapt_network(self._files, args)
+        self._files, args = adapt_parts(self._files, args)
         parsed = super().parse_args(expand_arguments(args), namespace, **kwargs)
         for name, value in _whole_numbers(args, self._files).items():
             if parsed["trainer"].get(name) == value:

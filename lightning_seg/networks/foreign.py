@@ -51,14 +51,15 @@ def knows(path: str, name: str) -> bool:
     return name in inspect.signature(pkgutil.resolve_name(path)).parameters
 
 
-def complete(path: str, arguments: Mapping[str, Any]) -> dict[str, Any]:
+def complete(path: str, arguments: Mapping[str, Any], setting: str = "model.network") -> dict[str, Any]:
     """Check the names of arguments, and add the defaults of those that are not given, so that they are recorded.
 
-    The number of classes is left out: it is the data's.
+    The number of classes of a network is left out: it is the data's.
 
     Args:
         path: Class path of the module.
         arguments: Those given, by name.
+        setting: The setting that it is for, for messages.
 
     Raises:
         UserError: There is no argument of a name.
@@ -69,11 +70,12 @@ def complete(path: str, arguments: Mapping[str, Any]) -> dict[str, Any]:
             if name not in known:
                 close = difflib.get_close_matches(name, known, n=1)
                 hint = f"Did you mean {close[0]}?" if close else f"It has {', '.join(known)}."
-                raise UserError(f"model.network: {path} has no argument {name!r}. {hint}")
+                raise UserError(f"{setting}: {path} has no argument {name!r}. {hint}")
     defaults = {
         name: p.default for name, p in known.items() if _is_plain(p.default) and p.default is not p.empty
     }
-    defaults.pop(classes_argument(path) or "", None)
+    if setting == "model.network":
+        defaults.pop(classes_argument(path) or "", None)
     return {name: list(v) if isinstance(v, tuple) else v for name, v in defaults.items()} | dict(arguments)
 
 

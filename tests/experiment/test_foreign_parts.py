@@ -1,4 +1,4 @@
-"""Networks of other libraries in files and arguments: what is the module's, what the adapter's."""
+"""Networks and data of other libraries in files and arguments: what is the module's, what the adapter's."""
 
 from pathlib import Path
 
@@ -6,7 +6,7 @@ import pytest
 import yaml
 
 from lightning_seg.errors import UserError
-from lightning_seg.experiment.foreign_network import adapt_network
+from lightning_seg.experiment.foreign_parts import adapt_parts
 
 UNET, FPN = "segmentation_models_pytorch.Unet", "segmentation_models_pytorch.FPN"
 GIVEN = {"encoder_name": "resnet18", "encoder_weights": None, "decoder_channels": [8] * 5}
@@ -17,7 +17,7 @@ def adapted(*arguments, network=NETWORK, more=()):
     files = {
         Path(f"{i}.yaml"): {"model": {"network": n, "loss": "A"}} for i, n in enumerate((network, *more))
     }
-    files, left = adapt_network(files, ["-c", "0.yaml", "--name=x", *arguments])
+    files, left = adapt_parts(files, ["-c", "0.yaml", "--name=x", *arguments])
     assert all(settings == {"model": {"loss": "A"}} for settings in files.values())
     assert left[:-1] == ["-c", "0.yaml", "--name=x"]
     return yaml.safe_load(left[-1].removeprefix("--model.network="))
@@ -74,7 +74,7 @@ def test_a_runs_own_settings_stay_and_can_be_changed():
 def test_networks_of_this_package_stay_as_they_are():
     files = {Path("a.yaml"): {"model": {"network": {"class_path": "UNet"}}}, Path("b.yaml"): {}}
     arguments = ["--model.network.init_args.backbone=resnet18", "--x"]
-    assert adapt_network(files, arguments) == (files, arguments)
+    assert adapt_parts(files, arguments) == (files, arguments)
 
 
 def test_a_wrong_name_is_one_error():
