@@ -34,6 +34,7 @@ from lightning_seg.data.loading import (
 )
 from lightning_seg.data.measure import measure
 from lightning_seg.data.pixels import MEAN, Image, Measurement, Statistics, make_pixels
+from lightning_seg.data.segments import SegmentSample
 from lightning_seg.data.settings import refuse_senseless
 from lightning_seg.data.shares import listed, share_of
 from lightning_seg.data.transforms.color import ColorJitter, apply_color
@@ -52,7 +53,8 @@ class SegmentationData(L.LightningDataModule, ABC):
     A batch is a dictionary: "image" (B, C, H, W), "mask" (B, H, W) ``uint8`` and "index" (B,), the position in the
     split. Images have the type and the values of the files, ``uint8``, ``uint16``, ``int16`` or ``float32``, which the
     network normalizes. In training with `color` they arrive on the device as ``float32``, of the same scale. With
-    `instances` a batch has "targets" instead of "mask": for each image what `lightning_seg.data.instances` says.
+    `instances` a batch has "targets" instead of "mask": for each image what `lightning_seg.data.instances` says; with
+    `segments` what `lightning_seg.data.segments.batch_columns` says, beside "mask".
 
     Args:
         root: Folder of the data set.
@@ -83,6 +85,7 @@ class SegmentationData(L.LightningDataModule, ABC):
         folds: Number of folds. Each class occurs about equally often in all of them; where neighbours look
             alike (slices of a stack, frames of a video), a fold is a block of neighbours instead.
         instances: Give objects, each with a mask of its own, instead of one mask of classes; the task sets it.
+        segments: Give the segments of each image, too; the task sets it.
         train_share: Share of the training images to train on, by class; a smaller share is part of a larger one.
         skip_unreadable: Read every file before training and leave out what is damaged, instead of stopping.
         value_range: Values in the files that are black and white, for images of more than 8 bits a channel, for example
@@ -103,6 +106,7 @@ class SegmentationData(L.LightningDataModule, ABC):
     class_names: tuple[str, ...]
     palette: tuple[tuple[int, int, int], ...]
     table: np.ndarray | None = None  # (256,), the class of each label in the masks' files; see `label_table`
+    things: tuple[int, ...] = ()  # the classes of which single objects are known; see `read_segments`
     sequence = False  # neighbours in the list look alike (slices, frames): folds are blocks of neighbours
     download = False
     how_to_get = ""  # one or two lines: where the data comes from and how it should lie on disk
@@ -130,6 +134,7 @@ class SegmentationData(L.LightningDataModule, ABC):
         fold: int | None = None,
         folds: int = 5,
         instances: bool = False,
+        segments: bool = False,
         train_share: float = 1.0,
         skip_unreadable: bool = False,
         value_range: tuple[float, float] | None = None,
@@ -156,6 +161,7 @@ class SegmentationData(L.LightningDataModule, ABC):
         self.fold = fold
         self.folds = folds
         self.instances = instances
+        self.segments = segments
         self.train_share = train_share
         self.skip_unreadable = skip_unreadable
         self.pixels = make_pixels(bands, value_range, normalization, rgb)
@@ -181,7 +187,9 @@ class SegmentationData(L.LightningDataModule, ABC):
             raise self._no_instances()
         if instances and isinstance(mix, Mix):
             raise UserError(f"{type(mix).__name__} mixes masks of classes; CopyPaste mixes objects.")
-        if instances and cache != "none":
+        if segments and mix is not None:
+            raise UserError(f"{type(mix).__name__} cannot mix segments: leave data.init_args.mix out.")
+        if (instances or segments) and cache != "none":
             raise UserError("data.init_args.cache keeps masks of classes, not objects; leave it at none.")
         if not instances and isinstance(mix, CopyPaste):
             raise UserError("CopyPaste pastes objects; in masks of classes ClassMix does the like.")
@@ -226,6 +234,11 @@ class SegmentationData(L.LightningDataModule, ABC):
     def read_instances(self, sample: Any) -> Sample:
         """Read one sample with its objects (see `lightning_seg.data.instances`), where the data set knows them."""
         raise self._no_instances()
+
+    def read_segments(self, sample: Any) -> SegmentSample:
+        """Read one sample with its segments: as it is, one for each class; data sets with `things` do otherwise."""
+        image, mask = self.read(sample)
+        return SegmentSample(image, mask, range(self.num_classes))
 
     def name_of(self, sample: Any) -> str:
         """Name a sample for people: by default its image's file name without ending."""

@@ -15,8 +15,9 @@ from lightning_seg.data.files import list_images
 from lightning_seg.data.instances import as_batch_item, augment
 from lightning_seg.data.io import read_image
 from lightning_seg.data.loading import seed_of, seeded
-from lightning_seg.data.pixels import DTYPES, RGB, Pixels
+from lightning_seg.data.pixels import DTYPES, RGB, Image, Pixels
 from lightning_seg.data.protocol import DataSet, Pair
+from lightning_seg.data.segments import SegmentSample, batch_columns
 from lightning_seg.data.transforms.geometry import random_by_torch
 from lightning_seg.errors import UserError
 
@@ -27,7 +28,10 @@ def read_pair(data: DataSet, sample: Any) -> Pair:
     Raises:
         UserError: If they differ in size, or the image has other bands than the settings say.
     """
-    image, labels = data.read(sample)
+    return _checked(data, *data.read(sample), sample)
+
+
+def _checked(data: DataSet, image: Image, labels: np.ndarray, sample: Any) -> Pair:
     if image.shape[:2] != labels.shape:
         raise UserError(f"Image and mask differ in size, {image.shape[:2]} and {labels.shape}: {sample}")
     if image.shape[2] != data.pixels.count or image.dtype.name not in DTYPES:
@@ -73,14 +77,25 @@ class Split(Dataset[dict[str, Any]]):
         try:
             if self.data.instances:
                 return self._objects(sample, epoch, index)
-            pixels, labels = read_pair(self.data, sample) if self.cache is None else self.cache[index]
+            segments: SegmentSample | None = None
+            if self.data.segments:
+                segments = self.data.read_segments(sample)
+                pixels, labels = _checked(self.data, segments.image, segments.numbers, sample)
+                if max(segments.classes, default=0) >= self.data.num_classes:
+                    raise UserError(
+                        f"{type(self.data).__name__} has the classes 0 to {self.data.num_classes - 1}, but a segment "
+                        f"of {sample} has class {max(segments.classes)}."
+                    )
+            else:
+                pixels, labels = read_pair(self.data, sample) if self.cache is None else self.cache[index]
             random = Random(seed_of(self.seed, epoch, index))
             if self.train:
                 for cut in self.data.geometry:
                     pixels, labels = cut.arrays(pixels, labels, random)
-            if (labels + 1).max() > self.data.num_classes:  # ignore_index, 255, wraps to 0
+            numbers = self.data.num_classes if segments is None else len(segments.classes)
+            if (labels + 1).max() > numbers:  # ignore_index, 255, wraps to 0
                 raise UserError(
-                    f"{type(self.data).__name__} has the classes 0 to {self.data.num_classes - 1}, but the mask of "
+                    f"{type(self.data).__name__} has the classes 0 to {numbers - 1}, but the mask of "
                     f"{sample} has label {labels[labels < 255].max()}. 'lightning-seg check-data' lists all such files."
                 )
             out = {"image": torch.from_numpy(pixels).permute(2, 0, 1), "mask": torch.from_numpy(labels)}
@@ -89,6 +104,8 @@ class Split(Dataset[dict[str, Any]]):
                     out = self._transform(**out)
             if self.train and self.data.color is not None:
                 out["color"] = self._draw_color(out["image"], random)
+            if segments is not None:
+                out |= batch_columns(out["mask"], segments.classes, segments.crowds)
             return {**out, "index": index}
         except Exception as error:
             error.add_note(f"while preparing the sample {sample}")

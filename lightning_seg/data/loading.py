@@ -245,9 +245,9 @@ def collate(samples: Sequence[dict[str, Any]]) -> dict[str, Any]:
         height, width = (max(axis) for axis in zip(*sizes, strict=True))
         room = [(0, width - w, 0, height - h) for h, w in sizes]
         images = [_pad_image(image, (height, width)) for image in images]
-        if "mask" in columns:
-            masks = zip(columns["mask"], room, strict=True)
-            columns["mask"] = [pad(mask, by, value=IGNORE_INDEX) for mask, by in masks]
+        for key in {"mask", "segments"} & columns.keys():
+            masks = zip(columns[key], room, strict=True)
+            columns[key] = [pad(mask, by, value=IGNORE_INDEX) for mask, by in masks]
         columns["size"] = [torch.tensor(size) for size in sizes]
     if len({image.dtype for image in images}) > 1:  # files of 8 and of more bits in one batch
         images = [image.float() for image in images]

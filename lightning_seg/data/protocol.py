@@ -9,6 +9,7 @@ from torchvision.transforms import v2
 
 from lightning_seg.data.instances import Sample
 from lightning_seg.data.pixels import Image, Measurement, Pixels
+from lightning_seg.data.segments import SegmentSample
 from lightning_seg.data.transforms.color import ColorJitter
 from lightning_seg.data.transforms.geometry import RandomHorizontalFlip, RandomScaleCrop
 
@@ -28,6 +29,8 @@ class DataSet(Protocol):
     transforms: list[v2.Transform]
     color: ColorJitter | None
     instances: bool
+    segments: bool
+    things: tuple[int, ...]
     table: np.ndarray | None
     pixels: Pixels
 
@@ -65,6 +68,9 @@ class DataSet(Protocol):
 
     def read_instances(self, sample: Any) -> Sample:
         """Read one sample with its objects."""
+
+    def read_segments(self, sample: Any) -> SegmentSample:
+        """Read one sample with its segments."""
 
     def name_of(self, sample: Any) -> str:
         """Name a sample for people."""

@@ -10,6 +10,7 @@ from torch import Tensor
 from torch.optim import Optimizer
 
 from lightning_seg.data.base import SegmentationData
+from lightning_seg.data.segments import batch_columns
 from lightning_seg.experiment.failures import is_out_of_memory
 from lightning_seg.tasks.base import SegmentationTask
 
@@ -71,6 +72,11 @@ def _random_batch(data: SegmentationData, size: int, device: torch.device) -> di
     images = torch.randint(256, shape, dtype=torch.uint8, device=device)
     masks = torch.randint(data.num_classes, (size, *data.crop_size), dtype=torch.uint8, device=device)
     batch = {"image": images.contiguous(memory_format=torch.channels_last), "mask": masks}
+    if data.segments:
+        numbers = torch.randint(OBJECTS, (size, *data.crop_size), dtype=torch.uint8)
+        columns = batch_columns(numbers, [i % data.num_classes for i in range(OBJECTS)], ())
+        repeated = {key: columns[key].expand(size, -1) for key in ("segment_class", "segment_crowd")}
+        batch |= {key: value.to(device) for key, value in (columns | repeated).items()}
     if not data.instances:
         return batch
     corners = torch.rand(OBJECTS, 2, 2, device=device).sort(1)[0] * torch.tensor(

@@ -137,6 +137,7 @@ class ExperimentSettings(LightningCLI):
             }
         )
         parser.link_arguments("task", "data.init_args.instances", compute_fn=lambda _: self.task.instances)
+        parser.link_arguments("task", "data.init_args.segments", compute_fn=lambda _: self.task.segments)
         parser.link_arguments(
             "data.num_classes", "model.network.init_args.num_classes", apply_on="instantiate"
         )

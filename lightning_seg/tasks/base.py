@@ -52,6 +52,7 @@ class SegmentationTask(L.LightningModule):
         pretrained: The weights that the training began with, in words.
         monitor: The score that chooses the best checkpoint; higher is better.
         instances: Whether it wants objects of the data module instead of masks of classes.
+        segments: Whether it wants the segments of each image beside the masks of classes.
         matrix: Confusion matrix (C, C) of the last finished evaluation, over all processes.
         per_image: Counts (N, C, 3) of the last finished test: intersection, predicted, true pixels.
         image_scores: The scores of the last finished evaluation beside those of the matrix.
@@ -59,6 +60,7 @@ class SegmentationTask(L.LightningModule):
 
     monitor = "val/miou"
     instances = False
+    segments = False
     matrix: np.ndarray
     per_image: np.ndarray
     image_scores: Values

@@ -9,6 +9,7 @@ import numpy as np
 
 from lightning_seg.data.base import SegmentationData
 from lightning_seg.data.instances import instance_sample, masks_of_numbers
+from lightning_seg.data.segments import SegmentSample
 
 HUE_SPREAD = 18.0  # degrees of standard deviation; classes are 72 degrees apart
 
@@ -29,6 +30,7 @@ class Shapes(SegmentationData):
     """
 
     class_names = ("background", "circle", "square", "triangle", "star", "cross")
+    things = (1, 2, 3, 4, 5)  # the ground is stuff
     palette = ((38, 50, 56), (66, 165, 245), (255, 167, 38), (102, 187, 106), (236, 64, 122), (171, 71, 188))
 
     def __init__(
@@ -59,6 +61,14 @@ class Shapes(SegmentationData):
         image, mask, instances = draw(*sample)
         masks = masks_of_numbers(instances)
         return instance_sample(image, masks, [int(mask[area][0]) for area in masks])
+
+    def read_segments(self, sample: tuple[str, int, tuple[int, int]]) -> SegmentSample:
+        """Draw one image and its segments: the ground, and each object that is not hidden."""
+        image, mask, instances = draw(*sample)
+        seen, first = np.unique(instances, return_index=True)
+        classes = np.zeros(int(seen[-1]) + 1, int)  # a hidden object has no pixel: its class does not matter
+        classes[seen] = mask.ravel()[first]
+        return SegmentSample(image, instances, classes.tolist())
 
     def name_of(self, sample: tuple[str, int, tuple[int, int]]) -> str:
         """Name an image by its split and number."""
