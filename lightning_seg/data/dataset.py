@@ -15,7 +15,7 @@ from lightning_seg.data.files import list_images
 from lightning_seg.data.instances import as_batch_item, augment
 from lightning_seg.data.io import read_image
 from lightning_seg.data.loading import seed_of, seeded
-from lightning_seg.data.pixels import DTYPES, RGB, Image, Pixels
+from lightning_seg.data.pixels import DTYPES, RGB, Pixels
 from lightning_seg.data.protocol import DataSet, Pair
 from lightning_seg.data.segments import SegmentSample, batch_columns
 from lightning_seg.data.transforms.geometry import random_by_torch
@@ -31,7 +31,7 @@ def read_pair(data: DataSet, sample: Any) -> Pair:
     return _checked(data, *data.read(sample), sample)
 
 
-def _checked(data: DataSet, image: Image, labels: np.ndarray, sample: Any) -> Pair:
+def _checked(data: DataSet, image: np.ndarray, labels: np.ndarray, sample: Any) -> Pair:
     if image.shape[:2] != labels.shape:
         raise UserError(f"Image and mask differ in size, {image.shape[:2]} and {labels.shape}: {sample}")
     if image.shape[2] != data.pixels.count or image.dtype.name not in DTYPES:

@@ -7,7 +7,6 @@ import numpy as np
 import torch
 
 from lightning_seg import IGNORE_INDEX
-from lightning_seg.data.pixels import Image
 from lightning_seg.errors import UserError
 
 MOST = 255  # segments of an image: their numbers are uint8, and 255 is no segment
@@ -25,7 +24,7 @@ class SegmentSample(NamedTuple):
         crowds: Numbers of the segments that stand for several objects at once.
     """
 
-    image: Image
+    image: np.ndarray
     numbers: np.ndarray
     classes: Sequence[int]
     crowds: Sequence[int] = ()

@@ -75,8 +75,8 @@ class PanopticScores:
         values = PanopticQuality().scores(rows)
         # As panopticapi has it: of a class that is there, and of which nothing was found, SQ is 0.
         there, sq = rows.sum(0)[:, 1:].any(1), np.asarray(values["sq_per_class"])
-        values["sq_per_class"] = np.where(there & np.isnan(sq), 0.0, sq)
-        values["sq"] = class_mean(values["sq_per_class"])
+        sq = np.where(there & np.isnan(sq), 0.0, sq)
+        values |= {"sq_per_class": sq, "sq": class_mean(sq)}
         is_thing = np.isin(np.arange(self.num_classes), self.things)
         for name in ("pq", "sq", "rq"):
             per_class = np.asarray(values[f"{name}_per_class"])
