@@ -24,9 +24,8 @@ def cells(ablation: Ablation) -> list[Ablation]:
     for experiment in experiments:
         for share in shares:
             own = () if share is None else (f"--data.init_args.train_share={share}",)
-            cell = "-".join(
-                [experiment.stem] * (len(experiments) > 1) + [f"share{share:g}"] * (share is not None)
-            )
+            shown = [] if share is None else [f"share{share:g}"]
+            cell = "-".join([experiment.stem] * (len(experiments) > 1) + shown)
             found.append(
                 replace(
                     ablation,
