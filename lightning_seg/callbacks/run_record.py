@@ -37,7 +37,7 @@ from lightning_seg.tasks.semantic import SemanticSegmentation
 from lightning_seg.tracking.media import log_image_scores
 from lightning_seg.tracking.wandb_logger import WandbRunLogger
 from lightning_seg.training.finetune.groups import describe_groups, group_table
-from lightning_seg.training.finetune.policies import table as part_table
+from lightning_seg.training.finetune.parts import table as part_table
 
 PACKAGES = (
     "lightning_seg",

@@ -122,7 +122,7 @@ class Adapter(Network):
         """Say what the module is given, and what its backbone is."""
         return self._said
 
-    def cache_features(self, gigabytes: float) -> None:
+    def cache_features(self, gigabytes: float, on_disk: bool = False) -> None:
         """Refuse to cache features: the module computes them itself.
 
         Raises:

@@ -165,13 +165,16 @@ class Network(BackboneNetwork):
         self.auxiliary: AuxiliaryHead | None = None
         self._feature_cache: FeatureCache | None = None
 
-    def cache_features(self, gigabytes: float) -> None:
+    def cache_features(self, gigabytes: float, on_disk: bool = False) -> None:
         """Keep the backbone's feature maps of images that come again, as long as its weights do not change.
 
         Args:
             gigabytes: How much memory of the host the maps may take; 0 drops what is kept and keeps no more.
+            on_disk: Keep them in a folder that all runs with this backbone share, instead of in memory.
         """
-        self._feature_cache = FeatureCache(gigabytes) if gigabytes else None
+        self._feature_cache = (
+            FeatureCache(gigabytes, self.backbone if on_disk else None) if gigabytes else None
+        )
 
     def forward(self, images: Tensor) -> Tensor | tuple[Tensor, ...]:
         """Return logits (B, classes, H, W) for images (B, C, H, W), of any type, with the values of their files.

@@ -5,7 +5,9 @@ import warnings
 from collections.abc import Callable
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
+
+from lightning_seg.networks.backbones.feature_folder import FeatureFolder, folder_of
 
 
 class FeatureCache:
@@ -17,10 +19,13 @@ class FeatureCache:
 
     Args:
         gigabytes: How much memory the maps may take; what comes later is not kept.
+        backbone: Whose maps they are, to keep them in a folder that runs share instead of in memory.
     """
 
-    def __init__(self, gigabytes: float) -> None:
+    def __init__(self, gigabytes: float, backbone: nn.Module | None = None) -> None:
         self.gigabytes = gigabytes
+        self.backbone = backbone
+        self._folder: FeatureFolder | None = None
         self.hits = 0
         self._left = gigabytes * 1e9
         self._kept: dict[bytes, list[Tensor]] = {}
@@ -33,7 +38,8 @@ class FeatureCache:
             compute: Returns the maps, each (N, C, h, w), of the images at N positions (N,) of the batch.
         """
         keys = [self._key(image) for image in images]
-        new = [i for i, key in enumerate(keys) if key not in self._kept]
+        kept = {i: maps for i, key in enumerate(keys) if (maps := self._found(key)) is not None}
+        new = [i for i in range(len(keys)) if i not in kept]
         self.hits += len(keys) - len(new)
         computed = compute(torch.tensor(new, device=images.device)) if new else []
         fresh = {i: [maps[position] for maps in computed] for position, i in enumerate(new)}
@@ -41,12 +47,21 @@ class FeatureCache:
             self._keep(keys[i], maps)
         if len(new) == len(keys):
             return computed
-        found = [fresh[i] if i in fresh else self._kept[key] for i, key in enumerate(keys)]
+        found = [fresh[i] if i in fresh else kept[i] for i in range(len(keys))]
         return [torch.stack([m.to(images.device) for m in maps]) for maps in zip(*found, strict=True)]
+
+    def _found(self, key: bytes) -> list[Tensor] | None:
+        if self.backbone is None:
+            return self._kept.get(key)
+        if self._folder is None:  # by now the weights are those that stay
+            self._folder = FeatureFolder(folder_of(self.backbone), self.gigabytes)
+        return self._folder.read(key)
 
     def _keep(self, key: bytes, maps: list[Tensor]) -> None:
         size = sum(m.nbytes for m in maps)
-        if size > self._left:
+        if self._folder is not None and self._folder.write(key, maps):
+            return
+        if size > self._left or self._folder is not None:
             if not self.hits:
                 warnings.warn(
                     f"{self.gigabytes:g} GB of features are kept, and no image came twice so far. Where augmentation"
@@ -61,6 +76,8 @@ class FeatureCache:
 
     def _key(self, image: Tensor) -> bytes:
         """Tell images and arithmetics apart."""
-        kind = f"{tuple(image.shape)} {image.dtype} {torch.is_autocast_enabled(image.device.type)}"
+        device = image.device.type
+        autocast = torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else None
+        kind = f"{tuple(image.shape)} {image.dtype} {autocast}"
         rows = image.permute(1, 2, 0).contiguous().cpu().numpy()
         return hashlib.blake2b(rows.tobytes(), key=kind.encode()[:64], digest_size=16).digest()

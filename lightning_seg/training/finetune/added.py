@@ -8,7 +8,8 @@ from torch import Tensor, nn
 from lightning_seg.errors import UserError
 from lightning_seg.networks.backbones.tensor_file import ADDED
 from lightning_seg.networks.base import BackboneNetwork
-from lightning_seg.training.finetune.policies import BatchNorm, Full, GradualUnfreeze
+from lightning_seg.training.finetune.parts import BatchNorm
+from lightning_seg.training.finetune.policies import Full, GradualUnfreeze
 
 
 class BitFit(Full):

@@ -1,39 +1,17 @@
 """Fine-tuning policies: which parts of a pretrained backbone train, when, how fast, and what its BatchNorm does."""
 
 from collections.abc import Iterator
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import Any, Literal
 
 from torch import nn
 
 from lightning_seg.errors import UserError
 from lightning_seg.networks.base import BackboneNetwork, Network
-from lightning_seg.plotting.tables import text_table
 from lightning_seg.training.finetune.groups import depth
+from lightning_seg.training.finetune.parts import BatchNorm, Part
 
-BatchNorm = Literal["train", "eval", "frozen"]
 Norm = nn.BatchNorm1d | nn.BatchNorm2d | nn.BatchNorm3d | nn.SyncBatchNorm
-
-
-@dataclass(frozen=True)
-class Part:
-    """What a policy does with one part of a network.
-
-    Attributes:
-        name: The part, such as ``backbone.stage0`` or ``decoder``.
-        parameters: Number of parameters.
-        trainable: How many of them train, perhaps not from the start.
-        lr_factor: Factor on their learning rate; None if none trains.
-        batch_norm: What its BatchNorm layers do; None if it has none.
-        start: When they begin to train: a fraction of the training below 1, or an epoch.
-    """
-
-    name: str
-    parameters: int
-    trainable: int
-    lr_factor: float | None
-    batch_norm: BatchNorm | None
-    start: float = 0
 
 
 class Full:
@@ -178,18 +156,24 @@ class Frozen(Full):
         cache_gb: Gigabytes of the processor's memory in which the feature maps of images that come again are kept
             while it trains: those of validation, and those of training where nothing random changes them. A resumed
             run is then equal up to rounding, not bit by bit.
+        cache_on: Where they are kept: in memory (``ram``), or in a folder of the cache (``disk``) that all runs share
+            which have this backbone, these weights and these images.
 
     Raises:
         UserError: `cache_gb` is set although BatchNorm's statistics change.
     """
 
-    def __init__(self, batch_norm: BatchNorm = "frozen", cache_gb: float = 0) -> None:
+    def __init__(
+        self, batch_norm: BatchNorm = "frozen", cache_gb: float = 0, cache_on: Literal["ram", "disk"] = "ram"
+    ) -> None:
         super().__init__(batch_norm=batch_norm)
+        if cache_on == "disk" and not cache_gb:
+            raise UserError("cache_on: disk needs to know how much to keep, as in cache_gb: 20.")
         if cache_gb and batch_norm == "train":
             raise UserError(
                 "cache_gb keeps features, and those of batch_norm: train move; leave one of them out."
             )
-        self.cache_gb = cache_gb
+        self.cache_gb, self.cache_on = cache_gb, cache_on
 
     def begin(self, network: BackboneNetwork) -> None:
         """Turn on the feature cache, if wanted.
@@ -203,7 +187,7 @@ class Frozen(Full):
             raise UserError(
                 f"cache_gb is for networks that give one answer to a pixel, not {type(network).__name__}."
             )
-        network.cache_features(self.cache_gb)
+        network.cache_features(self.cache_gb, on_disk=self.cache_on == "disk")
 
     def end(self, network: BackboneNetwork) -> None:
         """Drop the cached features."""
@@ -237,6 +221,7 @@ class LinearProbe(Frozen):
     Args:
         batch_norm: What the backbone's BatchNorm does (see `Frozen`).
         cache_gb: Gigabytes in which features are kept (see `Frozen`).
+        cache_on: Where they are kept (see `Frozen`).
     """
 
     def apply(self, network: BackboneNetwork) -> None:
@@ -396,18 +381,3 @@ class LayerwiseDecay(Full):
 def batch_norms(module: nn.Module) -> Iterator[Norm]:
     """Yield the layers of a module that keep running statistics."""
     return (part for part in module.modules() if isinstance(part, Norm))
-
-
-def table(parts: list[Part]) -> str:
-    """Format what a policy does as a table, one line for each part."""
-    rows = []
-    for part in parts:
-        factor = "–" if part.lr_factor is None else f"{part.lr_factor:.3g}"
-        start = (
-            f"from epoch {part.start:g}" if part.start >= 1 else f"from {100 * part.start:g} % of the steps"
-        )
-        when = "no" if not part.trainable else start if part.start else "yes"
-        counts = f"{part.parameters:,}", f"{part.trainable:,}"
-        rows.append([part.name, *counts, factor, part.batch_norm or "–", when])
-    header = ["part", "parameters", "trainable", "lr x", "BatchNorm", "trains"]
-    return text_table(header, rows, left=(0, 3, 4, 5))

@@ -7,6 +7,7 @@ from torch.utils.data import DataLoader
 
 from lightning_seg.errors import UserError
 from lightning_seg.networks.backbones.feature_cache import FeatureCache
+from lightning_seg.networks.backbones.feature_folder import FeatureFolder, folder_of
 from lightning_seg.networks.unet import UNet
 from lightning_seg.tasks.semantic import SemanticSegmentation
 from lightning_seg.training.finetune.policies import Frozen
@@ -95,3 +96,32 @@ def test_memory_is_limited_and_waste_is_said():
 def test_features_that_move_are_not_kept():
     with pytest.raises(UserError, match="batch_norm: train"):
         Frozen("train", cache_gb=1)
+
+
+def test_runs_share_features_on_disk(tmp_path, monkeypatch):
+    """The second run looks at no image, and neither does one beside it."""
+    monkeypatch.setenv("LIGHTNING_SEG_CACHE", str(tmp_path))
+    plain, _ = fit(Frozen())
+    runs = [fit(Frozen(cache_gb=1, cache_on="disk")) for _ in range(2)]
+    assert [sum(seen) for _, seen in runs] == [8, 0]
+    for network, _ in runs:
+        for (name, a), b in zip(plain.state_dict().items(), network.state_dict().values(), strict=True):
+            torch.testing.assert_close(a, b, rtol=1e-6, atol=1e-8, msg=name)
+    (folder,) = (tmp_path / "features").iterdir()
+    assert len([*folder.iterdir()]) == 8  # nothing half written
+
+
+def test_other_weights_have_another_folder_and_a_full_one_is_left_alone(tmp_path, monkeypatch):
+    monkeypatch.setenv("LIGHTNING_SEG_CACHE", str(tmp_path))
+    backbones = [UNet(3, "test_resnet", weights=False).backbone for _ in range(2)]
+    assert len({folder_of(b) for b in backbones}) == 2 and folder_of(backbones[0]) == folder_of(backbones[0])
+    backbones[0].double()
+    assert folder_of(backbones[0]) != folder_of(backbones[1])
+    maps = [torch.rand(3, 2, 2, dtype=torch.bfloat16), torch.rand(5, 1, 1)]
+    folder = FeatureFolder(tmp_path / "some", 1e-6)
+    assert folder.write(b"one", maps) and all(map(torch.equal, folder.read(b"one"), maps))
+    assert sum(folder.write(bytes([i]), maps) for i in range(9)) < 9
+    again = FeatureFolder(tmp_path / "some", 1e-6)
+    assert not again.write(b"three", maps) and again.read(b"three") is None
+    with pytest.raises(UserError, match="cache_on: disk needs to know how much to keep"):
+        Frozen(cache_on="disk")

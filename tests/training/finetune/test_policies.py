@@ -18,6 +18,7 @@ from lightning_seg.networks.unet import UNet
 from lightning_seg.tasks.semantic import SemanticSegmentation
 from lightning_seg.training.finetune.groups import scale_learning_rates
 from lightning_seg.training.finetune.lora import LoRA
+from lightning_seg.training.finetune.parts import table
 from lightning_seg.training.finetune.policies import (
     Frozen,
     FrozenStages,
@@ -26,7 +27,6 @@ from lightning_seg.training.finetune.policies import (
     LayerwiseDecay,
     LinearProbe,
     batch_norms,
-    table,
 )
 from tests.processes import run_ranks
 

@@ -1,0 +1,44 @@
+"""What a policy does with each part of a network, as a table."""
+
+from dataclasses import dataclass
+from typing import Literal
+
+from lightning_seg.plotting.tables import text_table
+
+BatchNorm = Literal["train", "eval", "frozen"]
+
+
+@dataclass(frozen=True)
+class Part:
+    """What a policy does with one part of a network.
+
+    Attributes:
+        name: The part, such as ``backbone.stage0`` or ``decoder``.
+        parameters: Number of parameters.
+        trainable: How many of them train, perhaps not from the start.
+        lr_factor: Factor on their learning rate; None if none trains.
+        batch_norm: What its BatchNorm layers do; None if it has none.
+        start: When they begin to train: a fraction of the training below 1, or an epoch.
+    """
+
+    name: str
+    parameters: int
+    trainable: int
+    lr_factor: float | None
+    batch_norm: BatchNorm | None
+    start: float = 0
+
+
+def table(parts: list[Part]) -> str:
+    """Format what a policy does as a table, one line for each part."""
+    rows = []
+    for part in parts:
+        factor = "–" if part.lr_factor is None else f"{part.lr_factor:.3g}"
+        start = (
+            f"from epoch {part.start:g}" if part.start >= 1 else f"from {100 * part.start:g} % of the steps"
+        )
+        when = "no" if not part.trainable else start if part.start else "yes"
+        counts = f"{part.parameters:,}", f"{part.trainable:,}"
+        rows.append([part.name, *counts, factor, part.batch_norm or "–", when])
+    header = ["part", "parameters", "trainable", "lr x", "BatchNorm", "trains"]
+    return text_table(header, rows, left=(0, 3, 4, 5))
