@@ -29,16 +29,31 @@ def _probabilities(probabilities: Tensor, labels: Tensor, truth: Tensor) -> Pair
     return probabilities, truth.long()
 
 
+def _second(probabilities: Tensor, labels: Tensor, truth: Tensor) -> Pair:
+    return probabilities[:, 1], truth.long()
+
+
 def _maps(probabilities: Tensor, labels: Tensor, truth: Tensor) -> Pair:
-    classes = probabilities.shape[1]
-    hot = [F.one_hot(part.long().clamp(max=classes - 1), classes).movedim(-1, 1) for part in (labels, truth)]
-    return hot[0], hot[1]
+    return _one_hot(labels, probabilities.shape[1]), _one_hot(truth, probabilities.shape[1])
+
+
+def _probability_maps(probabilities: Tensor, labels: Tensor, truth: Tensor) -> Pair:
+    return probabilities, _one_hot(truth, probabilities.shape[1])
+
+
+def _one_hot(labels: Tensor, classes: int) -> Tensor:
+    """Return one map a class (B, C, H, W), `IGNORE_INDEX` in all of them where nothing counts."""
+    void = labels == IGNORE_INDEX
+    hot = F.one_hot(torch.where(void, 0, labels.long()), classes).movedim(-1, 1)
+    return torch.where(void[:, None], IGNORE_INDEX, hot)
 
 
 FORMS: dict[str, Callable[[Tensor, Tensor, Tensor], Pair]] = {
     "labels": _labels,
     "probabilities": _probabilities,
+    "probability of the second class": _second,
     "one map a class": _maps,
+    "probabilities, truth one map a class": _probability_maps,
 }
 _INPUT_FORMATS = {"index": ["labels"], "one-hot": ["one map a class"]}  # of torchmetrics.segmentation
 
@@ -122,6 +137,10 @@ class TorchMetric:
     def _values(self, metric: Metric) -> dict[str, float | np.ndarray]:
         result = metric.compute()
         parts = result if isinstance(result, dict) else {"": result}
+        if (
+            isinstance(result, tuple) and len(result) == 2
+        ):  # the best value and where it is, as of PrecisionAtFixedRecall
+            parts = {"": result[0], "threshold": result[1]}
         found: dict[str, float | np.ndarray] = {}
         for key, value in parts.items():
             name = f"{self.name}{f'_{key}' if key else ''}"
@@ -142,8 +161,15 @@ class TorchMetric:
                 raise UserError(
                     f"model.metrics: {self.name} has {argument} {stated}, the data {self.num_classes} classes."
                 )
-        if hasattr(self.metric, "num_labels"):
-            forms = ["one map a class"]
+        if self.name.startswith("Binary"):  # some would take more classes, and mean nothing
+            if self.num_classes != 2:
+                raise UserError(
+                    f"model.metrics: {self.name} is for 2 classes, the data has {self.num_classes}: take the one for"
+                    f" many, {self.name.replace('Binary', 'Multiclass')}, if there is one."
+                )
+            forms = ["probability of the second class"]
+        elif hasattr(self.metric, "num_labels"):
+            forms = ["one map a class", "probabilities, truth one map a class"]
         else:
             forms = _INPUT_FORMATS.get(getattr(self.metric, "input_format", ""), ["labels", "probabilities"])
         reasons = []
@@ -157,6 +183,8 @@ class TorchMetric:
         raise UserError(f"model.metrics: {self.name} takes nothing that is here.\n  " + "\n  ".join(reasons))
 
     def _find_ignore(self, images: list[tuple[Tensor, Tensor, Tensor]]) -> bool:
+        if "map" in self.form and getattr(self.metric, "ignore_index", None) != IGNORE_INDEX:
+            return False  # it would count the mark of ignored pixels as a number
         values = []
         void = torch.rand(images[0][2].shape) < 0.3
         for shift in range(min(3, self.num_classes)):

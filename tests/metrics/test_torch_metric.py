@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import torch
 import torchmetrics
-from sklearn.metrics import cohen_kappa_score
+from sklearn.metrics import average_precision_score, cohen_kappa_score, roc_auc_score
 from torchmetrics import classification, segmentation
 
 from lightning_seg import IGNORE_INDEX
@@ -148,11 +148,41 @@ def test_another_number_of_classes_is_refused(kind):
         TorchMetric(kind(7), C)
 
 
-def test_one_map_a_class_is_given_only_to_what_asks_for_it():
-    """A binary metric would take the maps for pixels."""
-    with pytest.raises(UserError, match="BinaryAccuracy takes nothing"):
-        TorchMetric(classification.BinaryAccuracy(), C)
+def test_binary_metrics_are_for_two_classes_and_get_the_probability_of_the_second():
+    """Some, such as BinaryAUROC, would take any class numbers without a word."""
+    for metric in (classification.BinaryAccuracy(), classification.BinaryAUROC()):
+        with pytest.raises(UserError, match=f"{type(metric).__name__} is for 2 classes, the data has 4"):
+            TorchMetric(metric, C)
+    adapter = TorchMetric(classification.BinaryAUROC(ignore_index=255), 2)
+    adapter.start(torch.device("cpu"))
+    two, truth = PROBABILITIES[:, :2] / PROBABILITIES[:, :2].sum(1, keepdim=True), TRUTH.clone()
+    truth[truth > 1] = 255
+    adapter.update(two, two.argmax(1).byte(), truth)
+    counted = truth < 255
+    assert adapter.scores()["BinaryAUROC"] == pytest.approx(
+        roc_auc_score(truth[counted], two[:, 1][counted]), abs=1e-6
+    )
+
+
+def test_metrics_of_labels_apart_get_one_map_a_class_and_ignore_void_in_each():
     assert TorchMetric(classification.MultilabelF1Score(C), C).form == "one map a class"
+    metric = classification.MultilabelAveragePrecision(C, ignore_index=255, average="none")
+    adapter, found = measured(metric)
+    assert adapter.form == "probabilities, truth one map a class" and adapter.ignores
+    counted = TRUTH != IGNORE_INDEX
+    expected = [average_precision_score(TRUTH[counted] == c, PROBABILITIES[:, c][counted]) for c in range(C)]
+    np.testing.assert_allclose(found["MultilabelAveragePrecision_per_class"], expected, rtol=1e-5)
+
+
+def test_a_best_value_comes_with_its_threshold():
+    metric = classification.MulticlassRecallAtFixedPrecision(
+        C, min_precision=0.5, thresholds=20, ignore_index=255
+    )
+    adapter, found = measured(metric.clone())
+    metric.update(PROBABILITIES, TRUTH.long())
+    best, threshold = metric.compute()
+    np.testing.assert_allclose(found["MulticlassRecallAtFixedPrecision_per_class"], best)
+    np.testing.assert_allclose(found["MulticlassRecallAtFixedPrecision_threshold_per_class"], threshold)
 
 
 def test_one_and_two_processes_give_the_same_numbers(tmp_path):
