@@ -25,6 +25,13 @@ def main(arguments: list[str]) -> None:
         "--runs", metavar="FOLDER", type=Path, default=Path("runs"), help="folder of all runs (default: runs)"
     )
     add(
+        "--seeds",
+        metavar="N",
+        type=at_least(1),
+        default=1,
+        help="average every trial over N seeds, 1000 and on (default: one run with the seed of the experiment)",
+    )
+    add(
         "--repeat",
         metavar="N",
         type=at_least(1),
@@ -36,7 +43,7 @@ def main(arguments: list[str]) -> None:
     if trials is None and search.method != "grid":
         raise UserError("how many trials? Say --trials=20, or run_cap: 20 in the file")
     study = open_study(search, folder_of(search, options.runs))
-    run(search, study, options.runs, trials, settings)
+    run(search, study, options.runs, trials, settings, options.seeds)
     best = best_trial(search, study, settings)
     if best is None:
         return

@@ -9,6 +9,7 @@ its validation score is tested when it is chosen (`lightning_seg.studies.search_
 import fcntl
 import json
 import signal
+import statistics
 import subprocess
 import sys
 import warnings
@@ -22,9 +23,11 @@ import yaml
 from lightning_seg.errors import UserError
 from lightning_seg.runs.directory import CONFIG
 from lightning_seg.runs.records import Record, read
+from lightning_seg.studies.parameters import check_parameter, choices, suggest
 
 SEARCHES = Path("experiments/searches")
 FOLDER = "searches"  # in the folder of all runs, and in the names of groups
+FIRST_SEED = 1000  # of what chooses settings: far from the seeds that are reported
 _FAILURES = 3  # trials in a row after which the search gives up
 _WATCH = 2.0  # seconds between two looks at a trial's curve
 _HEARTBEAT = 30  # seconds; a trial whose process is gone for three of them is tried again
@@ -89,29 +92,6 @@ def load(file: Path) -> Search:
     return search
 
 
-def suggest(trial: Any, parameters: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:
-    """Let Optuna choose a value for each parameter.
-
-    Args:
-        trial: An ``optuna.Trial``.
-        parameters: Of a `Search`.
-    """
-    chosen: dict[str, Any] = {}
-    for name, p in parameters.items():
-        kind = distribution(p)
-        if kind == "constant":
-            chosen[name] = p["value"]
-        elif kind == "categorical":
-            chosen[name] = trial.suggest_categorical(name, _choices(p))
-        elif kind == "int_uniform":
-            chosen[name] = trial.suggest_int(name, p["min"], p["max"])
-        else:
-            step = p.get("q", 1.0) if kind == "q_uniform" else None
-            log = kind == "log_uniform_values"
-            chosen[name] = trial.suggest_float(name, float(p["min"]), float(p["max"]), step=step, log=log)
-    return chosen
-
-
 def open_study(search: Search, folder: Path) -> Any:
     """Open the study of a search, or begin it.
 
@@ -128,7 +108,7 @@ def open_study(search: Search, folder: Path) -> Any:
         raise UserError("searches need Optuna: pip install 'optuna>=5,<6'") from None
     optuna.logging.set_verbosity(optuna.logging.WARNING)
     folder.mkdir(parents=True, exist_ok=True)
-    grid = {name: _choices(p) for name, p in search.parameters.items() if "values" in p}
+    grid = {name: choices(p) for name, p in search.parameters.items() if "values" in p}
     samplers: dict[str, Any] = {
         "bayes": optuna.samplers.TPESampler,
         "random": optuna.samplers.RandomSampler,
@@ -156,7 +136,9 @@ def open_study(search: Search, folder: Path) -> Any:
         )
 
 
-def run(search: Search, study: Any, runs: Path, trials: int | None, settings: Sequence[str] = ()) -> None:
+def run(
+    search: Search, study: Any, runs: Path, trials: int | None, settings: Sequence[str] = (), seeds: int = 1
+) -> None:
     """Run trials until there are enough, those of other workers and earlier days counted.
 
     Args:
@@ -165,12 +147,19 @@ def run(search: Search, study: Any, runs: Path, trials: int | None, settings: Se
         runs: The folder of all runs.
         trials: How many there shall be; None for all of a grid.
         settings: Further settings for all trials, ``--key=value``.
+        seeds: Over how many a trial is averaged; of several none are those of `repeat_best`.
 
     Raises:
-        UserError: Several trials in a row failed.
+        UserError: Several trials in a row failed, or those that are there have another number of seeds.
     """
     from optuna.trial import TrialState
 
+    if (before := study.user_attrs.get("seeds", 1 if study.trials else seeds)) != seeds:
+        raise UserError(
+            f"the trials of {search.name} that are there are averaged over {before} seed(s): say --seeds={before}, or"
+            f" remove {folder_of(search, runs)} to begin anew"
+        )
+    study.set_user_attr("seeds", seeds)
     failures = 0
     while (
         trials is None or _count(study, TrialState.COMPLETE, TrialState.PRUNED, TrialState.RUNNING) < trials
@@ -178,7 +167,9 @@ def run(search: Search, study: Any, runs: Path, trials: int | None, settings: Se
         if search.method == "grid" and study.sampler.is_exhausted(study):
             return
         before = _count(study, TrialState.FAIL)
-        study.optimize(lambda trial: _try(search, trial, runs, settings), n_trials=1, catch=_FailedTrial)
+        study.optimize(
+            lambda trial: _try(search, trial, runs, settings, seeds), n_trials=1, catch=_FailedTrial
+        )
         failures = failures + 1 if _count(study, TrialState.FAIL) > before else 0
         if failures == _FAILURES:
             raise UserError(f"{failures} trials in a row failed; see {folder_of(search, runs)}/trial-*.log")
@@ -198,20 +189,41 @@ class _FailedTrial(Exception):
     """A trial whose command failed or that has no score."""
 
 
-def _try(search: Search, trial: Any, runs: Path, settings: Sequence[str]) -> float:
-    """Run one trial and return the best value of its curve."""
+def _try(search: Search, trial: Any, runs: Path, settings: Sequence[str], seeds: int) -> float:
+    """Run one trial and return the best value of its curve, the mean over its seeds."""
+    chosen = suggest(trial, search.parameters)
+    each: list[int | None] = [None] if seeds == 1 else [FIRST_SEED + i for i in range(seeds)]
+    found = [_train(search, trial, chosen, runs, settings, seed) for seed in each]
+    trial.set_user_attr("run", str(found[0][1].path))
+    mean = statistics.mean(value for value, _ in found)
+    shown = " ".join(f"{name.rsplit('.', 1)[-1]}={setting_text(value)}" for name, value in chosen.items())
+    paths = ", ".join(str(record.path) for _, record in found)
+    print(f"trial {trial.number}: {search.metric} {mean:.4f}  {shown}  {paths}", flush=True)
+    return mean
+
+
+def _train(
+    search: Search,
+    trial: Any,
+    chosen: Mapping[str, Any],
+    runs: Path,
+    settings: Sequence[str],
+    seed: int | None,
+) -> tuple[float, Record]:
+    """Make a run of a trial, with a seed or that of the settings; return the best value of its curve and the run."""
     import optuna
 
-    chosen = suggest(trial, search.parameters)
-    folder, tag = folder_of(search, runs), f"{search.name}-trial-{trial.number}"
+    suffix = "" if seed is None else f"-seed-{seed}"
+    folder, tag = folder_of(search, runs), f"{search.name}-trial-{trial.number}{suffix}"
     place = [
         f"--name={FOLDER}/{search.name}",
         f"--runs={runs}",
         f"--wandb.group={FOLDER}/{search.name}",
         "--wandb.job_type=trial",
         f"--wandb.tags+={tag}",
+        *([] if seed is None else [f"--seed_everything={seed}"]),
     ]
-    log = folder / f"trial-{trial.number:03d}.log"
+    log = folder / f"trial-{trial.number:03d}{suffix}.log"
     with log.open("w") as out:
         command = expand(_command(search, [*_arguments(chosen), *settings, *place]))
         process = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=out, stderr=subprocess.STDOUT)
@@ -222,7 +234,8 @@ def _try(search: Search, trial: Any, runs: Path, settings: Sequence[str]) -> flo
                     process.wait(_WATCH)
                 except subprocess.TimeoutExpired:
                     record = record or _find(folder, tag)
-                for value in _curve(search, record)[reported:] if search.min_iter and record else []:
+                watched = search.min_iter and record and seed in (None, FIRST_SEED)  # one curve is judged
+                for value in _curve(search, record)[reported:] if watched and record else []:
                     reported += 1
                     trial.report(value, reported)
                     if trial.should_prune():
@@ -239,11 +252,7 @@ def _try(search: Search, trial: Any, runs: Path, settings: Sequence[str]) -> flo
     if process.returncode or record is None or not values:
         print(f"trial {trial.number}: failed, see {log}", flush=True)
         raise _FailedTrial
-    best = max(values) if search.maximize else min(values)
-    trial.set_user_attr("run", str(record.path))
-    shown = " ".join(f"{name.rsplit('.', 1)[-1]}={setting_text(value)}" for name, value in chosen.items())
-    print(f"trial {trial.number}: {search.metric} {best:.4f}  {shown}  {record.path}", flush=True)
-    return best
+    return max(values) if search.maximize else min(values), record
 
 
 def _find(folder: Path, tag: str) -> Record | None:
@@ -283,46 +292,6 @@ def _arguments(chosen: Mapping[str, Any]) -> list[str]:
 def setting_text(value: Any) -> str:
     """Return the value of a setting as a command line takes it."""
     return value if isinstance(value, str) else json.dumps(value)
-
-
-def _choices(parameter: Mapping[str, Any]) -> list[Any]:
-    """Return the values of a parameter; lists and mappings as text, for a study takes plain values only."""
-    return [json.dumps(v) if isinstance(v, list | dict) else v for v in parameter["values"]]
-
-
-def distribution(parameter: Mapping[str, Any]) -> str:
-    """Name the distribution of a parameter, by W&B's rules where it is not said."""
-    if "distribution" in parameter:
-        return parameter["distribution"]
-    if "value" in parameter or "values" in parameter:
-        return "constant" if "value" in parameter else "categorical"
-    return "int_uniform" if all(isinstance(parameter.get(k), int) for k in ("min", "max")) else "uniform"
-
-
-def check_parameter(file: str, name: str, parameter: Any, method: str = "random") -> None:
-    """Refuse a parameter that cannot be searched.
-
-    Args:
-        file: Where it stands, for messages.
-        name: Of the setting.
-        parameter: Its values or its distribution, as W&B names them.
-        method: Of the search.
-
-    Raises:
-        UserError: It has no distribution, or one without its limits.
-    """
-    needed = {
-        "constant": ("value",),
-        "categorical": ("values",),
-        **dict.fromkeys(("int_uniform", "uniform", "q_uniform", "log_uniform_values"), ("min", "max")),
-    }
-    kind = distribution(parameter) if isinstance(parameter, Mapping) else None
-    if kind not in needed:
-        raise UserError(f"{file}: {name} has the distribution {kind}; expected one of {', '.join(needed)}")
-    if missing := [key for key in needed[kind] if key not in parameter]:
-        raise UserError(f"{file}: {name} ({kind}) needs {' and '.join(missing)}")
-    if method == "grid" and kind not in ("constant", "categorical"):
-        raise UserError(f"{file}: {name} has no list of values, which the method grid needs")
 
 
 def _count(study: Any, *states: Any) -> int:

@@ -12,9 +12,9 @@ import numpy as np
 
 from lightning_seg.analysis.groups import short
 from lightning_seg.errors import UserError
-from lightning_seg.studies.search import check_parameter, distribution
+from lightning_seg.studies.parameters import check_parameter, distribution
+from lightning_seg.studies.search import FIRST_SEED
 
-FIRST_SEED = 1000  # of tuning: far from those that are reported
 _KEYS = ("settings", "seeds", "by", "extend", "trials", "minutes", "early_stop")
 _MOST = 512  # trials, where minutes decide how many there are
 

@@ -9,7 +9,7 @@ import yaml
 
 from lightning_seg.runs.directory import ENVIRONMENT, METRICS
 from lightning_seg.studies import study
-from lightning_seg.studies.tuning import FIRST_SEED
+from lightning_seg.studies.search import FIRST_SEED
 from tests.runs.made_runs import make_run, simulate
 
 LR = "model.optimizer.init_args.lr"

@@ -20,7 +20,8 @@ from lightning_seg.experiment.files import experiment_file
 from lightning_seg.runs.records import find, read
 from lightning_seg.studies import search as searching
 from lightning_seg.studies import search_results
-from lightning_seg.studies.search import SEARCHES, Best, load, open_study, suggest
+from lightning_seg.studies.parameters import suggest
+from lightning_seg.studies.search import SEARCHES, Best, load, open_study
 from lightning_seg.tracking import dashboard
 from lightning_seg.tracking.wandb_log import read_log
 from lightning_seg.tracking.wandb_logger import SAMPLES
@@ -205,6 +206,24 @@ def test_hopeless_trials_are_stopped_early(file, tmp_path, monkeypatch, capsys):
     assert states[0.01].state.name == "COMPLETE" and states[0.01].value == pytest.approx(1)
     assert states[1e-8].state.name == "PRUNED" and states[1e-8].intermediate_values == {1: pytest.approx(0.2)}
     assert "stopped after 1 validations" in capsys.readouterr().out
+
+
+def test_trials_are_averaged_over_seeds_that_are_not_those_reported(file, tmp_path, capsys):
+    grid = {"optimizer.lr": {"values": [0.01]}, "kind": {"value": "a"}}
+    search = load(file(method="grid", run_cap=None, parameters=grid))
+    study = open_study(search, tmp_path / "runs/searches/lr")
+    searching.run(search, study, tmp_path / "runs", None, seeds=2)
+    (trial,) = study.trials
+    runs = [read(path) for path in find([tmp_path / "runs"])]
+    assert sorted(run.seed for run in runs) == [1000, 1001]
+    best = [run.curves()["val/miou"][:, 2].max() for run in runs]
+    assert trial.value == pytest.approx(sum(best) / 2)
+    assert {p.name for p in (tmp_path / "runs/searches/lr").glob("*.log")} == {
+        "trial-000-seed-1000.log",
+        "trial-000-seed-1001.log",
+    }
+    with pytest.raises(UserError, match=r"averaged over 2 seed\(s\): say --seeds=2"):
+        searching.run(search, study, tmp_path / "runs", None)
 
 
 @pytest.mark.parametrize(
