@@ -15,14 +15,12 @@ from lightning.pytorch.utilities import rank_zero_warn
 from torch.utils.data import Dataset
 from torchvision.transforms import v2
 
-from lightning_seg import IGNORE_INDEX
 from lightning_seg.data.cache import cache_key, fingerprint, in_memory, on_disk
 from lightning_seg.data.classes import check_classes
 from lightning_seg.data.dataset import Images, Split, read_pair
 from lightning_seg.data.examination import refuse_faulty
 from lightning_seg.data.folds import fold_of_each, readable
 from lightning_seg.data.instances import CopyPaste, Sample, mix_objects
-from lightning_seg.data.io import read_image, read_mask, read_with_void
 from lightning_seg.data.loading import (
     EpochSampler,
     Loader,
@@ -33,7 +31,8 @@ from lightning_seg.data.loading import (
     seeded,
 )
 from lightning_seg.data.measure import measure
-from lightning_seg.data.pixels import MEAN, Image, Measurement, Statistics, make_pixels
+from lightning_seg.data.pixels import MEAN, Measurement, Statistics, make_pixels
+from lightning_seg.data.reader import SampleReader
 from lightning_seg.data.segments import SegmentSample
 from lightning_seg.data.settings import refuse_senseless
 from lightning_seg.data.shares import listed, share_of
@@ -43,7 +42,7 @@ from lightning_seg.data.transforms.mixing import Mix
 from lightning_seg.errors import UserError
 
 
-class SegmentationData(L.LightningDataModule, ABC):
+class SegmentationData(SampleReader, L.LightningDataModule, ABC):
     """Base of all data sets for semantic segmentation.
 
     A data set states `class_names` and `palette` and implements `list_samples` (and, where its files are not
@@ -98,6 +97,8 @@ class SegmentationData(L.LightningDataModule, ABC):
             `bands` without a `value_range`.
         rgb: Which three of the bands that are read are red, green and blue in pictures, counted from 0; the first three
             unless given.
+        samples_per_image: How many crops of each training image an epoch has, for large images. Of a TIFF or .npy file
+            of more than 16 megapixels a crop reads the part that it shows.
 
     Raises:
         UserError: If an argument makes no sense.
@@ -105,7 +106,6 @@ class SegmentationData(L.LightningDataModule, ABC):
 
     class_names: tuple[str, ...]
     palette: tuple[tuple[int, int, int], ...]
-    table: np.ndarray | None = None  # (256,), the class of each label in the masks' files; see `label_table`
     things: tuple[int, ...] = ()  # the classes of which single objects are known; see `read_segments`
     sequence = False  # neighbours in the list look alike (slices, frames): folds are blocks of neighbours
     download = False
@@ -141,6 +141,7 @@ class SegmentationData(L.LightningDataModule, ABC):
         bands: list[int | str] | None = None,
         normalization: Literal["pretraining", "measured", "percentiles"] | Statistics | None = None,
         rgb: tuple[int, int, int] | None = None,
+        samples_per_image: int = 1,
     ) -> None:
         super().__init__()
         refuse_senseless(locals())
@@ -165,6 +166,7 @@ class SegmentationData(L.LightningDataModule, ABC):
         self.train_share = train_share
         self.skip_unreadable = skip_unreadable
         self.pixels = make_pixels(bands, value_range, normalization, rgb)
+        self.samples_per_image = samples_per_image
         if color is not None and (color.hue or color.saturation) and not self.pixels.has_hue:
             raise UserError(
                 "data.init_args.color: only red, green and blue have a hue and a saturation. Set both to 0, or say "
@@ -205,31 +207,6 @@ class SegmentationData(L.LightningDataModule, ABC):
         Raises:
             UserError: If the split does not exist; see `missing`.
         """
-
-    def read(self, sample: Any) -> tuple[np.ndarray, np.ndarray]:
-        """Read one sample: image (H, W, C) and mask (H, W) ``uint8`` with `IGNORE_INDEX` for void."""
-        image, mask = sample
-        labels = read_mask(mask)
-        return self.image_and_mask(image, labels if self.table is None else cv2.LUT(labels, self.table))
-
-    def read_image(self, path: str | os.PathLike[str]) -> np.ndarray:
-        """Read an image file (H, W, C) as the settings `bands` and `value_range` say."""
-        return read_image(path, self.pixels)
-
-    def image_and_mask(
-        self, path: str | os.PathLike[str], labels: np.ndarray
-    ) -> tuple[np.ndarray, np.ndarray]:
-        """Read an image file and join it with its mask (H, W), where the image's nodata becomes `IGNORE_INDEX`."""
-        found = read_with_void(path, self.pixels)
-        if found.void is not None and found.void.shape == labels.shape:
-            labels = np.where(found.void, np.uint8(IGNORE_INDEX), labels)
-        return found.values, labels
-
-    def image_of(self, sample: Any) -> Image:
-        """Read the image of a sample alone, and where it has no data."""
-        if type(self).read is SegmentationData.read:
-            return read_with_void(sample[0], self.pixels)
-        return Image(self.read(sample)[0])
 
     def read_instances(self, sample: Any) -> Sample:
         """Read one sample with its objects (see `lightning_seg.data.instances`), where the data set knows them."""

@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 
-from lightning_seg.data import bands, classes, io, rasters, volumes
+from lightning_seg.data import bands, classes, io, rasters, stored, volumes
 from lightning_seg.data.cache_folder import cache_folder
 from lightning_seg.data.loading import in_parallel
 from lightning_seg.data.pixels import DTYPES
@@ -114,7 +114,7 @@ def cache_key(data: DataSet, split: str, samples: Sequence[Any]) -> str:
     """
     kinds = (k for k in type(data).__mro__ if k is type(data) or vars(k).keys() & {"list_samples", "read"})
     code = [
-        *map(inspect.getsource, (io, bands, rasters, volumes, classes)),
+        *map(inspect.getsource, (io, bands, stored, rasters, volumes, classes)),
         *(_source(kind) for kind in kinds),
     ]
     digest = hashlib.sha256("".join(code).encode())

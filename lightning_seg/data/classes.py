@@ -1,5 +1,6 @@
 """What a data set's classes are: their names and colors, and how the masks' labels or colors become classes."""
 
+import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
@@ -107,7 +108,7 @@ class ColorMask:
         for label, color in [*enumerate(colors), *((IGNORE_INDEX, color) for color in void)]:
             self.table[_pack(np.array(color))] = label
 
-    def read(self, path: str | Path) -> np.ndarray:
+    def read(self, path: str | os.PathLike[str]) -> np.ndarray:
         """Read a mask (H, W).
 
         Raises:

@@ -11,14 +11,17 @@ import torch
 from torch.utils.data import Dataset
 from torchvision import tv_tensors
 
+from lightning_seg import IGNORE_INDEX
 from lightning_seg.data.files import list_images
 from lightning_seg.data.instances import as_batch_item, augment
 from lightning_seg.data.io import read_image
 from lightning_seg.data.loading import seed_of, seeded
 from lightning_seg.data.pixels import DTYPES, RGB, Pixels
 from lightning_seg.data.protocol import DataSet, Pair
+from lightning_seg.data.rasters import Box
 from lightning_seg.data.segments import SegmentSample, batch_columns
 from lightning_seg.data.transforms.geometry import random_by_torch
+from lightning_seg.data.windows import Windows
 from lightning_seg.errors import UserError
 
 
@@ -64,7 +67,11 @@ class Split(Dataset[dict[str, Any]]):
             raise UserError(f"The split {split!r} of {type(data).__name__} is empty ({data.root}).")
 
     def __len__(self) -> int:
-        return len(self.samples)
+        return len(self.samples) * (self.data.samples_per_image if self.train else 1)
+
+    def sample_at(self, index: int) -> Any:
+        """The sample at an index; in training each comes `samples_per_image` times."""
+        return self.samples[index % len(self.samples)]
 
     def __getitem__(self, key: int | tuple[int, int]) -> dict[str, Any]:
         """Read and, in training, augment a sample.
@@ -73,24 +80,30 @@ class Split(Dataset[dict[str, Any]]):
             key: (epoch, index), or the index alone for epoch 0.
         """
         epoch, index = key if isinstance(key, tuple) else (0, key)
-        sample = self.samples[index]
+        sample = self.sample_at(index)
         try:
             if self.data.instances:
                 return self._objects(sample, epoch, index)
             segments: SegmentSample | None = None
-            if self.data.segments:
-                segments = self.data.read_segments(sample)
-                pixels, labels = _checked(self.data, segments.image, segments.numbers, sample)
-                if max(segments.classes, default=0) >= self.data.num_classes:
-                    raise UserError(
-                        f"{type(self.data).__name__} has the classes 0 to {self.data.num_classes - 1}, but a segment "
-                        f"of {sample} has class {max(segments.classes)}."
-                    )
-            else:
-                pixels, labels = read_pair(self.data, sample) if self.cache is None else self.cache[index]
             random = Random(seed_of(self.seed, epoch, index))
-            if self.train:
-                for cut in self.data.geometry:
+            alone = self.train and self.cache is None and not self.data.segments
+            windows = self.data.windows(sample) if alone else None
+            if windows is not None:
+                pixels, labels = self._cut(windows, random)
+            else:
+                if self.data.segments:
+                    segments = self.data.read_segments(sample)
+                    pixels, labels = _checked(self.data, segments.image, segments.numbers, sample)
+                    if max(segments.classes, default=0) >= self.data.num_classes:
+                        raise UserError(
+                            f"{type(self.data).__name__} has the classes 0 to {self.data.num_classes - 1}, but a "
+                            f"segment of {sample} has class {max(segments.classes)}."
+                        )
+                elif self.cache is None:
+                    pixels, labels = read_pair(self.data, sample)
+                else:
+                    pixels, labels = self.cache[index % len(self.samples)]
+                for cut in self.data.geometry if self.train else ():
                     pixels, labels = cut.arrays(pixels, labels, random)
             numbers = self.data.num_classes if segments is None else len(segments.classes)
             if (labels + 1).max() > numbers:  # ignore_index, 255, wraps to 0
@@ -110,6 +123,19 @@ class Split(Dataset[dict[str, Any]]):
         except Exception as error:
             error.add_note(f"while preparing the sample {sample}")
             raise
+
+    def _cut(self, windows: Windows, random: Random) -> Pair:
+        """Augment a large image by reading the part of it that is kept."""
+        crop, flip = self.data.geometry
+        mask = None
+        if crop.class_balanced_crops:  # which pixels are of which class only the whole mask tells
+            mask = windows.read(Box(0, 0, *windows.size))[1]
+        window = crop.draw(windows.size, random, mask)
+        (rows, columns), whole = window.source, slice(None)
+        image, labels = windows.read(Box(rows.start, columns.start, rows.stop, columns.stop))
+        inside = window._replace(source=(whole, whole))
+        cut = inside.cut(image, crop.fill, nearest=False), inside.cut(labels, (IGNORE_INDEX,), nearest=True)
+        return flip.arrays(*cut, random)
 
     def _objects(self, sample: Any, epoch: int, index: int) -> dict[str, Any]:
         """Read and, in training, augment a sample with objects."""

@@ -4,7 +4,6 @@ from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
-from pathlib import Path
 from typing import Any
 
 import cv2
@@ -20,6 +19,7 @@ from lightning_seg.data.io import header_of
 from lightning_seg.data.loading import in_parallel
 from lightning_seg.data.pixels import DTYPES
 from lightning_seg.data.protocol import DataSet
+from lightning_seg.data.volumes import file_of
 from lightning_seg.errors import UserError
 
 _BLANK = "nothing is left of the image"
@@ -214,7 +214,8 @@ def refuse_faulty(data: DataSet, samples: int = 16) -> None:
 
 def files_of(data: DataSet, sample: Any) -> tuple[str, str]:
     """Name the image and the mask of a sample."""
-    paths = [str(part) for part in sample if isinstance(part, Path)] if isinstance(sample, tuple) else []
+    parts = sample if isinstance(sample, tuple) else ()
+    paths = [str(part) for part in parts if file_of(part) is not None]
     return (paths[0], paths[-1]) if paths else (data.name_of(sample), data.name_of(sample))
 
 

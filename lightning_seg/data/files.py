@@ -4,11 +4,13 @@ import os
 import re
 import unicodedata
 from collections.abc import Iterator, Mapping
-from pathlib import Path
+from pathlib import Path, PurePath
 
 from lightning_seg.errors import UserError
 
-IMAGE_SUFFIXES = {".bmp", ".gif", ".jpeg", ".jpg", ".png", ".ppm", ".pgm", ".tif", ".tiff", ".webp"}
+IMAGE_SUFFIXES = {
+    ".bmp", ".dcm", ".gif", ".jpeg", ".jpg", ".nii", ".npy", ".pgm", ".png", ".ppm", ".tif", ".tiff", ".webp",
+}  # fmt: skip
 HIDDEN = {"__MACOSX", "@eaDir"}  # what archives of macOS and network drives of Synology add
 
 
@@ -39,10 +41,21 @@ def list_images(folder: str | Path) -> list[Path]:
         return [folder]
     if not folder.is_dir():
         raise UserError(f"There is no folder or image {folder}.")
-    found = sorted(path for path in _walk(folder, ()) if path.suffix.lower() in IMAGE_SUFFIXES)
+    found = sorted(path for path in _walk(folder, ()) if is_image(path))
     if not found:
         raise UserError(f"No image in {folder}. Known endings: {', '.join(sorted(IMAGE_SUFFIXES))}.")
     return found
+
+
+def is_image(path: PurePath) -> bool:
+    """Whether a file has the ending of an image."""
+    return path.suffix.lower() in IMAGE_SUFFIXES or path.name.lower().endswith(".nii.gz")
+
+
+def without_ending(path: PurePath) -> PurePath:
+    """The path of a file without its ending."""
+    bare = path.with_suffix("")
+    return bare.with_suffix("") if path.name.lower().endswith(".nii.gz") else bare
 
 
 def is_hidden(name: str) -> bool:
@@ -93,7 +106,7 @@ def by_name(folder: Path, part: str = "", suffix: str = "") -> dict[str, Path]:
     """
     names: dict[str, Path] = {}
     for path in list_images(folder / part):
-        name = composed(path.relative_to(folder).with_suffix("").as_posix())
+        name = composed(without_ending(path.relative_to(folder)).as_posix())
         if not name.endswith(suffix):
             continue
         name = name.removesuffix(suffix)

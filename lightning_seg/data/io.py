@@ -7,11 +7,11 @@ says so.
 import os
 from dataclasses import replace
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import cv2
 import numpy as np
-from PIL import Image, ImageFile, ImageOps, TiffImagePlugin
+from PIL import Image, ImageOps, TiffImagePlugin
 
 from lightning_seg.data import rasters, volumes
 from lightning_seg.data.bands import as_pixels
@@ -19,7 +19,6 @@ from lightning_seg.data.containers import (
     ORIENTATION,
     PHOTOMETRIC,
     Tiff,
-    is_lossy,
     pages_of,
     refuse_renumbered_gif,
     refuse_uncertain_tiff,
@@ -29,6 +28,7 @@ from lightning_seg.data.pixels import RGB, Pixels
 from lightning_seg.data.pixels import Image as PixelImage
 from lightning_seg.data.png import GREY, is_whole, plain_size
 from lightning_seg.data.png import RGB as PNG_RGB
+from lightning_seg.data.stored import Stored, layout_of, orientation_of, stored_as
 from lightning_seg.data.volumes import Slice, is_array, read_array, read_whole_numbers
 from lightning_seg.errors import UserError
 
@@ -38,23 +38,6 @@ TOO_LARGE = (
     f": more than {MAX_PIXELS / 1e6:.0f} megapixels or {MAX_SIDE} pixels a side. Cut it into tiles, or leave it out "
     "if it is damaged"
 )
-WITH_ORIENTATION = {"exif", "xmp", "Raw profile type exif", "XML:com.adobe.xmp"}  # keys of Pillow's `info`
-
-
-class Stored(NamedTuple):
-    """How a file stores its pixels, where Pillow's mode does not tell.
-
-    Args:
-        raw: Pillow's name of the layout in the file, such as "L;4" for 4 bits a pixel.
-        maximum: Largest value of a PGM or PPM file that Pillow rescales.
-        orientation: Rotation noted in EXIF, 1 for none.
-        lossy: Whether the compression changes values.
-    """
-
-    raw: str = ""
-    maximum: int | None = None
-    orientation: int = 1
-    lossy: bool = False
 
 
 def read_image(path: str | os.PathLike[str], pixels: Pixels = RGB) -> np.ndarray:
@@ -149,7 +132,7 @@ def to_pixels(image: Image.Image, name: object, pixels: Pixels = RGB) -> np.ndar
     Raises:
         WideRange: It has more than 8 bits a channel, and `pixels` do not say what its values mean.
     """
-    if ";16" in _layout(image)[0] and not image.mode.startswith("I"):
+    if ";16" in layout_of(image)[0] and not image.mode.startswith("I"):
         raise UserError(
             f"{name} has 16 bits a channel, of which Pillow keeps 8. Give the file instead of the picture."
         )
@@ -214,7 +197,7 @@ def to_labels(image: Image.Image, name: object) -> np.ndarray:
     Raises:
         UserError: See `read_mask`.
     """
-    stored = _stored(image)
+    stored = stored_as(image)
     refuse_uncertain_tiff(image, name)
     return _as_bytes(_numbers(image, name, stored), name)
 
@@ -342,7 +325,7 @@ def _open(path: str | os.PathLike[str], kind: str) -> tuple[Image.Image, Stored]
             if isinstance(path, Slice):
                 image.seek(pages[path.index])
                 pages = pages[:1]
-            stored = _stored(image)
+            stored = stored_as(image)
             if len(pages) == 1:
                 image.load()
                 refuse_uncertain_tiff(image, f"The {kind} {path}")
@@ -351,7 +334,7 @@ def _open(path: str | os.PathLike[str], kind: str) -> tuple[Image.Image, Stored]
                         raise ValueError(
                             "a checksum is wrong"
                         )  # Pillow reads on where only pixels are damaged
-                    stored = stored._replace(orientation=_orientation(image))
+                    stored = stored._replace(orientation=orientation_of(image))
                 return image, stored
             size = _several(len(pages))
         else:
@@ -376,40 +359,13 @@ def header_of(path: str | os.PathLike[str]) -> tuple[Any, ...]:
             return (
                 image.format,
                 image.mode,
-                _layout(image)[0],
+                layout_of(image)[0],
                 palette,
                 "exif" in image.info,
                 len(pages_of(image)),
             )
     except Exception:  # the reader says what is wrong with it
         return ()
-
-
-def _stored(image: Image.Image) -> Stored:
-    """Tell how a file stores its pixels, as long as they are not decoded."""
-    raw, maximum = _layout(image)
-    return Stored(raw, maximum, _orientation(image), is_lossy(image))
-
-
-def _orientation(image: Image.Image) -> int:
-    """The rotation noted in EXIF or XMP, 1 for none; a TIFF forgets it when it is decoded, a PNG may tell it last."""
-    if isinstance(image, TiffImagePlugin.TiffImageFile) or image.info.keys() & WITH_ORIENTATION:
-        return image.getexif().get(ORIENTATION, 1) or 1
-    return 1
-
-
-def _layout(image: Image.Image) -> tuple[str, int | None]:
-    """Pillow's name of the layout in the file, and the largest value of a PGM or PPM file that it rescales."""
-    tile = image.tile[0] if isinstance(image, ImageFile.ImageFile) and image.tile else None
-    args = () if tile is None else tile.args if isinstance(tile.args, tuple) else (tile.args,)
-    raw = args[0] if args and isinstance(args[0], str) else image.mode
-    if isinstance(image, TiffImagePlugin.TiffImageFile) and tile is not None and image.mode[0] not in "IF":
-        bits, planes = (
-            image.tag_v2.get(258, (1,)),
-            image.tag_v2.get(284),
-        )  # BitsPerSample, PlanarConfiguration
-        raw += ";16 in planes" if max(bits) > 8 and planes == 2 else ""
-    return raw, args[1] if tile is not None and tile.codec_name.startswith("ppm") else None
 
 
 def _too_large(width: int, height: int) -> bool:

@@ -6,7 +6,7 @@ from collections import defaultdict
 from collections.abc import Mapping
 from pathlib import Path, PurePosixPath
 
-from lightning_seg.data.files import IMAGE_SUFFIXES, Unpaired, composed
+from lightning_seg.data.files import Unpaired, composed, is_image, without_ending
 from lightning_seg.errors import UserError
 
 SEPARATORS = r"\s*[,;\t]\s*|\s+"
@@ -210,4 +210,4 @@ class Names:
 def _stems(text: str) -> list[str]:
     """A name as it is, and without its ending if that is one of an image."""
     path = PurePosixPath(text)
-    return [text, path.with_suffix("").as_posix()] if path.suffix.lower() in IMAGE_SUFFIXES else [text]
+    return [text, without_ending(path).as_posix()] if is_image(path) else [text]

@@ -173,9 +173,9 @@ class Loader(DataLoader[dict[str, Any]]):
         size = self.batch_size or 1
         keys = list(self.sampler)[number * size : (number + 1) * size]
         dataset: Any = self.dataset
-        if not hasattr(dataset, "samples"):
+        if not hasattr(dataset, "sample_at"):
             return f"the samples {[index for _, index in keys]}"
-        return ", ".join(dataset.data.name_of(dataset.samples[index]) for _, index in keys)
+        return ", ".join(dataset.data.name_of(dataset.sample_at(index)) for _, index in keys)
 
     def _division(self) -> dict[str, int]:
         processes = getattr(self.sampler, "num_replicas", 1)

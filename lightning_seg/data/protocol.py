@@ -12,6 +12,7 @@ from lightning_seg.data.pixels import Image, Measurement, Pixels
 from lightning_seg.data.segments import SegmentSample
 from lightning_seg.data.transforms.color import ColorJitter
 from lightning_seg.data.transforms.geometry import RandomHorizontalFlip, RandomScaleCrop
+from lightning_seg.data.windows import Windows
 
 Pair = tuple[np.ndarray, np.ndarray]
 
@@ -33,6 +34,7 @@ class DataSet(Protocol):
     things: tuple[int, ...]
     table: np.ndarray | None
     pixels: Pixels
+    samples_per_image: int
 
     @property
     def geometry(self) -> tuple[RandomScaleCrop, RandomHorizontalFlip]:
@@ -65,6 +67,9 @@ class DataSet(Protocol):
 
     def image_of(self, sample: Any) -> Image:
         """Read the image of a sample alone, and where it has no data."""
+
+    def windows(self, sample: Any) -> Windows | None:
+        """Parts of a large sample, where they can be read alone."""
 
     def read_instances(self, sample: Any) -> Sample:
         """Read one sample with its objects."""

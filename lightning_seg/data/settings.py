@@ -17,6 +17,7 @@ _RULES: dict[str, tuple[Callable[[Any], bool], str]] = {
     "num_workers": (lambda n: n is None or n >= 0, "0 or more, or null to choose"),
     "train_share": (lambda s: 0 < s <= 1, "a share of the training images, above 0 and up to 1"),
     "folds": (lambda n: n >= 2, "at least 2"),
+    "samples_per_image": (lambda n: n >= 1, "at least 1"),
     "seed": (lambda n: n is None or n >= 0, "0 or more, or null for the seed of the run"),
     "value_range": (
         lambda r: r is None or (len(r) == 2 and all(map(math.isfinite, r)) and r[0] < r[1]),

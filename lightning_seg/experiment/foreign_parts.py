@@ -41,7 +41,7 @@ class _Kind:
 
     @property
     def own(self) -> frozenset[str]:
-        hidden = {"num_classes", "module", "arguments", "instances"}
+        hidden = {"num_classes", "in_channels", "module", "arguments", "instances"}
         return frozenset(inspect.signature(self.adapter).parameters) - hidden
 
 

@@ -7,6 +7,7 @@ from typing import Any
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from lightning_seg.data.pixels import for_bands
 from lightning_seg.errors import UserError
 from lightning_seg.networks.backbones.base import Backbone
 from lightning_seg.networks.backbones.tensor_file import (
@@ -52,6 +53,7 @@ class Adapter(Network):
         std: Standard deviation of each input channel that it expects, likewise.
         stride: Images are padded, right and below, to a multiple of so many pixels. Unless given the smallest that the
             module takes.
+        in_channels: Number of channels of an image; comes from the data, and is handed to the module, too.
 
     Raises:
         UserError: The module or its backbone is not found, or it gives no logits of so many classes.
@@ -67,6 +69,7 @@ class Adapter(Network):
         mean: tuple[float, float, float] | None = None,
         std: tuple[float, float, float] | None = None,
         stride: int | None = None,
+        in_channels: int = 3,
     ) -> None:
         usual = (
             IMAGENET
@@ -74,22 +77,22 @@ class Adapter(Network):
             else normalization(module, arguments or {})
         )
         if isinstance(module, str):
-            module = build(module, arguments or {}, num_classes)
+            module = build(module, arguments or {}, num_classes, in_channels)
         elif arguments:
             raise UserError("Adapter: arguments are those of a module that is given by its class path.")
-        subtracted, scale = mean or usual[0], std or usual[1]
+        subtracted, scale = (for_bands(values, in_channels) for values in (mean or usual[0], std or usual[1]))
         names = [backbone] if isinstance(backbone, str) else backbone or _usual_backbone(module)
         parts = dict(module.named_modules())
         if unknown := [name for name in names if name not in parts or not name]:
             raise UserError(f"{type(module).__name__} has no part {unknown[0]!r}. {_parts(module)}")
-        seen = probe(module, len(subtracted), stride)
+        seen = probe(module, in_channels, stride)
         _check_output(module, seen, num_classes)
         original = {key: f"decoder.{key}" for key in module.state_dict()}
         for i, name in enumerate(names):
             inside = [key for key in original if key.startswith(f"{name}.")]
             original |= {key: f"backbone.parts.{i}{key.removeprefix(name)}" for key in inside}
         whole = _Parts(names, [parts[name] for name in names], subtracted, scale, seen)
-        super().__init__(whole, output_stride=max(whole.strides))
+        super().__init__(whole, output_stride=max(whole.strides), in_channels=in_channels)
         for name in names:
             _unregister(module, name)
         self.stride, self._least, self._square = seen.stride, seen.least, seen.square
@@ -104,7 +107,7 @@ class Adapter(Network):
         self._maps = seen.last_of_each_stride(bool)
 
     def forward(self, images: Tensor) -> Tensor | tuple[Tensor, ...]:
-        """Return logits (B, C, H, W) for images (B, 3, H, W), uint8 or float, in 0..255.
+        """Return logits (B, classes, H, W) for images (B, C, H, W), of any type, with the values of their files.
 
         In training, and where the module has auxiliary logits, these after the logits in a tuple.
 
@@ -197,7 +200,8 @@ class _Parts(Backbone):
     ) -> None:
         inside = tuple(f"{name}." for name in names)
         taps = seen.last_of_each_stride(lambda name: name in names or name.startswith(inside))
-        super().__init__([seen.channels[n] for n in taps.values()], [*taps] or [seen.stride], mean, std)
+        channels = [seen.channels[n] for n in taps.values()]
+        super().__init__(channels, [*taps] or [seen.stride], mean, std, len(mean))
         self.names = names
         self.name = " + ".join(names) or "no backbone"
         self.parts = nn.ModuleList(parts)

@@ -75,7 +75,8 @@ def complete(path: str, arguments: Mapping[str, Any], setting: str = "model.netw
         name: p.default for name, p in known.items() if _is_plain(p.default) and p.default is not p.empty
     }
     if setting == "model.network":
-        defaults.pop(classes_argument(path) or "", None)
+        for name in (classes_argument(path) or "", *_CHANNELS):  # the data's
+            defaults.pop(name, None)
     return {name: list(v) if isinstance(v, tuple) else v for name, v in defaults.items()} | dict(arguments)
 
 
@@ -90,14 +91,15 @@ def classes_argument(path: str) -> str | None:
     return next((name for name in CLASSES if name in known), None)
 
 
-def build(path: str, arguments: Mapping[str, Any], num_classes: int) -> nn.Module:
-    """Make a module for a number of classes.
+def build(path: str, arguments: Mapping[str, Any], num_classes: int, in_channels: int = 3) -> nn.Module:
+    """Make a module for a number of classes and of channels.
 
     Args:
         path: Class path of the module.
         arguments: Its arguments; ``{class_path: ..., init_args: ...}`` stands for an object. The ``config`` of a
             model of transformers is its settings, or the name or folder of a pretrained one.
         num_classes: Handed to the argument of a usual name, if there is one and it is not among `arguments`.
+        in_channels: Channels of an image, likewise.
 
     Raises:
         UserError: Another number of classes is given, an argument is missing, or it makes no module.
@@ -112,10 +114,14 @@ def build(path: str, arguments: Mapping[str, Any], num_classes: int) -> nn.Modul
             " taken from the data."
         )
     for channels in _CHANNELS:
-        if channels in known and known[channels].default is known[channels].empty:
-            given.setdefault(channels, 3)
+        needed = channels in known and (known[channels].default is known[channels].empty or in_channels != 3)
+        if needed and given.setdefault(channels, in_channels) != in_channels:
+            raise UserError(
+                f"model.network: {path} has {channels} {given[channels]}, the images of the data {in_channels}. Leave"
+                f" {channels} away; it is taken from the data."
+            )
     if config := _config_parameter(target):
-        given[config] = _config(_hints(target)[config], arguments.get(config), num_classes)
+        given[config] = _config(_hints(target)[config], arguments.get(config), num_classes, in_channels)
     missing = [
         n for n, p in known.items() if p.default is p.empty and p.kind in (0, 1, 3) and n not in given
     ]  # fmt: skip
@@ -171,9 +177,10 @@ def _config_parameter(target: Any) -> str | None:
     )
 
 
-def _config(kind: Any, given: Any, num_classes: int) -> Any:
+def _config(kind: Any, given: Any, num_classes: int, in_channels: int) -> Any:
+    channels = {} if in_channels == 3 else {"num_channels": in_channels}
     if isinstance(given, str):
-        return kind.from_pretrained(given, num_labels=num_classes)
+        return kind.from_pretrained(given, num_labels=num_classes, **channels)
     if isinstance(given, Mapping) and "class_path" in given:
         given = (given.get("init_args") or {}) | (given.get("dict_kwargs") or {})
     if (stated := (given or {}).get("num_labels", num_classes)) != num_classes:
@@ -182,7 +189,9 @@ def _config(kind: Any, given: Any, num_classes: int) -> Any:
             " is taken from the data."
         )
     return kind(
-        **{name: _built(value) for name, value in (given or {}).items()} | {"num_labels": num_classes}
+        **{name: _built(value) for name, value in (given or {}).items()}
+        | {"num_labels": num_classes}
+        | channels
     )
 
 

@@ -3,7 +3,6 @@
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from itertools import combinations
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -11,9 +10,10 @@ import numpy as np
 from lightning_seg import IGNORE_INDEX
 from lightning_seg.data.class_frequencies import balanced_weights
 from lightning_seg.data.examination import Examination, Inspection, examine, files_of, shared
-from lightning_seg.data.files import IMAGE_SUFFIXES, is_hidden, natural_order
+from lightning_seg.data.files import is_hidden, is_image, natural_order
 from lightning_seg.data.findings import Finding, describe
 from lightning_seg.data.protocol import DataSet
+from lightning_seg.data.volumes import file_of
 from lightning_seg.plotting.tables import text_table
 
 
@@ -162,21 +162,17 @@ def _duplicates(inspections: dict[str, list[Inspection]], names: dict[str, list[
 def _unused(data: DataSet, splits: Iterable[str]) -> list[Finding]:
     """Find masks without an image in a list, and images of folders that are otherwise used."""
     used = {
-        part.resolve()
+        file.resolve()
         for split in splits
         for sample in data.samples(split)
         if isinstance(sample, tuple)
         for part in sample
-        if isinstance(part, Path)
+        if (file := file_of(part)) is not None
     }
     found = []
     for folder in sorted({path.parent for path in used}):
         there = (
-            {
-                path
-                for path in folder.iterdir()
-                if path.suffix.lower() in IMAGE_SUFFIXES and not is_hidden(path.name)
-            }
+            {path for path in folder.iterdir() if is_image(path) and not is_hidden(path.name)}
             if folder.is_dir()
             else set()
         )

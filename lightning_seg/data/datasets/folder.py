@@ -19,13 +19,18 @@ from lightning_seg.data.classes import (
     default_palette,
     label_table,
 )
-from lightning_seg.data.files import Unpaired, by_name, natural_order
+from lightning_seg.data.files import Unpaired, by_name, natural_order, without_ending
 from lightning_seg.data.folds import divide
 from lightning_seg.data.instances import Sample, instance_sample, masks_of_numbers
-from lightning_seg.data.io import read_numbers, read_with_void
+from lightning_seg.data.io import count_slices, read_numbers, read_with_void
 from lightning_seg.data.lists import Names, listed_pairs
 from lightning_seg.data.pixels import Image
+from lightning_seg.data.volumes import Slice, file_of
+from lightning_seg.data.windows import Windows, windows_of
 from lightning_seg.errors import UserError
+
+Pair = tuple[Path | Slice, Path | Slice]
+"""An image and its mask: files, or slices of files."""
 
 
 class Folder(SegmentationData):
@@ -52,6 +57,9 @@ class Folder(SegmentationData):
         split_seed: Seed of the division by `split_ratios`; of no effect with `sequence`.
         sequence: Whether neighbours in the order of names look alike, as slices and video frames do: splits by
             `split_ratios` and folds are then blocks of neighbours.
+        stacks: Whether files are stacks, each of whose slices is a sample: the pages of a TIFF, the planes of a NIfTI
+            file along its third axis, the frames of a DICOM file, a .npy along its first axis. The slices of a file
+            belong together, as `groups` do, unless these say otherwise or `sequence` is set.
         groups: What images belong together (a patient, a video, a place) and must not be divided between splits by
             `split_ratios` or between folds: `folder` for the folder they lie in, or a regular expression whose groups,
             or else whose whole match in the image's name, names the group, for example `patient[0-9]+`.
@@ -76,6 +84,7 @@ class Folder(SegmentationData):
         split_seed: int = 0,
         sequence: bool = False,
         groups: str | None = None,
+        stacks: bool = False,
         **kwargs: Any,
     ) -> None:
         super().__init__(root, **kwargs)
@@ -103,9 +112,14 @@ class Folder(SegmentationData):
         self.split_ratios = split_ratios
         self.split_seed = split_seed
         self.sequence = sequence
+        self.stacks = stacks
+        if stacks and objects is not None:
+            raise UserError(
+                "data.init_args.objects are of single images: leave it out, or set stacks to false."
+            )
         self.how_to_get = f"It should hold the folders {images}/ and {masks}/."
 
-    def list_samples(self, split: str) -> Sequence[tuple[Path, Path]]:
+    def list_samples(self, split: str) -> Sequence[Pair]:
         """List (image, mask) of a split.
 
         Raises:
@@ -119,12 +133,13 @@ class Folder(SegmentationData):
                 f"{listing} is no file but a folder or a link that leads nowhere. Mend or remove it."
             )
         if listing.is_file():
-            return self._listed(listing)
+            return self._slices(self._listed(listing))
         if (self.images / split).is_dir():
-            return self._pairs(split)
+            return self._slices(self._pairs(split))
         if self.split_ratios and split in self.split_ratios:
-            pairs = self._pairs()
-            groups = [self.group_of(pair) for pair in pairs] if self.groups else None
+            pairs = self._slices(self._pairs())
+            grouped = self.groups or (self.stacks and not self.sequence)
+            groups = [self.group_of(pair) for pair in pairs] if grouped else None
             return divide(pairs, self.split_ratios, self.split_seed, groups, self.sequence)[split]
         raise UserError(
             f"There is no split {split!r} in {self.root}: no {split}.txt and no {self.images.name}/{split}/. "
@@ -132,7 +147,7 @@ class Folder(SegmentationData):
             "--data.init_args.split_ratios='{train: 0.8, val: 0.1, test: 0.1}'."
         )
 
-    def read(self, sample: tuple[Path, Path]) -> tuple[np.ndarray, np.ndarray]:
+    def read(self, sample: Pair) -> tuple[np.ndarray, np.ndarray]:
         """Read an image and its mask."""
         if self.objects == self.masks:
             return self.image_and_mask(sample[0], (read_numbers(sample[1]) > 0).astype(np.uint8))
@@ -140,11 +155,17 @@ class Folder(SegmentationData):
             return super().read(sample)
         return self.image_and_mask(sample[0], self.color_mask.read(sample[1]))
 
-    def image_of(self, sample: tuple[Path, Path]) -> Image:
+    def windows(self, sample: Pair) -> Windows | None:
+        """Parts of a large sample, where they can be read alone."""
+        if type(self).read is not Folder.read or self.color_mask or self.objects == self.masks:
+            return None
+        return windows_of(sample, self.pixels, self.table)
+
+    def image_of(self, sample: Pair) -> Image:
         """Read an image alone, and where it has no data."""
         return read_with_void(sample[0], self.pixels)
 
-    def read_instances(self, sample: tuple[Path, Path]) -> Sample:
+    def read_instances(self, sample: Pair) -> Sample:
         """Read an image and its objects.
 
         Raises:
@@ -156,6 +177,7 @@ class Folder(SegmentationData):
                 f"same as masks ({self.masks.name})."
             )
         image, classes = self.read(sample)
+        assert isinstance(sample[1], Path)
         path = self.objects / sample[1].relative_to(self.masks)
         numbers = read_numbers(path)
         if not numbers.shape == classes.shape == image.shape[:2]:
@@ -165,13 +187,18 @@ class Folder(SegmentationData):
         counted = (labels > 0) & (labels < IGNORE_INDEX)
         return instance_sample(image, masks[counted], labels[counted].tolist())
 
-    def name_of(self, sample: tuple[Path, Path]) -> str:
-        """Name a sample by its image's place in the folder, without ending."""
-        return sample[0].relative_to(self.images).with_suffix("").as_posix()
+    def name_of(self, sample: Pair) -> str:
+        """Name a sample by its image's place in the folder, without ending, and the number of its slice."""
+        file, _ = map(file_of, sample)
+        assert file is not None
+        name = without_ending(file.relative_to(self.images)).as_posix()
+        return f"{name}/{sample[0].index:04}" if isinstance(sample[0], Slice) else name
 
-    def group_of(self, sample: tuple[Path, Path]) -> str | None:
+    def group_of(self, sample: Pair) -> str | None:
         """Name the group of a sample; see `groups`."""
         name = self.name_of(sample)
+        if self.groups is None and isinstance(sample[0], Slice) and not self.sequence:
+            return str(sample[0].path)
         if self.groups is None or self.groups == "folder":
             return None if self.groups is None else Path(name).parent.as_posix()
         found = re.search(self.groups, name)
@@ -202,6 +229,18 @@ class Folder(SegmentationData):
             )
         order = sorted(images, key=natural_order) if self.sequence else sorted(images)
         return [(images[name], masks[name]) for name in order]
+
+    def _slices(self, pairs: Sequence[tuple[Path, Path]]) -> list[Pair]:
+        """Take stacks apart, if they are stacks."""
+        if not self.stacks:
+            return [*pairs]
+        found: list[Pair] = []
+        for image, mask in pairs:
+            count, other = count_slices(image), count_slices(mask)
+            if count != other:
+                raise UserError(f"{image} has {count} slices, but its mask {mask} has {other}.")
+            found += [(Slice(image, i), Slice(mask, i)) for i in range(count)]
+        return found
 
     def _listed(self, listing: Path) -> list[tuple[Path, Path]]:
         """Find the files that a list names."""
