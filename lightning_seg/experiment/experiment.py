@@ -38,6 +38,7 @@ from lightning_seg.experiment.failures import (
     print_resume_hint,
 )
 from lightning_seg.experiment.files import experiment_file, read_files
+from lightning_seg.experiment.lightning_parts import refuse_parts
 from lightning_seg.experiment.limits import check_seed, check_weights, refuse_infinite_rate, refuse_useless
 from lightning_seg.experiment.overrides import options_of, plain
 from lightning_seg.experiment.parser import Parser
@@ -292,6 +293,7 @@ class Experiment(TaskAndData):
             for split in (self.datamodule.train_split, self.datamodule.val_split):
                 self.datamodule.samples(split)  # raises if it is not there
         refuse_useless(self.config)
+        refuse_parts(dict(**self.config_init.trainer), self.config_init.checkpoint)
         if self.config.ckpt_path is None:
             check_weights(self.model.network, self.config)
         settings = self.config.clone()

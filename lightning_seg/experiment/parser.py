@@ -3,9 +3,11 @@
 import difflib
 import re
 from collections.abc import Mapping, Sequence
+from enum import Enum
 from pathlib import Path
 from typing import Any, Never
 
+import yaml
 from jsonargparse import Namespace
 from lightning.pytorch.cli import LightningArgumentParser
 
@@ -30,6 +32,10 @@ _LIMITS = (
 _NOT_ACCEPTED = re.compile(r"(?:Group '([\w.]+)' does not accept o|O)ption '([\w.]+)'")
 # What jsonargparse says of a name without dots that is no class it knows.
 _UNKNOWN = r'Parser key "([\w.]+)":.*dot import path string: (\w+)$'
+
+
+# Lightning's defaults that are enumerations, such as Timer's, in config.yaml.
+yaml.SafeDumper.add_multi_representer(Enum, lambda dumper, value: dumper.represent_data(value.value))
 
 
 class Parser(LightningArgumentParser):

@@ -3,14 +3,14 @@
 import logging
 import sys
 import warnings
-from typing import Any
 
 import torch
 from jsonargparse import Namespace
 from lightning.pytorch import Callback, Trainer
 from lightning.pytorch.accelerators import Accelerator
-from lightning.pytorch.callbacks import ModelCheckpoint
+from lightning.pytorch.callbacks import ModelCheckpoint, ProgressBar
 from lightning.pytorch.loggers import Logger
+from lightning.pytorch.profilers import AdvancedProfiler, Profiler, PyTorchProfiler, SimpleProfiler
 from lightning.pytorch.utilities.exceptions import MisconfigurationException
 
 from lightning_seg.callbacks.checkpointing import Checkpointing, SeededSteps
@@ -21,6 +21,7 @@ from lightning_seg.callbacks.pictures import Pictures
 from lightning_seg.callbacks.progress import Progress
 from lightning_seg.callbacks.training_curves import TrainingCurves
 from lightning_seg.errors import UserError
+from lightning_seg.experiment.lightning_parts import listed
 from lightning_seg.training.checkpoint_io import SafeCheckpointIO
 
 CALLBACKS: dict[str, type[Callback]] = {  # settings of their own beside the trainer's
@@ -47,8 +48,12 @@ def make_trainer(
         UserError: Lightning refuses a setting.
     """
     given = dict(**objects.trainer)
+    theirs, plugins = listed(given["callbacks"]), listed(given["plugins"])
     bar = given["enable_progress_bar"] is not False and sys.stderr.isatty()
-    own: list[Callback] = [objects[name] for name in CALLBACKS]
+    if not bar:  # it would fill a log
+        theirs = [callback for callback in theirs if not isinstance(callback, ProgressBar)]
+    # The first checkpoint callback is the one that Lightning, and the test, take.
+    first, *own = (objects[name] for name in CALLBACKS)
     own += [*callbacks, Progress(), TrainingCurves(), SeededSteps(objects.seed_everything)]
     if given["benchmark"] is None and not given["deterministic"]:
         own.append(CudnnBenchmark())
@@ -56,10 +61,11 @@ def make_trainer(
         trainer = Trainer(
             **given
             | {
-                "logger": [*loggers, *(x for x in _listed(given["logger"]) if isinstance(x, Logger))],
-                "callbacks": [*_listed(given["callbacks"]), *own],
-                "plugins": [SafeCheckpointIO(), *_listed(given["plugins"])],
+                "logger": [*loggers, *(x for x in listed(given["logger"]) if isinstance(x, Logger))],
+                "callbacks": [first, *theirs, *own],
+                "plugins": [SafeCheckpointIO(), *plugins],
                 "default_root_dir": loggers[0].log_dir,
+                "profiler": _profiler(given["profiler"], loggers[0].log_dir),
                 "enable_progress_bar": bar,
                 "precision": precision or given["precision"],
             }
@@ -74,6 +80,18 @@ def make_trainer(
     return trainer
 
 
+def _profiler(given: Profiler | str | None, folder: str | None) -> Profiler | str | None:
+    """Have a profiler that is asked for by a word write into the run directory: what it would print is silenced."""
+    kinds: dict[str, type[Profiler]] = {
+        "simple": SimpleProfiler,
+        "advanced": AdvancedProfiler,
+        "pytorch": PyTorchProfiler,
+    }
+    if not isinstance(given, str) or given not in kinds:
+        return given
+    return kinds[given](dirpath=folder, filename="profile")
+
+
 def device_of(accelerator: str | Accelerator) -> torch.device:
     """Say on what kind of device the trainer will run."""
     if accelerator in ("auto", "gpu", "cuda") and torch.cuda.is_available():
@@ -83,14 +101,12 @@ def device_of(accelerator: str | Accelerator) -> torch.device:
     return torch.device("cpu")
 
 
-def _listed(value: object) -> list[Any]:
-    return value if isinstance(value, list) else [] if value is None else [value]
-
-
 def silence_libraries() -> None:
     """Silence what libraries say at every start and nobody can act on; errors and real warnings stay."""
     for name in ("lightning.pytorch", "lightning.fabric", "lightning"):
         logging.getLogger(name).setLevel(logging.WARNING)
+    # Whoever asks for a summary wants to read it.
+    logging.getLogger("lightning.pytorch.callbacks.model_summary").setLevel(logging.INFO)
     for message in (
         ".*does not have many workers.*",  # the data module has measured how many are worth it
         ".*sync_dist=True.*",  # the scores are those of all processes already
