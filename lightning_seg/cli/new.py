@@ -2,6 +2,7 @@
 
 import importlib.util
 import keyword
+import re
 from pathlib import Path
 
 from lightning_seg.cli.arguments import Arguments
@@ -55,7 +56,7 @@ def main(arguments: list[str]) -> None:
 
 def _settings(name: str, base: str | None) -> str:
     if base is None:
-        return _YAML.read_text(encoding="utf-8").replace("NAME", name)
+        return re.sub("NAME(?!=)", name, _YAML.read_text(encoding="utf-8"))  # make exp NAME=mine
     file = experiment_file(base)
     return _FROM.format(name=name, base=file) + file.read_text(encoding="utf-8")
 

@@ -25,6 +25,7 @@ def folder(tmp_path, monkeypatch):
 def test_a_new_experiment_runs_with_all_of_its_own_parts(folder, capsys):
     assert main(["new", "mine"]) == 0
     assert "lightning-seg exp mine" in capsys.readouterr().out
+    assert "(or make exp NAME=mine)" in Path("experiments/mine.yaml").read_text()
     arguments = [
         "--trainer.accelerator=cpu",
         "--trainer.devices=1",
