@@ -17,6 +17,7 @@ from torchvision.transforms import v2
 
 from lightning_seg.data.cache import cache_key, fingerprint, in_memory, on_disk
 from lightning_seg.data.classes import check_classes
+from lightning_seg.data.compact import compact
 from lightning_seg.data.dataset import Images, Split, read_pair
 from lightning_seg.data.examination import refuse_faulty
 from lightning_seg.data.folds import fold_of_each, readable
@@ -244,7 +245,8 @@ class SegmentationData(SampleReader, L.LightningDataModule, ABC):
                 self._divide(self.fold)
             else:
                 parts = [listed(self.list_samples, part) for part in split.split("+")]
-                self._keep(split, self._kept([sample for part in parts for sample in part]))
+                whole = parts[0] if len(parts) == 1 else [sample for part in parts for sample in part]
+                self._keep(split, self._kept(whole))
         return self._samples[split]
 
     def _divide(self, fold: int) -> None:
@@ -262,12 +264,12 @@ class SegmentationData(SampleReader, L.LightningDataModule, ABC):
         for split, wanted in ((self.train_split, ~held_out), (self.val_split, held_out)):
             self._keep(split, [sample for sample, take in zip(samples, wanted, strict=True) if take])
 
-    def _keep(self, split: str, samples: list[Any]) -> None:
+    def _keep(self, split: str, samples: Sequence[Any]) -> None:
         if split == self.train_split and self.train_share < 1:
             samples = share_of(samples, self.train_share, self.read, [*map(self.group_of, samples)])
-        self._samples[split] = samples
+        self._samples[split] = compact(samples)
 
-    def _kept(self, samples: list[Any]) -> list[Any]:
+    def _kept(self, samples: Sequence[Any]) -> Sequence[Any]:
         return readable(self.read, samples) if self.skip_unreadable else samples
 
     def cached(self, split: str) -> Sequence[tuple[np.ndarray, np.ndarray]] | None:

@@ -5,139 +5,30 @@ these are read: ids as text, polygons that are not nested or lists of points, ru
 without `iscrowd`, `area`, `bbox` or `id`, images without `height` and `width`, a `bbox` or an `area` of null.
 """
 
+import hashlib
+import inspect
 import json
 import math
 import posixpath
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import Any, BinaryIO, NoReturn
 
 import numpy as np
-from PIL import Image
 
-from lightning_seg.data.coco_masks import decompress, paint
-from lightning_seg.data.json_file import read_json
+from lightning_seg.data import coco_index, coco_masks, json_file
+from lightning_seg.data.coco_index import Annotation, CocoImages, Id, order, pack
+from lightning_seg.data.coco_masks import decompress
+from lightning_seg.data.compact import pack_texts, store_in_memory, store_once
+from lightning_seg.data.json_file import Entries, read_entries
 from lightning_seg.errors import UserError
 
-Id = int | str
-_ORIENTATION = 0x0112  # EXIF's tag
 MOST_CLASSES = 254  # beside the background; masks have 8 bits, and 255 is `IGNORE_INDEX`
-
-
-@dataclass(frozen=True, slots=True)
-class Annotation:
-    """One object, or a crowd of them.
-
-    Attributes:
-        where: File, entry and image, for errors.
-        category: Its category's id.
-        segmentation: Polygons [[x, y, x, y, ...], ...] in pixels, or run lengths {"size": [H, W], "counts": [...]}.
-        is_crowd: Whether it shows several objects at once.
-        area: In pixels; None if the file does not say.
-        box: Left, top, width and height in pixels; None if the file does not say.
-    """
-
-    where: str
-    category: Id
-    segmentation: Any
-    is_crowd: bool
-    area: float | None
-    box: tuple[float, ...] | None
-
-    def paint(self, size: tuple[int, int]) -> np.ndarray:
-        """Return the mask (H, W) ``bool``, pixel by pixel as COCO's own tools paint it.
-
-        Args:
-            size: Height and width that the annotation was made for.
-
-        Raises:
-            UserError: The segmentation is of another size.
-        """
-        self.check(size)
-        return paint(self.segmentation, size)
-
-    def check(self, size: tuple[int, int]) -> None:
-        """Refuse a segmentation that was not made for an image of this height and width.
-
-        Raises:
-            UserError: As `paint`.
-        """
-        if not isinstance(self.segmentation, dict):
-            self._check_place(size)
-            return
-        stated = tuple(self.segmentation["size"] or size)
-        if stated != size:
-            raise UserError(
-                f"{self.where}: its run lengths are for {_pixels(stated)}, the image has {_pixels(size)}."
-            )
-        if (covered := sum(self.segmentation["counts"])) != size[0] * size[1]:
-            raise UserError(
-                f"{self.where}: its run lengths cover {covered} pixels, the image has {_pixels(size)}."
-            )
-
-    def _check_place(self, size: tuple[int, int]) -> None:
-        """Refuse polygons that cannot be meant in pixels of the image."""
-        points = np.concatenate([np.reshape(polygon, (-1, 2)) for polygon in self.segmentation])
-        low, high = points.min(0), points.max(0)
-        limits = np.array(size[::-1])
-        if (high <= 1).all() and (limits > 2).all():
-            raise UserError(
-                f"{self.where}: its polygons lie within one pixel. Are they fractions of the image?"
-            )
-        if (low > limits).any() or (high < 0).any() or (low < -limits).any() or (high > 2 * limits).any():
-            raise UserError(
-                f"{self.where}: its polygons reach from {low.tolist()} to {high.tolist()} (x, y), outside of the "
-                f"image's {_pixels(size)}."
-            )
-
-
-@dataclass(frozen=True, slots=True)
-class CocoImage:
-    """An image of the list.
-
-    Attributes:
-        where: File and image, for errors.
-        name: Path of the image below the folder of images.
-        size: Height and width; None if the file does not say.
-        annotations: Of this image.
-    """
-
-    where: str
-    name: str
-    size: tuple[int, int] | None
-    annotations: list[Annotation] = field(default_factory=list)
-
-    def frame(self, path: Path, size: tuple[int, int]) -> tuple[tuple[int, int], int]:
-        """Find out for which pixels the annotations were made: those of the file, or of the upright image.
-
-        Args:
-            path: The image.
-            size: Its height and width, upright.
-
-        Returns:
-            Height and width to paint masks in, and the EXIF orientation that turns them upright (1 for none).
-
-        Raises:
-            UserError: The image has another size than the annotations say, or they do not say which way is up.
-        """
-        with Image.open(path) as image:
-            turned = image.getexif().get(_ORIENTATION, 1)
-        turned = turned if turned in range(2, 9) else 1
-        stored = size[::-1] if turned >= 5 else size
-        if self.size not in (None, size, stored):
-            assert self.size is not None
-            raise UserError(
-                f"{self.where}: the JSON says {_pixels(self.size)}, the file has {_pixels(stored)}."
-            )
-        if turned == 1 or not self.annotations:
-            return size, 1
-        if self.size is None or stored == size:
-            raise UserError(
-                f"{self.where}: its EXIF orientation {turned} turns the image, and whether the annotations were made "
-                "for the turned image is not known. Save it upright, without orientation."
-            )
-        return (size, 1) if self.size == size else (stored, turned)
+_SMALL = 1 << 23  # bytes of a file that is read faster than it is worth to keep what is in it
+_ENDS = 1 << 20  # bytes at both ends of a file that tell whether it is the same
+_MOST_EXACT = 1 << 53  # above which not all whole numbers are numbers of 64 bits with a point
 
 
 @dataclass(frozen=True)
@@ -153,24 +44,71 @@ class CocoFile:
 
     path: Path
     categories: dict[Id, str]
-    images: dict[Id, CocoImage]
+    images: CocoImages
 
 
 def read_coco(path: Path) -> CocoFile:
-    """Read a file of instances.
+    """Read a file of instances; of a large one what was found is kept in the cache, for all processes of a machine.
 
     Raises:
         UserError: Something in it is missing, stands there twice, or has no certain meaning.
     """
-    contents = read_json(path)
-    entries = _list(contents, "annotations", path)
+    build = partial(_index, path)
+    small = not path.is_file() or path.stat().st_size < _SMALL
+    store = store_in_memory(build) if small else store_once(_key(path), build)
+    categories = dict(map(json.loads, store.texts("categories")))
+    return CocoFile(path, categories, CocoImages(path, store, [*categories]))
+
+
+def _key(path: Path) -> str:
+    """Name what is found in a file, so that a change of the file or of this code gives another name."""
+    code = [Path(__file__).read_text(), *map(inspect.getsource, (coco_index, coco_masks, json_file))]
+    digest = hashlib.sha256("".join(code).encode())
+    with path.open("rb") as file:
+        size, changed = path.stat().st_size, path.stat().st_mtime_ns
+        digest.update(f"{size} {changed}".encode() + file.read(_ENDS))
+        file.seek(-min(size, _ENDS), 2)
+        digest.update(file.read())
+    return f"coco-{digest.hexdigest()[:16]}"
+
+
+def _index(path: Path, values: BinaryIO) -> dict[str, np.ndarray]:
+    """Read and check a file whole; see `store_once`."""
+    rows, entries = Entries(), Entries()
+    contents = read_entries(path, {"images": rows, "annotations": entries})
+    _list(contents, "annotations", path)
     used = {_id(entry.get("category_id")) for entry in entries if isinstance(entry, dict)}
     categories = read_categories(contents, path, used)
-    images = _images(contents, path)
+    _list(contents, "images", path)
+    images = _images(rows, path)
+    annotations = _annotations(_shown(entries, path), path, images, categories)
+    named = [json.dumps([number, name]) for number, name in categories.items()]
+    letters, ends = pack_texts(named)
+    packed = pack(images, [*categories], annotations, values)
+    return {**packed, "categories": letters, "categories.ends": ends}
+
+
+def _shown(entries: Entries, path: Path) -> Iterable[Any]:
+    """The entries, with a progress bar if there are many."""
+    if len(entries) < 50_000:
+        return entries
+    from rich.progress import track
+
+    return track(entries, f"Indexing {path.name}, once", len(entries), transient=True)
+
+
+def _annotations(
+    entries: Iterable[Any],
+    path: Path,
+    images: Mapping[Id, tuple[str, tuple[int, int] | None]],
+    categories: Mapping[Id, str],
+) -> Iterator[tuple[Id, str, Annotation]]:
+    """Check entries, and read each as the id of its image, its name, and what it says."""
     known: set[Id] = set()
     for place, entry in enumerate(entries):
         number = _id(entry.get("id")) if isinstance(entry, dict) else None
-        where = f"{path}: annotation {place + 1 if number is None else number}"
+        label = str(place + 1 if number is None else number)
+        where = f"{path}: annotation {label}"
         if not isinstance(entry, dict):
             raise UserError(f"{where} is no mapping but {_quoted(entry)}.")
         if entry.get("id") is not None:
@@ -184,17 +122,17 @@ def read_coco(path: Path) -> CocoFile:
         image = _id(entry.get("image_id"))
         if image is None or image not in images:
             raise UserError(f"{where} is of image {_quoted(entry.get('image_id'))}, which is not listed.")
-        where = f"{where} of image {images[image].name}"
+        name, size = images[image]
+        where = f"{where} of image {name}"
         category = _id(entry.get("category_id"))
         if category is None or category not in categories:
             raise UserError(
                 f"{where} has the category {_quoted(entry.get('category_id'))}, which is not listed."
             )
         annotation = _annotation(entry, where, category)
-        if (size := images[image].size) is not None:
+        if size is not None:
             annotation.check(size)
-        images[image].annotations.append(annotation)
-    return CocoFile(path, categories, images)
+        yield image, label, annotation
 
 
 def read_categories(contents: Mapping[str, Any], path: Path, used: set[Id | None]) -> dict[Id, str]:
@@ -224,7 +162,7 @@ def read_categories(contents: Mapping[str, Any], path: Path, used: set[Id | None
             "tools 0 is the background. Number the categories from 1."
         )
     categories.pop(0, None)
-    ids = sorted(categories, key=lambda number: (isinstance(number, str), number))
+    ids = sorted(categories, key=order)
     names: dict[str, Id] = {"background": "the background"}
     for number in ids:
         other = names.setdefault(categories[number], number)
@@ -237,10 +175,11 @@ def read_categories(contents: Mapping[str, Any], path: Path, used: set[Id | None
     return {number: categories[number] for number in ids}
 
 
-def _images(contents: Mapping[str, Any], path: Path) -> dict[Id, CocoImage]:
-    images: dict[Id, CocoImage] = {}
+def _images(rows: Iterable[Any], path: Path) -> dict[Id, tuple[str, tuple[int, int] | None]]:
+    """Read names and sizes by id, in the order of the ids."""
+    images: dict[Id, tuple[str, tuple[int, int] | None]] = {}
     owners: dict[str, Id] = {}
-    for entry in _list(contents, "images", path):
+    for entry in rows:
         number, name = (
             (_id(entry.get("id")), entry.get("file_name")) if isinstance(entry, dict) else (None, None)
         )
@@ -248,26 +187,25 @@ def _images(contents: Mapping[str, Any], path: Path) -> dict[Id, CocoImage]:
             raise UserError(f"{path}: an image needs an id and a file_name, this is {_quoted(entry)}.")
         name = posixpath.normpath(name)
         if number in images:
-            raise UserError(f"{path}: images {images[number].name} and {name} have the same id {number!r}.")
+            raise UserError(f"{path}: images {images[number][0]} and {name} have the same id {number!r}.")
         if name in owners:
             raise UserError(
                 f"{path}: image {name} is listed twice, with the ids {owners[name]!r} and {number!r}."
             )
         owners[name] = number
-        where = f"{path}: image {name}"
         stated = (entry.get("height"), entry.get("width"))
         size = None
         if stated != (None, None):
             height, width = map(_id, stated)
-            if not (isinstance(height, int) and isinstance(width, int) and height > 0 and width > 0):
+            if not all(isinstance(side, int) and 0 < side < _MOST_EXACT for side in (height, width)):
                 raise UserError(
-                    f"{where} has a height of {_quoted(stated[0])} and a width of {_quoted(stated[1])}."
+                    f"{path}: image {name} has a height of {_quoted(stated[0])} and a width of {_quoted(stated[1])}."
                 )
-            size = (height, width)
-        images[number] = CocoImage(where, name, size)
+            size = (int(height or 0), int(width or 0))
+        images[number] = (name, size)
     if not images:
         raise UserError(f"{path} lists no images.")
-    return dict(sorted(images.items(), key=lambda item: (isinstance(item[0], str), item[0])))
+    return dict(sorted(images.items(), key=lambda item: order(item[0])))
 
 
 def _annotation(entry: Mapping[str, Any], where: str, category: Id) -> Annotation:
@@ -303,10 +241,14 @@ def _runs(segmentation: Mapping[str, Any], where: str) -> dict[str, Any]:
             counts = decompress(counts)
         except ValueError as error:
             raise UserError(f"{where}: its compressed run lengths are damaged: {error}.") from None
-    if not (isinstance(counts, list) and all(type(count) is int and count >= 0 for count in counts)):
+    if not (
+        isinstance(counts, list) and all(type(count) is int and 0 <= count < _MOST_EXACT for count in counts)
+    ):
         raise UserError(f"{where}: its run lengths are no list of numbers and no text: {_quoted(counts)}.")
     if size is not None and not (
-        isinstance(size, list) and len(size) == 2 and all(type(side) is int and side > 0 for side in size)
+        isinstance(size, list)
+        and len(size) == 2
+        and all(type(side) is int and 0 < side < _MOST_EXACT for side in size)
     ):
         raise UserError(f"{where}: the size of its run lengths is {_quoted(size)}, not height and width.")
     return {"size": size, "counts": counts}
@@ -330,7 +272,7 @@ def _polygons(segmentation: Any, where: str) -> list[list[float]]:
             wrong(polygon, "is no list of coordinates")
         if _is_points(polygon):
             polygon = [value for point in polygon for value in point]
-        if not all(map(_is_number, polygon)):
+        if not _are_numbers(polygon):
             wrong(polygon, "holds something that is no number")
         if len(polygon) < 6 or len(polygon) % 2:
             wrong(polygon, f"has {len(polygon)} coordinates; three points are six")
@@ -365,13 +307,14 @@ def _id(value: Any) -> Id | None:
 
 
 def _is_number(value: Any) -> bool:
-    return type(value) in (int, float) and math.isfinite(value)
+    return type(value) is float and math.isfinite(value) or type(value) is int and abs(value) < _MOST_EXACT
+
+
+def _are_numbers(values: Sequence[Any]) -> bool:
+    quickly = {*map(type, values)} == {float} and math.isfinite(sum(values))
+    return quickly or all(map(_is_number, values))
 
 
 def _quoted(value: Any) -> str:
     text = json.dumps(value)
     return text if len(text) < 80 else f"{text[:60]} ..."
-
-
-def _pixels(size: Sequence[int]) -> str:
-    return f"{size[0]}x{size[1]} pixels (height x width)"

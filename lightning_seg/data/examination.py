@@ -306,11 +306,14 @@ def shared(data: DataSet, splits: Iterable[str]) -> list[Finding]:
     """Find samples of the training split that are in another one, too."""
     if data.train_split not in splits:
         return []
-    train = {repr(sample) for sample in data.samples(data.train_split)}
+    others = {split: data.samples(split) for split in splits if split != data.train_split}
+    known = {
+        repr(sample) for samples in others.values() for sample in samples
+    }  # fewer than those of training
+    trained = {text for sample in data.samples(data.train_split) if (text := repr(sample)) in known}
     return [
         Finding("leak", data.train_split, files_of(data, sample)[0], f"is also {split}")
-        for split in splits
-        if split != data.train_split
-        for sample in data.samples(split)
-        if repr(sample) in train
+        for split, samples in others.items()
+        for sample in samples
+        if repr(sample) in trained
     ]

@@ -1,5 +1,6 @@
 """COCO: everyday scenes; things as instances, stuff and panoptic annotations as classes."""
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Literal
 
@@ -10,13 +11,8 @@ from torchvision import tv_tensors
 from lightning_seg import IGNORE_INDEX
 from lightning_seg.data.base import SegmentationData
 from lightning_seg.data.classes import default_palette, label_table
-from lightning_seg.data.coco_file import (
-    Annotation,
-    CocoFile,
-    CocoImage,
-    Id,
-    read_coco,
-)
+from lightning_seg.data.coco_file import CocoFile, read_coco
+from lightning_seg.data.coco_index import Annotation, CocoImages, Id, plain
 from lightning_seg.data.coco_masks import turn, turn_box
 from lightning_seg.data.files import glob_visible
 from lightning_seg.data.instances import instance_sample
@@ -99,7 +95,7 @@ class COCO(SegmentationData):
         self.labels = labels
         self.year = year
         self.how_to_get = HOW_TO_GET.format(year=year, needed=NEEDED[labels].format(year=year))
-        self._files: dict[str, CocoFile] = {}
+        self._files: dict[Path, CocoFile] = {}
         if labels == "instances":
             categories = self._categories() or dict(zip(THING_IDS, THINGS, strict=True))
             self.class_names = ("background", *categories.values())
@@ -112,10 +108,9 @@ class COCO(SegmentationData):
             numbers = [*THING_IDS, *range(92, 183)]
             self.table = label_table({n - 1: label for label, n in enumerate(numbers)}, others=IGNORE_INDEX)
         self.palette = default_palette(self.num_classes)
-        self._images: dict[tuple[Path, Id], CocoImage] = {}  # by annotation file and number
         self._segments: dict[Path, list[dict[str, Any]]] = {}  # of each panoptic mask
 
-    def list_samples(self, split: str) -> list[tuple[Any, ...]]:
+    def list_samples(self, split: str) -> Sequence[tuple[Any, ...]]:
         """List (image, annotations, number), (image, mask, number) or (image, mask) of `train` or `val`."""
         images, annotations = self.root / f"{split}{self.year}", self.root / "annotations"
         if not images.is_dir():
@@ -135,15 +130,14 @@ class COCO(SegmentationData):
             raise self.missing(listing)
         if self.labels == "panoptic":
             return self._list_panoptic(read_json(listing), listing, images)
-        file = self._file(split)
+        file = self._file(listing)
         ours = dict(zip(self.class_of, self.class_names[1:], strict=True))
         if file.categories != ours:
             differing = sorted({*file.categories.items()} ^ {*ours.items()}, key=str)
             raise UserError(
                 f"{listing} has other categories than the other split: {differing[:6]}. All splits need the same ones."
             )
-        self._images |= {(listing, number): image for number, image in file.images.items()}
-        return [(images / image.name, listing, number) for number, image in file.images.items()]
+        return _Listed(images, file.images)
 
     def read(self, sample: tuple[Any, ...]) -> tuple[np.ndarray, np.ndarray]:
         """Read an image and its mask, or paint the mask."""
@@ -181,13 +175,13 @@ class COCO(SegmentationData):
                 off, as_corners = (stated - boxes[place]).abs().max(), torch.tensor(box) - boxes[place]
                 if off > 3 and as_corners.abs().max() <= 1.5:
                     raise UserError(
-                        f"{entry.where}: bbox is {list(box)}, left, top, right and bottom of its mask; COCO's "
+                        f"{entry.where}: bbox is {plain(box)}, left, top, right and bottom of its mask; COCO's "
                         "format has left, top, width and height."
                     )
                 apart = (stated[:2] >= boxes[place][2:]) | (stated[2:] <= boxes[place][:2])
                 if off > 3 and apart.any() and not entry.is_crowd:
                     raise UserError(
-                        f"{entry.where}: bbox {list(box)} lies beside its mask, whose box from left, top to right, "
+                        f"{entry.where}: bbox {plain(box)} lies beside its mask, whose box from left, top to right, "
                         f"bottom is {boxes[place].tolist()}."
                     )
                 boxes[place] = stated
@@ -200,7 +194,7 @@ class COCO(SegmentationData):
         self, sample: tuple[Any, ...], image: np.ndarray
     ) -> list[tuple[Annotation, np.ndarray, tuple[float, ...] | None]]:
         """Return each annotation of an image with its mask (H, W) and its box, of the upright image."""
-        listed = self._images[sample[1:]]
+        listed = self._file(sample[1]).images[sample[2]]
         size, orientation = listed.frame(sample[0], (image.shape[0], image.shape[1]))
         found = []
         for entry in listed.annotations:
@@ -212,22 +206,16 @@ class COCO(SegmentationData):
     def _listing(self, split: str) -> Path:
         return self.root / "annotations" / f"{self.labels}_{split}{self.year}.json"
 
-    def _file(self, split: str) -> CocoFile:
-        if split not in self._files:
-            self._files[split] = read_coco(self._listing(split))
-        return self._files[split]
+    def _file(self, listing: Path) -> CocoFile:
+        if listing not in self._files:
+            self._files[listing] = read_coco(listing)
+        return self._files[listing]
 
     def _categories(self) -> dict[Id, str]:
         """Read the categories of the smaller file: for COCO itself that of val, a twentieth of the other."""
-        files = {
-            split: self._listing(split)
-            for joined in (self.train_split, self.val_split, self.test_split)
-            for split in joined.split("+")
-        }
-        there = {split: file for split, file in files.items() if file.is_file()}
-        if not there:
-            return {}
-        return self._file(min(there, key=lambda split: there[split].stat().st_size)).categories
+        splits = "+".join((self.train_split, self.val_split, self.test_split)).split("+")
+        there = [file for file in map(self._listing, dict.fromkeys(splits)) if file.is_file()]
+        return self._file(min(there, key=lambda file: file.stat().st_size)).categories if there else {}
 
     def _list_panoptic(self, contents: Any, listing: Path, images: Path) -> list[tuple[Any, ...]]:
         try:
@@ -274,3 +262,19 @@ class COCO(SegmentationData):
 def _area(entry: Annotation, mask: np.ndarray) -> float:
     """Return the area that the annotation states, or that of its mask, in pixels."""
     return float(mask.sum()) if entry.area is None else entry.area
+
+
+class _Listed(Sequence[tuple[Path, Path, Id]]):
+    """Samples (image, annotations, number), each made when it is asked for."""
+
+    def __init__(self, folder: Path, images: CocoImages) -> None:
+        self._folder, self._images = folder, images
+
+    def __len__(self) -> int:
+        return len(self._images)
+
+    def __getitem__(self, i: Any) -> Any:
+        if isinstance(i, slice):
+            return [self[row] for row in range(*i.indices(len(self)))]
+        row = range(len(self))[i]
+        return self._folder / self._images.names[row], self._images.path, self._images.id_at(row)
