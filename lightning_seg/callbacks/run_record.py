@@ -22,6 +22,7 @@ from torch.utils.data import DataLoader
 from lightning_seg import IGNORE_INDEX
 from lightning_seg.data.base import SegmentationData, data_of
 from lightning_seg.data.pixels import RGB
+from lightning_seg.data.test_sets import FurtherTest
 from lightning_seg.metrics.images import Values
 from lightning_seg.metrics.scores import Scores, scores
 from lightning_seg.metrics.torch_metric import TorchMetric
@@ -206,6 +207,8 @@ class RunRecord(L.Callback):
             "checkpoint": Path(trainer.ckpt_path).name if trainer.ckpt_path else None,
             "loss": _number(float(trainer.callback_metrics.get("test/loss", np.nan))),
         }
+        if isinstance(data, FurtherTest):
+            protocol |= data.facts
         if isinstance(module, SemanticSegmentation):
             if module.inference is not None:
                 protocol["test_time_augmentation"] = repr(module.inference)

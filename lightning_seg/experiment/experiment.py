@@ -44,6 +44,7 @@ from lightning_seg.experiment.overrides import options_of, plain
 from lightning_seg.experiment.parser import Parser
 from lightning_seg.experiment.renamed import refuse_old_names
 from lightning_seg.experiment.slurm_settings import Slurm
+from lightning_seg.experiment.test_sets import FOLDER, make_test_sets
 from lightning_seg.experiment.trainer import CALLBACKS, device_of, make_trainer, silence_libraries
 from lightning_seg.runs.csv_logger import RunLogger
 from lightning_seg.runs.directory import METRICS, JsonObject, new_run
@@ -107,6 +108,12 @@ class ExperimentSettings(LightningCLI):
             "--name", type=str | None, default=None, help="Name of the experiment; the YAML's name."
         )
         parser.add_argument("--runs", type=str, default="runs", help="Folder of all runs.")
+        parser.add_argument(
+            "--test_sets",
+            type=dict[str, dict[str, Any]],
+            default={},
+            help="What is also tested: NAME: {corruption: noise, severity: 3}, or NAME: {class_path: DATA SET, ...}.",
+        )
         parser.add_argument(
             "--modules",
             type=list[str],
@@ -280,6 +287,18 @@ class Experiment(TaskAndData):
         self.trainer.test(
             self.model, self.datamodule, ckpt_path=best or None, verbose=False, weights_only=True
         )
+        for name, data in self._test_sets.items():
+            folder = self.run_directory / FOLDER / name
+            folder.mkdir(parents=True, exist_ok=True)
+            if self.trainer.is_global_zero:
+                print(f"\ntest set {name}")
+            tester = make_trainer(
+                self.config_init,
+                [RunLogger(folder, curves=False)],
+                [RunRecord(folder, self._text)],
+                precision=self._given_precision,
+            )
+            tester.test(self.model, data, ckpt_path=best or None, verbose=False, weights_only=True)
 
     @property
     def run_directory(self) -> Path:
@@ -300,7 +319,9 @@ class Experiment(TaskAndData):
         settings.trainer.precision = self._precision()
         if self._given_run is not None:  # the checkpoint that it continues from is none of its settings
             settings.ckpt_path = next((content.get("ckpt_path") for content in self._files.values()), None)
-        text = self.parser.dump(settings, skip_unset=False)
+        self._test_sets = make_test_sets(self.config.test_sets, self.datamodule)
+        self._text = text = self.parser.dump(settings, skip_unset=False)
+        self._given_precision = settings.trainer.precision
         run = self._given_run or self._new_run()
         self._record = RunRecord(run, text, [file.parent for file in self._files], self._args)
         loggers: list[Logger] = [RunLogger(run, curves=self.tracked)]

@@ -32,6 +32,7 @@ _INCIDENTAL = (
     "name",
     "runs",
     "modules",
+    "test_sets",
     "ckpt_path",
     "tracking",
     "wandb",

@@ -3,6 +3,7 @@
 import json
 import os
 import re
+import shutil
 import signal
 import subprocess
 import sys
@@ -362,6 +363,23 @@ def test_an_incomplete_answer_says_so_and_an_older_run_does_not_count(tmp_path, 
     assert "The runs of full also differ in batch." in out
     with pytest.raises(UserError, match="no run is done"):
         answer(ABLATION, [missing])
+
+
+def test_further_test_sets_have_answers_of_their_own(tmp_path, capsys):
+    slots = made_slots(tmp_path, {"full": 0.2, "frozen": 0.0})
+    for slot in slots:
+        run, folder = slot.run().path, slot.run().path / "test_sets/noise"
+        folder.mkdir(parents=True)
+        for name in (CONFIG, ENVIRONMENT, "test_images.npz"):
+            shutil.copy(run / name, folder / name)
+        test = json.loads((run / TEST_SCORES).read_text())
+        test["protocol"]["corruption"] = "noise 3"
+        (folder / TEST_SCORES).write_text(json.dumps(test))
+    answer(replace(ABLATION, variants={"full": (), "frozen": ()}), slots)
+    out = capsys.readouterr().out
+    assert "test set noise" in out and "corruption noise 3" in out.split("test set noise")[1]
+    assert "corruption noise 3" in (tmp_path / "study/answer-noise.md").read_text()
+    assert "corruption" not in (tmp_path / "study/answer.md").read_text()
 
 
 def test_variants_of_two_ablations_are_told_apart(tmp_path):
