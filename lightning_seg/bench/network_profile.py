@@ -119,7 +119,7 @@ def measure(name: str, model: SemanticSegmentation, conditions: Conditions) -> D
             part: sum(p.numel() for p in owned if p.requires_grad) for part, owned in parameters.items()
         },
         multiply_adds={part: work.get(part, 0) for part in parts},
-        output_stride=network.backbone.strides[-1],
+        output_stride=network.encoder.strides[-1],
         fixed_memory=fixed,
         image_memory=image,
         images_per_second=speed,

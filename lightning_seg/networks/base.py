@@ -83,14 +83,13 @@ class BackboneNetwork(nn.Module):
             f"{self.backbone.describe()}; {type(self.neck).__name__} to strides {', '.join(map(str, made))}"
         )
 
-    def maps_of(self, x: Tensor) -> list[Tensor]:
-        """Return the backbone's own maps of normalized images, before any pyramid."""
-        if self.neck is not None:
-            multiple = self.neck.multiple
-            below, right = (-(-length // multiple) * multiple - length for length in x.shape[-2:])
-            x = F.pad(x, (0, right, 0, below))
-        maps: list[Tensor] = self.backbone(x)
-        return maps
+    def pad_to_patches(self, x: Tensor) -> Tensor:
+        """Pad normalized images (B, C, H, W) to whole patches, where the stride is no multiple of these."""
+        if self.neck is None:
+            return x
+        multiple = self.neck.multiple
+        below, right = (-(-length // multiple) * multiple - length for length in x.shape[-2:])
+        return F.pad(x, (0, right, 0, below))
 
     def load_weights(self, find_checkpoint: Callable[[str], Path] = Path) -> str:
         """Load the pretrained weights that `weights` names. Call it once, before training from the start.
@@ -183,10 +182,12 @@ class Network(BackboneNetwork):
         """
         height, width = images.shape[-2:]
         x = self._pad(self.backbone.normalize(images))
+        seen = self.pad_to_patches(x)
         if self._feature_cache is None:
-            features = self.maps_of(x)
+            features = self.backbone(seen)
         else:
-            features = self._feature_cache(images, lambda positions: self.maps_of(x[positions]))
+            size = seen.shape[-2], seen.shape[-1]
+            features = self._feature_cache(images, lambda positions: self.backbone(seen[positions]), size)
         if self.neck is not None:
             features = self.neck(features, x)
         logits = crop(resize(self.head(self.decode(x, features)), x), height, width)

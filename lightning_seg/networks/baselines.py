@@ -99,5 +99,8 @@ class _Patches(Backbone):
     def stages(self) -> list[tuple[str, nn.ModuleList]]:
         return self.inner.stages()
 
+    def describe(self) -> str:
+        return f"{self.inner.describe()}, of patches of {self.patch} pixels"
+
     def load_weights(self) -> str:
         return self.inner.load_weights()

@@ -5,8 +5,9 @@ import warnings
 from collections.abc import Callable
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
+from lightning_seg.networks.backbones.base import Backbone
 from lightning_seg.networks.backbones.feature_folder import FeatureFolder, folder_of
 
 
@@ -22,7 +23,7 @@ class FeatureCache:
         backbone: Whose maps they are, to keep them in a folder that runs share instead of in memory.
     """
 
-    def __init__(self, gigabytes: float, backbone: nn.Module | None = None) -> None:
+    def __init__(self, gigabytes: float, backbone: Backbone | None = None) -> None:
         self.gigabytes = gigabytes
         self.backbone = backbone
         self._folder: FeatureFolder | None = None
@@ -30,14 +31,20 @@ class FeatureCache:
         self._left = gigabytes * 1e9
         self._kept: dict[bytes, list[Tensor]] = {}
 
-    def __call__(self, images: Tensor, compute: Callable[[Tensor], list[Tensor]]) -> list[Tensor]:
+    def __call__(
+        self,
+        images: Tensor,
+        compute: Callable[[Tensor], list[Tensor]],
+        size: tuple[int, int] | None = None,
+    ) -> list[Tensor]:
         """Return the feature maps of a batch.
 
         Args:
             images: Images (B, 3, H, W) as they come to the network.
             compute: Returns the maps, each (N, C, h, w), of the images at N positions (N,) of the batch.
+            size: Height and width that the images are padded to, which networks on one backbone do differently.
         """
-        keys = [self._key(image) for image in images]
+        keys = [self._key(image, size) for image in images]
         kept = {i: maps for i, key in enumerate(keys) if (maps := self._found(key)) is not None}
         new = [i for i in range(len(keys)) if i not in kept]
         self.hits += len(keys) - len(new)
@@ -74,10 +81,12 @@ class FeatureCache:
         with torch.inference_mode(False):  # what validation keeps, training may need
             self._kept[key] = [m.detach().cpu().clone() for m in maps]
 
-    def _key(self, image: Tensor) -> bytes:
-        """Tell images and arithmetics apart."""
+    def _key(self, image: Tensor, size: tuple[int, int] | None) -> bytes:
+        """Tell images, their padding and arithmetics apart."""
         device = image.device.type
         autocast = torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else None
-        kind = f"{tuple(image.shape)} {image.dtype} {autocast}"
+        kind = f"{tuple(image.shape)} {image.dtype} {autocast} {size}"
         rows = image.permute(1, 2, 0).contiguous().cpu().numpy()
-        return hashlib.blake2b(rows.tobytes(), key=kind.encode()[:64], digest_size=16).digest()
+        digest = hashlib.blake2b(kind.encode() + b"\0", digest_size=16)
+        digest.update(rows.tobytes())
+        return digest.digest()

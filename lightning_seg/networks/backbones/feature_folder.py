@@ -7,9 +7,10 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from lightning_seg.data.cache_folder import cache_folder
+from lightning_seg.networks.backbones.base import Backbone
 
 _ALIGN = 64  # bytes that the head of a file is a multiple of
 
@@ -64,11 +65,11 @@ class FeatureFolder:
         return True
 
 
-def folder_of(backbone: nn.Module) -> Path:
+def folder_of(backbone: Backbone) -> Path:
     """Name the folder of a backbone's features: by its weights, its layers and the version of torch."""
     digest = hashlib.blake2b(f"{torch.__version__} {backbone!r}".encode(), digest_size=12)
-    for name in ("mean", "std", "out_indices", "backbone_args"):
-        digest.update(f"{getattr(backbone, name, None)}".encode())
+    # What is taken of the same layers, such as which blocks of a transformer, and whether with its norm.
+    digest.update(f"{backbone.describe()} {backbone.mean} {backbone.std}".encode())
     for name, tensor in sorted(backbone.state_dict().items()):
         digest.update(f"{name} {tensor.dtype}".encode())
         digest.update(tensor.detach().cpu().contiguous().flatten().view(torch.uint8).numpy())

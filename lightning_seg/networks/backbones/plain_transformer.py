@@ -11,7 +11,7 @@ from lightning_seg.errors import UserError
 
 # Settings of timm's that are set elsewhere, or that do not concern feature maps.
 _ELSEWHERE = {
-    "in_chans": "the network's in_channels",
+    "in_chans": "in_channels, which comes from the data",
     "output_stride": "output_stride, beside backbone_args",
     "out_indices": "out_indices, beside backbone_args",
     "pretrained": "weights",

@@ -79,7 +79,7 @@ class Detector(BackboneNetwork, ABC):
             x = _resize(x, self.min_size, self.max_size)
         resized = (x.shape[-2], x.shape[-1])
         x = F.pad(x, (0, -resized[1] % self.stride, 0, -resized[0] % self.stride))
-        features = self.maps_of(x)
+        features = self.backbone(self.pad_to_patches(x))
         if self.neck is not None:
             features = self.neck(features, x)
         found, losses = self.head(self.decode(features), x, resized, targets)

@@ -8,6 +8,8 @@ from torch.utils.data import DataLoader
 from lightning_seg.errors import UserError
 from lightning_seg.networks.backbones.feature_cache import FeatureCache
 from lightning_seg.networks.backbones.feature_folder import FeatureFolder, folder_of
+from lightning_seg.networks.backbones.timm_backbone import TimmBackbone
+from lightning_seg.networks.linear import Linear
 from lightning_seg.networks.unet import UNet
 from lightning_seg.tasks.semantic import SemanticSegmentation
 from lightning_seg.training.finetune.policies import Frozen
@@ -125,3 +127,21 @@ def test_other_weights_have_another_folder_and_a_full_one_is_left_alone(tmp_path
     assert not again.write(b"three", maps) and again.read(b"three") is None
     with pytest.raises(UserError, match="cache_on: disk needs to know how much to keep"):
         Frozen(cache_on="disk")
+
+
+def test_networks_share_no_features_that_differ(tmp_path, monkeypatch):
+    """Of one backbone: other blocks of it, their norm, and images padded otherwise."""
+    monkeypatch.setenv("LIGHTNING_SEG_CACHE", str(tmp_path))
+    settings = [{}, {"out_indices": 1}, {"out_indices": 1, "norm": False}, {"out_indices": 2, "norm": True}]
+    backbones = [TimmBackbone("test_vit", False, backbone_args={"depth": 4}, **s) for s in settings]
+    for backbone in backbones[1:]:
+        backbone.load_state_dict(backbones[0].state_dict(), strict=False)
+    assert len({folder_of(b) for b in backbones}) == 4
+    images = torch.randint(256, (2, 3, 40, 50), dtype=torch.uint8)
+    for network in (Linear(3, backbones[0]), UNet(3, backbones[0])):  # of strides 16 and 32
+        network.eval()
+        expected = network(images)
+        for _ in range(2):
+            network.cache_features(1, on_disk=True)
+            torch.testing.assert_close(network(images), expected)
+    assert len([*folder_of(backbones[0]).glob("*.maps")]) == 4
