@@ -125,6 +125,7 @@ from lightning_seg.postprocess.morphology import Opening as Opening
 from lightning_seg.postprocess.superpixels import Superpixels as Superpixels
 from lightning_seg.tasks.base import SegmentationTask as SegmentationTask
 from lightning_seg.tasks.instance import InstanceSegmentation as InstanceSegmentation
+from lightning_seg.tasks.multi_label import MultiLabelSegmentation as MultiLabelSegmentation
 from lightning_seg.tasks.semantic import SemanticSegmentation as SemanticSegmentation
 from lightning_seg.training.finetune.added import Adapters as Adapters
 from lightning_seg.training.finetune.added import BitFit as BitFit
@@ -149,6 +150,10 @@ from lightning_seg.training.losses import LovaszLoss as LovaszLoss
 from lightning_seg.training.losses import OHEMCrossEntropy as OHEMCrossEntropy
 from lightning_seg.training.losses import PixelLoss as PixelLoss
 from lightning_seg.training.losses import TverskyLoss as TverskyLoss
+from lightning_seg.training.multi_label_losses import BinaryCrossEntropy as BinaryCrossEntropy
+from lightning_seg.training.multi_label_losses import BinaryDiceLoss as BinaryDiceLoss
+from lightning_seg.training.multi_label_losses import BinaryFocalLoss as BinaryFocalLoss
+from lightning_seg.training.multi_label_losses import MultiLabelLoss as MultiLabelLoss
 from lightning_seg.training.schedules import Constant as Constant
 from lightning_seg.training.schedules import Cosine as Cosine
 from lightning_seg.training.schedules import HeadFirst as HeadFirst

@@ -50,8 +50,8 @@ def sample_ways(data: SegmentationData) -> tuple[dict[str, Callable[[], float]],
     Raises:
         UserError: If the experiment does not change colors, or has fewer images than a batch.
     """
-    if data.instances:
-        raise UserError("bench data times masks of classes, and this experiment is about objects.")
+    if data.instances or data.overlapping:
+        raise UserError("bench data times masks of one class a pixel, and this experiment has others.")
     if data.color is None:
         raise UserError(
             "bench compares ways to change colors, too, and this experiment leaves them alone. Add "

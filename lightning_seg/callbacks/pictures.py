@@ -10,13 +10,14 @@ import torch
 
 from lightning_seg.data.base import data_of
 from lightning_seg.data.dataset import Split
+from lightning_seg.data.overlapping import flat
 from lightning_seg.metrics.instance import arrays, view_of_found, view_of_truth
-from lightning_seg.metrics.scores import scores
 from lightning_seg.plotting.pictures import comparison, save_parts
 from lightning_seg.runs.csv_logger import RunLogger, loggers_of
 from lightning_seg.runs.directory import PICTURES
 from lightning_seg.tasks.base import task_of
 from lightning_seg.tasks.instance import InstanceSegmentation
+from lightning_seg.tasks.multi_label import MultiLabelSegmentation
 from lightning_seg.tasks.semantic import SemanticSegmentation
 from lightning_seg.tracking.media import PictureSet, log_confusion_matrix, log_per_class
 from lightning_seg.tracking.wandb_logger import WandbRunLogger
@@ -73,7 +74,7 @@ class Pictures(L.Callback):
         module = task_of(pl_module)
         split = Split(data, split_name)
         shown = sorted({int(i) for i in np.linspace(0, len(split) - 1, self.count)})
-        images, truths, predictions, objects = [], [], [], []
+        images, truths, predictions, objects, maps = [], [], [], [], []
         with torch.inference_mode():
             for sample in (split[i] for i in shown):
                 batch = sample["image"][None].to(module.device)
@@ -90,12 +91,24 @@ class Pictures(L.Callback):
                     labels = module.labels(out, batch)[0] if stage == "test" else out.max(1)[1][0]
                     predictions.append(labels.byte().cpu().numpy())
                     truths.append(sample["mask"].numpy())
+                elif isinstance(module, MultiLabelSegmentation):
+                    found_maps = module.decide(out)[0].byte().cpu().numpy()
+                    maps.append((sample["mask"].numpy(), found_maps))
+                    true_flat, found_flat = (flat(m.transpose(1, 2, 0)) for m in maps[-1])
+                    truths.append(true_flat)
+                    predictions.append(found_flat)
         if not trainer.is_global_zero:
             return
         folder = Path(run) / PICTURES
         folder.mkdir(exist_ok=True)
         sheet = comparison(
-            images, truths, predictions, data.class_names, data.palette, objects=objects or None
+            images,
+            truths,
+            predictions,
+            data.class_names,
+            data.palette,
+            objects=objects or None,
+            maps=maps or None,
         )
         sheet.save(folder / f"{stage}.png")
         if stage == "test":  # for the report that lays several runs side by side
@@ -105,15 +118,17 @@ class Pictures(L.Callback):
         names = [data.name_of(samples[i]) for i in shown]
         classes = data.class_names
         step = max(0, trainer.global_step - 1)  # the step that Lightning gives the scores of this validation
-        iou = dict(zip(classes, scores(module.matrix).iou_per_class, strict=True))
+        iou = dict(zip(module.scored_classes, module.result.iou_per_class, strict=True))
         shown_there = PictureSet(images, truths, predictions, classes, names, objects or None)
         matrix = np.array(module.matrix)
         self._tables, self._drawn = [], self._drawn + (stage == "val")
         for logger in loggers_of(trainer, WandbRunLogger):
             shown_there.log(logger, f"{stage}/pictures", step)
+            if matrix.size:
+                confusion = partial(log_confusion_matrix, logger, f"{stage}/confusion", matrix, classes, step)
+                self._tables.append(confusion)
             self._tables += [
                 partial(shown_there.log_table, logger, f"{stage}/pictures_table", step),
-                partial(log_confusion_matrix, logger, f"{stage}/confusion", matrix, classes, step),
                 partial(log_per_class, logger, f"{stage}/iou_per_class", iou, step),
             ]
         if stage == "test" or self._drawn % self.tables_every_n == 0:

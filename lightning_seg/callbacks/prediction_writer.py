@@ -12,6 +12,7 @@ from PIL import Image
 
 from lightning_seg import IGNORE_INDEX
 from lightning_seg.data.base import data_of
+from lightning_seg.data.pixels import Pixels
 from lightning_seg.data.rasters import is_place_known, opened, void_of, write_like
 from lightning_seg.inference.inferers import entropy
 from lightning_seg.inference.writing import Outputs, as_bytes
@@ -22,9 +23,11 @@ from lightning_seg.plotting.pictures import (
     draw_objects,
     object_color,
     overlay,
+    overlay_maps,
     save_palette_png,
 )
 from lightning_seg.tasks.instance import InstanceSegmentation
+from lightning_seg.tasks.multi_label import MultiLabelSegmentation
 from lightning_seg.tasks.semantic import SemanticSegmentation
 
 
@@ -100,11 +103,8 @@ class PredictionWriter(L.Callback):
         palette, known = data_of(trainer).palette, data_of(trainer).pixels
         pixels = torch.from_numpy(image).permute(2, 0, 1)
         mask = module.labels(output[None], pixels[None])[0].byte().cpu().numpy()
-        georeferenced = is_place_known(path)
-        if georeferenced:
-            with opened(path) as source:
-                void = void_of(source, known.bands)
-            mask = mask if void is None else np.where(void, np.uint8(IGNORE_INDEX), mask)
+        void = _void(path, known)
+        mask = mask if void is None else np.where(void, np.uint8(IGNORE_INDEX), mask)
         picture = known.picture(image)
         Image.fromarray(overlay(picture, mask, palette)).save(self.outputs.file("overlays", path, ".png"))
         written: dict[str, tuple[np.ndarray, Palette]] = {"masks": (mask, palette)}
@@ -112,6 +112,11 @@ class PredictionWriter(L.Callback):
             written["uncertainty"] = as_bytes(entropy(output[None] / module.temperature)[0]), HEAT
         if "probabilities" in self.kinds:
             written["probabilities"] = (output / module.temperature).softmax(0).cpu().numpy(), ()
+        self._write_files(path, written)
+
+    def _write_files(self, path: str, written: dict[str, tuple[np.ndarray, Palette]]) -> None:
+        """Write arrays with their palettes, by the folder that each belongs in; GeoTIFFs where the image is one."""
+        georeferenced = is_place_known(path)
         for kind, (values, colors) in written.items():
             if georeferenced:
                 write_like(path, self.outputs.file(kind, path, ".tif"), values, colors)
@@ -126,6 +131,49 @@ class PredictionWriter(L.Callback):
         self.written, self.unreadable = trainer.strategy.reduce(counts, reduce_op="sum").int().tolist()
         if trainer.is_global_zero:
             print(f"{self.written} images: {', '.join(self.kinds)} in {self.outputs.folder}/")
+
+
+def _void(path: str, pixels: Pixels) -> np.ndarray | None:
+    """Return where an image that knows its place has no data (H, W)."""
+    if not is_place_known(path):
+        return None
+    with opened(path) as source:
+        return void_of(source, pixels.bands)
+
+
+class MultiLabelWriter(PredictionWriter):
+    """Write ``masks/<class>/name.png`` for each class that has a logit: 1 where it is, shown in its color, else 0.
+
+    ``overlays/name.png`` shows all classes, those that overlap in their mean color; ``probabilities/name.npy`` holds
+    (K, H, W) float32, and ``uncertainty/name.png`` the mean over the classes of the entropy of being there or not.
+
+    Args:
+        outputs: Where to write.
+        run: The run that predicts.
+        uncertainty: Also write the uncertainty.
+        probabilities: Also write the probabilities.
+    """
+
+    def write(
+        self, trainer: L.Trainer, module: L.LightningModule, image: np.ndarray, output: Any, path: str
+    ) -> None:
+        """Write the files of one image."""
+        assert isinstance(module, MultiLabelSegmentation)
+        data = data_of(trainer)
+        found = module.decide(output[None])[0].byte().cpu().numpy()
+        if (void := _void(path, data.pixels)) is not None:
+            found = np.where(void, np.uint8(IGNORE_INDEX), found)
+        drawn = overlay_maps(data.pixels.picture(image), found, data.palette)
+        Image.fromarray(drawn).save(self.outputs.file("overlays", path, ".png"))
+        written: dict[str, tuple[np.ndarray, Palette]] = {}
+        for name, mask, color in zip(module.scored_classes, found, data.palette[1:], strict=True):
+            written[f"masks/{name.replace('/', '_')}"] = mask, [(0, 0, 0), color]
+        if "uncertainty" in self.kinds:
+            both = torch.stack([output, torch.zeros_like(output)], dim=1)  # (K, 2, H, W): there, or not
+            written["uncertainty"] = as_bytes(entropy(both).mean(0)), HEAT
+        if "probabilities" in self.kinds:
+            written["probabilities"] = output.sigmoid().cpu().numpy(), ()
+        self._write_files(path, written)
 
 
 class ObjectWriter(PredictionWriter):

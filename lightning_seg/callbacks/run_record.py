@@ -24,7 +24,7 @@ from lightning_seg.data.base import SegmentationData, data_of
 from lightning_seg.data.pixels import RGB
 from lightning_seg.data.test_sets import FurtherTest
 from lightning_seg.metrics.images import Values
-from lightning_seg.metrics.scores import Scores, scores
+from lightning_seg.metrics.scores import Scores
 from lightning_seg.metrics.torch_metric import TorchMetric
 from lightning_seg.networks.backbones.base import scalings
 from lightning_seg.networks.base import BackboneNetwork
@@ -34,6 +34,7 @@ from lightning_seg.runs.directory import CONFIG, ENVIRONMENT, TEST_IMAGES, TEST_
 from lightning_seg.runs.provenance import record_code
 from lightning_seg.tasks.base import SegmentationTask, task_of
 from lightning_seg.tasks.instance import InstanceSegmentation
+from lightning_seg.tasks.multi_label import MultiLabelSegmentation
 from lightning_seg.tasks.semantic import SemanticSegmentation
 from lightning_seg.tracking.media import log_image_scores
 from lightning_seg.tracking.wandb_logger import WandbRunLogger
@@ -181,18 +182,18 @@ class RunRecord(L.Callback):
             data = data_of(trainer)
             module = task_of(pl_module)
             images = _images(trainer, trainer.val_dataloaders, trainer.num_val_batches)
-            self._print(module, scores(module.matrix), f"{data.val_split} split, {images} images")
+            self._print(module, module.result, f"{data.val_split} split, {images} images")
 
     def on_test_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Write test.json and test_images.npz, and print the table per class."""
         if not trainer.is_global_zero:
             return
         module, data = task_of(pl_module), data_of(trainer)
-        result = scores(module.matrix)
+        result = module.result
         if trainer.fast_dev_run:  # type: ignore[attr-defined]
             self._print(module, result, "a trial of a few batches, whose scores are not kept")
             return
-        names = module.class_names
+        names = module.scored_classes
         protocol: dict[str, object] = {
             "split": data.test_split,
             "images": _images(trainer, trainer.test_dataloaders, trainer.num_test_batches),
@@ -237,6 +238,18 @@ class RunRecord(L.Callback):
             "per_class": per_class,
         }
         further_arrays: dict[str, Any] = {}
+        if isinstance(module, MultiLabelSegmentation):
+            protocol |= {
+                "task": "overlapping classes, each by itself",
+                "aggregation": "counts of each class over the split, then the mean over classes present",
+                "thresholds": "tuned on the validation split" if module.tunes else "given",
+                "test_time_augmentation": repr(module.inference) if module.inference else None,
+            }
+            table["labels"] = list(
+                module.class_names
+            )  # of the masks in pictures, where of several classes one shows
+        else:
+            further_arrays["confusion"] = module.matrix
         if isinstance(module, InstanceSegmentation):
             further_arrays["mask_ap_left_out"] = module.mask_ap_left_out
             protocol["task"] = f"objects, those from score {module.score_threshold:g} on merged by class"
@@ -251,7 +264,6 @@ class RunRecord(L.Callback):
             self.run / TEST_IMAGES,
             counts=module.per_image,
             names=np.array(names_of_images),
-            confusion=module.matrix,
             **further_arrays,
         )
         step = max(0, trainer.global_step - 1)
@@ -262,11 +274,13 @@ class RunRecord(L.Callback):
 
     def _print(self, module: SegmentationTask, result: Scores, of_what: str) -> None:
         """Print all scores of an evaluation."""
-        lines = [score_table(result, module.class_names)]
+        lines = [score_table(result, module.scored_classes)]
         further = {k: v for k, v in module.image_scores.items() if not isinstance(v, np.ndarray)}
         if module.instances:
             lines = [object_table(module.image_scores, module.class_names), "", "merged by class", *lines]
         else:
+            if isinstance(module, MultiLabelSegmentation):
+                lines = [multi_label_table(result, module.image_scores, module.scored_classes)]
             rows = [[name, f"{value:.4g}"] for name, value in further.items()]
             lines += [text_table(["", ""], rows)] if rows else []
         print("\n" + "\n".join([*lines, f"{of_what}; {self.run}"]))
@@ -355,6 +369,28 @@ def score_table(result: Scores, names: tuple[str, ...]) -> str:
     rows.append(_row("mean", [result.miou, result.dice, result.precision, result.recall]))
     rows.append(_row("pixel accuracy", [result.pixel_accuracy]))
     return text_table(["class", "IoU", "Dice", "precision", "recall"], rows)
+
+
+def multi_label_table(result: Scores, values: Values, names: tuple[str, ...]) -> str:
+    """Lay out the scores of overlapping classes as text, one line a class and one for the mean.
+
+    Args:
+        result: The scores of overlap.
+        values: Average precision and thresholds, as `lightning_seg.tasks.multi_label.MultiLabelSegmentation` has them.
+        names: The classes that have scores.
+    """
+    precision, thresholds = np.asarray(values["ap_per_class"]), np.asarray(values["threshold_per_class"])
+    columns = (
+        result.iou_per_class,
+        result.dice_per_class,
+        result.precision_per_class,
+        result.recall_per_class,
+        precision,
+        thresholds,
+    )
+    rows = [_row(name, [column[i] for column in columns]) for i, name in enumerate(names)]
+    rows.append(_row("mean", [result.miou, result.dice, result.precision, result.recall, values["map"]]))
+    return text_table(["class", "IoU", "Dice", "precision", "recall", "AP", "threshold"], rows)
 
 
 def object_table(values: Values, names: tuple[str, ...]) -> str:

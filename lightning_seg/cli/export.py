@@ -33,6 +33,7 @@ def main(arguments: list[str]) -> None:
     from lightning_seg.inference.export.standalone import standalone
     from lightning_seg.inference.export.write import validation_images, write
     from lightning_seg.networks.base import Network
+    from lightning_seg.tasks.multi_label import MultiLabelSegmentation
     from lightning_seg.tasks.semantic import SemanticSegmentation
 
     settings = ["--model.compile=false", *settings]
@@ -46,8 +47,8 @@ def main(arguments: list[str]) -> None:
         print(f"note: {options.name} is an experiment, no run: its weights are random")
     path = options.output or path
     network = task.network
-    if not (isinstance(network, Network) and isinstance(task, SemanticSegmentation)):
-        raise UserError(f"export takes networks of semantic segmentation, not {type(network).__name__}.")
+    if not (isinstance(network, Network) and isinstance(task, SemanticSegmentation | MultiLabelSegmentation)):
+        raise UserError(f"export takes networks that label pixels, not {type(network).__name__}.")
     images, note = [], ""
     try:
         images = validation_images(data) if run else []
@@ -56,16 +57,29 @@ def main(arguments: list[str]) -> None:
     wide = data.pixels.takes_any_values if not images else any(one.dtype != "uint8" for _, one in images)
     dtype = torch.float32 if options.float or wide else torch.uint8
     metadata = {"classes": json.dumps(data.class_names), "palette": json.dumps(data.palette)}
+    thresholds = task.thresholds if isinstance(task, MultiLabelSegmentation) else None
+    least = None if thresholds is None else dict(zip(task.scored_classes, thresholds.tolist(), strict=True))
+    if least is not None:
+        metadata |= {"classes": json.dumps(task.scored_classes), "thresholds": json.dumps(least)}
     found, checks = write(
-        network, path, options.format, options.labels, dtype, metadata, [*images, *noise(data.num_channels)]
+        network,
+        path,
+        options.format,
+        options.labels,
+        dtype,
+        metadata,
+        [*images, *noise(data.num_channels)],
+        thresholds,
     )
-    if task.inference is not None or task.postprocess is not None:
+    if isinstance(task, MultiLabelSegmentation):
+        note += f"\nnot in the file: {task.inference!r}" if task.inference is not None else ""
+    elif task.inference is not None or task.postprocess is not None:
         note += _what_is_left_out(task, data, found, options.labels, dtype, images)
-    given = (
-        "labels (batch, height, width) uint8" if options.labels else "logits (batch, classes, height, width)"
-    )
+    given = "labels (batch, height, width) uint8"
+    if not options.labels or least is not None:
+        given = f"{'masks of 0 and 1' if options.labels else 'logits'} (batch, classes, height, width)"
     lines = "\n".join(f"  {one}" for one in checks)
-    program = standalone(path, options.format, options.labels, dtype, data.palette, data.pixels)
+    program = standalone(path, options.format, options.labels, dtype, data.palette, data.pixels, least)
     size = f"{path.stat().st_size / 1e6:.1f} MB"
     print(
         f"{path} ({size}): images (batch, {data.num_channels}, height, width) {str(dtype)[6:]}, with the values of"

@@ -92,14 +92,16 @@ def _predict_small(
     run: Path, settings: list[str], outputs: "Outputs", images: list[Path], options: argparse.Namespace
 ) -> int:
     """Predict whole images; return how many could not be read."""
-    from lightning_seg.callbacks.prediction_writer import ObjectWriter, PredictionWriter
+    from lightning_seg.callbacks.prediction_writer import MultiLabelWriter, ObjectWriter, PredictionWriter
     from lightning_seg.experiment.failures import friendly_errors
     from lightning_seg.experiment.loading import load_run
 
     listed = json.dumps([str(image) for image in images])
     loaded = load_run(run, [f"--data.init_args.predict_folder={listed}", *settings])
     writer: PredictionWriter
-    if not loaded.task.instances:
+    if loaded.task.overlapping:
+        writer = MultiLabelWriter(outputs, run, options.uncertainty, options.probabilities)
+    elif not loaded.task.instances:
         writer = PredictionWriter(outputs, run, options.uncertainty, options.probabilities)
     elif options.uncertainty or options.probabilities:
         name = "--uncertainty" if options.uncertainty else "--probabilities"

@@ -32,6 +32,7 @@ from lightning_seg.data.loading import (
     seeded,
 )
 from lightning_seg.data.measure import measure
+from lightning_seg.data.overlapping import of_classes, of_objects
 from lightning_seg.data.pixels import MEAN, Measurement, Statistics, make_pixels
 from lightning_seg.data.reader import SampleReader
 from lightning_seg.data.segments import SegmentSample
@@ -39,7 +40,7 @@ from lightning_seg.data.settings import refuse_senseless
 from lightning_seg.data.shares import listed, share_of
 from lightning_seg.data.transforms.color import ColorJitter, apply_color
 from lightning_seg.data.transforms.geometry import RandomHorizontalFlip, RandomScaleCrop
-from lightning_seg.data.transforms.mixing import Mix
+from lightning_seg.data.transforms.mixing import ClassMix, Mix
 from lightning_seg.errors import UserError
 
 
@@ -54,7 +55,8 @@ class SegmentationData(SampleReader, L.LightningDataModule, ABC):
     split. Images have the type and the values of the files, ``uint8``, ``uint16``, ``int16`` or ``float32``, which the
     network normalizes. In training with `color` they arrive on the device as ``float32``, of the same scale. With
     `instances` a batch has "targets" instead of "mask": for each image what `lightning_seg.data.instances` says; with
-    `segments` what `lightning_seg.data.segments.batch_columns` says, beside "mask".
+    `segments` what `lightning_seg.data.segments.batch_columns` says, beside "mask". With
+    `overlapping` "mask" is (B, K, H, W), see `lightning_seg.data.overlapping`.
 
     Args:
         root: Folder of the data set.
@@ -86,6 +88,7 @@ class SegmentationData(SampleReader, L.LightningDataModule, ABC):
             alike (slices of a stack, frames of a video), a fold is a block of neighbours instead.
         instances: Give objects, each with a mask of its own, instead of one mask of classes; the task sets it.
         segments: Give the segments of each image, too; the task sets it.
+        overlapping: Give each class but the background a mask of its own; the task sets it.
         train_share: Share of the training images to train on, by class; a smaller share is part of a larger one.
         skip_unreadable: Read every file before training and leave out what is damaged, instead of stopping.
         value_range: Values in the files that are black and white, for images of more than 8 bits a channel, for example
@@ -136,6 +139,7 @@ class SegmentationData(SampleReader, L.LightningDataModule, ABC):
         folds: int = 5,
         instances: bool = False,
         segments: bool = False,
+        overlapping: bool = False,
         train_share: float = 1.0,
         skip_unreadable: bool = False,
         value_range: tuple[float, float] | None = None,
@@ -164,6 +168,7 @@ class SegmentationData(SampleReader, L.LightningDataModule, ABC):
         self.folds = folds
         self.instances = instances
         self.segments = segments
+        self.overlapping = overlapping
         self.train_share = train_share
         self.skip_unreadable = skip_unreadable
         self.pixels = make_pixels(bands, value_range, normalization, rgb)
@@ -192,8 +197,13 @@ class SegmentationData(SampleReader, L.LightningDataModule, ABC):
             raise UserError(f"{type(mix).__name__} mixes masks of classes; CopyPaste mixes objects.")
         if segments and mix is not None:
             raise UserError(f"{type(mix).__name__} cannot mix segments: leave data.init_args.mix out.")
-        if (instances or segments) and cache != "none":
-            raise UserError("data.init_args.cache keeps masks of classes, not objects; leave it at none.")
+        if ((instances or segments) and cache != "none") or (overlapping and cache == "disk"):
+            kept = "objects; leave it at none" if not overlapping else "overlapping classes; take ram or none"
+            raise UserError(f"data.init_args.cache keeps masks of one class a pixel, not {kept}.")
+        if overlapping and isinstance(mix, ClassMix):
+            raise UserError(
+                "ClassMix needs one class a pixel; MixUp and CutMix mix overlapping classes, too."
+            )
         if not instances and isinstance(mix, CopyPaste):
             raise UserError("CopyPaste pastes objects; in masks of classes ClassMix does the like.")
         self.transforms = transforms or []
@@ -217,6 +227,21 @@ class SegmentationData(SampleReader, L.LightningDataModule, ABC):
         """Read one sample with its segments: as it is, one for each class; data sets with `things` do otherwise."""
         image, mask = self.read(sample)
         return SegmentSample(image, mask, range(self.num_classes))
+
+    def read_overlapping(self, sample: Any) -> tuple[np.ndarray, np.ndarray]:
+        """Read one sample: image (H, W, C) and masks (H, W, K), see `lightning_seg.data.overlapping`.
+
+        Unless a data set knows better, they are those of its objects or, if it has none, of its classes.
+        """
+        if type(self).read_instances is SegmentationData.read_instances:
+            image, mask = self.read(sample)
+            return image, of_classes(mask, self.num_classes)
+        objects = self.read_instances(sample)
+        return objects["image"].permute(1, 2, 0).numpy(), of_objects(objects, self.num_classes)
+
+    def read_labels(self, sample: Any) -> tuple[np.ndarray, np.ndarray]:
+        """Read one sample with its mask (H, W), or with masks (H, W, K) if classes may overlap."""
+        return self.read_overlapping(sample) if self.overlapping else self.read(sample)
 
     def name_of(self, sample: Any) -> str:
         """Name a sample for people: by default its image's file name without ending."""
@@ -260,17 +285,17 @@ class SegmentationData(SampleReader, L.LightningDataModule, ABC):
                     raise
         samples = self._kept(list(found.values()))
         groups = [self.group_of(sample) for sample in samples]
-        held_out = fold_of_each(samples, self.folds, self.read, groups, self.sequence) == fold
+        held_out = fold_of_each(samples, self.folds, self.read_labels, groups, self.sequence) == fold
         for split, wanted in ((self.train_split, ~held_out), (self.val_split, held_out)):
             self._keep(split, [sample for sample, take in zip(samples, wanted, strict=True) if take])
 
     def _keep(self, split: str, samples: Sequence[Any]) -> None:
         if split == self.train_split and self.train_share < 1:
-            samples = share_of(samples, self.train_share, self.read, [*map(self.group_of, samples)])
+            samples = share_of(samples, self.train_share, self.read_labels, [*map(self.group_of, samples)])
         self._samples[split] = compact(samples)
 
     def _kept(self, samples: Sequence[Any]) -> Sequence[Any]:
-        return readable(self.read, samples) if self.skip_unreadable else samples
+        return readable(self.read_labels, samples) if self.skip_unreadable else samples
 
     def cached(self, split: str) -> Sequence[tuple[np.ndarray, np.ndarray]] | None:
         """The decoded samples of a split, if they are kept; see the argument `cache`."""
@@ -289,6 +314,11 @@ class SegmentationData(SampleReader, L.LightningDataModule, ABC):
     def num_classes(self) -> int:
         """Number of classes, background included, void not."""
         return len(self.class_names)
+
+    @property
+    def num_outputs(self) -> int:
+        """Number of logits of a pixel: one a class, where classes may overlap without that of the background."""
+        return self.num_classes - self.overlapping
 
     @property
     def reading_settings(self) -> dict[str, Any]:

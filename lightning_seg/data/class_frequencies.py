@@ -2,13 +2,15 @@
 
 import os
 import tempfile
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 
+from lightning_seg import IGNORE_INDEX
 from lightning_seg.data.cache import cache_key
 from lightning_seg.data.cache_folder import cache_folder
 from lightning_seg.data.protocol import DataSet
@@ -25,23 +27,50 @@ def class_frequencies(data: DataSet) -> tuple[np.ndarray, np.ndarray]:
     Returns:
         Pixels of each class (C,), and for each class the pixels of all images in which it occurs (C,).
     """
+
+    def count(sample: Any) -> np.ndarray:
+        labels = np.bincount(data.read(sample)[1].ravel(), minlength=256)
+        counts = labels[: data.num_classes]
+        return np.stack([counts, labels.sum() * (counts > 0)])
+
+    found = _counted(data, "frequencies", count, data.num_classes)
+    return found[0], found[1]
+
+
+def positive_pixels(data: DataSet) -> tuple[np.ndarray, np.ndarray]:
+    """Count the pixels with each of the classes that may overlap, in the original masks of the training split.
+
+    Args:
+        data: The data set.
+
+    Returns:
+        Pixels with each class but the background (K,), and pixels that are not void for it (K,).
+    """
+
+    def count(sample: Any) -> np.ndarray:
+        masks = data.read_labels(sample)[1]
+        return np.stack([(masks == 1).sum((0, 1)), (masks != IGNORE_INDEX).sum((0, 1))])
+
+    found = _counted(data, "positives", count, data.num_classes - 1)
+    return found[0], found[1]
+
+
+def _counted(data: DataSet, what: str, count: Callable[[Any], np.ndarray], classes: int) -> np.ndarray:
+    """Sum the counts (2, classes) of all training samples, or find the sum in the cache."""
     samples = data.samples(data.train_split)
-    file = cache_folder() / f"frequencies-{cache_key(data, data.train_split, samples)}.npy"
+    file = cache_folder() / f"{what}-{cache_key(data, data.train_split, samples)}.npy"
     with suppress(OSError, ValueError):
-        found = np.load(file, allow_pickle=False)
-        if found.shape == (2, data.num_classes):
-            return found[0], found[1]
+        found: np.ndarray = np.load(file, allow_pickle=False)
+        if found.shape == (2, classes):
+            return found
     with ThreadPoolExecutor(os.cpu_count()) as pool:  # decoding releases the interpreter's lock
-        masks = pool.map(lambda sample: data.read(sample)[1], samples)
-        labels = np.array([np.bincount(mask.ravel(), minlength=256) for mask in masks])
-    counts = labels[:, : data.num_classes]
-    found = np.stack([counts.sum(0), (labels.sum(1, keepdims=True) * (counts > 0)).sum(0)])
+        found = np.sum(list(pool.map(count, samples)), axis=0)
     with suppress(OSError):  # a cache that cannot be written costs time, not a run
         file.parent.mkdir(parents=True, exist_ok=True)
         with tempfile.NamedTemporaryFile(dir=file.parent, delete=False) as temporary:
             np.save(temporary, found)
         Path(temporary.name).replace(file)
-    return found[0], found[1]
+    return found
 
 
 def balanced_weights(how: Balance, pixels: np.ndarray, pixels_around: np.ndarray) -> np.ndarray:

@@ -31,18 +31,24 @@ def read_pair(data: DataSet, sample: Any) -> Pair:
     Raises:
         UserError: If they differ in size, or the image has other bands than the settings say.
     """
-    return _checked(data, *data.read(sample), sample)
+    return _checked(data, *data.read_labels(sample), sample)
 
 
 def _checked(data: DataSet, image: np.ndarray, labels: np.ndarray, sample: Any) -> Pair:
-    if image.shape[:2] != labels.shape:
-        raise UserError(f"Image and mask differ in size, {image.shape[:2]} and {labels.shape}: {sample}")
+    if image.shape[:2] != labels.shape[:2]:
+        raise UserError(f"Image and mask differ in size, {image.shape[:2]} and {labels.shape[:2]}: {sample}")
     if image.shape[2] != data.pixels.count or image.dtype.name not in DTYPES:
         raise UserError(
             f"{type(data).__name__} reads {data.pixels.count} bands of {', '.join(DTYPES)}, but {sample} has "
             f"{image.shape[2]} of {image.dtype}. A data set that makes bands itself names them in data.init_args.bands."
         )
     return image, labels
+
+
+def mask_tensor(labels: np.ndarray) -> torch.Tensor:
+    """Return a mask (H, W) as it is, masks (H, W, K) as (K, H, W), without a copy."""
+    mask = torch.from_numpy(labels)
+    return mask if mask.ndim == 2 else mask.permute(2, 0, 1)
 
 
 class Split(Dataset[dict[str, Any]]):
@@ -87,7 +93,7 @@ class Split(Dataset[dict[str, Any]]):
             segments: SegmentSample | None = None
             random = Random(seed_of(self.seed, epoch, index))
             alone = self.train and self.cache is None and not self.data.segments
-            windows = self.data.windows(sample) if alone else None
+            windows = self.data.windows(sample) if alone and not self.data.overlapping else None
             if windows is not None:
                 pixels, labels = self._cut(windows, random)
             else:
@@ -106,12 +112,14 @@ class Split(Dataset[dict[str, Any]]):
                 for cut in self.data.geometry if self.train else ():
                     pixels, labels = cut.arrays(pixels, labels, random)
             numbers = self.data.num_classes if segments is None else len(segments.classes)
+            if self.data.overlapping:
+                numbers = 2  # not there, or there
             if (labels + 1).max() > numbers:  # ignore_index, 255, wraps to 0
                 raise UserError(
                     f"{type(self.data).__name__} has the classes 0 to {numbers - 1}, but the mask of "
                     f"{sample} has label {labels[labels < 255].max()}. 'lightning-seg check-data' lists all such files."
                 )
-            out = {"image": torch.from_numpy(pixels).permute(2, 0, 1), "mask": torch.from_numpy(labels)}
+            out = {"image": torch.from_numpy(pixels).permute(2, 0, 1), "mask": mask_tensor(labels)}
             if self.train and self.data.transforms:
                 with seeded(self.seed, epoch, index):
                     out = self._transform(**out)

@@ -17,6 +17,7 @@ from lightning_seg.data.files import Unpaired
 from lightning_seg.data.findings import EARLY, Finding, describe
 from lightning_seg.data.io import header_of
 from lightning_seg.data.loading import in_parallel
+from lightning_seg.data.overlapping import pixels_of_labels
 from lightning_seg.data.pixels import DTYPES
 from lightning_seg.data.protocol import DataSet
 from lightning_seg.data.volumes import file_of
@@ -55,7 +56,7 @@ def inspect(data: DataSet, split: str, sample: Any) -> Inspection:
     labels = np.zeros(256, np.int64)
     image_file, mask_file = files_of(data, sample)
     try:
-        image, mask = data.read(sample)
+        image, mask = data.read_labels(sample)
         if data.instances:
             data.read_instances(sample)
     except WideRange as error:
@@ -64,19 +65,19 @@ def inspect(data: DataSet, split: str, sample: Any) -> Inspection:
         file = mask_file if mask_file in str(error) else image_file
         return Inspection([Finding("unreadable", split, file, str(error))], labels)
     findings = []
-    if image.shape[:2] != mask.shape:
+    if image.shape[:2] != mask.shape[:2]:
         sizes = (
             f"image {image.shape[0]}x{image.shape[1]}, mask {mask.shape[0]}x{mask.shape[1]} (height x width)"
         )
         findings.append(Finding("size", split, mask_file, sizes))
-    labels = np.bincount(mask.ravel(), minlength=256)
+    labels = pixels_of_labels(mask)
     strange = [label for label in np.flatnonzero(labels) if data.num_classes <= label != IGNORE_INDEX]
     if strange:
         shown = ", ".join(map(str, strange[:8])) + (", ..." if len(strange) > 8 else "")
         findings.append(
             Finding("labels", split, mask_file, f"{shown}; classes are 0 to {data.num_classes - 1}")
         )
-    if labels[IGNORE_INDEX] == mask.size:
+    if (mask == IGNORE_INDEX).all():
         findings.append(Finding("void", split, mask_file))
     if image.shape[2] != data.pixels.count or image.dtype.name not in DTYPES:
         what = f"{image.shape[2]} of {image.dtype}, and {data.pixels.count} are expected"
@@ -92,7 +93,9 @@ def inspect(data: DataSet, split: str, sample: Any) -> Inspection:
     elif len(constant := np.flatnonzero(image.min((0, 1)) == image.max((0, 1)))):
         named = ", ".join(data.pixels.names[band] for band in constant)
         findings.append(Finding("flat", split, image_file, named))
-    return Inspection(findings, labels, thumbnail, palette_of(mask_file, mask, data.table))
+    return Inspection(
+        findings, labels, thumbnail, {} if data.overlapping else palette_of(mask_file, mask, data.table)
+    )
 
 
 def _is_lost(image: np.ndarray, value_range: tuple[float, float]) -> bool:

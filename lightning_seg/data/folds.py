@@ -7,6 +7,7 @@ import numpy as np
 from lightning.pytorch.utilities import rank_zero_warn
 
 from lightning_seg.data.loading import in_parallel
+from lightning_seg.data.overlapping import pixels_of_labels
 from lightning_seg.errors import UserError
 
 Read = Callable[[Any], tuple[np.ndarray, np.ndarray]]
@@ -158,7 +159,7 @@ def block_folds(total: int, folds: int) -> np.ndarray:
 
 def presence(read: Read, samples: Sequence[Any]) -> np.ndarray:
     """Tell which labels occur in which samples (N, 255), ``bool``."""
-    masks = in_parallel(lambda sample: np.bincount(read(sample)[1].ravel(), minlength=256)[:255] > 0, samples)
+    masks = in_parallel(lambda sample: pixels_of_labels(read(sample)[1])[:255] > 0, samples)
     return np.array(list(masks)).reshape(-1, 255)
 
 
@@ -170,7 +171,7 @@ def readable(read: Read, samples: Sequence[Any]) -> list[Any]:
             image, mask = read(sample)
         except UserError as error:
             return str(error)
-        return "" if image.shape[:2] == mask.shape else f"Image and mask differ in size: {sample}"
+        return "" if image.shape[:2] == mask.shape[:2] else f"Image and mask differ in size: {sample}"
 
     problems = list(in_parallel(problem, samples))
     found = [text for text in problems if text]

@@ -32,6 +32,7 @@ class DataSet(Protocol):
     instances: bool
     segments: bool
     things: tuple[int, ...]
+    overlapping: bool
     table: np.ndarray | None
     pixels: Pixels
     samples_per_image: int
@@ -70,6 +71,9 @@ class DataSet(Protocol):
 
     def windows(self, sample: Any) -> Windows | None:
         """Parts of a large sample, where they can be read alone."""
+
+    def read_labels(self, sample: Any) -> Pair:
+        """Read one sample: image and mask (H, W), or masks (H, W, K) if classes may overlap."""
 
     def read_instances(self, sample: Any) -> Sample:
         """Read one sample with its objects."""

@@ -36,10 +36,14 @@ class SampleReader:
     def image_and_mask(
         self, path: str | os.PathLike[str], labels: np.ndarray
     ) -> tuple[np.ndarray, np.ndarray]:
-        """Read an image file and join it with its mask (H, W), where the image's nodata becomes `IGNORE_INDEX`."""
+        """Read an image file and join it with its mask (H, W) or masks (H, W, K).
+
+        Where the image has no data they become `IGNORE_INDEX`.
+        """
         found = read_with_void(path, self.pixels)
-        if found.void is not None and found.void.shape == labels.shape:
-            labels = np.where(found.void, np.uint8(IGNORE_INDEX), labels)
+        if found.void is not None and found.void.shape == labels.shape[:2]:
+            void = found.void if labels.ndim == 2 else found.void[..., None]
+            labels = np.where(void, np.uint8(IGNORE_INDEX), labels)
         return found.values, labels
 
     def windows(self, sample: Any) -> Windows | None:

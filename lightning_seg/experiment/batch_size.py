@@ -71,6 +71,9 @@ def _random_batch(data: SegmentationData, size: int, device: torch.device) -> di
     shape = size, data.num_channels, *data.crop_size
     images = torch.randint(256, shape, dtype=torch.uint8, device=device)
     masks = torch.randint(data.num_classes, (size, *data.crop_size), dtype=torch.uint8, device=device)
+    if data.overlapping:
+        shape = size, data.num_outputs, *data.crop_size
+        masks = torch.randint(2, shape, dtype=torch.uint8, device=device)
     batch = {"image": images.contiguous(memory_format=torch.channels_last), "mask": masks}
     if data.segments:
         numbers = torch.randint(OBJECTS, (size, *data.crop_size), dtype=torch.uint8)

@@ -25,7 +25,7 @@ from lightning_seg.experiment.files import refuse_doubles
 from lightning_seg.runs.directory import JsonObject
 
 # Where the class of a setting is looked up: packages of this one, and modules of libraries.
-_LOSSES = ("lightning_seg.training.losses", "torch.nn")
+_LOSSES = ("lightning_seg.training.losses", "lightning_seg.training.multi_label_losses", "torch.nn")
 _METRICS = ("torchmetrics", "torchmetrics.classification", "torchmetrics.segmentation")
 PLACES: dict[str, tuple[str, ...]] = {
     "task": ("lightning_seg.tasks",),

@@ -147,7 +147,10 @@ class ExperimentSettings(LightningCLI):
         parser.link_arguments("task", "data.init_args.instances", compute_fn=lambda _: self.task.instances)
         parser.link_arguments("task", "data.init_args.segments", compute_fn=lambda _: self.task.segments)
         parser.link_arguments(
-            "data.num_classes", "model.network.init_args.num_classes", apply_on="instantiate"
+            "task", "data.init_args.overlapping", compute_fn=lambda _: self.task.overlapping
+        )
+        parser.link_arguments(
+            "data.num_outputs", "model.network.init_args.num_classes", apply_on="instantiate"
         )
         parser.link_arguments(
             "data.num_channels", "model.network.init_args.in_channels", apply_on="instantiate"

@@ -7,11 +7,13 @@ import torch
 
 from lightning_seg.analysis.report.server import Prediction
 from lightning_seg.data.dataset import read_pair
+from lightning_seg.data.overlapping import flat
 from lightning_seg.errors import UserError
 from lightning_seg.experiment.loading import LoadedRun, load_run
 from lightning_seg.metrics.instance import arrays, view_of_found, view_of_truth
 from lightning_seg.runs.records import read
 from lightning_seg.tasks.instance import InstanceSegmentation
+from lightning_seg.tasks.multi_label import MultiLabelSegmentation
 
 _RUNS = 4  # whose networks are kept in memory
 
@@ -47,10 +49,13 @@ class ImagePredictor:
             mask = view_of_truth(objects).labels
         else:
             image, mask = read_pair(data, samples[index])
+            mask = flat(mask) if mask.ndim == 3 else mask
         with torch.inference_mode():
             images = torch.from_numpy(image).permute(2, 0, 1)[None].to(next(task.parameters()).device)
             if isinstance(task, InstanceSegmentation):
                 labels = view_of_found(arrays(task(images)[0]), task.score_threshold).labels
+            elif isinstance(task, MultiLabelSegmentation):
+                labels = flat(task.decide(task(images))[0].byte().permute(1, 2, 0).cpu().numpy())
             else:
                 semantic = loaded.semantic_task()
                 labels = semantic.labels(semantic(images).float(), images)[0].cpu().numpy()

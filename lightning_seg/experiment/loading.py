@@ -18,11 +18,12 @@ from lightning_seg.experiment.files import read_settings
 from lightning_seg.experiment.trainer import make_trainer
 from lightning_seg.inference.calibration import temperature_of
 from lightning_seg.inference.inferers import Inferer
-from lightning_seg.inference.predictor import ObjectPredictor, Predictor
+from lightning_seg.inference.predictor import MultiLabelPredictor, ObjectPredictor, Predictor
 from lightning_seg.runs.csv_logger import RunLogger
 from lightning_seg.runs.directory import BEST_CHECKPOINT, CONFIG, JsonObject, existing_run, resume_command
 from lightning_seg.tasks.base import SegmentationTask
 from lightning_seg.tasks.instance import InstanceSegmentation
+from lightning_seg.tasks.multi_label import MultiLabelSegmentation
 from lightning_seg.tasks.semantic import SemanticSegmentation
 from lightning_seg.training.checkpoint_io import read
 
@@ -157,6 +158,8 @@ def load_run(run: str | Path, settings: Sequence[str] = ()) -> LoadedRun:
     content = read(built.checkpoint)
     state = content["state_dict"]
     ours = {key.removeprefix(prefix): value for key, value in state.items() if key.startswith(prefix)}
+    if isinstance(built.model, MultiLabelSegmentation) and "thresholds" in state:
+        built.model.thresholds.copy_(state["thresholds"])
     try:
         built.model.network.load_state_dict(ours)
     except RuntimeError as error:
@@ -172,7 +175,7 @@ def load(
     device: str | torch.device | None = None,
     inference: Inferer | None = None,
     settings: Sequence[str] = (),
-) -> Predictor | ObjectPredictor:
+) -> Predictor | MultiLabelPredictor | ObjectPredictor:
     """Load the best checkpoint of a run, or another one, to predict images.
 
     Args:
@@ -182,7 +185,8 @@ def load(
         settings: Settings to change, as on the command line: ``--key=value``.
 
     Returns:
-        What maps images to labels; for a run of instance segmentation what maps them to objects.
+        What maps images to labels; for a run of overlapping classes what maps them to a mask for each class, for one
+        of instance segmentation to objects.
 
     Raises:
         UserError: It is no run, or has no checkpoint yet.
@@ -190,6 +194,9 @@ def load(
     with torch.random.fork_rng(devices=[]):  # the caller's random numbers are their own
         loaded = load_run(run, ["--seed_everything=false", "--model.compile=false", *settings])
     task = loaded.task
+    if isinstance(task, MultiLabelSegmentation):
+        task.to(_device(device))
+        return task.predictor(loaded.data.palette, inference)
     if not isinstance(task, InstanceSegmentation):
         return loaded.predictor(device, inference)
     if inference is not None:

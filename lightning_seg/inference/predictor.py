@@ -23,6 +23,7 @@ from lightning_seg.errors import UserError
 from lightning_seg.inference.inferers import Inferer
 from lightning_seg.inference.precision import full_precision
 from lightning_seg.metrics.instance import arrays
+from lightning_seg.metrics.multi_label import decide
 
 ImageLike = str | os.PathLike[str] | Image.Image | np.ndarray
 
@@ -91,6 +92,50 @@ class Predictor:
         with torch.inference_mode(), full_precision(self.device):
             predict = self.network if self.inference is None else partial(self.inference, self.network)
             return predict(images)[0].float()
+
+
+class MultiLabelPredictor:
+    """A trained network that maps an image (file, PIL image or array) to a mask for each class; they may overlap.
+
+    Args:
+        network: Maps images (B, C, H, W) to logits (B, K, H, W); it is set to evaluation mode.
+        class_names: The classes in label order, the background, which has no mask, first.
+        palette: The color of each class.
+        thresholds: Least logit (K,) at which a class is there.
+        inference: Inference strategy; whole image by default.
+        pixels: Which bands are read, and which values are expected.
+    """
+
+    def __init__(
+        self,
+        network: torch.nn.Module,
+        class_names: tuple[str, ...],
+        palette: tuple[tuple[int, int, int], ...],
+        thresholds: Tensor,
+        inference: Inferer | None = None,
+        pixels: Pixels = RGB,
+    ) -> None:
+        self.class_names = class_names[1:]
+        self.palette = palette
+        self.thresholds = thresholds
+        self._predictor = Predictor(network, class_names, palette, inference, pixels=pixels)
+
+    def __call__(self, image: ImageLike) -> np.ndarray:
+        """Return where each of `class_names` is, (K, H, W) bool.
+
+        Args:
+            image: As for `Predictor`.
+        """
+        logits = self.logits(image)
+        return decide(logits[None], self.thresholds.to(logits.device))[0].cpu().numpy()
+
+    def probabilities(self, image: ImageLike) -> np.ndarray:
+        """Return the probability of each class (K, H, W) float32."""
+        return self.logits(image).sigmoid().cpu().numpy()
+
+    def logits(self, image: ImageLike) -> Tensor:
+        """Return the logits (K, H, W) float32 on the network's device."""
+        return self._predictor.logits(image)
 
 
 class ObjectPredictor:

@@ -55,6 +55,17 @@ def scores(matrix: np.ndarray) -> Scores:
     """
     matrix = np.asarray(matrix, dtype=np.float64)
     counts = np.stack([np.diagonal(matrix), matrix.sum(0), matrix.sum(1)], axis=-1)
+    return scores_of_counts(counts, float(ratio(counts[:, 0].sum(), matrix.sum())))
+
+
+def scores_of_counts(counts: np.ndarray, pixel_accuracy: float) -> Scores:
+    """Derive all scores from the counts of each class.
+
+    Args:
+        counts: (C, 3): intersection, predicted, true pixels.
+        pixel_accuracy: Share of the decisions that are right.
+    """
+    counts = np.asarray(counts, dtype=np.float64)
     intersection, predicted, true = counts.T
     iou, dice = class_iou(counts), class_dice(counts)
     precision, recall = ratio(intersection, predicted), ratio(intersection, true)
@@ -62,7 +73,7 @@ def scores(matrix: np.ndarray) -> Scores:
     return Scores(
         miou=class_mean(iou),
         dice=class_mean(dice),
-        pixel_accuracy=float(ratio(intersection.sum(), total)),
+        pixel_accuracy=pixel_accuracy,
         mean_accuracy=class_mean(recall),
         precision=class_mean(precision),
         recall=class_mean(recall),

@@ -35,6 +35,25 @@ def overlay(image: np.ndarray, mask: np.ndarray, palette: Palette, opacity: floa
     return np.asarray(np.where((mask == IGNORE_INDEX)[..., None], image, mixed).astype(np.uint8))
 
 
+def overlay_maps(image: np.ndarray, maps: np.ndarray, palette: Palette, opacity: float = 0.7) -> np.ndarray:
+    """Lay classes that overlap over their image (H, W, 3) uint8: each pixel in the mean color of its classes.
+
+    Args:
+        image: The image.
+        maps: Where each class but the background is (K, H, W): 1 where it is, `IGNORE_INDEX` where it is not known.
+        palette: Color of each class, that of the background first.
+        opacity: Of the colors, 0 to 1; void is dotted, and shows the image where no class is certain.
+    """
+    inside = (maps == 1).astype(np.float32)
+    colors = np.einsum("khw,kc->hwc", inside, np.asarray(palette[1 : len(maps) + 1], np.float32))
+    number = inside.sum(0)[..., None]
+    mixed = image * (1 - opacity) + colors / np.maximum(number, 1) * opacity
+    out = np.where(number > 0, mixed, image).astype(np.uint8)
+    rows, columns = np.indices(image.shape[:2])
+    out[(maps == IGNORE_INDEX).any(0) & ((rows + columns) % 4 == 0)] = IGNORED
+    return np.asarray(out)
+
+
 def error_map(image: np.ndarray, truth: np.ndarray, prediction: np.ndarray) -> np.ndarray:
     """Mark wrong pixels red and ignored pixels black on a pale grey copy of the image (H, W, 3)."""
     pale: np.ndarray = (image.mean(2, keepdims=True) * 0.35 + 160).repeat(3, axis=2).astype(np.uint8)
@@ -131,6 +150,7 @@ def comparison(
     palette: Palette,
     width: int = 320,
     objects: Sequence[tuple[DrawnObjects, DrawnObjects]] | None = None,
+    maps: Sequence[tuple[np.ndarray, np.ndarray]] | None = None,
 ) -> Image.Image:
     """Draw one row an image: image, truth, prediction, error; below them the legend.
 
@@ -142,15 +162,21 @@ def comparison(
         palette: Colors of the classes.
         width: Width of each picture in pixels.
         objects: The true and the predicted objects of each image, to be drawn instead of the masks.
+        maps: The true and the predicted map of each class but the background (K, H, W), where classes may overlap, to
+            be drawn instead of the masks.
     """
     columns = ("image", "truth", "prediction", "error")
     rows = []
     for i, (image, truth, prediction) in enumerate(zip(images, truths, predictions, strict=True)):
-        if objects is None:
+        error = error_map(image, truth, prediction)
+        if maps is not None:
+            shown = [overlay_maps(image, of_one, palette) for of_one in maps[i]]
+            error = error_map(image, *_any_wrong(*maps[i]))
+        elif objects is None:
             shown = [overlay(image, mask, palette) for mask in (truth, prediction)]
         else:
             shown = [draw_objects(image, of_one, class_names, width) for of_one in objects[i]]
-        parts = (image, *shown, error_map(image, truth, prediction))
+        parts = (image, *shown, error)
         rows.append([_fit(picture, width) for picture in parts])
     font = ImageFont.load_default(15)
     total = len(columns) * (width + _GAP) + _GAP
@@ -173,6 +199,13 @@ def comparison(
         draw.rectangle((left, y + top, left + 14, y + top + 14), fill=color, outline=_INK)
         draw.text((left + 20, y + top - 1), name, _INK, font)
     return canvas
+
+
+def _any_wrong(truth: np.ndarray, prediction: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Return masks (H, W) that differ where some class of maps (K, H, W) is wrong, void where all are void."""
+    counted = truth != IGNORE_INDEX
+    right = np.where(counted.any(0), 0, IGNORE_INDEX)
+    return right, np.where(((truth != prediction) & counted).any(0), 1, right)
 
 
 def _fit(picture: np.ndarray, width: int) -> Image.Image:

@@ -20,6 +20,7 @@ from lightning_seg.data.base import data_of
 from lightning_seg.data.pixels import RGB, Measurement, Pixels, restored
 from lightning_seg.errors import UserError
 from lightning_seg.metrics.images import Values
+from lightning_seg.metrics.scores import Scores, scores
 from lightning_seg.networks.backbones.base import restore_scalings, scalings
 from lightning_seg.networks.base import BackboneNetwork
 from lightning_seg.runs.directory import best_checkpoint
@@ -53,6 +54,7 @@ class SegmentationTask(L.LightningModule):
         monitor: The score that chooses the best checkpoint; higher is better.
         instances: Whether it wants objects of the data module instead of masks of classes.
         segments: Whether it wants the segments of each image beside the masks of classes.
+        overlapping: Whether it wants a mask for each class but the background, which may overlap.
         matrix: Confusion matrix (C, C) of the last finished evaluation, over all processes.
         per_image: Counts (N, C, 3) of the last finished test: intersection, predicted, true pixels.
         image_scores: The scores of the last finished evaluation beside those of the matrix.
@@ -61,6 +63,7 @@ class SegmentationTask(L.LightningModule):
     monitor = "val/miou"
     instances = False
     segments = False
+    overlapping = False
     matrix: np.ndarray
     per_image: np.ndarray
     image_scores: Values
@@ -137,11 +140,12 @@ class SegmentationTask(L.LightningModule):
                 f"{checkpoint_path} is of {task.__name__}, not of {cls.__name__}: load it by that."
             )
         model = written["model"] | {"compile": False, "class_names": checkpoint["class_names"]}
-        model["pixels"] = restored(checkpoint.get("pixels", {}))
+        pixels = restored(checkpoint.get("pixels", {}))
+        model["pixels"] = asdict(pixels)
         given = model["network"].setdefault("init_args", {})
-        given["num_classes"] = len(checkpoint["class_names"])
-        if model["pixels"].count != 3:  # networks of a user's own need not know of it
-            given["in_channels"] = model["pixels"].count
+        given["num_classes"] = len(checkpoint["class_names"]) - task.overlapping
+        if pixels.count != 3:  # networks of a user's own need not know of it
+            given["in_channels"] = pixels.count
         try:
             built = instantiate_module(task, model | settings)
             built.setup("test")  # makes room for what the training has computed
@@ -151,6 +155,16 @@ class SegmentationTask(L.LightningModule):
             raise UserError(f"the task of {checkpoint_path} cannot be built: {reason}") from error
         built.on_load_checkpoint(checkpoint)
         return built.to(map_location or "cpu").eval()
+
+    @property
+    def scored_classes(self) -> tuple[str, ...]:
+        """Names of the classes that have scores."""
+        return self.class_names
+
+    @property
+    def result(self) -> Scores:
+        """Overlap scores of the last finished evaluation, over all processes."""
+        return scores(self.matrix)
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Write down what the data module knows and a prediction needs."""

@@ -184,7 +184,7 @@ class SemanticSegmentation(SegmentationTask):
 
     def evaluated(self, batch: dict[str, Any]) -> Iterator[tuple[Tensor, Tensor, Tensor, Tensor]]:
         """Yield images, logits (B, C, H, W), masks (B, H, W), index (B,); images of different size one by one."""
-        for images, masks, index in _same_size(batch):
+        for images, masks, index in same_size(batch):
             logits = self(images)
             if logits.shape[-2:] != masks.shape[-2:]:
                 # the prediction is fitted to the mask, never the reverse
@@ -298,11 +298,11 @@ def _by_class(found: Values, split: str, class_names: tuple[str, ...]) -> dict[s
     return values
 
 
-def _same_size(batch: dict[str, Any]) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
+def same_size(batch: dict[str, Any]) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
     """Undo the padding of images of different sizes, so that a score never depends on what shared a batch."""
     images, masks, index = batch["image"], batch["mask"], batch["index"]
     if "size" not in batch:
         yield images, masks, index
         return
     for i, (height, width) in enumerate(batch["size"].tolist()):
-        yield images[i : i + 1, :, :height, :width], masks[i : i + 1, :height, :width], index[i : i + 1]
+        yield images[i : i + 1, :, :height, :width], masks[i : i + 1, ..., :height, :width], index[i : i + 1]

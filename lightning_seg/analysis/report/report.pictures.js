@@ -77,7 +77,7 @@ function renderPictures() {
   host.replaceChildren(...order.map((k) => el("div", { class: "figure" }, el("h3", {}, p.names[k] ?? `image ${k + 1}`),
     el("div", { class: "tiles" }, tile(k, "image", null), tile(k, "truth", p.truths[k]),
       groups.filter((g) => p.columns[g][k]).map((g) => tile(k, section.groups[g].name, p.columns[g][k].labels, g))))),
-  el("ul", { class: "legend" }, section.classes.map((name, c) => el("li", {}, el("span", { class: "swatch", style: `background:rgb(${p.palette[c]})` }), name))),
+  el("ul", { class: "legend" }, p.labels.map((name, c) => el("li", {}, el("span", { class: "swatch", style: `background:rgb(${p.palette[c]})` }), name))),
   missing ? el("p", { class: "note" }, `Experiments chosen above whose pictures are not in this file: ${missing}.`) : "",
   el("p", { class: "note" }, "The percentage is the IoU within the one image, averaged over its classes. Of several seeds the one with the median score is shown."));
 }

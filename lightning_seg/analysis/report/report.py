@@ -257,8 +257,9 @@ def _truths(folder: Path, record: Record) -> JsonObject | None:
         content["truths"].append(_png(truth))
     if palette is None:
         return None
-    colors = np.array(palette).reshape(-1, 3)[: len(record.test["protocol"].get("classes", ()))]
-    return content | {"palette": colors, "columns": {}}
+    labels = record.test.get("labels", record.test["protocol"].get("classes", ()))
+    colors = np.array(palette).reshape(-1, 3)[: len(labels)]
+    return content | {"palette": colors, "labels": labels, "columns": {}}
 
 
 def _labels(file: Path) -> np.ndarray | None:

@@ -6,6 +6,7 @@ import cv2
 import numpy as np
 
 from lightning_seg.data.checks.check import Report
+from lightning_seg.data.overlapping import flat
 from lightning_seg.data.protocol import DataSet
 
 CELL = 160, 120  # width and height of a picture, in pixels
@@ -40,7 +41,11 @@ def draw_examples(data: DataSet, report: Report, path: str | Path) -> None:
         share = f"{pixels[label] / max(1, pixels.sum()):.2%} of pixels"
         draw.text((GAP + 26, top + 28), f"{share}\n{images[label]} of {len(samples)} images", SOFT, small)
         for column, index in enumerate(report.examples.get(label, ())):
-            image, mask = data.read(samples[index])
+            image, mask = data.read_labels(samples[index])
+            if mask.ndim == 3 and label > 0:
+                mask, label = mask[..., label - 1], 1
+            elif mask.ndim == 3:
+                mask = flat(mask)
             picture = Image.fromarray(_mark(data.pixels.picture(image), mask == label))
             left = TEXT + column * (CELL[0] + GAP)
             sheet.paste(

@@ -22,7 +22,7 @@ def preview(data: SegmentationData, path: str | Path, count: int = 12, columns: 
     from PIL import Image
 
     from lightning_seg.metrics.instance import arrays, view_of_truth
-    from lightning_seg.plotting.pictures import draw_objects, overlay
+    from lightning_seg.plotting.pictures import draw_objects, overlay, overlay_maps
 
     split = Split(data, data.train_split, train=True)
     cells = []
@@ -33,6 +33,8 @@ def preview(data: SegmentationData, path: str | Path, count: int = 12, columns: 
         if data.instances:
             objects = arrays(batch["targets"][0])
             shown = draw_objects(image, {**objects, "parts": view_of_truth(objects).parts}, data.class_names)
+        elif data.overlapping:
+            shown = overlay_maps(image, batch["mask"][0].numpy(), data.palette)
         else:
             shown = overlay(image, batch["mask"][0].numpy(), data.palette)
         pair = np.hstack([image, shown])

@@ -41,6 +41,8 @@ class Window(NamedTuple):
     def cut(self, array: np.ndarray, fill: Sequence[int], nearest: bool) -> np.ndarray:
         """Cut, resize and pad an array (H, W) or (H, W, C)."""
         kept, (rows, columns) = array[self.source], self.target
+        if nearest and kept.ndim == 3:
+            return self._cut_maps(kept, fill[0])
         if kept.ndim == 3 and kept.shape[2] not in (1, 3):
             return self._cut_bands(kept, fill)
         height, width = rows.stop - rows.start, columns.stop - columns.start
@@ -67,6 +69,20 @@ class Window(NamedTuple):
         out = np.empty((*self.size, kept.shape[2]), kept.dtype)
         out[:] = np.asarray(fill[: kept.shape[2]], np.float64).astype(kept.dtype)
         out[rows, columns] = np.concatenate(parts, axis=2)
+        return out
+
+    def _cut_maps(self, kept: np.ndarray, fill: int) -> np.ndarray:
+        """Resize and pad what was cut of masks (H, W, K), each of them as a mask alone."""
+        rows, columns = self.target
+        height, width = rows.stop - rows.start, columns.stop - columns.start
+        places = [  # where OpenCV's "exact" nearest takes the rows and columns from, the same for all maps
+            cv2.resize(
+                np.arange(length, dtype=np.float32)[:, None], (1, new), interpolation=cv2.INTER_NEAREST_EXACT
+            )
+            for length, new in zip(kept.shape[:2], (height, width), strict=True)
+        ]
+        out = np.full((*self.size, kept.shape[2]), fill, np.uint8)
+        out[rows, columns] = kept[np.ix_(*(place.ravel().astype(int) for place in places))]
         return out
 
     def move(self, boxes: torch.Tensor) -> torch.Tensor:
@@ -115,8 +131,12 @@ class RandomScaleCrop(v2.Transform):
         self.large_scale_jitter = large_scale_jitter
 
     def arrays(self, image: np.ndarray, mask: np.ndarray, random: Random) -> tuple[np.ndarray, np.ndarray]:
-        """Cut an image (H, W, C) and its mask (H, W); the same as for tensors, in half the time."""
-        window = self.draw(mask.shape, random, mask)
+        """Cut an image (H, W, C) and its mask (H, W) or (H, W, K); the same as for tensors, in half the time."""
+        maps: np.ndarray | None = mask
+        if mask.ndim == 3:
+            maps = None if self.class_balanced_crops == 0 else np.moveaxis(mask == 1, 2, 0)
+            maps = None if maps is None else maps[maps.any((1, 2))]  # of the classes that are there
+        window = self.draw(mask.shape[:2], random, maps)
         return window.cut(image, self.fill, nearest=False), window.cut(mask, (IGNORE_INDEX,), nearest=True)
 
     def make_params(self, flat_inputs: list[Any]) -> dict[str, Any]:
@@ -208,12 +228,10 @@ class RandomHorizontalFlip(v2.Transform):
         self.p = p
 
     def arrays(self, image: np.ndarray, mask: np.ndarray, random: Random) -> tuple[np.ndarray, np.ndarray]:
-        """Flip an image (H, W, C) and its mask (H, W), or neither."""
+        """Flip an image (H, W, C) and its mask (H, W) or (H, W, K), or neither."""
         if random.random() >= self.p:
             return image, mask
-        if image.shape[2] != 3:  # OpenCV drops a single channel, and takes four at most
-            return np.ascontiguousarray(image[:, ::-1]), cv2.flip(mask, 1)
-        return cv2.flip(image, 1), cv2.flip(mask, 1)
+        return _mirrored(image), _mirrored(mask)
 
     def make_params(self, flat_inputs: list[Any]) -> dict[str, Any]:
         """Draw whether to flip."""
@@ -222,6 +240,11 @@ class RandomHorizontalFlip(v2.Transform):
     def transform(self, inpt: Any, params: dict[str, Any]) -> Any:
         """Flip an image (C, H, W), masks or boxes if so drawn."""
         return v2.functional.horizontal_flip(inpt) if params["flip"] else inpt
+
+
+def _mirrored(array: np.ndarray) -> np.ndarray:
+    """Flip an array (H, W) or (H, W, C); OpenCV, which is faster, drops a single channel, and takes four at most."""
+    return cv2.flip(array, 1) if array.shape[2:] in ((), (3,)) else np.ascontiguousarray(array[:, ::-1])
 
 
 def _to_numpy(tensor: torch.Tensor) -> np.ndarray:

@@ -28,7 +28,7 @@ class Mix(ABC):
         self.p = p
 
     def __call__(self, batch: Batch) -> Batch:
-        """Mix "image" (B, 3, H, W) and "mask" (B, H, W), with torch's CPU generator."""
+        """Mix "image" (B, 3, H, W) and "mask" (B, H, W) or (B, K, H, W), with torch's CPU generator."""
         if len(batch["image"]) > 1 and torch.rand(()).item() < self.p:
             other = batch | {key: batch[key].roll(1, 0) for key in ("image", "mask")}
             batch = batch | self.mix(batch, other)
@@ -118,7 +118,8 @@ class ClassMix(Mix):
 
 def _paste(batch: Batch, other: Batch, inside: torch.Tensor) -> Batch:
     """Take the partner's pixels where `inside` (B, H, W) says so."""
+    overlapping = batch["mask"].ndim == 4
     return {
         "image": torch.where(inside[:, None], other["image"], batch["image"]),
-        "mask": torch.where(inside, other["mask"], batch["mask"]),
+        "mask": torch.where(inside[:, None] if overlapping else inside, other["mask"], batch["mask"]),
     }

@@ -59,7 +59,12 @@ def noise(channels: int = 3) -> list[Batch]:
 
 
 def check(
-    network: Network, run: Run, labels: bool, dtype: torch.dtype, batches: Sequence[Batch] | None = None
+    network: Network,
+    run: Run,
+    labels: bool,
+    dtype: torch.dtype,
+    batches: Sequence[Batch] | None = None,
+    thresholds: Tensor | None = None,
 ) -> list[Check]:
     """Compare an exported network with the original, which computes as `predict` does.
 
@@ -69,6 +74,7 @@ def check(
         labels: Whether it gives labels instead of logits.
         dtype: Type of the images that it takes.
         batches: The images; noise by default.
+        thresholds: Least logit (K,) of each class, if classes may overlap.
     """
     network = copy.deepcopy(network).cpu().float().eval()
     checks = []
@@ -77,12 +83,19 @@ def check(
         with torch.inference_mode(), full_precision(torch.device("cpu")):
             expected = network(given).numpy()
         found = run(given.to(dtype).numpy())
-        predicted = found if labels else found.argmax(1)
+        predicted = found if labels else _labels(found, thresholds)
         error = np.full(1, np.nan) if labels else np.abs(found - expected)
-        agreement = float((predicted == expected.argmax(1)).mean())
+        agreement = float((predicted == _labels(expected, thresholds)).mean())
         largest = float(np.abs(expected).max())
         checks.append(Check(words, images.shape, float(error.max()), float(error.mean()), largest, agreement))
     return checks
+
+
+def _labels(logits: np.ndarray, thresholds: Tensor | None) -> np.ndarray:
+    """Return the most probable class (B, H, W), or which of classes that may overlap are there (B, K, H, W)."""
+    if thresholds is None:
+        return np.asarray(logits.argmax(1))
+    return np.asarray(logits >= thresholds.cpu().numpy()[:, None, None])
 
 
 def _noise(shape: tuple[int, ...]) -> Tensor:

@@ -13,12 +13,14 @@ from lightning_seg.networks.backbones.low_rank import merge
 from lightning_seg.networks.base import Network
 
 
-def exportable(network: Network, labels: bool = False) -> nn.Module:
+def exportable(network: Network, labels: bool = False, thresholds: Tensor | None = None) -> nn.Module:
     """Copy a network and replace layers that cannot be exported for any image size by equivalent ones.
 
     Args:
         network: The network.
         labels: Whether the copy returns labels (B, H, W) uint8 instead of logits (B, C, H, W) float32.
+        thresholds: Least logit (K,) of each of the classes that may overlap, if they may: labels are then a mask
+            of 0 and 1 for each class, (B, K, H, W) uint8.
     """
     copied = copy.deepcopy(network).cpu().float().to(memory_format=torch.contiguous_format).eval()
     merge(copied)  # the changes of LoRA
@@ -30,7 +32,9 @@ def exportable(network: Network, labels: bool = False) -> nn.Module:
                 setattr(parent, name, _SameConv(pool))
             elif isinstance(pool, DensePool):
                 setattr(parent, name, _ShiftedMaximum(pool.dilation))  # type: ignore[arg-type]
-    return Labels(copied) if labels else copied
+    if not labels:
+        return copied
+    return Labels(copied) if thresholds is None else ClassMasks(copied, thresholds)
 
 
 class Labels(nn.Module):
@@ -47,6 +51,26 @@ class Labels(nn.Module):
     def forward(self, images: Tensor) -> Tensor:
         """Return labels (B, H, W) uint8."""
         return self.network(images).argmax(1).to(torch.uint8)
+
+
+class ClassMasks(nn.Module):
+    """A network that returns where each of the classes that may overlap is, instead of logits.
+
+    Args:
+        network: The network.
+        thresholds: Least logit (K,) of each class.
+    """
+
+    thresholds: Tensor
+
+    def __init__(self, network: nn.Module, thresholds: Tensor) -> None:
+        super().__init__()
+        self.network = network
+        self.register_buffer("thresholds", thresholds.detach().cpu().view(-1, 1, 1))
+
+    def forward(self, images: Tensor) -> Tensor:
+        """Return masks (B, K, H, W) uint8 of 0 and 1."""
+        return (self.network(images) >= self.thresholds).to(torch.uint8)
 
 
 class _RegionMeans(nn.Module):

@@ -13,7 +13,7 @@ import torch
 from torch import nn
 
 from lightning_seg.errors import UserError
-from lightning_seg.inference.export.exportable import Labels
+from lightning_seg.inference.export.exportable import ClassMasks, Labels
 from lightning_seg.networks.base import channels_of
 
 Run = Callable[[np.ndarray], np.ndarray]
@@ -54,7 +54,7 @@ def export_onnx(module: nn.Module, path: Path, metadata: dict[str, str], dtype: 
             dynamic_shapes=(_AXES,),
             opset_version=18,
             input_names=["images"],
-            output_names=["labels" if isinstance(module, Labels) else "logits"],
+            output_names=["labels" if isinstance(module, Labels | ClassMasks) else "logits"],
             verbose=False,
         )
         program.model.metadata_props.update(metadata)

@@ -71,6 +71,7 @@ def standalone(
     dtype: torch.dtype,
     palette: Palette,
     pixels: Pixels = RGB,
+    thresholds: dict[str, float] | None = None,
 ) -> str:
     """Return a Python program that runs an exported file without this package.
 
@@ -81,6 +82,7 @@ def standalone(
         dtype: Type of the images that it takes.
         palette: Colors of the classes.
         pixels: Which bands are read, and which values are expected.
+        thresholds: Least logit of each class by its name, if classes may overlap.
     """
     numbers = str(dtype).removeprefix("torch.")
     read, settings = (
@@ -92,6 +94,19 @@ def standalone(
     if pixels.bands is not None:
         read, reader = _READ_BANDS, "import rasterio\nfrom PIL import Image"
         settings = f"BANDS = {[*pixels.bands]}  # those that are read, counted from 0"
+    written = f"""\
+mask = {_CALL[form]}[0]{"" if labels else ".argmax(0).astype(np.uint8)"}
+picture = Image.fromarray(mask)  # its values are the classes
+picture.putpalette({[value for color in palette for value in color]})
+picture.save("mask.png")
+"""
+    if thresholds is not None:
+        written = f"""\
+maps = {_CALL[form]}[0]  # one for each class
+least = {list(thresholds.values())}  # logits from which on a class is there
+for name, values, threshold in zip({[name.replace("/", "_") for name in thresholds]}, maps, least):
+    Image.fromarray((values >= {"1" if labels else "threshold"}).astype(np.uint8) * 255).save(f"mask_{{name}}.png")
+"""
     return f"""\
 import sys
 
@@ -105,8 +120,4 @@ import {"onnxruntime" if form == "onnx" else "torch"}
 
 network = {_LOAD[form].format(name=path.name)}
 images = read(sys.argv[1]).astype(np.{numbers}).transpose(2, 0, 1)[None]  # (1, bands, height, width)
-mask = {_CALL[form]}[0]{"" if labels else ".argmax(0).astype(np.uint8)"}
-picture = Image.fromarray(mask)  # its values are the classes
-picture.putpalette({[value for color in palette for value in color]})
-picture.save("mask.png")
-"""
+{written}"""

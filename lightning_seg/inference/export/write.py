@@ -26,6 +26,7 @@ def write(
     dtype: torch.dtype,
     metadata: dict[str, str],
     batches: Sequence[Batch],
+    thresholds: torch.Tensor | None = None,
 ) -> tuple[Run, list[Check]]:
     """Export a network and compare the file with it; an earlier file is replaced only if it is good.
 
@@ -37,6 +38,7 @@ def write(
         dtype: Type of the images that it takes.
         metadata: Texts that the file carries.
         batches: The images to compare on.
+        thresholds: Least logit (K,) of each class, if classes may overlap.
 
     Returns:
         What runs the file, and the comparison of each batch.
@@ -46,8 +48,8 @@ def write(
     """
     unfinished = path.with_name(f".unfinished-{path.name}")
     try:
-        run = FORMATS[form](exportable(network, labels), unfinished, metadata, dtype)
-        checks = check(network, run, labels, dtype, batches)
+        run = FORMATS[form](exportable(network, labels, thresholds), unfinished, metadata, dtype)
+        checks = check(network, run, labels, dtype, batches, thresholds)
         if not all(one.good for one in checks):
             lines = "\n".join(f"  {one}" for one in checks)
             raise UserError(
