@@ -18,6 +18,7 @@ from lightning_seg.errors import ExitCode, UserError
 from lightning_seg.runs.directory import existing_run
 
 if TYPE_CHECKING:
+    from lightning_seg.data.volumes import Slice
     from lightning_seg.inference.writing import Outputs
 
 
@@ -32,7 +33,7 @@ def main(arguments: list[str]) -> int:
     from lightning_seg.inference.writing import plan_outputs
 
     outputs = plan_outputs(options.images, folder)
-    large = [path for path in outputs.names if is_large(path)]
+    large = [path for path in outputs.names if isinstance(path, Path) and is_large(path)]
     small = [path for path in outputs.names if path not in set(large)]
     try:
         with _stoppable():
@@ -89,7 +90,11 @@ def _predict_large(
 
 
 def _predict_small(
-    run: Path, settings: list[str], outputs: "Outputs", images: list[Path], options: argparse.Namespace
+    run: Path,
+    settings: list[str],
+    outputs: "Outputs",
+    images: "list[Path | Slice]",
+    options: argparse.Namespace,
 ) -> int:
     """Predict whole images; return how many could not be read."""
     from lightning_seg.callbacks.prediction_writer import MultiLabelWriter, ObjectWriter, PredictionWriter

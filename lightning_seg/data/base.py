@@ -11,6 +11,7 @@ from typing import Any, Literal, cast
 import cv2
 import lightning as L
 import numpy as np
+import torch
 from lightning.pytorch.utilities import rank_zero_warn
 from torch.utils.data import Dataset
 from torchvision.transforms import v2
@@ -446,6 +447,8 @@ class SegmentationData(SampleReader, L.LightningDataModule, ABC):
         if "color" in batch:
             batch["image"] = apply_color(batch["image"], batch.pop("color"), self.pixels.limits)
         if self.mix is not None and self.trainer is not None and self.trainer.training:
+            if batch["image"].dtype == torch.uint16:  # for which torch has few operations
+                batch["image"] = batch["image"].float()
             with seeded(self.run_seed, self.trainer.global_step, self.trainer.global_rank):
                 batch = mix_objects(batch, self.mix) if isinstance(self.mix, CopyPaste) else self.mix(batch)
         return batch

@@ -21,6 +21,7 @@ from lightning_seg.data.protocol import DataSet, Pair
 from lightning_seg.data.rasters import Box
 from lightning_seg.data.segments import SegmentSample, batch_columns
 from lightning_seg.data.transforms.geometry import random_by_torch
+from lightning_seg.data.volumes import Slice, part_of
 from lightning_seg.data.windows import Windows
 from lightning_seg.errors import UserError
 
@@ -197,13 +198,14 @@ class Images(Dataset[dict[str, Any]]):
     """Images without masks, for prediction.
 
     Args:
-        folder: Folder of images, one image, or a list of files.
+        folder: Folder of images, one image, or a list of files and slices of files.
         pixels: Which bands are read, and which values are expected.
     """
 
     def __init__(self, folder: str | Sequence[str | Path], pixels: Pixels = RGB) -> None:
         self.pixels = pixels
-        self.paths = list_images(folder) if isinstance(folder, str) else [*map(Path, folder)]
+        self.paths: list[Path | Slice] = []
+        self.paths += list_images(folder) if isinstance(folder, str) else (part_of(str(p)) for p in folder)
 
     def __len__(self) -> int:
         return len(self.paths)

@@ -1,6 +1,7 @@
 """Arrays and medical images: .npy, NIfTI and DICOM files, whole or slice by slice."""
 
 import os
+import re
 from collections.abc import Callable
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -32,6 +33,14 @@ class Slice(os.PathLike[str]):
 
     def __str__(self) -> str:
         return f"{self.path}, slice {self.index}"
+
+
+def part_of(text: str) -> Path | Slice:
+    """The file, or the slice of a file, that a text names as `str` does."""
+    found = re.fullmatch(r"(.*), slice (\d+)", text)
+    if found is None or Path(text).exists():
+        return Path(text)
+    return Slice(Path(found[1]), int(found[2]))
 
 
 def file_of(part: Any) -> Path | None:

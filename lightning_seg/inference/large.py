@@ -4,7 +4,7 @@ import math
 import sys
 import warnings
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -20,7 +20,7 @@ from lightning_seg.data import rasters
 from lightning_seg.data.bands import as_pixels
 from lightning_seg.data.pixels import Pixels
 from lightning_seg.data.rasters import TILE, Box
-from lightning_seg.data.volumes import map_array
+from lightning_seg.data.volumes import Slice, map_array
 from lightning_seg.errors import UserError
 from lightning_seg.inference.inferers import Predict, SlidingWindow, UniformWindow, entropy
 from lightning_seg.inference.precision import full_precision
@@ -37,8 +37,10 @@ Read = Callable[[Box], np.ndarray]
 Write = Callable[[int, int, np.ndarray], None]
 
 
-def is_large(path: Path) -> bool:
+def is_large(path: Path | Slice) -> bool:
     """Return whether an image is predicted window by window: any .npy file, and images over 67 megapixels."""
+    if isinstance(path, Slice):
+        return False
     if path.suffix == ".npy":
         return True
     try:
@@ -47,7 +49,12 @@ def is_large(path: Path) -> bool:
     except Image.DecompressionBombError:
         return True
     except OSError:
-        return False  # the reader of images says what is wrong with it
+        pass  # the reader of images says what is wrong with it
+    with suppress(UserError):  # a TIFF whose layout Pillow does not know
+        if path.suffix.lower() in (".tif", ".tiff"):
+            with rasters.opened(path) as file:
+                return bool(file.width * file.height > LARGE)
+    return False
 
 
 def check_windows(model: Predictor, path: Path) -> None:

@@ -10,7 +10,9 @@ from pathlib import Path
 import numpy as np
 from torch import Tensor
 
-from lightning_seg.data.files import list_images
+from lightning_seg.data.files import list_images, without_ending
+from lightning_seg.data.io import count_slices
+from lightning_seg.data.volumes import Slice, part_of
 from lightning_seg.errors import UserError
 from lightning_seg.runs.directory import write_whole
 
@@ -26,13 +28,13 @@ class Outputs:
 
     Attributes:
         folder: The folder of `KINDS`.
-        names: For each image, the path of its results in the folder of a kind, without their ending.
+        names: For each image, or slice of a stack, the path of its results in the folder of a kind, without ending.
     """
 
     folder: Path
-    names: dict[Path, Path]
+    names: dict[Path | Slice, Path]
 
-    def file(self, kind: str, image: str | Path, ending: str) -> Path:
+    def file(self, kind: str, image: str | Path | Slice, ending: str) -> Path:
         """Return the file of an image's result, and create the folder that it is in.
 
         Args:
@@ -40,7 +42,7 @@ class Outputs:
             image: The image, one of `names`.
             ending: Ending of the file, such as ``.png``.
         """
-        name = self.names[Path(image)]
+        name = self.names[part_of(str(image))]
         path = self.folder / kind / name.with_name(name.name + ending)
         path.parent.mkdir(parents=True, exist_ok=True)
         return path
@@ -70,7 +72,8 @@ class Outputs:
 def plan_outputs(source: str | Path, folder: Path) -> Outputs:
     """List the images to predict and name the results of each, so that none overwrites another.
 
-    Results are named as the image without its ending, in the same sub-folders; images that differ in nothing but their
+    Results are named as the image without its ending, those of stacks in a folder of this name; images in sub-folders
+    have theirs in the same; images that differ in nothing but their
     ending keep it, as in ``a.jpg.png`` and ``a.tif.png``. Earlier predictions inside the source are no images.
 
     Args:
@@ -104,15 +107,36 @@ def plan_outputs(source: str | Path, folder: Path) -> Outputs:
             raise UserError(
                 f"predictions in {folder} would lie among the images, such as {image}: choose another --output."
             )
-    return Outputs(folder, _names(images, source if source.is_dir() else source.parent))
+    names = _names(images, source if source.is_dir() else source.parent)
+    slices = {image: _slices(image) for image in images}
+    return Outputs(
+        folder,
+        {
+            part: names[image] / f"{part.index:04}" if isinstance(part, Slice) else names[image]
+            for image, parts in slices.items()
+            for part in parts
+        },
+    )
+
+
+def _slices(image: Path) -> list[Path | Slice]:
+    """Take the pages of a TIFF, or the slices of a medical image, apart."""
+    if not image.name.lower().endswith((".tif", ".tiff", ".nii", ".nii.gz", ".dcm")):
+        return [image]
+    try:
+        count = count_slices(image)
+    except UserError:  # told when it is its turn
+        return [image]
+    return [Slice(image, index) for index in range(count)] if count > 1 else [image]
 
 
 def _names(images: Sequence[Path], base: Path) -> dict[Path, Path]:
     """Name the results of images; names may not differ in capitals only, which some file systems do not tell apart."""
     relative = {image: image.relative_to(base) for image in images}
-    stems = Counter(str(path.with_suffix("")).casefold() for path in relative.values())
+    bare = {image: Path(without_ending(path)) for image, path in relative.items()}
+    stems = Counter(str(path).casefold() for path in bare.values())
     names = {
-        image: path if stems[str(path.with_suffix("")).casefold()] > 1 else path.with_suffix("")
+        image: path if stems[str(bare[image]).casefold()] > 1 else bare[image]
         for image, path in relative.items()
     }
     taken: dict[str, Path] = {}

@@ -142,7 +142,8 @@ def predict(model: Any, data: SegmentationData, part: Part) -> Iterator[Predicti
         with torch.inference_mode():
             logits = model(sample["image"][None].to(model.device))
         probabilities = (logits.float() / model.temperature).softmax(1)[0].cpu().numpy()
-        yield probabilities, sample["image"].permute(1, 2, 0).contiguous().numpy(), sample["mask"].numpy()
+        image = sample["image"].permute(1, 2, 0).contiguous().numpy()
+        yield probabilities, split.data.pixels.picture(image), sample["mask"].numpy()
 
 
 def _tuned(
