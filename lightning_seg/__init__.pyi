@@ -129,6 +129,7 @@ from lightning_seg.tasks.multi_label import MultiLabelSegmentation as MultiLabel
 from lightning_seg.tasks.semantic import SemanticSegmentation as SemanticSegmentation
 from lightning_seg.training.finetune.added import Adapters as Adapters
 from lightning_seg.training.finetune.added import BitFit as BitFit
+from lightning_seg.training.finetune.added import DecoderNorms as DecoderNorms
 from lightning_seg.training.finetune.added import NormsOnly as NormsOnly
 from lightning_seg.training.finetune.added import ProbeThenFinetune as ProbeThenFinetune
 from lightning_seg.training.finetune.added import VisualPrompts as VisualPrompts

@@ -2,7 +2,11 @@
 
 import csv
 import itertools
+import pickle
+import sys
+from contextlib import contextmanager
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -12,6 +16,7 @@ from lightning_seg.cli import ablation as command
 from lightning_seg.cli.main import main
 from lightning_seg.errors import UserError
 from lightning_seg.studies import launch, study
+from lightning_seg.studies import tuning as rules
 from lightning_seg.studies.plan import load
 from lightning_seg.studies.study import Study
 from lightning_seg.studies.tuning import (
@@ -313,3 +318,84 @@ def test_a_wrong_axis_is_named(workplace):
     for wrong in ([0], [1, 1], 0.5, ["x"]):
         with pytest.raises(UserError, match="train_share a list of numbers above 0 and up to 1"):
             load(write(train_share=wrong))
+
+
+# Giving up, and SLURM
+
+FAKE = """
+import json, pathlib, sys, time
+options = dict(a.lstrip("-").split("=", 1) for a in sys.argv[2:] if "=" in a)
+lr = float(options["model.optimizer.init_args.lr"])
+run = pathlib.Path(options["runs"], options["name"], f"{time.time_ns()}")
+run.mkdir(parents=True)
+config = {"seed_everything": int(options["seed_everything"]), "model": {"optimizer": {"init_args": {"lr": lr}}}}
+(run / "config.yaml").write_text(json.dumps(config))
+curve = "step,epoch,val/miou\\n"
+for i in range(9):
+    curve += f"{i},{i},{lr}\\n"
+    (run / "metrics.csv").write_text(curve)
+    time.sleep(0 if lr > 0.5 else 30 * (i > 2))
+(run / "environment.json").write_text(json.dumps({"trained": True}))
+"""
+
+
+def test_a_hopeless_run_is_given_up_and_its_choice_is_out(workplace, monkeypatch):
+    Path("fake.py").write_text(FAKE)
+    monkeypatch.setattr(launch, "PROGRAM", [sys.executable, "-S", "fake.py"])
+    monkeypatch.setattr(launch, "_LOOK", 0.05)
+    tune = {"settings": {LR: [0.9, 0.1, 0.8]}, "early_stop": "hyperband", "seeds": 2}
+    ablation = load(write(variants={"full": {}}, tune=tune))
+    found = Study(ablation, Path("runs"))
+    monkeypatch.setattr(rules, "brackets", lambda count, validations: [0] * count)
+    lines = []
+    while left := [s for s in found.tuning_slots() if s.state() in ("missing", "half done")]:
+        launch.run_here(left[:1], 1, lines.append)
+    states = {slot.name: slot.state() for slot in found.tuning_slots()}
+    assert states["full lr=0.1 seed 1000 (tuning)"] == "given up"
+    assert "full lr=0.1 seed 1001 (tuning)" not in states  # its other seed is not even begun
+    assert any("given up after" in line and "2. of 2 after 3 validations" in line for line in lines)
+    chosen = found.chosen()["full"]
+    assert chosen.best.label == "lr=0.9" and [t.state for t in chosen.tried] == ["done", "given up", "done"]
+    assert pickle.loads(pickle.dumps(found.tuning_slots()[0])).name  # a SLURM job takes it along
+
+
+def test_slurm_gets_an_array_and_a_job_that_submits_what_waits_for_it(workplace, monkeypatch, capsys):
+    arrays, after = [], []
+
+    def submit(slots, jobs):
+        arrays.append([slot.name for slot in slots])
+        return [f"{len(arrays)}_{i}" for i in range(len(slots))]
+
+    monkeypatch.setattr(launch, "submit", submit)
+    monkeypatch.setattr(launch, "submit_after", lambda *given: after.append(given) or "7")
+    learners = Learners(best={"full": -3, "frozen": -2}, top={"full": 0.4, "frozen": 0.4})
+    write(tune=GRID)
+    assert run(monkeypatch, learners, "--launcher=slurm", "--jobs=2") == 0
+    assert len(arrays[0]) == 6 and all("(tuning)" in name for name in arrays[0])
+    config, folder, ids, arguments = after[0]
+    assert ids == [f"1_{i}" for i in range(6)] and folder == Path("runs/study")
+    assert arguments == ["ablation", "study.yaml", "--launcher=slurm", "--jobs=2"]
+    for slot in Study(load("study.yaml"), Path("runs")).tuning_slots():
+        learners.make(slot)
+    assert run(monkeypatch, learners, *arguments[2:]) == 0  # what that job does
+    assert len(arrays[1]) == 4 and not any("(tuning)" in name for name in arrays[1]) and len(after) == 1
+    assert "SLURM job 7 looks at them when they are done" in capsys.readouterr().out
+
+
+def test_the_job_in_between_waits_for_the_array(workplace, monkeypatch):
+    asked = {}
+
+    @contextmanager
+    def submission(folder, name, wanted, nodes, tasks, gpus):
+        asked.update(folder=folder, name=name, wanted=wanted)
+        yield SimpleNamespace(submit=lambda job: SimpleNamespace(job_id=9, job=asked.setdefault("job", job)))
+
+    monkeypatch.setattr("lightning_seg.studies.slurm.submission", submission)
+    config = {"slurm": {"hours": 24, "cpus_per_task": 8, "options": {"account": "vision"}}}
+    assert launch.submit_after(config, Path("runs/study"), ["12_0", "12_1"], ["ablation", "study"]) == "9"
+    assert asked["wanted"].options == {"account": "vision", "dependency": "afterany:12"}
+    assert asked["wanted"].cpus_per_task == 1 and asked["wanted"].hours == 1
+    Path("fake.py").write_text("import sys, pathlib; pathlib.Path('said').write_text(' '.join(sys.argv[1:]))")
+    monkeypatch.setattr(launch, "PROGRAM", [sys.executable, "-S", "fake.py"])
+    asked["job"]()
+    assert Path("said").read_text() == "ablation study"

@@ -1,5 +1,6 @@
 """Fine-tuning by what is small: biases, norms, prompts and adapters beside a backbone that stands still."""
 
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -8,8 +9,8 @@ from torch import Tensor, nn
 from lightning_seg.errors import UserError
 from lightning_seg.networks.backbones.tensor_file import ADDED
 from lightning_seg.networks.base import BackboneNetwork
-from lightning_seg.training.finetune.parts import BatchNorm
-from lightning_seg.training.finetune.policies import Full, GradualUnfreeze
+from lightning_seg.training.finetune.parts import BatchNorm, Part
+from lightning_seg.training.finetune.policies import Full, GradualUnfreeze, batch_norms
 
 
 class BitFit(Full):
@@ -215,3 +216,80 @@ def _keep_added(block: nn.Module, state: dict[str, Any], prefix: str, *_: Any) -
     own = {f"{prefix}{key}": value for key, value in block.state_dict().items() if key.startswith(ADDED)}
     if not own.keys() & state.keys():
         state.update(own)
+
+
+class DecoderNorms(Full):
+    """Say what the BatchNorm of decoder and head does; everything else is another policy's.
+
+    Usual where small batches continue from a trained decoder (``weights: run:RUN``); one that begins at random has
+    statistics of nothing, which only ``train`` replaces.
+
+    Args:
+        policy: What else trains; `Full` unless given.
+        batch_norm: ``eval`` keeps the statistics, ``frozen`` also scale and shift, ``train`` changes nothing.
+    """
+
+    def __init__(self, policy: Full | None = None, batch_norm: BatchNorm = "eval") -> None:
+        self.policy = policy or Full()
+        super().__init__(self.policy.backbone_lr_mult, self.policy.batch_norm)
+        self.decoder_batch_norm = batch_norm
+
+    def frozen_stages(self, stages: int) -> int:
+        """Return how many stages the policy freezes."""
+        return self.policy.frozen_stages(stages)
+
+    def stage_lr(self, stage: int, stages: int) -> float:
+        """Return the policy's factor on the learning rate of a stage."""
+        return self.policy.stage_lr(stage, stages)
+
+    def apply(self, network: BackboneNetwork) -> None:
+        """Switch off the gradients of what never trains.
+
+        Raises:
+            UserError: Neither decoder nor head has BatchNorm.
+        """
+        self.policy.apply(network)
+        norms = _decoder_norms(network)
+        if not norms:
+            raise UserError(
+                f"DecoderNorms is about BatchNorm, and {type(network).__name__} has none after its backbone: use"
+                f" {type(self.policy).__name__} alone."
+            )
+        for norm in norms if self.decoder_batch_norm == "frozen" else []:
+            norm.requires_grad_(False)
+
+    def begin(self, network: BackboneNetwork) -> None:
+        """Prepare for a training."""
+        self.policy.begin(network)
+
+    def end(self, network: BackboneNetwork) -> None:
+        """Clean up after a training."""
+        self.policy.end(network)
+
+    def advance(self, network: BackboneNetwork, epoch: int, progress: float) -> bool:
+        """Unfreeze the parts that are due (see `Full.advance`)."""
+        return self.policy.advance(network, epoch, progress)
+
+    def set_mode(self, network: BackboneNetwork) -> None:
+        """Put what does not train back into evaluation mode."""
+        self.policy.set_mode(network)
+        for norm in _decoder_norms(network) if self.decoder_batch_norm != "train" else []:
+            norm.eval()
+
+    def parameter_groups(self, network: BackboneNetwork) -> list[dict[str, Any]]:
+        """Return the trainable parameters for the optimizer (see `Full.parameter_groups`)."""
+        return self.policy.parameter_groups(network)
+
+    def parts(self, network: BackboneNetwork) -> list[Part]:
+        """Describe what happens to each part of the network."""
+        return [
+            part
+            if part.name.startswith("backbone") or part.batch_norm is None
+            else replace(part, batch_norm=self.decoder_batch_norm)
+            for part in self.policy.parts(network)
+        ]
+
+
+def _decoder_norms(network: BackboneNetwork) -> list[nn.Module]:
+    parts = [part for name, part in network.named_children() if name != "backbone"]
+    return [norm for part in parts for norm in batch_norms(part)]

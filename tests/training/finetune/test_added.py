@@ -12,10 +12,12 @@ from lightning_seg.errors import UserError
 from lightning_seg.inference.export.exportable import exportable
 from lightning_seg.networks.backbones.low_rank import merge, merged
 from lightning_seg.networks.linear import Linear
+from lightning_seg.networks.unet import UNet
 from lightning_seg.tasks.semantic import SemanticSegmentation
 from lightning_seg.training.finetune.added import (
     Adapters,
     BitFit,
+    DecoderNorms,
     NormsOnly,
     ProbeThenFinetune,
     VisualPrompts,
@@ -229,3 +231,26 @@ def test_the_first_blocks_of_a_plain_transformer_are_its_first_stages():
 def test_what_a_policy_cannot_do_is_refused(policy, backbone, says):
     with pytest.raises(UserError, match=says):
         make(policy(), backbone)
+
+
+@pytest.mark.parametrize("mode", ["eval", "frozen", "train"])
+def test_the_decoders_batch_norm_stands_still_beside_any_policy(mode):
+    torch.manual_seed(0)
+    network = UNet(3, "test_resnet", weights=False, decoder_channels=(16, 8, 8, 8, 8))
+    policy = DecoderNorms(FrozenStages(3, 0.5), mode)
+    task = SemanticSegmentation(network, torch.optim.AdamW, ("a", "b", "c"), finetune=policy)
+    before = sha(network.state_dict())
+    train(task)
+    moved = {key for key, value in sha(network.state_dict()).items() if value != before[key]}
+    norms = {
+        f"decoder.{name}" for name, m in network.decoder.named_modules() if isinstance(m, nn.BatchNorm2d)
+    }
+    statistics = {f"{name}.running_mean" for name in norms}
+    affine = {f"{name}.weight" for name in norms}
+    assert norms and moved >= statistics if mode == "train" else not moved & statistics
+    assert not moved & affine if mode == "frozen" else moved >= affine
+    rates = {g["lr_factor"] for g in policy.parameter_groups(network)}
+    assert rates == {0.5, 1.0} and policy.frozen_stages(5) == 3
+    assert {p.batch_norm for p in policy.parts(network) if p.name == "decoder"} == {mode}
+    with pytest.raises(UserError, match="DecoderNorms is about BatchNorm, and Linear has none"):
+        make(DecoderNorms())
