@@ -5,7 +5,6 @@ these are read: ids as text, polygons that are not nested or lists of points, ru
 without `iscrowd`, `area`, `bbox` or `id`, images without `height` and `width`, a `bbox` or an `area` of null.
 """
 
-import hashlib
 import inspect
 import json
 import math
@@ -21,13 +20,11 @@ import numpy as np
 from lightning_seg.data import coco_index, coco_masks, json_file
 from lightning_seg.data.coco_index import Annotation, CocoImages, Id, order, pack
 from lightning_seg.data.coco_masks import decompress
-from lightning_seg.data.compact import pack_texts, store_in_memory, store_once
+from lightning_seg.data.compact import pack_texts, store_if_large
 from lightning_seg.data.json_file import Entries, read_entries
 from lightning_seg.errors import UserError
 
 MOST_CLASSES = 254  # beside the background; masks have 8 bits, and 255 is `IGNORE_INDEX`
-_SMALL = 1 << 23  # bytes of a file that is read faster than it is worth to keep what is in it
-_ENDS = 1 << 20  # bytes at both ends of a file that tell whether it is the same
 _MOST_EXACT = 1 << 53  # above which not all whole numbers are numbers of 64 bits with a point
 
 
@@ -53,23 +50,10 @@ def read_coco(path: Path) -> CocoFile:
     Raises:
         UserError: Something in it is missing, stands there twice, or has no certain meaning.
     """
-    build = partial(_index, path)
-    small = not path.is_file() or path.stat().st_size < _SMALL
-    store = store_in_memory(build) if small else store_once(_key(path), build)
+    code = [Path(__file__).read_text(), *map(inspect.getsource, (coco_index, coco_masks, json_file))]
+    store = store_if_large(path, "".join(code), partial(_index, path))
     categories = dict(map(json.loads, store.texts("categories")))
     return CocoFile(path, categories, CocoImages(path, store, [*categories]))
-
-
-def _key(path: Path) -> str:
-    """Name what is found in a file, so that a change of the file or of this code gives another name."""
-    code = [Path(__file__).read_text(), *map(inspect.getsource, (coco_index, coco_masks, json_file))]
-    digest = hashlib.sha256("".join(code).encode())
-    with path.open("rb") as file:
-        size, changed = path.stat().st_size, path.stat().st_mtime_ns
-        digest.update(f"{size} {changed}".encode() + file.read(_ENDS))
-        file.seek(-min(size, _ENDS), 2)
-        digest.update(file.read())
-    return f"coco-{digest.hexdigest()[:16]}"
 
 
 def _index(path: Path, values: BinaryIO) -> dict[str, np.ndarray]:

@@ -12,7 +12,7 @@ import numpy as np
 from PIL import Image
 
 from lightning_seg.data.coco_masks import paint
-from lightning_seg.data.compact import Store, pack_texts
+from lightning_seg.data.compact import Store, TextWriter, pack_texts
 from lightning_seg.errors import UserError
 
 Id = int | str
@@ -156,6 +156,7 @@ class CocoImages(Mapping[Id, CocoImage]):
         self._ids = self._store.texts("ids")
         self._labels = self._store.texts("labels")
         self._sizes, self._first = self._store["sizes"], self._store["first"]
+        self._by_image = self._store["by_image"]
         self._starts, self._lengths = self._store["starts"], self._store["lengths"]
 
     def __len__(self) -> int:
@@ -190,7 +191,8 @@ class CocoImages(Mapping[Id, CocoImage]):
         return int(self._first[row]), int(self._first[row + 1])
 
     def annotation(self, place: int, row: int) -> Annotation:
-        """The annotation at a place, which is of the image at a row."""
+        """The annotation at a place of a span, which is of the image at a row."""
+        place = int(self._by_image[place])
         record = self._store.values(int(self._starts[place]), int(self._lengths[place]))
         category, is_crowd, area = int(record[0]), bool(record[1]), float(record[2])
         box = None if np.isnan(record[3]) else tuple(record[3:7].tolist())
@@ -247,7 +249,7 @@ def pack(
     """
     row_of = {number: row for row, number in enumerate(images)}
     place_of = {number: place for place, number in enumerate(categories)}
-    rows, lengths, labels = array("q"), array("q"), []
+    rows, lengths, labels = array("q"), array("q"), TextWriter()
     for number, label, entry in annotations:
         found = entry.segmentation
         parts: list[list[float]]
@@ -264,18 +266,20 @@ def pack(
         rows.append(row_of[number])
         lengths.append(len(record))
         labels.append(label)
-    of_image = np.array(rows, np.int64)
+    of_image, sizes = np.array(rows, np.int64), np.array(lengths, np.int64)
     by_image = of_image.argsort(kind="stable")
-    sizes = np.array([*lengths], np.int64)
-    starts = np.cumsum(sizes) - sizes
-    stated = np.array([size or (0, 0) for _, size in images.values()], np.int64)
-    first = np.searchsorted(of_image[by_image], np.arange(len(images) + 1))
     texts = {
         "ids": pack_texts(map(json.dumps, images)),
         "names": pack_texts(name for name, _ in images.values()),
-        "labels": pack_texts([labels[i] for i in by_image]),
+        "labels": labels.arrays(),
     }
-    out = {"sizes": stated, "first": first, "starts": starts[by_image], "lengths": sizes[by_image]}
+    out = {
+        "sizes": np.array([size or (0, 0) for _, size in images.values()], np.int64),
+        "first": np.searchsorted(of_image[by_image], np.arange(len(images) + 1)),
+        "by_image": by_image,
+        "starts": np.cumsum(sizes) - sizes,
+        "lengths": sizes,
+    }
     for key, (letters, ends) in texts.items():
         out |= {key: letters, f"{key}.ends": ends}
     return out

@@ -5,11 +5,13 @@ list that it reads; arrays it shares for good. What is made once is kept in the 
 """
 
 import fcntl
+import hashlib
 import io
 import os
 import pickle
 import shutil
 import uuid
+from array import array
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -21,6 +23,8 @@ from lightning_seg.data.cache_folder import cache_folder
 
 _VALUES = "values.bin"
 _FEW = 2000  # samples, of which copies do no harm
+_SMALL = 1 << 23  # bytes of a file that is read faster than it is worth to keep what is in it
+_ENDS = 1 << 20  # bytes at both ends of a file that tell whether it is the same
 _PLAIN = (str, int, float, type(None), type(Path()))
 Build = Callable[[BinaryIO], dict[str, np.ndarray]]
 
@@ -48,9 +52,26 @@ class Texts(Sequence[str]):
 
 def pack_texts(texts: Iterable[str]) -> tuple[np.ndarray, np.ndarray]:
     """Put texts into arrays: letters and ends; see `Texts`."""
-    parts = [text.encode("utf-8", "surrogatepass") for text in texts]
-    ends = np.cumsum([0, *map(len, parts)], dtype=np.int64)
-    return np.frombuffer(b"".join(parts), np.uint8), ends
+    writer = TextWriter()
+    for text in texts:
+        writer.append(text)
+    return writer.arrays()
+
+
+class TextWriter:
+    """Collects texts as arrays; see `Texts`."""
+
+    def __init__(self) -> None:
+        self._letters, self._ends = bytearray(), array("q", [0])
+
+    def append(self, text: str) -> None:
+        """Add a text."""
+        self._letters += text.encode("utf-8", "surrogatepass")
+        self._ends.append(len(self._letters))
+
+    def arrays(self) -> tuple[np.ndarray, np.ndarray]:
+        """Letters and ends of all of them."""
+        return np.frombuffer(self._letters, np.uint8), np.array(self._ends, np.int64)
 
 
 class Packed(Sequence[Any]):
@@ -167,6 +188,24 @@ def store_once(key: str, build: Build) -> Store:
                 shutil.rmtree(building, ignore_errors=True)
     except OSError:  # a read-only or full disk
         return store_in_memory(build)
+
+
+def store_if_large(path: Path, code: str, build: Build) -> Store:
+    """Store what is found in a file, in the cache if the file is large.
+
+    Args:
+        path: The file.
+        code: What decides beside the file what is found: the source of `build`.
+        build: As for `store_once`.
+    """
+    if not path.is_file() or (size := path.stat().st_size) < _SMALL:
+        return store_in_memory(build)
+    digest = hashlib.sha256(f"{code} {size} {path.stat().st_mtime_ns}".encode())
+    with path.open("rb") as file:
+        digest.update(file.read(_ENDS))
+        file.seek(-min(size, _ENDS), os.SEEK_END)
+        digest.update(file.read())
+    return store_once(f"index-{digest.hexdigest()[:16]}", build)
 
 
 def store_in_memory(build: Build) -> Store:

@@ -118,7 +118,7 @@ def write(root, images=5, objects=20, seed=0, split="train"):
 @pytest.fixture
 def kept(tmp_path, monkeypatch):
     """Keep the index of every file, however small, in a cache of this test."""
-    monkeypatch.setattr(coco_file, "_SMALL", 0)
+    monkeypatch.setattr(compact, "_SMALL", 0)
     monkeypatch.setenv("LIGHTNING_SEG_CACHE", str(tmp_path / "cache"))
     return tmp_path / "cache"
 
@@ -139,7 +139,7 @@ def test_the_index_holds_what_the_file_holds_and_is_built_once(tmp_path, kept, m
         seen[e["image_id"]].append((where, e["category_id"], e["segmentation"], e["area"], tuple(e["bbox"])))
     expected = {number: (f"{number // 3}.png", (20, 30), of_it) for number, of_it in seen.items()}
     assert described(found) == expected and 7 not in found.images
-    assert [p.name for p in kept.glob("coco-*") if p.is_dir()] != [] and not list(kept.glob("*.building-*"))
+    assert [p.name for p in kept.glob("index-*") if p.is_dir()] != [] and not list(kept.glob("*.building-*"))
     with monkeypatch.context() as patch:
         patch.setattr(coco_file, "_index", pytest.fail)  # nobody builds it again
         again = read_coco(file)
@@ -198,7 +198,7 @@ def test_samples_are_the_same_from_the_cache_and_from_memory(tmp_path, kept, mon
         write(tmp_path / "d", split=split, seed=len(split))
     arguments = {"root": str(tmp_path / "d"), "batch_size": 1, "crop_size": (8, 8), "num_workers": 0}
     one = COCO(**arguments)
-    monkeypatch.setattr(coco_file, "_SMALL", 1 << 30)
+    monkeypatch.setattr(compact, "_SMALL", 1 << 30)
     other = COCO(**arguments)
     for split in ("train", "val"):
         samples = one.samples(split)
@@ -224,3 +224,41 @@ def test_the_fingerprint_is_that_of_paths_from_the_root_and_sizes(tmp_path, monk
             )
             digest.update(f"\0{known}".encode())
     assert fingerprint(tmp_path, {"train": samples}) == digest.hexdigest()[:16]
+
+
+def write_panoptic(root, rng, count=4):
+    (root / "annotations/panoptic_train2017").mkdir(parents=True)
+    (root / "train2017").mkdir()
+    entries, truth = [], {}
+    for number in rng.permutation(count).tolist():
+        colors = rng.integers(1, 2**24, 3)
+        kinds = rng.choice([1, 17, 90, 92, 200], 3, replace=False).tolist()
+        labels = rng.integers(0, 3, (20, 30))
+        pixels = np.stack([colors[labels] >> shift & 255 for shift in (0, 8, 16)], -1).astype(np.uint8)
+        Image.fromarray(pixels).save(root / f"annotations/panoptic_train2017/{number}.png")
+        Image.fromarray(pixels).save(root / f"train2017/{number}.jpg")
+        infos = [{"id": int(c), "category_id": k, "iscrowd": 0} for c, k in zip(colors, kinds, strict=True)]
+        entries.append({"image_id": number, "file_name": f"{number}.png", "segments_info": infos})
+        truth[number] = np.array(kinds)[labels]
+    images = [{"id": number, "file_name": f"{number}.jpg"} for number in range(count)]
+    file = root / "annotations/panoptic_train2017.json"
+    file.write_text(json.dumps({"images": images, "annotations": entries}))
+    return file, truth
+
+
+def test_panoptic_masks_are_the_same_from_the_cache_and_from_memory(tmp_path, kept, monkeypatch):
+    file, truth = write_panoptic(tmp_path / "d", np.random.default_rng(0))
+    arguments = {"batch_size": 1, "crop_size": (8, 8), "num_workers": 0, "labels": "panoptic"}
+    for small in (0, 0, 1 << 30):  # built, opened, in memory
+        monkeypatch.setattr(compact, "_SMALL", small)
+        data = pickle.loads(pickle.dumps(COCO(str(tmp_path / "d"), **arguments)))
+        samples = data.samples("train")
+        assert [sample[2] for sample in samples] == [0, 1, 2, 3]
+        for sample in samples:
+            expected = np.vectorize(data.class_of.get)(truth[sample[2]])
+            np.testing.assert_array_equal(data.read(sample)[1], expected)
+    assert len([path for path in kept.glob("index-*") if path.is_dir()]) == 1
+    contents = json.loads(file.read_text())
+    file.write_text(json.dumps(contents | {"annotations": contents["annotations"][:1] * 2}))
+    with pytest.raises(UserError, match="panoptic_train2017.json: image .*jpg has two masks"):
+        COCO(str(tmp_path / "d"), **arguments).samples("train")

@@ -1,6 +1,7 @@
 """COCO: everyday scenes; things as instances, stuff and panoptic annotations as classes."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any, Literal
 
@@ -14,10 +15,10 @@ from lightning_seg.data.classes import default_palette, label_table
 from lightning_seg.data.coco_file import CocoFile, read_coco
 from lightning_seg.data.coco_index import Annotation, CocoImages, Id, plain
 from lightning_seg.data.coco_masks import turn, turn_box
+from lightning_seg.data.coco_panoptic import PanopticFile, read_panoptic
 from lightning_seg.data.files import glob_visible
 from lightning_seg.data.instances import instance_sample
 from lightning_seg.data.io import read_image
-from lightning_seg.data.json_file import read_json
 from lightning_seg.errors import UserError
 
 THINGS = (
@@ -108,7 +109,7 @@ class COCO(SegmentationData):
             numbers = [*THING_IDS, *range(92, 183)]
             self.table = label_table({n - 1: label for label, n in enumerate(numbers)}, others=IGNORE_INDEX)
         self.palette = default_palette(self.num_classes)
-        self._segments: dict[Path, list[dict[str, Any]]] = {}  # of each panoptic mask
+        self._segments: dict[Path, PanopticFile] = {}  # by the folder of the masks
 
     def list_samples(self, split: str) -> Sequence[tuple[Any, ...]]:
         """List (image, annotations, number), (image, mask, number) or (image, mask) of `train` or `val`."""
@@ -129,7 +130,9 @@ class COCO(SegmentationData):
         if not listing.is_file():
             raise self.missing(listing)
         if self.labels == "panoptic":
-            return self._list_panoptic(read_json(listing), listing, images)
+            masks = self.root / "annotations" / f"panoptic_{images.name}"
+            segments = self._segments[masks] = read_panoptic(listing, self.class_of)
+            return _Listed(len(segments), partial(_panoptic_sample, images, masks, segments))
         file = self._file(listing)
         ours = dict(zip(self.class_of, self.class_names[1:], strict=True))
         if file.categories != ours:
@@ -137,7 +140,7 @@ class COCO(SegmentationData):
             raise UserError(
                 f"{listing} has other categories than the other split: {differing[:6]}. All splits need the same ones."
             )
-        return _Listed(images, file.images)
+        return _Listed(len(file.images), partial(_instance_sample, images, file.images))
 
     def read(self, sample: tuple[Any, ...]) -> tuple[np.ndarray, np.ndarray]:
         """Read an image and its mask, or paint the mask."""
@@ -145,7 +148,7 @@ class COCO(SegmentationData):
             return super().read(sample)
         image = self.read_image(sample[0])
         if self.labels == "panoptic":
-            return image, self._panoptic(sample[1], self._segments[sample[1]])
+            return image, self._panoptic(sample[1], sample[2])
         mask = np.zeros(image.shape[:2], np.uint8)
         painted = [(entry, _area(entry, one), one) for entry, one, _ in self._painted(sample, image)]
         for entry, _, one in sorted(painted, key=lambda found: (not found[0].is_crowd, -found[1])):
@@ -217,40 +220,14 @@ class COCO(SegmentationData):
         there = [file for file in map(self._listing, dict.fromkeys(splits)) if file.is_file()]
         return self._file(min(there, key=lambda file: file.stat().st_size)).categories if there else {}
 
-    def _list_panoptic(self, contents: Any, listing: Path, images: Path) -> list[tuple[Any, ...]]:
-        try:
-            names = {image["id"]: image["file_name"] for image in contents["images"]}
-            entries = sorted(contents["annotations"], key=lambda entry: entry["image_id"])
-            masks = self.root / "annotations" / f"panoptic_{images.name}"
-            samples = [
-                (images / names[e["image_id"]], masks / e["file_name"], e["image_id"]) for e in entries
-            ]
-            self._segments |= {masks / entry["file_name"]: entry["segments_info"] for entry in entries}
-            wrong = next(
-                (
-                    (e["file_name"], s)
-                    for e in entries
-                    for s in e["segments_info"]
-                    if s["category_id"] not in self.class_of or type(s["id"]) is not int
-                ),
-                None,
-            )
-        except (KeyError, TypeError) as error:
-            raise UserError(
-                f"{listing} is not in the format of COCO's panoptic annotations: {error!r}."
-            ) from None
-        if wrong:
-            raise UserError(
-                f"{listing}: a segment of {wrong[0]} is of no category of COCO's 133, or has no id: {wrong[1]}."
-            )
-        return samples
-
-    def _panoptic(self, path: Path, segments: list[dict[str, Any]]) -> np.ndarray:
+    def _panoptic(self, path: Path, number: Id) -> np.ndarray:
+        file = next(file for folder, file in self._segments.items() if path.is_relative_to(folder))
+        segments = file.segments(number)
         numbers = read_image(path).astype(np.int32) @ np.array([1, 256, 65536])
         mask = np.full(numbers.shape, IGNORE_INDEX, np.uint8)
         for segment in segments:
-            mask[numbers == segment["id"]] = self.class_of[segment["category_id"]]
-        listed = [0, *(segment["id"] for segment in segments)]
+            mask[numbers == segment.number] = self.class_of[segment.category]
+        listed = [0, *(segment.number for segment in segments)]
         if len(strange := np.setdiff1d(numbers, listed)):
             raise UserError(
                 f"{path} has {len(strange)} segments that the JSON does not list, the first being {strange[0]}. Use "
@@ -265,16 +242,28 @@ def _area(entry: Annotation, mask: np.ndarray) -> float:
 
 
 class _Listed(Sequence[tuple[Path, Path, Id]]):
-    """Samples (image, annotations, number), each made when it is asked for."""
+    """Samples, each made when it is asked for.
 
-    def __init__(self, folder: Path, images: CocoImages) -> None:
-        self._folder, self._images = folder, images
+    Args:
+        count: How many there are.
+        make: Makes the one at a place.
+    """
+
+    def __init__(self, count: int, make: Callable[[int], tuple[Path, Path, Id]]) -> None:
+        self._rows, self._make = range(count), make
 
     def __len__(self) -> int:
-        return len(self._images)
+        return len(self._rows)
 
     def __getitem__(self, i: Any) -> Any:
-        if isinstance(i, slice):
-            return [self[row] for row in range(*i.indices(len(self)))]
-        row = range(len(self))[i]
-        return self._folder / self._images.names[row], self._images.path, self._images.id_at(row)
+        rows = self._rows[i]
+        return [*map(self._make, rows)] if isinstance(rows, range) else self._make(rows)
+
+
+def _instance_sample(folder: Path, images: CocoImages, row: int) -> tuple[Path, Path, Id]:
+    return folder / images.names[row], images.path, images.id_at(row)
+
+
+def _panoptic_sample(folder: Path, masks: Path, file: PanopticFile, row: int) -> tuple[Path, Path, Id]:
+    image, mask, number = file.names(row)
+    return folder / image, masks / mask, number
