@@ -36,6 +36,8 @@ class Inspection:
         thumbnail: A small grey copy of it (16, 17).
         palette: Color of each label, where the mask is a palette file that is read by its numbers.
         values: Lowest and highest value of an image of more than 8 bits that could not be read.
+        bands: Lowest value, highest value and mean of each band (3, C), and
+        dtype: the type of the values, of an image that was read.
     """
 
     findings: list[Finding]
@@ -43,6 +45,8 @@ class Inspection:
     thumbnail: np.ndarray | None = None
     palette: Mapping[int, tuple[int, ...]] = field(default_factory=dict)
     values: tuple[float, float] | None = None
+    bands: np.ndarray | None = None
+    dtype: str = ""
 
 
 def inspect(data: DataSet, split: str, sample: Any) -> Inspection:
@@ -93,9 +97,9 @@ def inspect(data: DataSet, split: str, sample: Any) -> Inspection:
     elif len(constant := np.flatnonzero(image.min((0, 1)) == image.max((0, 1)))):
         named = ", ".join(data.pixels.names[band] for band in constant)
         findings.append(Finding("flat", split, image_file, named))
-    return Inspection(
-        findings, labels, thumbnail, {} if data.overlapping else palette_of(mask_file, mask, data.table)
-    )
+    bands = np.array([image.min((0, 1)), image.max((0, 1)), image.mean((0, 1))], np.float64)
+    palette = {} if data.overlapping else palette_of(mask_file, mask, data.table)
+    return Inspection(findings, labels, thumbnail, palette, bands=bands, dtype=image.dtype.name)
 
 
 def _is_lost(image: np.ndarray, value_range: tuple[float, float]) -> bool:
@@ -230,7 +234,7 @@ def _track(results: Iterable[Inspection], split: str, total: int) -> Iterable[In
 
 def _systematic(data: DataSet, examination: Examination) -> list[Finding]:
     """See what only several samples show."""
-    found = _palettes(data, examination)
+    found = _palettes(data, examination) + _types(data, examination)
     for split, inspections in examination.inspections.items():
         labels = examination.labels(split)
         images = (labels > 0).sum(0)
@@ -268,6 +272,24 @@ def _systematic(data: DataSet, examination: Examination) -> list[Finding]:
 
 def _is_blank(one: Inspection) -> bool:
     return any(finding.detail.startswith(_BLANK) for finding in one.findings)
+
+
+def _types(data: DataSet, examination: Examination) -> list[Finding]:
+    """Find images of another type than most, where the values of both are normalized alike."""
+    if data.pixels.value_range is not None or not data.pixels.takes_any_values:
+        return []
+    images = [
+        (split, files_of(data, sample)[0], one.dtype)
+        for split, inspections in examination.inspections.items()
+        for sample, one in zip(examination.samples[split], inspections, strict=True)
+        if one.dtype
+    ]
+    usual = Counter(dtype for _, _, dtype in images).most_common(1)
+    return [
+        Finding("types", split, file, f"{dtype}, most are {usual[0][0]}")
+        for split, file, dtype in images
+        if dtype != usual[0][0]
+    ]
 
 
 def _palettes(data: DataSet, examination: Examination) -> list[Finding]:

@@ -34,9 +34,14 @@ KINDS = {
         "--data.init_args.value_range=[LOW,HIGH], for example [0,4095] for a camera of 12 bits.",
     ),
     "bands": Kind(
-        "images of other bands or types",
+        "images of other bands",
         True,
         "Name the bands to read, the same for all images: --data.init_args.bands=[0,1,2,3].",
+    ),
+    "types": Kind(
+        "images of 8 and of more bits",
+        True,
+        "What is white in one is nearly black in the other. Export all with the same type, or leave the odd ones out.",
     ),
     "size": Kind(
         "image and mask differ in size",

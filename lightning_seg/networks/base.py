@@ -1,5 +1,6 @@
 """Base classes of the networks: backbone, decoder and head, padding, resizing, auxiliary head."""
 
+import inspect
 import math
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -48,9 +49,15 @@ class BackboneNetwork(nn.Module):
         if isinstance(backbone, str):
             backbone = TimmBackbone(backbone, weights, output_stride, in_channels=in_channels)
         if backbone.in_channels != in_channels:
+            can = "in_channels" in inspect.signature(type(backbone)).parameters
             raise UserError(
                 f"{type(self).__name__} is given images of {in_channels} channels, but its backbone, a "
-                f"{type(backbone).__name__}, is made for {backbone.in_channels}. Give it in_channels: {in_channels}."
+                f"{type(backbone).__name__}, is made for {backbone.in_channels}. "
+                + (
+                    f"Give it in_channels: {in_channels}."
+                    if can
+                    else "Choose a timm model by its name instead."
+                )
             )
         self.backbone = backbone
         self.neck: SimplePyramid | None = None

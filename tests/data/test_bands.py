@@ -254,7 +254,11 @@ def test_pixels_survive_a_checkpoint():
 def test_check_and_preview_take_bands(tmp_path):
     write_bands(tmp_path, 3)
     split = data(tmp_path, color=ColorJitter(0.2, 0.2))
-    assert check(split).ok
+    report = check(split)
+    assert report.ok and "band 3  uint16" in report.text()
+    write_tiff(tmp_path / "images/val/000.tif", values(np.uint8, 4, 64, 64).transpose(2, 0, 1))
+    (odd,) = [finding for finding in check(split).findings if finding.kind == "types"]
+    assert odd.file.endswith("000.tif") and odd.detail == "uint8, most are uint16"
     preview(split, tmp_path / "preview.png", count=2, columns=2)
     assert Image.open(tmp_path / "preview.png").mode == "RGB"
     with pytest.raises(UserError, match="has 4 bands"):

@@ -12,6 +12,7 @@ from lightning_seg.data.class_frequencies import balanced_weights
 from lightning_seg.data.examination import Examination, Inspection, examine, files_of, shared
 from lightning_seg.data.files import is_hidden, is_image, natural_order
 from lightning_seg.data.findings import Finding, describe
+from lightning_seg.data.pixels import RGB
 from lightning_seg.data.protocol import DataSet
 from lightning_seg.data.volumes import file_of
 from lightning_seg.plotting.tables import text_table
@@ -30,6 +31,7 @@ class Report:
         lengths: Number of samples of each split.
         examples: Samples of the training split that show each class, from most to fewest pixels of it.
         findings: Everything that is wrong.
+        bands: Of each band its name, type, lowest and highest value and mean in the training split; empty for RGB.
     """
 
     name: str
@@ -40,6 +42,7 @@ class Report:
     lengths: dict[str, int] = field(default_factory=dict)
     examples: dict[int, list[int]] = field(default_factory=dict)
     findings: list[Finding] = field(default_factory=list)
+    bands: list[list[str]] = field(default_factory=list)
 
     @property
     def ok(self) -> bool:
@@ -63,6 +66,8 @@ class Report:
             + ", ".join(f"{count} {split}" for split, count in self.lengths.items())
             + " images"
         ]
+        if self.bands:
+            parts.append(text_table(["band", "type", "lowest", "highest", "mean"], self.bands))
         if self.pixels:
             parts.append(self._class_table())
             first = next(iter(self.pixels))
@@ -119,6 +124,7 @@ def check(data: DataSet, limit: int | None = None, progress: bool = False) -> Re
         labels = found.labels(split)
         report.pixels[split], report.images[split] = labels.sum(0), (labels > 0).sum(0)
         report.around[split] = ((labels > 0) * labels.sum(1, keepdims=True)).sum(0)
+    report.bands = _bands(data, found.inspections.get(data.train_split, []))
     if limit is not None:
         report.findings += shared(data, report.lengths)
     else:
@@ -129,6 +135,18 @@ def check(data: DataSet, limit: int | None = None, progress: bool = False) -> Re
         report.findings += _unused(data, report.lengths)
         report.findings += _neighbours(data, found)
     return report
+
+
+def _bands(data: DataSet, inspections: Sequence[Inspection]) -> list[list[str]]:
+    """Say what values the bands have, where they are not those of photographs."""
+    values = np.array([one.bands for one in inspections if one.bands is not None])  # (N, 3, C)
+    if data.pixels == RGB or not len(values):
+        return []
+    types = ", ".join(sorted({one.dtype for one in inspections if one.dtype}))
+    facts = zip(values[:, 0].min(0), values[:, 1].max(0), values[:, 2].mean(0), strict=True)
+    return [
+        [name, types, *(f"{v:.5g}" for v in row)] for name, row in zip(data.pixels.names, facts, strict=True)
+    ]
 
 
 def _duplicates(inspections: dict[str, list[Inspection]], names: dict[str, list[str]]) -> list[Finding]:
