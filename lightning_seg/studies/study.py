@@ -168,8 +168,11 @@ def _refuse_test_images(arguments: Sequence[str], config: Mapping[str, Any], var
         except UserError:
             shared = f"without a split {test} they are"
     if shared:
+        plain = fields.get("fold") is None and val.isidentifier()
+        halves = (
+            f": --data.init_args.val_split={val}[:0.5] --data.init_args.test_split={val}[0.5:] halves them"
+        )
         raise UserError(
             f"variant {variant}: tune chooses by the images of data.init_args.val_split={val}, and {shared} what the"
-            " test scores, so the answer would be too good. Give test_split images of its own, or a part of these:"
-            f" --data.init_args.val_split={val}[:0.5] --data.init_args.test_split={val}[0.5:]"
+            f" test scores, so the answer would be too good. Give test_split images of its own{halves * plain}"
         )
