@@ -2,7 +2,7 @@
 
 import os
 from abc import ABC, abstractmethod
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from functools import cached_property, partial
 from pathlib import Path
 from types import FunctionType
@@ -285,15 +285,19 @@ class SegmentationData(SampleReader, L.LightningDataModule, ABC):
                 if split in self.train_split.split("+"):
                     raise
         samples = self._kept(list(found.values()))
-        groups = [self.group_of(sample) for sample in samples]
-        held_out = fold_of_each(samples, self.folds, self.read_labels, groups, self.sequence) == fold
+        arguments = [self.group_of(sample) for sample in samples], self.sequence, self._key(samples)
+        held_out = fold_of_each(samples, self.folds, self.read_labels, *arguments) == fold
         for split, wanted in ((self.train_split, ~held_out), (self.val_split, held_out)):
             self._keep(split, [sample for sample, take in zip(samples, wanted, strict=True) if take])
 
     def _keep(self, split: str, samples: Sequence[Any]) -> None:
         if split == self.train_split and self.train_share < 1:
-            samples = share_of(samples, self.train_share, self.read_labels, [*map(self.group_of, samples)])
+            groups = [*map(self.group_of, samples)]
+            samples = share_of(samples, self.train_share, self.read_labels, groups, self._key(samples))
         self._samples[split] = compact(samples)
+
+    def _key(self, samples: Sequence[Any]) -> Callable[[], str]:
+        return partial(cache_key, self, "overlapping" if self.overlapping else "labels", samples)
 
     def _kept(self, samples: Sequence[Any]) -> Sequence[Any]:
         return readable(self.read_labels, samples) if self.skip_unreadable else samples

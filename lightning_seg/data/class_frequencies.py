@@ -1,18 +1,15 @@
 """How often each class occurs in the training split, counted once and cached, and weights that balance classes."""
 
-import os
-import tempfile
 from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
-from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
 
 from lightning_seg import IGNORE_INDEX
 from lightning_seg.data.cache import cache_key
-from lightning_seg.data.cache_folder import cache_folder
+from lightning_seg.data.cache_folder import cache_folder, keep_array
+from lightning_seg.data.loading import in_parallel
 from lightning_seg.data.protocol import DataSet
 
 Balance = Literal["inverse", "median_frequency", "inverse_sqrt"]
@@ -63,13 +60,10 @@ def _counted(data: DataSet, what: str, count: Callable[[Any], np.ndarray], class
         found: np.ndarray = np.load(file, allow_pickle=False)
         if found.shape == (2, classes):
             return found
-    with ThreadPoolExecutor(os.cpu_count()) as pool:  # decoding releases the interpreter's lock
-        found = np.sum(list(pool.map(count, samples)), axis=0)
-    with suppress(OSError):  # a cache that cannot be written costs time, not a run
-        file.parent.mkdir(parents=True, exist_ok=True)
-        with tempfile.NamedTemporaryFile(dir=file.parent, delete=False) as temporary:
-            np.save(temporary, found)
-        Path(temporary.name).replace(file)
+    found = np.zeros((2, classes), np.int64)
+    for one in in_parallel(count, samples, f"Counting pixels ({data.train_split})"):
+        found += one
+    keep_array(file, found)
     return found
 
 

@@ -1,16 +1,20 @@
 """Dividing samples into parts: by ratios, or into folds for cross-validation; groups and neighbours stay together."""
 
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from typing import Any
 
 import numpy as np
 from lightning.pytorch.utilities import rank_zero_warn
 
+from lightning_seg.data.cache_folder import cache_folder, keep_array
 from lightning_seg.data.loading import in_parallel
 from lightning_seg.data.overlapping import pixels_of_labels
 from lightning_seg.errors import UserError
 
 Read = Callable[[Any], tuple[np.ndarray, np.ndarray]]
+Key = Callable[[], str]
+_MANY = 500  # samples, below which the masks are read anew
 
 
 def divide(
@@ -90,7 +94,12 @@ def group_folds(groups: Sequence[str | None], folds: int) -> np.ndarray:
 
 
 def fold_of_each(
-    samples: Sequence[Any], folds: int, read: Read, groups: Sequence[str | None], sequence: bool
+    samples: Sequence[Any],
+    folds: int,
+    read: Read,
+    groups: Sequence[str | None],
+    sequence: bool,
+    key: Key | None = None,
 ) -> np.ndarray:
     """Divide samples into folds: by groups if there are any, in blocks if they are a sequence, else stratified.
 
@@ -100,6 +109,7 @@ def fold_of_each(
         read: Reads a sample.
         groups: Group of each sample, None for none.
         sequence: Whether neighbours look alike.
+        key: See `presence`.
 
     Returns:
         Number of the fold of each sample (N,).
@@ -108,7 +118,7 @@ def fold_of_each(
         return group_folds(groups, folds)
     if sequence:
         return block_folds(len(samples), folds)
-    return stratified_folds(presence(read, samples), folds)
+    return stratified_folds(presence(read, samples, key), folds)
 
 
 def stratified_folds(presence: np.ndarray, folds: int, seed: int = 0) -> np.ndarray:
@@ -157,10 +167,32 @@ def block_folds(total: int, folds: int) -> np.ndarray:
     return np.repeat(np.arange(folds), [len(part) for part in np.array_split(np.arange(total), folds)])
 
 
-def presence(read: Read, samples: Sequence[Any]) -> np.ndarray:
-    """Tell which labels occur in which samples (N, 255), ``bool``."""
-    masks = in_parallel(lambda sample: pixels_of_labels(read(sample)[1])[:255] > 0, samples)
-    return np.array(list(masks)).reshape(-1, 255)
+def presence(read: Read, samples: Sequence[Any], key: Key | None = None) -> np.ndarray:
+    """Tell which labels occur in which samples.
+
+    Args:
+        read: Reads a sample.
+        samples: The samples.
+        key: Names what `read` gives of these samples, to keep it in the cache if they are many.
+
+    Returns:
+        (N, 255), ``bool``.
+    """
+    file = None if key is None or len(samples) < _MANY else cache_folder() / f"presence-{key()}.npy"
+    if file is not None:
+        with suppress(OSError, ValueError):
+            bits = np.load(file, allow_pickle=False)
+            if bits.shape == (len(samples), 32):
+                return np.unpackbits(bits, axis=1, count=255).view(bool)
+    found = np.zeros((len(samples), 255), bool)
+    masks = in_parallel(
+        lambda sample: pixels_of_labels(read(sample)[1])[:255] > 0, samples, "Looking for classes"
+    )
+    for row, labels in enumerate(masks):
+        found[row] = labels
+    if file is not None:
+        keep_array(file, np.packbits(found, axis=1))
+    return found
 
 
 def readable(read: Read, samples: Sequence[Any]) -> list[Any]:
@@ -173,7 +205,7 @@ def readable(read: Read, samples: Sequence[Any]) -> list[Any]:
             return str(error)
         return "" if image.shape[:2] == mask.shape[:2] else f"Image and mask differ in size: {sample}"
 
-    problems = list(in_parallel(problem, samples))
+    problems = list(in_parallel(problem, samples, "Reading all files"))
     found = [text for text in problems if text]
     if found:
         rank_zero_warn(f"{len(found)} of {len(samples)} samples are left out: " + " | ".join(found[:10]))

@@ -14,6 +14,7 @@ from typing import Any
 
 import lightning as L
 import torch
+from lightning.pytorch.utilities import rank_zero_only
 from torch.nn.functional import pad
 from torch.utils.data import DataLoader, Dataset, DistributedSampler
 
@@ -191,8 +192,23 @@ def outlive_signal(_: int) -> None:
     signal.signal(signal.SIGTERM, lambda *_: signal.alarm(60))
 
 
-def in_parallel(function: Callable[[Any], Any], items: Sequence[Any]) -> Iterator[Any]:
-    """Apply a function to all items with a thread per core, in order; decoding releases the interpreter's lock."""
+def in_parallel(function: Callable[[Any], Any], items: Sequence[Any], title: str = "") -> Iterator[Any]:
+    """Apply a function to all items with a thread per core, in order; decoding releases the interpreter's lock.
+
+    Args:
+        function: What to apply.
+        items: To these.
+        title: What a progress bar says, which is shown in one process, and for many items.
+    """
+    results = _in_parallel(function, items)
+    if not title or len(items) < 1000 or getattr(rank_zero_only, "rank", None):
+        return results
+    from rich.progress import track
+
+    return iter(track(results, title, len(items), transient=True))
+
+
+def _in_parallel(function: Callable[[Any], Any], items: Sequence[Any]) -> Iterator[Any]:
     with ThreadPoolExecutor(os.cpu_count()) as pool:
         for start in range(0, len(items), 256):  # few results in memory at a time
             yield from pool.map(function, items[start : start + 256])

@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 from lightning.pytorch.utilities import rank_zero_warn
 
-from lightning_seg.data.folds import Read, presence
+from lightning_seg.data.folds import Key, Read, presence
 from lightning_seg.errors import UserError
 
 _STRETCH = re.compile(r"(.+)\[(\d*\.?\d*):(\d*\.?\d*)\]")
@@ -38,7 +38,9 @@ def listed(list_samples: Callable[[str], Sequence[Any]], part: str) -> Sequence[
     return samples[start:end]
 
 
-def share_of(samples: Sequence[Any], share: float, read: Read, groups: Sequence[str | None]) -> list[Any]:
+def share_of(
+    samples: Sequence[Any], share: float, read: Read, groups: Sequence[str | None], key: Key | None = None
+) -> list[Any]:
     """Take a share of samples in which every class is about as frequent as in all of them.
 
     Shares are nested: a smaller one is part of a larger one. Samples of a group stay together.
@@ -48,6 +50,7 @@ def share_of(samples: Sequence[Any], share: float, read: Read, groups: Sequence[
         share: How many of them, above 0 and up to 1.
         read: Reads a sample.
         groups: Group of each sample, None for none.
+        key: See `presence`.
 
     Returns:
         At least one sample, in the order of the samples.
@@ -60,7 +63,7 @@ def share_of(samples: Sequence[Any], share: float, read: Read, groups: Sequence[
         seen = np.zeros((len(samples), 0), bool)
         order = np.random.default_rng(0).permutation(len(members)).tolist()
     else:
-        seen = presence(read, samples)
+        seen = presence(read, samples, key)
         order = nested_order(
             np.array([seen[unit].sum(0) for unit in members]), np.array([*map(len, members)])
         )

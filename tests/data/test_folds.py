@@ -1,7 +1,7 @@
 import numpy as np
 import pytest
 
-from lightning_seg.data.folds import block_folds, divide, group_folds, stratified_folds
+from lightning_seg.data.folds import block_folds, divide, group_folds, presence, stratified_folds
 from lightning_seg.errors import UserError
 
 
@@ -93,3 +93,22 @@ def test_endless_ratios_and_negative_seeds_are_refused():
         divide(range(3), {"train": float("inf"), "val": 1})
     with pytest.raises(UserError, match="split_seed must be 0 or more; got -1"):
         divide(range(3), {"train": 1}, seed=-1)
+
+
+def test_which_classes_masks_show_is_kept_for_many_of_them(tmp_path, monkeypatch):
+    monkeypatch.setenv("LIGHTNING_SEG_CACHE", str(tmp_path))
+    masks = np.random.default_rng(0).choice([0, 3, 7, 200, 254, 255], (600, 2, 2)).astype(np.uint8)
+    asked = []
+
+    def read(sample):
+        asked.append(sample)
+        return masks[sample], masks[sample]
+
+    expected = np.array([[label in mask for label in range(255)] for mask in masks])
+    for _ in range(2):
+        np.testing.assert_array_equal(presence(read, range(600), lambda: "key"), expected)
+    assert sorted(asked) == [*range(600)]
+    np.testing.assert_array_equal(presence(read, range(300, 600), lambda: "key"), expected[300:])  # few: anew
+    np.testing.assert_array_equal(presence(read, range(600), lambda: "other"), expected)
+    monkeypatch.setenv("LIGHTNING_SEG_CACHE", "/proc/nowhere")  # nothing can be kept there
+    np.testing.assert_array_equal(presence(read, range(600), lambda: "key"), expected)
