@@ -183,7 +183,17 @@ class Adapter(Network):
         return F.pad(x, (0, width - x.shape[-1], 0, height - x.shape[-2]))
 
     def _translate(self, state: dict[str, Tensor]) -> Translation:
-        found = by_name({self._names.get(key, key): value for key, value in state.items()}, self.state_dict())
+        own = self.state_dict()
+        found = by_name({self._names.get(key, key): value for key, value in state.items()}, own)
+        for key, value in found.tensors.items():  # the last layer, for other classes
+            here = own[key]
+            if (
+                here.shape != value.shape
+                and here.shape[1:] == value.shape[1:]
+                and len(here) == self.num_classes
+            ):
+                found.tensors[key] = here
+                found.converted.append(f"{key} at random, as it is of {len(value)} classes there")
         return replace(found, foreign=found.foreign + found.left_out, left_out=[])
 
 

@@ -2,9 +2,9 @@
 
 import inspect
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, nn
@@ -14,8 +14,14 @@ from lightning_seg.errors import UserError
 from lightning_seg.networks.backbones.base import Backbone
 from lightning_seg.networks.backbones.feature_cache import FeatureCache
 from lightning_seg.networks.backbones.pyramid import BEiTPyramid, SimplePyramid
+from lightning_seg.networks.backbones.tensor_file import read_tree, split_choice
 from lightning_seg.networks.backbones.timm_backbone import TimmBackbone
-from lightning_seg.networks.backbones.weights import load_run, names_a_run
+from lightning_seg.networks.backbones.weights import FLAG, load_run, names_a_run
+from lightning_seg.networks.whole import load_whole
+
+SMP_DILATES = (
+    "it dilates all of a backbone's last stages alike, where timm and torchvision dilate first blocks less"
+)
 
 
 class BackboneNetwork(nn.Module):
@@ -111,7 +117,11 @@ class BackboneNetwork(nn.Module):
         weights: Any = getattr(self.backbone, "weights", False)
         if names_a_run(weights):
             return load_run(self, weights, find_checkpoint)
-        return self.backbone.load_weights()
+        return self._load_whole(weights) or self.backbone.load_weights()
+
+    def _load_whole(self, weights: bool | str) -> str | None:
+        """Load a file that holds all of the network, where it does; say what was loaded."""
+        return None
 
     def feature_maps(self, images: Tensor) -> dict[str, Tensor]:
         """Return what backbone and decoder make of images (B, 3, H, W), in evaluation mode.
@@ -157,7 +167,16 @@ class Network(BackboneNetwork):
         output_stride: Output stride of a backbone given by name, and the largest that a `Backbone` may have.
         levels: Which of four maps the decoder reads (see `BackboneNetwork`).
         in_channels: Number of channels of an image; comes from the data.
+
+    Attributes:
+        layouts: How libraries name what is here in `decoder`, `head` and `auxiliary`: patterns and names.
+        strides_of: The output stride of a library's network of the same architecture.
+        differs: Why a library's network is another architecture, in words.
     """
+
+    layouts: ClassVar[Mapping[str, Mapping[str, str]]] = {"smp": {r"^segmentation_head\.": "head."}}
+    strides_of: ClassVar[Mapping[str, int]] = {}
+    differs: ClassVar[Mapping[str, str]] = {}
 
     def __init__(
         self,
@@ -170,6 +189,12 @@ class Network(BackboneNetwork):
         super().__init__(backbone, weights, output_stride, levels, in_channels)
         self.auxiliary: AuxiliaryHead | None = None
         self._feature_cache: FeatureCache | None = None
+
+    def _load_whole(self, weights: bool | str) -> str | None:
+        if not isinstance(weights, str) or weights.startswith("package:"):
+            return None
+        file, choice = split_choice(weights)
+        return None if choice else load_whole(self, read_tree(file, FLAG), str(file))
 
     def cache_features(self, gigabytes: float, on_disk: bool = False) -> None:
         """Keep the backbone's feature maps of images that come again, as long as its weights do not change.

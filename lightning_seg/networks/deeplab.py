@@ -1,12 +1,18 @@
 """DeepLabV3 and DeepLabV3+: atrous spatial pyramid pooling on a dilated backbone."""
 
-from typing import Literal
+from collections.abc import Mapping
+from typing import ClassVar, Literal
 
 from torch import Tensor, nn
 
 from lightning_seg.errors import UserError
 from lightning_seg.networks.backbones.base import Backbone
-from lightning_seg.networks.base import AuxiliaryHead, Network, train_on_one_image
+from lightning_seg.networks.base import SMP_DILATES, AuxiliaryHead, Network, train_on_one_image
+
+_MMSEG = (
+    "its branches are joined by one 3x3 convolution, where here, as in torchvision, a 1x1 convolution joins them and a"
+    " 3x3 follows"
+)
 
 
 def _rates(output_stride: int) -> tuple[int, int, int]:
@@ -30,6 +36,18 @@ class DeepLabV3(Network):
         auxiliary: Whether training also gives the logits of a head on the second deepest map.
         in_channels: Number of channels of an image; comes from the data.
     """
+
+    layouts: ClassVar[Mapping[str, Mapping[str, str]]] = {
+        "torchvision": {
+            r"^classifier\.0\.": "decoder.aspp.",
+            r"^classifier\.1\.": "decoder.conv.",
+            r"^classifier\.2\.": "decoder.bn.",
+            r"^classifier\.4\.": "head.0.",
+            r"^aux_classifier\.": "auxiliary.",
+        },
+    }
+    strides_of: ClassVar[Mapping[str, int]] = {"torchvision": 8}
+    differs: ClassVar[Mapping[str, str]] = {"mmsegmentation": _MMSEG, "smp": SMP_DILATES}
 
     def __init__(
         self,
@@ -79,6 +97,8 @@ class DeepLabV3Plus(Network):
         dropout: Dropout after the branches are joined.
         in_channels: Number of channels of an image; comes from the data.
     """
+
+    differs: ClassVar[Mapping[str, str]] = {"mmsegmentation": _MMSEG, "smp": SMP_DILATES}
 
     def __init__(
         self,

@@ -1,6 +1,7 @@
 """Fully convolutional networks: FCN-32s, FCN-16s and FCN-8s, and the dilated FCN."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from typing import ClassVar
 
 from torch import Tensor, nn
 from torch.nn import functional as F
@@ -142,6 +143,19 @@ class FCN(Network):
         auxiliary: Whether training also gives the logits of a head on the second deepest map.
         in_channels: Number of channels of an image; comes from the data.
     """
+
+    layouts: ClassVar[Mapping[str, Mapping[str, str]]] = {
+        "torchvision": {
+            r"^classifier\.([01])\.": r"decoder.\1.",
+            r"^classifier\.4\.": "head.",
+            r"^aux_classifier\.": "auxiliary.",
+        },
+    }
+    strides_of: ClassVar[Mapping[str, int]] = {"torchvision": 8}
+    differs: ClassVar[Mapping[str, str]] = {
+        "mmsegmentation": "its head has two 3x3 convolutions and a third on their result beside the backbone's map,"
+        " where here, as in torchvision, there is one"
+    }
 
     def __init__(
         self,

@@ -1,7 +1,10 @@
 """PAN."""
 
+from collections.abc import Mapping
+from typing import ClassVar
+
 from lightning_seg.networks.backbones.base import Backbone
-from lightning_seg.networks.base import PyramidNetwork, train_on_one_image
+from lightning_seg.networks.base import SMP_DILATES, PyramidNetwork, train_on_one_image
 
 
 class PAN(PyramidNetwork):
@@ -15,6 +18,8 @@ class PAN(PyramidNetwork):
         decoder_channels: Channels of every map in the decoder.
         in_channels: Number of channels of an image; comes from the data.
     """
+
+    differs: ClassVar[Mapping[str, str]] = {"smp": SMP_DILATES}
 
     def __init__(
         self,

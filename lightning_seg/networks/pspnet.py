@@ -1,5 +1,8 @@
 """PSPNet: pyramid pooling on a dilated backbone."""
 
+from collections.abc import Mapping
+from typing import ClassVar
+
 import torch
 from torch import Tensor, nn
 
@@ -21,6 +24,23 @@ class PSPNet(Network):
         auxiliary: Whether training also gives the logits of a head on the second deepest map.
         in_channels: Number of channels of an image; comes from the data.
     """
+
+    layouts: ClassVar[Mapping[str, Mapping[str, str]]] = {
+        "mmsegmentation": {
+            r"^decode_head\.psp_modules\.(\d)\.1\.conv\.": r"decoder.pools.\1.1.",
+            r"^decode_head\.psp_modules\.(\d)\.1\.bn\.": r"decoder.pools.\1.2.",
+            r"^decode_head\.bottleneck\.conv\.": "decoder.fuse.0.",
+            r"^decode_head\.bottleneck\.bn\.": "decoder.fuse.1.",
+            r"^decode_head\.conv_seg\.": "head.",
+            r"^auxiliary_head\.convs\.0\.conv\.": "auxiliary.0.",
+            r"^auxiliary_head\.convs\.0\.bn\.": "auxiliary.1.",
+            r"^auxiliary_head\.conv_seg\.": "auxiliary.4.",
+        },
+    }
+    strides_of: ClassVar[Mapping[str, int]] = {"mmsegmentation": 8}
+    differs: ClassVar[Mapping[str, str]] = {
+        "smp": "its backbone ends with the third stage, and a 1x1 convolution joins the averages, here a 3x3"
+    }
 
     def __init__(
         self,

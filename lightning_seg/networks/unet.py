@@ -1,6 +1,7 @@
 """U-Net: on any backbone, and the classic one."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from typing import ClassVar
 
 import torch
 from torch import Tensor, nn
@@ -22,6 +23,11 @@ class UNet(PyramidNetwork):
         decoder_channels: Channels after each of the five steps, deepest first.
         in_channels: Number of channels of an image; comes from the data.
     """
+
+    differs: ClassVar[Mapping[str, str]] = {
+        "mmsegmentation": "its encoder is its own, without a pretrained backbone, and its decoder enlarges by a 1x1"
+        " convolution after bilinear interpolation"
+    }
 
     def __init__(
         self,
