@@ -100,8 +100,8 @@ class BackboneNetwork(nn.Module):
         """Pad normalized images (B, C, H, W) to whole patches, where the stride is no multiple of these."""
         if self.neck is None:
             return x
-        multiple = self.neck.multiple
-        below, right = (-(-length // multiple) * multiple - length for length in x.shape[-2:])
+        multiple, up = self.neck.multiple, self.neck.multiple - 1  # see `_pad`
+        below, right = ((length + up) // multiple * multiple - length for length in x.shape[-2:])
         return F.pad(x, (0, right, 0, below))
 
     def load_weights(self, find_checkpoint: Callable[[str], Path] = Path) -> str:

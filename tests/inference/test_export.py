@@ -25,6 +25,8 @@ from lightning_seg.inference.export.exportable import _RegionMeans, exportable
 from lightning_seg.inference.export.formats import FORMATS, export_onnx, export_pt2
 from lightning_seg.inference.export.standalone import standalone
 from lightning_seg.networks.backbones.dilated_vgg import DensePool
+from lightning_seg.networks.backbones.timm_backbone import TimmBackbone
+from lightning_seg.networks.fcn import FCN16s
 from lightning_seg.networks.unet import UNet
 from tests.inference.conftest import call
 
@@ -76,6 +78,17 @@ def test_what_is_hardest_to_write_as_onnx(name, smaller, tmp_path):
     for one in checks:
         assert one.difference < 1e-4 * one.largest and one.agreement > 0.999, str(one)
     assert [type(module) for module in network.modules()] == before  # it was a copy that was changed
+
+
+@pytest.mark.slow
+def test_a_transformer_whose_patches_its_stride_does_not_hold(tmp_path):
+    """Padding to whole patches, resampled maps and cut levels, at other sizes. Slow: attention takes long to trace."""
+    backbone = TimmBackbone("test_vit", False, backbone_args={"patch_size": 14, "img_size": 140, "depth": 2},
+                            out_indices=1)  # fmt: skip
+    network = FCN16s(3, backbone).eval()
+    run = export_onnx(exportable(network), tmp_path / "net.onnx", {}, torch.uint8)
+    for one in check(network, run, False, torch.uint8):
+        assert one.difference < 1e-4 * one.largest and one.agreement > 0.999, str(one)
 
 
 def test_torch_export_of_labels(tmp_path):

@@ -58,7 +58,6 @@ NETWORKS = {
     "dpt": (DPT, SMALL),
     "unet-vit14": (UNet, {**SMALL_UNET, "backbone": lambda: vit(patch_size=14, img_size=70)}),
     "deeplabv3plus-vit-8": (DeepLabV3Plus, {**SMALL, "output_stride": 8, "backbone": lambda: vit()}),
-    "dpt-vit8": (DPT, {**SMALL, "backbone": lambda: vit(patch_size=8, img_size=64)}),
     "dpt-vit": (DPT, {**SMALL, "backbone": "test_vit"}),
     "segnet": (SegNet, {"layers": (2, 1, 1, 1, 1)}),
     "segnet-basic": (SegNetBasic, {**OWN, "channels": 8}),

@@ -169,8 +169,9 @@ FAMILIES = {
 @pytest.mark.parametrize("name", FAMILIES)
 def test_families_work_at_the_sizes_that_they_promise(name):
     words, size = FAMILIES[name]
+    args = {} if "strides" in words or name.startswith("naflex") else {"depth": 4}  # for speed
     with torch.device("meta"):  # shapes only
-        backbone = TimmBackbone(name, weights=False)
+        backbone = TimmBackbone(name, weights=False, backbone_args=args)
         assert backbone.image_size == size
         assert words in backbone.describe()
         stride = backbone.strides[-1]

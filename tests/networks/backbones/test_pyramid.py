@@ -9,6 +9,7 @@ from lightning_seg.errors import UserError
 from lightning_seg.networks.backbones.pyramid import BEiTPyramid, ViTDetPyramid
 from lightning_seg.networks.backbones.timm_backbone import TimmBackbone
 from lightning_seg.networks.detection.mask_rcnn import MaskRCNN
+from lightning_seg.networks.dpt import DPT
 from lightning_seg.networks.fcn import FCN16s
 from lightning_seg.networks.segnet import SegNet
 from lightning_seg.networks.unet import UNet
@@ -88,6 +89,20 @@ def test_a_network_asks_for_its_pyramid_and_the_user_for_another():
     beit = TimmBackbone("beit_base_patch16_224", False, backbone_args=args, out_indices=1)
     with pytest.raises(UserError, match="multiples of 32"):
         UNet(3, beit)
+
+
+@torch.no_grad()
+@pytest.mark.parametrize(
+    ("patch", "factors"), [(8, (2, 1, 0.5, 0.25)), (14, (4, 2, 1, 0.5)), (32, (8, 4, 2, 1))]
+)
+def test_dpt_takes_patches_of_any_size(patch, factors):
+    """Its four maps differ by factors of two, and an image of any size comes back whole."""
+    network = DPT(3, vit(patch, out_indices=[0, 1, 2, 3]), decoder_channels=8).eval()
+    seen = []
+    for block in network.decoder.reassemble_blocks:
+        block.register_forward_hook(lambda _, args, out: seen.append(out.shape[-1] / args[0].shape[-1]))
+    assert network(torch.zeros(1, 3, 50, 61, dtype=torch.uint8)).shape == (1, 3, 50, 61)
+    assert seen == pytest.approx(factors)
 
 
 def test_mask_rcnn_trains_on_a_plain_transformer():
