@@ -26,7 +26,6 @@ from lightning_seg.callbacks.run_record import RunRecord
 from lightning_seg.data.base import SegmentationData
 from lightning_seg.errors import UserError
 from lightning_seg.experiment.class_paths import (
-    expand_settings,
     folders_of_modules,
     make_importable,
     resolve_class,
@@ -41,7 +40,7 @@ from lightning_seg.experiment.files import experiment_file, read_files
 from lightning_seg.experiment.lightning_parts import refuse_parts
 from lightning_seg.experiment.limits import check_seed, check_weights, refuse_infinite_rate, refuse_useless
 from lightning_seg.experiment.overrides import options_of, plain
-from lightning_seg.experiment.parser import Parser
+from lightning_seg.experiment.parser import Parser, in_memory
 from lightning_seg.experiment.renamed import refuse_old_names
 from lightning_seg.experiment.slurm_settings import Slurm
 from lightning_seg.experiment.test_sets import FOLDER, make_test_sets
@@ -75,7 +74,8 @@ class ExperimentSettings(LightningCLI):
         self._files = read_files(args)
         if settings:
             self._files = {settings[0]: settings[1], **self._files}
-            args = ["-c", _named_or_written(*settings), *args]
+            file = settings[0]
+            args = ["-c", str(file) if file.is_file() else in_memory(file), *args]
         make_importable(self._files, args)
         refuse_old_names(self._files, args)
         self.task = _task_class(self._files, args)
@@ -371,14 +371,6 @@ class Experiment(TaskAndData):
         if rank_zero_only.rank:  # type: ignore[attr-defined]
             return Path(self.config.runs, self.config.name, "first-process")
         return new_run(Path(self.config.runs), self.config.name)
-
-
-def _named_or_written(file: Path, settings: JsonObject) -> str:
-    """Return the name of a file of settings or, of those that are in no file, their text."""
-    if file.is_file():
-        return str(file)
-    text: str = yaml.safe_dump(expand_settings(settings), sort_keys=False)
-    return text
 
 
 def _remove_on_error(run: Path, kind: type[BaseException] | None, *_: object) -> None:

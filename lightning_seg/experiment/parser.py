@@ -1,6 +1,7 @@
 """The parser of experiment files: a wrong setting is answered in a line or two."""
 
 import difflib
+import json
 import re
 from collections.abc import Mapping, Sequence
 from enum import Enum
@@ -29,6 +30,7 @@ _LIMITS = (
     "overfit_batches",
     "val_check_interval",
 )
+_MEMORY = "in_memory"
 _NOT_ACCEPTED = re.compile(r"(?:Group '([\w.]+)' does not accept o|O)ption '([\w.]+)'")
 # What jsonargparse says of a name without dots that is no class it knows.
 _UNKNOWN = r'Parser key "([\w.]+)":.*dot import path string: (\w+)$'
@@ -106,6 +108,13 @@ class Parser(LightningArgumentParser):
         except UserError as error:
             raise UserError(str(error) if str(path) in str(error) else f"{path}: {error}") from None
 
+    def parse_string(self, cfg_str: str, *args: Any, **kwargs: Any) -> Namespace:  # type: ignore[override]
+        """Take settings that are in no file; see `in_memory`."""
+        given = yaml.safe_load(cfg_str)
+        if isinstance(given, dict) and given.keys() == {_MEMORY}:
+            return self.parse_path(given[_MEMORY], *args, **kwargs)
+        return super().parse_string(cfg_str, *args, **kwargs)
+
     def _refuse_unknown(self, key: str, place: str) -> None:
         """Refuse a setting whose first word is none; jsonargparse names only what is below it."""
         first = key.split(".")[0].rstrip("+")
@@ -116,6 +125,11 @@ class Parser(LightningArgumentParser):
         close = close or difflib.get_close_matches(first, known, n=1)
         hint = f"Did you mean {close[0]}?" if close else f"There are: {', '.join(sorted(known - {'help'}))}."
         raise UserError(f"{place}: there is no setting {first!r}. {hint}")
+
+
+def in_memory(file: Path) -> str:
+    """Return what stands after ``-c`` for settings that the parser was given as those of a file which is not there."""
+    return f"{{{_MEMORY}: {json.dumps(str(file))}}}"
 
 
 def _holds(settings: Any, path: str) -> bool:

@@ -9,7 +9,7 @@ import pytest
 import torch
 from torch import nn
 
-from lightning_seg import CrossEntropy, Experiment, UNet, UserError
+from lightning_seg import Adapter, CrossEntropy, Experiment, UNet, UserError
 from lightning_seg.cli.main import main
 from lightning_seg.experiment.overrides import options_of, plain
 
@@ -74,6 +74,30 @@ def test_settings_without_a_file_make_the_same_experiment(notebook, tmp_path):
     assert own.config.name == "own/one" and own.run_directory.parent == tmp_path / "own/one"
     assert own.datamodule.crop_size == (32, 32) and own.trainer.max_epochs == 1
     assert own.config.model.optimizer.class_path == "torch.optim.AdamW"
+
+
+class OfANotebook(nn.Conv2d):
+    """A network that is defined where it is used."""
+
+    def __init__(self, num_classes: int) -> None:
+        super().__init__(3, num_classes, 1)
+
+
+def test_a_network_of_the_scripts_own_needs_no_file(tmp_path, capsys, monkeypatch):
+    monkeypatch.setattr("__main__.OfANotebook", OfANotebook, raising=False)
+    monkeypatch.setattr(OfANotebook, "__module__", "__main__")
+    own = Experiment.from_settings(
+        "own",
+        model={"network": OfANotebook, "optimizer": {"class_path": "AdamW", "init_args": {"lr": 1e-3}}},
+        data={
+            "class_path": "Shapes",
+            "init_args": {"batch_size": 4, "crop_size": [32, 32], "num_workers": 0},
+        },
+        tracking=[],
+        runs=tmp_path,
+    )
+    assert isinstance(own.model.network, Adapter)
+    assert "OfANotebook is defined in this script or notebook: only here" in capsys.readouterr().out
 
 
 def test_values_become_the_words_of_a_command_line():
