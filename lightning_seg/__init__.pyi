@@ -54,6 +54,7 @@ from lightning_seg.inference.inferers import SlidingWindow as SlidingWindow
 from lightning_seg.inference.inferers import UniformWindow as UniformWindow
 from lightning_seg.inference.predictor import ObjectPredictor as ObjectPredictor
 from lightning_seg.inference.predictor import Predictor as Predictor
+from lightning_seg.inference.segments import SegmentRules as SegmentRules
 from lightning_seg.metrics.boundary import BoundaryF1 as BoundaryF1
 from lightning_seg.metrics.boundary import BoundaryIoU as BoundaryIoU
 from lightning_seg.metrics.boundary import SurfaceDistances as SurfaceDistances
@@ -82,6 +83,7 @@ from lightning_seg.networks.detection.anchors import DataAnchors as DataAnchors
 from lightning_seg.networks.detection.mask_rcnn import MaskRCNN as MaskRCNN
 from lightning_seg.networks.detection.mask_rcnn_c4 import MaskRCNNC4 as MaskRCNNC4
 from lightning_seg.networks.dpt import DPT as DPT
+from lightning_seg.networks.eomt import EoMT as EoMT
 from lightning_seg.networks.fcn import FCN as FCN
 from lightning_seg.networks.fcn import FCN8s as FCN8s
 from lightning_seg.networks.fcn import FCN16s as FCN16s
@@ -90,6 +92,7 @@ from lightning_seg.networks.fpn import FPN as FPN
 from lightning_seg.networks.linear import Linear as Linear
 from lightning_seg.networks.linknet import LinkNet as LinkNet
 from lightning_seg.networks.manet import MAnet as MAnet
+from lightning_seg.networks.mask_network import MaskNetwork as MaskNetwork
 from lightning_seg.networks.pan import PAN as PAN
 from lightning_seg.networks.pspnet import PSPNet as PSPNet
 from lightning_seg.networks.segformer import SegFormer as SegFormer
@@ -125,6 +128,7 @@ from lightning_seg.postprocess.morphology import Opening as Opening
 from lightning_seg.postprocess.superpixels import Superpixels as Superpixels
 from lightning_seg.tasks.base import SegmentationTask as SegmentationTask
 from lightning_seg.tasks.instance import InstanceSegmentation as InstanceSegmentation
+from lightning_seg.tasks.mask_classification import MaskClassification as MaskClassification
 from lightning_seg.tasks.multi_label import MultiLabelSegmentation as MultiLabelSegmentation
 from lightning_seg.tasks.semantic import SemanticSegmentation as SemanticSegmentation
 from lightning_seg.training.finetune.added import Adapters as Adapters
@@ -151,6 +155,7 @@ from lightning_seg.training.losses import LovaszLoss as LovaszLoss
 from lightning_seg.training.losses import OHEMCrossEntropy as OHEMCrossEntropy
 from lightning_seg.training.losses import PixelLoss as PixelLoss
 from lightning_seg.training.losses import TverskyLoss as TverskyLoss
+from lightning_seg.training.mask_loss import MaskLoss as MaskLoss
 from lightning_seg.training.multi_label_losses import BinaryCrossEntropy as BinaryCrossEntropy
 from lightning_seg.training.multi_label_losses import BinaryDiceLoss as BinaryDiceLoss
 from lightning_seg.training.multi_label_losses import BinaryFocalLoss as BinaryFocalLoss

@@ -94,9 +94,9 @@ class OverfittingMonitor(L.Callback):
             for batch in DataLoader(mine, batch_size=data.eval_batch_size, collate_fn=collate):
                 batch = trainer.strategy.batch_to_device(batch)
                 with trainer.strategy.precision_plugin.forward_context():
-                    for _, logits, masks, _ in module.evaluated(batch):
+                    for logits, masks, loss in module.measured(batch):
                         confusion.update(logits.max(1)[1], masks)
-                        mean.update(module.loss(logits, masks), weight=(masks != IGNORE_INDEX).sum())
+                        mean.update(loss, weight=(masks != IGNORE_INDEX).sum())
         return float(mean.compute()), confusion.compute().cpu().numpy()
 
 

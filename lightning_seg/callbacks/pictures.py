@@ -12,11 +12,13 @@ from lightning_seg.data.base import data_of
 from lightning_seg.data.dataset import Split
 from lightning_seg.data.overlapping import flat
 from lightning_seg.metrics.instance import arrays, view_of_found, view_of_truth
+from lightning_seg.metrics.panoptic import drawn_segments
 from lightning_seg.plotting.pictures import comparison, save_parts
 from lightning_seg.runs.csv_logger import RunLogger, loggers_of
 from lightning_seg.runs.directory import PICTURES
 from lightning_seg.tasks.base import task_of
 from lightning_seg.tasks.instance import InstanceSegmentation
+from lightning_seg.tasks.mask_classification import MaskClassification
 from lightning_seg.tasks.multi_label import MultiLabelSegmentation
 from lightning_seg.tasks.semantic import SemanticSegmentation
 from lightning_seg.tracking.media import PictureSet, log_confusion_matrix, log_per_class
@@ -91,6 +93,9 @@ class Pictures(L.Callback):
                     labels = module.labels(out, batch)[0] if stage == "test" else out.max(1)[1][0]
                     predictions.append(labels.byte().cpu().numpy())
                     truths.append(sample["mask"].numpy())
+                    if isinstance(module, MaskClassification) and module.inference is None:
+                        drawn = [drawn_segments(view, module.things) for view in module.views(batch, sample)]
+                        objects.append((drawn[0], drawn[1]))
                 elif isinstance(module, MultiLabelSegmentation):
                     found_maps = module.decide(out)[0].byte().cpu().numpy()
                     maps.append((sample["mask"].numpy(), found_maps))

@@ -34,6 +34,7 @@ from lightning_seg.runs.directory import CONFIG, ENVIRONMENT, TEST_IMAGES, TEST_
 from lightning_seg.runs.provenance import record_code
 from lightning_seg.tasks.base import SegmentationTask, task_of
 from lightning_seg.tasks.instance import InstanceSegmentation
+from lightning_seg.tasks.mask_classification import MaskClassification
 from lightning_seg.tasks.multi_label import MultiLabelSegmentation
 from lightning_seg.tasks.semantic import SemanticSegmentation
 from lightning_seg.tracking.media import log_image_scores
@@ -258,6 +259,9 @@ class RunRecord(L.Callback):
                 f"{TEST_IMAGES} counts the pixels of the objects merged by class, and holds the mask AP without each "
                 "block of images"
             )
+        if isinstance(module, MaskClassification) and module.inference is None:
+            further_arrays["panoptic"] = module.panoptic_counts
+            protocol["segments"] = repr(module.rules)
         write_whole(self.run / TEST_SCORES, json.dumps(table, indent=2) + "\n")
         names_of_images = [data.name_of(sample) for sample in data.samples(data.test_split)]
         np.savez_compressed(

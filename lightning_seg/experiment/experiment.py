@@ -49,6 +49,7 @@ from lightning_seg.runs.csv_logger import RunLogger
 from lightning_seg.runs.directory import METRICS, JsonObject, new_run
 from lightning_seg.runs.records import failure
 from lightning_seg.tasks.base import SegmentationTask
+from lightning_seg.tasks.mask_classification import MaskClassification
 from lightning_seg.tasks.semantic import SemanticSegmentation
 from lightning_seg.tracking.mlflow import MLflowSettings
 from lightning_seg.tracking.trackers import Name, open_mirrors
@@ -156,6 +157,8 @@ class ExperimentSettings(LightningCLI):
             "data.num_channels", "model.network.init_args.in_channels", apply_on="instantiate"
         )
         parser.link_arguments("data.class_names", "model.class_names", apply_on="instantiate")
+        if issubclass(self.task, MaskClassification):
+            parser.link_arguments("data.things", "model.things", apply_on="instantiate")
         parser.link_arguments("data.pixels", "model.pixels", apply_on="instantiate")
 
     def parse_arguments(self, parser: LightningArgumentParser, args: ArgsType) -> None:

@@ -107,6 +107,32 @@ class PanopticScores:
         self._records = {}
 
 
+def drawn_segments(view: View, things: Sequence[int]) -> dict[str, np.ndarray]:
+    """Give the segments of an image as pictures want them.
+
+    Args:
+        view: The segments.
+        things: Classes that have objects.
+
+    Returns:
+        Of the objects "parts" (H, W) from 1 on, "labels" (N,) and "boxes" (N, 4); and "stuff" (H, W), the class of each
+        other pixel, `IGNORE_INDEX` elsewhere.
+    """
+    of_thing = np.isin(view.labels, things)
+    numbers, first = np.unique(np.where(of_thing, view.parts, 0), return_index=True)
+    first, numbers = first[numbers > 0], numbers[numbers > 0]
+    parts = np.zeros_like(view.parts)
+    boxes = np.zeros((len(numbers), 4), np.float32)
+    for place, number in enumerate(numbers):
+        mask = view.parts == number
+        parts[mask] = place + 1
+        rows, columns = np.flatnonzero(mask.any(1)), np.flatnonzero(mask.any(0))
+        boxes[place] = columns[0], rows[0], columns[-1] + 1, rows[-1] + 1
+    labels = view.labels.ravel()[first].astype(np.int64)
+    stuff = np.where(of_thing, np.uint8(IGNORE_INDEX), view.labels)
+    return {"parts": parts, "labels": labels, "boxes": boxes, "stuff": stuff}
+
+
 def view_of_segments(
     numbers: np.ndarray, classes: np.ndarray, crowd: np.ndarray
 ) -> tuple[View, dict[int, int]]:

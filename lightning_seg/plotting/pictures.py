@@ -98,6 +98,10 @@ def draw_objects(
     return np.asarray(picture)
 
 
+def _on_stuff(image: np.ndarray, objects: DrawnObjects, palette: Palette) -> np.ndarray:
+    return overlay(image, objects["stuff"], palette, 0.5) if "stuff" in objects else image
+
+
 def object_color(i: int) -> tuple[int, int, int]:
     """A bright color unlike those before: hues in steps of the golden ratio."""
     red, green, blue = colorsys.hsv_to_rgb(i * 0.618034 % 1, 0.6, 1.0)
@@ -161,7 +165,8 @@ def comparison(
         class_names: Names for the legend.
         palette: Colors of the classes.
         width: Width of each picture in pixels.
-        objects: The true and the predicted objects of each image, to be drawn instead of the masks.
+        objects: The true and the predicted objects of each image, to be drawn instead of the masks; on the classes of
+            "stuff" (H, W), where they have it.
         maps: The true and the predicted map of each class but the background (K, H, W), where classes may overlap, to
             be drawn instead of the masks.
     """
@@ -175,12 +180,15 @@ def comparison(
         elif objects is None:
             shown = [overlay(image, mask, palette) for mask in (truth, prediction)]
         else:
-            shown = [draw_objects(image, of_one, class_names, width) for of_one in objects[i]]
+            shown = [
+                draw_objects(_on_stuff(image, of_one, palette), of_one, class_names, width)
+                for of_one in objects[i]
+            ]
         parts = (image, *shown, error)
         rows.append([_fit(picture, width) for picture in parts])
     font = ImageFont.load_default(15)
     total = len(columns) * (width + _GAP) + _GAP
-    entries = [] if objects else list(zip(class_names, palette, strict=True))
+    entries = [] if objects and "stuff" not in objects[0][0] else list(zip(class_names, palette, strict=True))
     entries += [("wrong", WRONG), ("ignored", IGNORED)]
     places, legend_height = _legend_places([name for name, _ in entries], total, font)
     head = 2 * _GAP + 15

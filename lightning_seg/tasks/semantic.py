@@ -191,6 +191,11 @@ class SemanticSegmentation(SegmentationTask):
                 logits = F.interpolate(logits, masks.shape[-2:], mode="bilinear", align_corners=False)
             yield images, logits, masks, index
 
+    def measured(self, batch: dict[str, Any]) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
+        """Yield logits (B, C, H, W), masks (B, H, W), and their loss, that of validation."""
+        for _, logits, masks, _ in self.evaluated(batch):
+            yield logits, masks, self.loss(logits, masks)
+
     def _loss(self, logits: Tensor, batch: dict[str, Any]) -> Tensor:
         """Return the loss of logits (B, C, H, W); a MixUp batch has two masks and the share of the first."""
         loss = self.loss(logits, batch["mask"])
@@ -238,20 +243,26 @@ class SemanticSegmentation(SegmentationTask):
         if not self.counts(batch):
             return
         for images, logits, masks, index in self.evaluated(batch):
-            predictions = (
-                predicted_labels(logits) if self.image_counts is None else self.labels(logits, images)
+            self._count(logits, masks, index, images)
+
+    def _count(
+        self, logits: Tensor, masks: Tensor, index: Tensor, images: Tensor, loss: Tensor | None = None
+    ) -> None:
+        """Add images to the scores; `loss` stands for that of the logits, where a task has another."""
+        predictions = predicted_labels(logits) if self.image_counts is None else self.labels(logits, images)
+        if self.postprocess is not None and bool((predictions >= len(self.class_names)).any()):
+            raise UserError(
+                "model.postprocess gives no answer for some pixels, which a test cannot score. Let "
+                "ConfidenceThreshold go to: second, or judge it by 'lightning-seg postprocess'."
             )
-            if self.postprocess is not None and bool((predictions >= len(self.class_names)).any()):
-                raise UserError(
-                    "model.postprocess gives no answer for some pixels, which a test cannot score. Let "
-                    "ConfidenceThreshold go to: second, or judge it by 'lightning-seg postprocess'."
-                )
-            self.confusion.update(predictions, masks)
-            self.eval_loss.update(self.loss(logits, masks), weight=(masks != IGNORE_INDEX).sum())
-            if self.image_counts is not None:
-                self.image_counts.update(predictions, masks, index)
-            if self.image_tables is not None:
-                self.image_tables.update(predictions, masks, index, logits / self.temperature)
+        self.confusion.update(predictions, masks)
+        self.eval_loss.update(
+            self.loss(logits, masks) if loss is None else loss, weight=(masks != IGNORE_INDEX).sum()
+        )
+        if self.image_counts is not None:
+            self.image_counts.update(predictions, masks, index)
+        if self.image_tables is not None:
+            self.image_tables.update(predictions, masks, index, logits / self.temperature)
 
     def labels(self, logits: Tensor, images: Tensor) -> Tensor:
         """Return the final labels (B, H, W) of logits (B, classes, H, W) and images (B, C, H, W)."""
@@ -279,14 +290,14 @@ class SemanticSegmentation(SegmentationTask):
         if self.image_tables is not None:
             self.image_scores = self.image_tables.scores()
             self.image_tables = None
-            values |= _by_class(self.image_scores, split, self.class_names)
+            values |= by_class(self.image_scores, split, self.class_names)
         self.log(f"{split}/miou", values.pop(f"{split}/miou"), prog_bar=True)
         self.log_dict(values)
         self.confusion.reset()
         self.eval_loss.reset()
 
 
-def _by_class(found: Values, split: str, class_names: tuple[str, ...]) -> dict[str, float]:
+def by_class(found: Values, split: str, class_names: tuple[str, ...]) -> dict[str, float]:
     """Name scores for the log; those of each class ``<split>/<score>/<class>``."""
     values: dict[str, float] = {}
     for name, value in found.items():

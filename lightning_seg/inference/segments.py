@@ -1,0 +1,107 @@
+"""From queries to objects and to segments of which each pixel has one."""
+
+from collections.abc import Collection
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from lightning_seg import IGNORE_INDEX
+from lightning_seg.data.instances import boxes_from_masks
+from lightning_seg.errors import UserError
+from lightning_seg.metrics.instance import View
+from lightning_seg.networks.mask_network import Queries
+
+
+class SegmentRules:
+    """The rules of inference of MaskFormer and its successors.
+
+    Args:
+        score_threshold: From which probability of its class on a query is a segment.
+        overlap_threshold: Share of its mask that a segment must keep when each pixel goes to the surest query.
+        mask_threshold: From which probability on a pixel is in a mask.
+        objects: How many objects of an image average precision looks at, the surest ones.
+
+    Raises:
+        UserError: A threshold is not in 0..1.
+    """
+
+    def __init__(
+        self,
+        score_threshold: float = 0.8,
+        overlap_threshold: float = 0.8,
+        mask_threshold: float = 0.5,
+        objects: int = 100,
+    ) -> None:
+        given = (score_threshold, overlap_threshold, mask_threshold)
+        if not all(0 <= value <= 1 for value in given) or objects < 1:
+            raise UserError(
+                f"SegmentRules: expected thresholds in 0..1 and at least one object, got {given} and {objects}."
+            )
+        self.score_threshold, self.overlap_threshold = score_threshold, overlap_threshold
+        self.mask_threshold, self.objects = mask_threshold, objects
+
+    def __repr__(self) -> str:
+        given = ", ".join(f"{name}={value:g}" for name, value in vars(self).items())
+        return f"{type(self).__name__}({given})"
+
+    def segments(self, queries: Queries, things: Collection[int]) -> View:
+        """Give each pixel of an image to one segment, or to none.
+
+        Args:
+            queries: Those of one image, masks (1, Q, H, W) at its size.
+            things: Classes whose segments are objects; all segments of another class are one.
+        """
+        scores, labels = queries.classes[0].softmax(-1).max(-1)
+        kept = (labels != queries.classes.shape[-1] - 1) & (scores > self.score_threshold)
+        size = queries.masks.shape[-2:]
+        parts = np.zeros(size, np.int32)
+        classes = np.full(size, IGNORE_INDEX, np.uint8)
+        if not bool(kept.any()):
+            return View(parts, classes)
+        chances = queries.masks[0, kept].sigmoid()
+        owner = (chances * scores[kept, None, None]).argmax(0)
+        inside = chances >= self.mask_threshold
+        own = owner[None] == torch.arange(len(chances), device=owner.device)[:, None, None]
+        left = own & inside
+        # As published: what a query keeps of its mask is what it is the surest of, in the mask or not.
+        areas = torch.stack([x.flatten(1).sum(1) for x in (own, inside, left)], 1).tolist()
+        masks = left.cpu().numpy()
+        number, of_stuff = 0, dict[int, int]()
+        for mask, label, (owned, full, remaining) in zip(masks, labels[kept].tolist(), areas, strict=True):
+            if not (owned and full and remaining) or owned / full < self.overlap_threshold:
+                continue
+            part = of_stuff.get(label, 0)
+            if not part:
+                number = part = number + 1
+                if label not in things:
+                    of_stuff[label] = part
+            parts[mask], classes[mask] = part, label
+        return View(parts, classes)
+
+    def instances(self, queries: Queries, things: Collection[int]) -> dict[str, np.ndarray]:
+        """Return the surest objects of an image, which may overlap.
+
+        Args:
+            queries: Those of one image, masks (1, Q, H, W) at its size.
+            things: Classes of objects.
+
+        Returns:
+            "boxes" (N, 4), "labels" (N,), the classes, "scores" (N,) and "masks" (N, H, W).
+        """
+        chances = queries.classes[0].softmax(-1)[:, :-1]
+        count = chances.shape[1]
+        scores, order = chances.flatten().topk(min(self.objects, chances.numel()))
+        labels, query = order % count, order // count
+        kept = torch.isin(labels, torch.tensor(sorted(things), device=labels.device, dtype=labels.dtype))
+        scores, labels, query = scores[kept], labels[kept], query[kept]
+        masks = queries.masks[0, query]
+        inside = masks > 0
+        sure = (masks.sigmoid() * inside).flatten(1).sum(1) / (inside.flatten(1).sum(1) + 1e-6)
+        found: dict[str, Tensor] = {
+            "boxes": boxes_from_masks(inside) if len(inside) else masks.new_zeros(0, 4),
+            "labels": labels,
+            "scores": scores * sure,
+            "masks": inside,
+        }
+        return {key: value.cpu().numpy() for key, value in found.items()}

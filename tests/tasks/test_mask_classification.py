@@ -1,0 +1,147 @@
+"""Mask classification: one run whose scores, pictures, record and export are those of other networks' runs."""
+
+import json
+
+import numpy as np
+import pytest
+import torch
+
+from lightning_seg import Experiment, MaskClassification, load, load_run
+from lightning_seg.errors import UserError
+from lightning_seg.metrics.objects import PanopticQuality
+from lightning_seg.networks.linear import Linear
+from lightning_seg.networks.mask_network import Queries
+from lightning_seg.training.mask_loss import MaskLoss, Targets, targets_of
+
+NETWORK = {
+    "class_path": "EoMT",
+    "init_args": {
+        "backbone": {
+            "class_path": "TimmBackbone",
+            "init_args": {
+                "name": "vit_tiny_patch16_224",
+                "weights": False,
+                "out_indices": 1,
+                "norm": True,
+                "backbone_args": {
+                    "depth": 3,
+                    "embed_dim": 32,
+                    "num_heads": 2,
+                    "patch_size": 8,
+                    "img_size": 32,
+                },
+            },
+        },
+        "queries": 6,
+        "blocks": 2,
+    },
+}
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory):
+    """A tiny run, trained and tested."""
+    folder = tmp_path_factory.mktemp("runs")
+    return Experiment.from_settings(
+        "tiny",
+        task="MaskClassification",
+        runs=str(folder),
+        tracking=[],
+        model={
+            "network": NETWORK,
+            "loss": {"class_path": "MaskLoss", "init_args": {"points": 64}},
+            "rules": {
+                "class_path": "SegmentRules",
+                "init_args": {"score_threshold": 0.1, "overlap_threshold": 0.1},
+            },
+            "optimizer": {"class_path": "AdamW", "init_args": {"lr": 3e-3}},
+        },
+        data={
+            "class_path": "Shapes",
+            "init_args": {
+                "image_size": [32, 40],
+                "train_images": 8,
+                "val_images": 3,
+                "test_images": 4,
+                "batch_size": 4,
+                "crop_size": [32, 32],
+                "num_workers": 0,
+            },
+        },
+        trainer={"max_epochs": 2, "accelerator": "cpu", "precision": "32-true"},
+    ).train()
+
+
+def test_scores_of_classes_objects_and_segments_are_recorded(run):
+    test = json.loads((run / "test.json").read_text())
+    assert {"miou", "pq", "sq", "rq", "pq_things", "pq_stuff", "mask_ap", "mask_ap50"} <= test[
+        "scores"
+    ].keys()
+    assert set(test["per_class"]["pq"]) == {"background", "circle", "square", "triangle", "star", "cross"}
+    assert test["protocol"]["segments"].startswith("SegmentRules(score_threshold=0.1")
+    with np.load(run / "test_images.npz") as file:
+        assert file["panoptic"].shape == (4, 6, 4) and file["counts"].shape == (4, 6, 3)
+        pq = PanopticQuality().scores(file["panoptic"])["pq"]
+    assert test["scores"]["pq"] == pytest.approx(pq)
+    assert sorted(path.name for path in (run / "pictures").glob("*.png"))[-2:] == ["test.png", "val.png"]
+    header = (run / "metrics.csv").read_text().splitlines()[0].split(",")
+    assert {"val/pq", "val/pq/star", "val/loss", "train/loss", "train/loss_of_layers"} <= set(header)
+
+
+def test_the_finished_network_needs_no_masks_and_predicts_as_any_other(run):
+    task = load_run(run).task
+    assert isinstance(task, MaskClassification) and task.things == (1, 2, 3, 4, 5)
+    labels = load(run)(np.zeros((20, 30, 3), np.uint8))
+    assert labels.shape == (20, 30) and labels.max() < 6
+    again = MaskClassification.load_from_checkpoint(run / "checkpoints" / "best.ckpt")
+    assert again.things == task.things
+    images = torch.zeros(1, 3, 32, 32)
+    with torch.no_grad():
+        assert torch.equal(again(images), task.eval()(images))
+
+
+def test_other_networks_are_refused():
+    with pytest.raises(UserError, match="needs a network of queries"):
+        MaskClassification(Linear(3, "resnet18", False), torch.optim.AdamW, ("a", "b", "c"))
+
+
+def test_targets_are_the_segments_that_are_there_without_crowds_and_void():
+    numbers = torch.tensor([[[0, 1], [2, 255]], [[255, 255], [255, 255]]], dtype=torch.uint8)
+    classes = torch.full((2, 256), 255, dtype=torch.uint8)
+    classes[:, :4] = torch.tensor([3, 5, 4, 1])
+    crowd = torch.zeros(2, 256, dtype=torch.bool)
+    crowd[:, 2] = True
+    one, none = targets_of(numbers, classes, crowd)
+    assert one.classes.tolist() == [3, 5] and one.masks.tolist() == [[[1, 0], [0, 0]], [[0, 1], [0, 0]]]
+    assert none.masks.shape == (0, 2, 2)
+    queries = Queries(torch.zeros(2, 3, 2, 2, requires_grad=True), torch.zeros(2, 3, 7, requires_grad=True))
+    MaskLoss(points=4)([queries], [none, none])[0].total.backward()  # nothing to find is fine
+    assert torch.isfinite(queries.classes.grad).all()
+
+
+def test_a_perfect_answer_costs_next_to_nothing_in_whatever_order():
+    masks = torch.zeros(3, 8, 8)
+    masks[0, :4], masks[1, 4:, :4], masks[2, 4:, 4:] = 1, 1, 1
+    target = Targets(masks, torch.tensor([2, 0, 1]))
+    order = [2, 0, 1]
+    logits = torch.full((1, 4, 8, 8), -40.0)
+    logits[0, :3] = (masks[order] - 0.5) * 80
+    classes = torch.zeros(1, 4, 4)
+    for query, label in enumerate([*target.classes[order].tolist(), 3]):
+        classes[0, query, label] = 40
+    loss = MaskLoss(points=200).eval()
+    found = loss.match([Queries(logits, classes)], [target])[0][0]
+    assert found[0].tolist() == [0, 1, 2] and found[1].tolist() == order
+    assert loss([Queries(logits, classes)], [target])[0].classes < 1e-6
+    assert loss([Queries(logits, classes)], [target])[0].dice < 0.5  # points between two pixels are of both
+
+
+def test_evaluation_draws_no_random_numbers_of_the_training():
+    before = torch.get_rng_state()
+    queries = Queries(
+        torch.randn(1, 3, 8, 8, generator=torch.Generator().manual_seed(0)), torch.zeros(1, 3, 4)
+    )
+    target = [Targets(torch.ones(1, 8, 8), torch.tensor([1]))]
+    loss = MaskLoss(points=20).eval()
+    assert loss([queries], target)[0].total == loss([queries], target)[0].total
+    assert torch.equal(before, torch.get_rng_state())
