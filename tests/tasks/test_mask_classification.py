@@ -68,7 +68,7 @@ def run(tmp_path_factory):
                 "num_workers": 0,
             },
         },
-        trainer={"max_epochs": 2, "accelerator": "cpu", "precision": "32-true"},
+        trainer={"max_epochs": 2, "accelerator": "cpu", "precision": "32-true", "log_every_n_steps": 1},
     ).train()
 
 
@@ -129,11 +129,12 @@ def test_a_perfect_answer_costs_next_to_nothing_in_whatever_order():
     classes = torch.zeros(1, 4, 4)
     for query, label in enumerate([*target.classes[order].tolist(), 3]):
         classes[0, query, label] = 40
-    loss = MaskLoss(points=200).eval()
+    loss = MaskLoss(points=200, importance_ratio=0).eval()
+    wrong = Queries(-logits, classes)
     found = loss.match([Queries(logits, classes)], [target])[0][0]
     assert found[0].tolist() == [0, 1, 2] and found[1].tolist() == order
     assert loss([Queries(logits, classes)], [target])[0].classes < 1e-6
-    assert loss([Queries(logits, classes)], [target])[0].dice < 0.5  # points between two pixels are of both
+    assert loss([Queries(logits, classes)], [target])[0].dice < 1 < loss([wrong], [target])[0].dice
 
 
 def test_evaluation_draws_no_random_numbers_of_the_training():
