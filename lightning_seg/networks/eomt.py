@@ -70,7 +70,8 @@ class EoMT(MaskNetwork):
         self.head = QueryHead(width, num_classes)
         self.register_buffer("attn_mask_probs", torch.ones(blocks))
         self._probs = [1.0] * blocks  # the same, known without waiting for the device
-        self.register_load_state_dict_post_hook(lambda network, _: network.recall())
+        recall: Callable[[EoMT, object], None] = lambda network, _: network.recall()
+        self.register_load_state_dict_post_hook(recall)  # type: ignore[no-untyped-call]
 
     def recall(self) -> None:
         """Take note of the probabilities of masks that were loaded."""
