@@ -92,6 +92,7 @@ from lightning_seg.networks.fpn import FPN as FPN
 from lightning_seg.networks.linear import Linear as Linear
 from lightning_seg.networks.linknet import LinkNet as LinkNet
 from lightning_seg.networks.manet import MAnet as MAnet
+from lightning_seg.networks.mask2former import Mask2Former as Mask2Former
 from lightning_seg.networks.mask_network import MaskNetwork as MaskNetwork
 from lightning_seg.networks.pan import PAN as PAN
 from lightning_seg.networks.pspnet import PSPNet as PSPNet

@@ -70,8 +70,7 @@ class EoMT(MaskNetwork):
         self.head = QueryHead(width, num_classes)
         self.register_buffer("attn_mask_probs", torch.ones(blocks))
         self._probs = [1.0] * blocks  # the same, known without waiting for the device
-        recall: Callable[[EoMT, object], None] = lambda network, _: network.recall()
-        self.register_load_state_dict_post_hook(recall)  # type: ignore[no-untyped-call]
+        self.register_load_state_dict_post_hook(_recall)  # type: ignore[no-untyped-call]
 
     def recall(self) -> None:
         """Take note of the probabilities of masks that were loaded."""
@@ -207,6 +206,10 @@ def _checked(backbone: Backbone, blocks: int) -> Any:
             f"EoMT: blocks must be 1 to {len(model.blocks) - 1} for {backbone.name}, got {blocks}."
         )
     return model
+
+
+def _recall(network: EoMT, _: object) -> None:
+    network.recall()
 
 
 def _rotation(model: Any, grid: tuple[int, int], queries: int) -> dict[str, Tensor]:
