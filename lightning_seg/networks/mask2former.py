@@ -37,6 +37,8 @@ class Mask2Former(MaskNetwork):
         UserError: transformers is not installed, the backbone has other maps, or a number makes no sense.
     """
 
+    decoder: nn.ModuleDict
+
     def __init__(
         self,
         num_classes: int,
@@ -149,11 +151,6 @@ def _transformers_model(channels: list[int], **settings: Any) -> Any:
             "Mask2Former needs transformers, which is not installed: uv pip install 'lightning-seg[transformers]'."
         ) from None
     stages = [f"stage{i}" for i in range(1, 5)]
-    stand_in = ResNetConfig(
-        embedding_size=8,
-        hidden_sizes=list(channels),
-        depths=[1, 1, 1, 1],
-        layer_type="basic",
-        out_features=stages,
-    )
+    options: dict[str, Any] = {"layer_type": "basic", "depths": [1, 1, 1, 1], "out_features": stages}
+    stand_in = ResNetConfig(embedding_size=8, hidden_sizes=list(channels), **options)
     return Mask2FormerModel(Mask2FormerConfig(backbone_config=stand_in, **settings))
