@@ -143,8 +143,8 @@ def _optional(package: str, path: Path) -> Any:
 def _read_npy(path: Path, index: int | None) -> tuple[int, np.ndarray | None]:
     with _reading(path):
         array = np.load(path, mmap_mode="r", allow_pickle=False)
-    if index is not None:
-        return len(array), np.array(array[index])
+        if index is not None:
+            return len(array), np.array(array[index])
     return (len(array), np.array(array)) if array.ndim < 4 else (len(array), None)
 
 

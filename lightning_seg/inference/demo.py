@@ -22,8 +22,13 @@ def build(models: list[Predictor], names: list[str]) -> Any:
         The `gradio.Blocks`; it has one event, called ``segment``.
 
     Raises:
-        UserError: Gradio is not installed.
+        UserError: Gradio is not installed, or a model reads bands or values that no browser shows.
     """
+    if wide := [model for model in models if model.pixels.bands is not None or model.pixels.value_range]:
+        raise UserError(
+            f"a browser shows pictures of 8 bits, and this run reads others: {wide[0].pixels.describe()}. Use "
+            "`lightning-seg predict`."
+        )
     try:
         import gradio
     except ImportError:
