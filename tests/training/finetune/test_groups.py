@@ -111,7 +111,7 @@ def test_every_parameter_has_the_published_rate_and_decay(rule, model):
         assert pair == pytest.approx(expected(parameter, shapes[parameter])), parameter
 
 
-def test_twelve_blocks_at_065_give_the_first_the_rate_of_the_paper():
+def test_twelve_blocks_at_08_give_the_first_the_rate_of_the_paper():
     task = task_of(TimmBackbone("deit_tiny_patch16_224", False, out_indices=1), LayerwiseDecay(0.8))
     rates = {n: rate / RATE for n, (rate, _) in found(task).items()}
     assert rates["backbone.net.model.blocks.0.attn.qkv.weight"] == pytest.approx(0.8**12)
