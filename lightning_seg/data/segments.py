@@ -1,6 +1,6 @@
 """Samples with segments: every pixel belongs to one segment, or to none; a segment has a class."""
 
-from collections.abc import Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -30,26 +30,38 @@ class SegmentSample(NamedTuple):
     crowds: Sequence[int] = ()
 
 
-def number_segments(numbers: np.ndarray, classes: dict[int, int]) -> tuple[np.ndarray, list[int]]:
+class Numbered(NamedTuple):
+    """Segments numbered from 0 on: numbers, classes and crowds as `SegmentSample` has them."""
+
+    numbers: np.ndarray
+    classes: list[int]
+    crowds: list[int]
+
+
+def number_segments(
+    numbers: np.ndarray, classes: Mapping[int, int], crowds: Collection[int] = ()
+) -> Numbered:
     """Give the segments of an image the numbers from 0 on, in the order of their own.
 
     Args:
         numbers: Any number of the segment at each pixel, (H, W).
         classes: Class of each number; pixels of any other number belong to no segment.
-
-    Returns:
-        Numbers (H, W) ``uint8`` and the class of each, as `SegmentSample` has them.
+        crowds: Which numbers stand for several objects at once.
 
     Raises:
         UserError: There are more than 255.
     """
     present, place = np.unique(numbers, return_inverse=True)
-    known = [int(number) for number in present if int(number) in classes]
+    known = [number for number in present.tolist() if number in classes]
     if len(known) > MOST:
         raise UserError(f"Expected at most {MOST} segments in an image, got {len(known)}.")
     place_of = {number: place for place, number in enumerate(known)}
-    table = np.array([place_of.get(int(number), IGNORE_INDEX) for number in present], np.uint8)
-    return table[place].reshape(numbers.shape), [classes[number] for number in known]
+    table = np.array([place_of.get(number, IGNORE_INDEX) for number in present.tolist()], np.uint8)
+    return Numbered(
+        table[place].reshape(numbers.shape),
+        [classes[number] for number in known],
+        [place_of[number] for number in known if number in crowds],
+    )
 
 
 def batch_columns(

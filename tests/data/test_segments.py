@@ -46,8 +46,8 @@ def test_padding_belongs_to_no_segment():
 
 
 def test_segments_are_numbered_from_0_and_the_rest_is_void():
-    numbers, classes = number_segments(np.array([[70000, 12], [12, 900]]), {900: 3, 70000: 1})
-    assert numbers.tolist() == [[1, 255], [255, 0]] and classes == [3, 1]
+    found = number_segments(np.array([[70000, 12], [12, 900]]), {900: 3, 70000: 1, 5: 0}, crowds={5, 70000})
+    assert found.numbers.tolist() == [[1, 255], [255, 0]] and found.classes == [3, 1] and found.crowds == [1]
     many = np.arange(300).reshape(20, 15)
     with pytest.raises(UserError, match="at most 255 segments in an image, got 300"):
         number_segments(many, dict.fromkeys(range(300), 1))

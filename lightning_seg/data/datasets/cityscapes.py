@@ -3,11 +3,15 @@
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from lightning_seg import IGNORE_INDEX
 from lightning_seg.data.base import SegmentationData
 from lightning_seg.data.classes import label_table
 from lightning_seg.data.download import unpack
 from lightning_seg.data.files import glob_visible
+from lightning_seg.data.io import read_numbers
+from lightning_seg.data.segments import SegmentSample, number_segments
 
 ARCHIVES = {"leftImg8bit": "leftImg8bit_trainvaltest.zip", "gtFine": "gtFine_trainvaltest.zip"}
 IDS = (7, 8, 11, 12, 13, 17, 19, 20, 21, 22, 23, 24, 25, 26, 27, 28, 31, 32, 33)
@@ -17,8 +21,8 @@ class Cityscapes(SegmentationData):
     """Fine annotations, 2975 / 500 images for train / val.
 
     Cordts et al., "The Cityscapes dataset for semantic urban scene understanding", CVPR 2016. Read from the
-    `labelIds` files, so that no preparation is needed; ids that are not evaluated are set to `ignore_index`. The test
-    labels are not public: its test is on val.
+    `labelIds` files, and segments from `instanceIds`, so that no preparation is needed; ids that are not evaluated are
+    set to `ignore_index`. The test labels are not public: its test is on val.
 
     Args:
         root: Folder with `leftImg8bit/` and `gtFine/`, or with the two zip files, which are then unpacked.
@@ -37,6 +41,7 @@ class Cityscapes(SegmentationData):
         (255, 0, 0), (0, 0, 142), (0, 0, 70), (0, 60, 100), (0, 80, 100), (0, 0, 230), (119, 11, 32),
     )  # fmt: skip
     table = label_table({number: label for label, number in enumerate(IDS)}, others=IGNORE_INDEX)
+    things = tuple(range(class_names.index("person"), len(class_names)))
     download = True  # only unpacks: the owner asks for a login
     how_to_get = (
         "Register at https://www.cityscapes-dataset.com/login/, get leftImg8bit_trainvaltest.zip (11 GB)\n"
@@ -66,3 +71,20 @@ class Cityscapes(SegmentationData):
             frame = image.name.removesuffix("_leftImg8bit.png")
             pairs.append((image, masks / image.parent.name / f"{frame}_gtFine_labelIds.png"))
         return pairs
+
+    def read_segments(self, sample: tuple[Path, Path]) -> SegmentSample:
+        """Read an image and its segments; what the annotators could not separate is a crowd.
+
+        Raises:
+            UserError: The file of the objects is missing.
+        """
+        image, labels = sample
+        path = labels.with_name(labels.name.replace("labelIds", "instanceIds"))
+        if not path.is_file():
+            raise self.missing(path)
+        numbers = read_numbers(path)
+        # An object has its label times 1000 plus a number, all else its label.
+        label_of = {int(n): int(n) // 1000 if n >= 1000 else int(n) for n in np.unique(numbers)}
+        classes = {number: IDS.index(label) for number, label in label_of.items() if label in IDS}
+        crowds = {number for number, label in classes.items() if number < 1000 and label in self.things}
+        return SegmentSample(self.read_image(image), *number_segments(numbers, classes, crowds))

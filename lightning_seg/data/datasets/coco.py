@@ -19,6 +19,7 @@ from lightning_seg.data.coco_panoptic import PanopticFile, read_panoptic
 from lightning_seg.data.files import glob_visible
 from lightning_seg.data.instances import instance_sample
 from lightning_seg.data.io import read_image
+from lightning_seg.data.segments import Numbered, SegmentSample, number_segments
 from lightning_seg.errors import UserError
 
 THINGS = (
@@ -103,6 +104,7 @@ class COCO(SegmentationData):
             self.class_of: dict[Id, int] = {number: label for label, number in enumerate(categories, 1)}
         elif labels == "panoptic":
             self.class_names = (*THINGS, *PANOPTIC_STUFF)
+            self.things = tuple(range(len(THINGS)))
             self.class_of = {number: label for label, number in enumerate([*THING_IDS, *PANOPTIC_STUFF_IDS])}
         else:
             self.class_names = (*THINGS, *STUFF)
@@ -148,7 +150,10 @@ class COCO(SegmentationData):
             return super().read(sample)
         image = self.read_image(sample[0])
         if self.labels == "panoptic":
-            return image, self._panoptic(sample[1], sample[2])
+            found = self._panoptic(sample[1], sample[2])
+            table = np.full(256, IGNORE_INDEX, np.uint8)
+            table[: len(found.classes)] = found.classes
+            return image, table[found.numbers]
         mask = np.zeros(image.shape[:2], np.uint8)
         painted = [(entry, _area(entry, one), one) for entry, one, _ in self._painted(sample, image)]
         for entry, _, one in sorted(painted, key=lambda found: (not found[0].is_crowd, -found[1])):
@@ -220,20 +225,27 @@ class COCO(SegmentationData):
         there = [file for file in map(self._listing, dict.fromkeys(splits)) if file.is_file()]
         return self._file(min(there, key=lambda file: file.stat().st_size)).categories if there else {}
 
-    def _panoptic(self, path: Path, number: Id) -> np.ndarray:
+    def read_segments(self, sample: tuple[Any, ...]) -> SegmentSample:
+        """Read an image and its segments: things one by one for `labels: panoptic`, else one for each class."""
+        if self.labels != "panoptic":
+            return super().read_segments(sample)
+        return SegmentSample(self.read_image(sample[0]), *self._panoptic(sample[1], sample[2]))
+
+    def _panoptic(self, path: Path, number: Id) -> Numbered:
         file = next(file for folder, file in self._segments.items() if path.is_relative_to(folder))
         segments = file.segments(number)
         numbers = read_image(path).astype(np.int32) @ np.array([1, 256, 65536])
-        mask = np.full(numbers.shape, IGNORE_INDEX, np.uint8)
-        for segment in segments:
-            mask[numbers == segment.number] = self.class_of[segment.category]
         listed = [0, *(segment.number for segment in segments)]
         if len(strange := np.setdiff1d(numbers, listed)):
             raise UserError(
                 f"{path} has {len(strange)} segments that the JSON does not list, the first being {strange[0]}. Use "
                 "the JSON that belongs to these masks."
             )
-        return mask
+        return number_segments(
+            numbers,
+            {segment.number: self.class_of[segment.category] for segment in segments},
+            {segment.number for segment in segments if segment.is_crowd},
+        )
 
 
 def _area(entry: Annotation, mask: np.ndarray) -> float:

@@ -86,6 +86,8 @@ def cityscapes(root):
             write(root / "leftImg8bit" / split / city / f"{frame}_leftImg8bit.png", photo())
             write(root / "gtFine" / split / city / f"{frame}_gtFine_labelIds.png", labels(*range(34)))
             write(root / "gtFine" / split / city / f"{frame}_gtFine_color.png", photo())
+            objects = labels(7, 24, 26000, 26001, 5, 29000).astype(np.uint16)
+            cv2.imwrite(str(root / "gtFine" / split / city / f"{frame}_gtFine_instanceIds.png"), objects)
     evaluated = {7: 0, 8: 1, 11: 2, 12: 3, 13: 4, 17: 5, 19: 6, 20: 7, 21: 8, 22: 9, 23: 10, 24: 11, 25: 12}
     evaluated |= {26: 13, 27: 14, 28: 15, 31: 16, 32: 17, 33: 18}
     expected = np.vectorize(lambda number: evaluated.get(number, 255))(labels(*range(34)))
@@ -393,3 +395,27 @@ def test_real_small_sets(real_data, cls, folder, count, shares):
     assert report.ok
     share = report.pixels["train"][1] / report.pixels["train"].sum()
     assert shares[0] < share < shares[1]
+
+
+def test_cityscapes_has_cars_one_by_one_and_persons_that_are_not_separated_as_a_crowd(tmp_path):
+    data, _, _ = cityscapes(tmp_path)
+    found = data.read_segments(data.samples("val")[0])
+    assert found.classes == [0, 11, 13, 13] and found.crowds == [1]  # road, person, car, car
+    np.testing.assert_array_equal(found.numbers, labels(0, 1, 2, 3, 255, 255))
+    assert [data.class_names[c] for c in data.things] == [
+        "person", "rider", "car", "truck", "bus", "train", "motorcycle", "bicycle",
+    ]  # fmt: skip
+
+
+def test_coco_panoptic_has_segments_with_their_crowds(tmp_path):
+    data, mask, _ = coco_panoptic(tmp_path)
+    listing = tmp_path / "annotations" / "panoptic_val2017.json"
+    contents = json.loads(listing.read_text())
+    for entry in contents["annotations"]:
+        entry["segments_info"][0]["iscrowd"] = 1
+    listing.write_text(json.dumps(contents))
+    found = data.read_segments(data.samples("val")[0])
+    assert found.classes == [0, 80, 132] and found.crowds == [0] and data.things == tuple(range(80))
+    np.testing.assert_array_equal(found.numbers, labels(255, 0, 1, 2))
+    with_void = np.array([*found.classes] + [255] * 253)
+    np.testing.assert_array_equal(with_void[found.numbers], mask)
