@@ -3,7 +3,7 @@
 import json
 from array import array
 from bisect import bisect_left
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import ItemsView, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -169,6 +169,14 @@ class CocoImages(Mapping[Id, CocoImage]):
         row = bisect_left(self._ids, order(number), key=lambda text: order(json.loads(text)))
         if row == len(self) or self.id_at(row) != number:
             raise KeyError(number)
+        return self.at(row)
+
+    def items(self) -> ItemsView[Id, CocoImage]:
+        """Ids and images; without looking for each id."""
+        return _Items(self)
+
+    def at(self, row: int) -> CocoImage:
+        """The image at a place."""
         height, width = self._sizes[row].tolist()
         name = self.names[row]
         where = f"{self.path}: image {name}"
@@ -212,6 +220,15 @@ class CocoImages(Mapping[Id, CocoImage]):
             None if np.isnan(area) else area,
             box,
         )
+
+
+class _Items(ItemsView[Id, CocoImage]):
+    def __init__(self, images: CocoImages) -> None:
+        super().__init__(images)
+        self._images = images
+
+    def __iter__(self) -> Iterator[tuple[Id, CocoImage]]:
+        return ((self._images.id_at(row), self._images.at(row)) for row in range(len(self._images)))
 
 
 class _Annotations(Sequence[Annotation]):

@@ -139,6 +139,7 @@ def test_the_index_holds_what_the_file_holds_and_is_built_once(tmp_path, kept, m
         seen[e["image_id"]].append((where, e["category_id"], e["segmentation"], e["area"], tuple(e["bbox"])))
     expected = {number: (f"{number // 3}.png", (20, 30), of_it) for number, of_it in seen.items()}
     assert described(found) == expected and 7 not in found.images
+    assert [found.images[number].name for number in found.images] == [f"{i}.png" for i in range(5)]
     assert [p.name for p in kept.glob("index-*") if p.is_dir()] != [] and not list(kept.glob("*.building-*"))
     with monkeypatch.context() as patch:
         patch.setattr(coco_file, "_index", pytest.fail)  # nobody builds it again
