@@ -75,7 +75,7 @@ FOREIGN = {
         "Segformer")},
     "deeplabv3_mobilenet": (lambda: torchvisions("deeplabv3_mobilenet_v3_large", aux_loss=True), {}),
     "lraspp": (lambda: torchvisions("lraspp_mobilenet_v3_large"), {}),
-    **{name: (lambda name=name: hugging(name), {}) for name in HUGGING},
+    **{f"{name} of transformers": (lambda name=name: hugging(name), {}) for name in HUGGING},
     "paper": (lambda: Paper(3), {"backbone": ["inc", "down"]}),
 }  # fmt: skip
 
