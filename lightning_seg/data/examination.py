@@ -181,8 +181,21 @@ def examine(data: DataSet, limit: int | None = None, progress: bool = False) -> 
         found.samples[split] = samples
         found.inspections[split] = list(_track(results, split, len(samples)) if progress else results)
         found.findings += [finding for one in found.inspections[split] for finding in one.findings]
-    found.findings += _systematic(data, found)
+    found.findings += _systematic(data, found) + _groups(data, found.lengths)
     return found
+
+
+def _groups(data: DataSet, splits: Iterable[str]) -> list[Finding]:
+    """Find groups with samples in several splits."""
+    found, seen = [], dict[str, str]()
+    for split in splits:
+        samples = data.samples(split)
+        if not len(samples) or data.group_of(samples[0]) is None:
+            continue
+        for group in {str(data.group_of(sample)) for sample in samples}:
+            if (before := seen.setdefault(group, split)) != split:
+                found.append(Finding("groups", split, group, f"is also in {before}"))
+    return sorted(found, key=lambda finding: (finding.split, finding.file))
 
 
 def _choose(data: DataSet, samples: Sequence[Any], limit: int) -> list[int]:

@@ -38,6 +38,12 @@ KINDS = {
         True,
         "Name the bands to read, the same for all images: --data.init_args.bands=[0,1,2,3].",
     ),
+    "groups": Kind(
+        "groups in several splits",
+        True,
+        "Images of one group (a patient, a place) are in both, so the score is too good. Divide them anew by groups, "
+        "with --data.init_args.split_ratios, or correct the lists.",
+    ),
     "types": Kind(
         "images of 8 and of more bits",
         True,

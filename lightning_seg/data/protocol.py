@@ -81,5 +81,8 @@ class DataSet(Protocol):
     def read_segments(self, sample: Any) -> SegmentSample:
         """Read one sample with its segments."""
 
+    def group_of(self, sample: Any) -> str | None:
+        """Name what a sample belongs to that must not be divided; None for nothing."""
+
     def name_of(self, sample: Any) -> str:
         """Name a sample for people."""

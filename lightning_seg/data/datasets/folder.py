@@ -1,8 +1,7 @@
 """A user's own images and masks."""
 
 import os
-import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -19,12 +18,15 @@ from lightning_seg.data.classes import (
     default_palette,
     label_table,
 )
-from lightning_seg.data.files import Unpaired, by_name, natural_order, without_ending
+from lightning_seg.data.files import Unpaired, by_name, is_hidden, natural_order, without_ending
 from lightning_seg.data.folds import divide
+from lightning_seg.data.groups import Groups
 from lightning_seg.data.instances import Sample, instance_sample, masks_of_numbers
 from lightning_seg.data.io import count_slices, read_numbers, read_with_void
 from lightning_seg.data.lists import Names, listed_pairs
+from lightning_seg.data.overlapping import of_classes
 from lightning_seg.data.pixels import Image
+from lightning_seg.data.recognized import recognized
 from lightning_seg.data.volumes import Slice, file_of
 from lightning_seg.data.windows import Windows, windows_of
 from lightning_seg.errors import UserError
@@ -43,9 +45,10 @@ class Folder(SegmentationData):
     Args:
         root: Folder of the data set.
         class_names: Names of the classes, in the order of their labels.
-        images: Folder of the images in `root`.
-        masks: Folder of the masks in `root`.
+        images: Folder of the images in `root`; with ``{split}`` in it one for each split, as ``{split}/images``.
+        masks: Folder of the masks in `root`, likewise; it may be that of the images, told apart by suffixes.
         mask_suffix: What a mask's name has after its image's name, for example `_mask`.
+        image_suffix: What an image's name has after the name that both have in common, for example `_img`.
         labels: Class of labels in the masks, for example {255: 1} for masks of 0 and 255; 255 is
             `ignore_index`. Labels that are not named stay as they are.
         colors: RGB color of each class, for masks that show classes by color.
@@ -61,8 +64,9 @@ class Folder(SegmentationData):
             file along its third axis, the frames of a DICOM file, a .npy along its first axis. The slices of a file
             belong together, as `groups` do, unless these say otherwise or `sequence` is set.
         groups: What images belong together (a patient, a video, a place) and must not be divided between splits by
-            `split_ratios` or between folds: `folder` for the folder they lie in, or a regular expression whose groups,
-            or else whose whole match in the image's name, names the group, for example `patient[0-9]+`.
+            `split_ratios` or between folds: `folder` for the folder they lie in; a regular expression whose groups, or
+            else whose whole match in the image's name, names the group, for example `patient[0-9]+`; or the column of
+            a table in `root` whose first column names the images, for example `images.csv:patient`.
         **kwargs: As for every data set.
 
     Raises:
@@ -76,6 +80,7 @@ class Folder(SegmentationData):
         images: str = "images",
         masks: str = "masks",
         mask_suffix: str = "",
+        image_suffix: str = "",
         labels: dict[int, int] | None = None,
         colors: list[Color] | None = None,
         void_colors: list[Color] | None = None,
@@ -97,13 +102,25 @@ class Folder(SegmentationData):
             raise UserError("void_colors belong to masks of colors; give the colors of the classes, too.")
         check_labels(labels or {}, len(class_names))
         check_colors(colors or (), void_colors or ())
-        self.groups = groups if groups in (None, "folder") else _compiled(groups)
+        self.groups = None if groups is None else Groups(groups, self.root)
         self.class_names = tuple(class_names)
         self.palette = tuple((r, g, b) for r, g, b in colors) if colors else default_palette(len(class_names))
-        self.images, self.masks, self.mask_suffix = self.root / images, self.root / masks, mask_suffix
+        self.divided = "{split}" in images  # one folder for each split
+        if self.divided != ("{split}" in masks) and masks != "masks":
+            raise UserError(f"images is {images} and masks {masks}: {{split}} stands in both, or in neither.")
+        if self.divided and objects not in (None, masks):
+            raise UserError("data.init_args.objects must be masks, or None, where {split} stands in masks.")
+        self.image_pattern, self.mask_pattern = images, masks
+        self.images, self.masks = (self.root / part.partition("{split}")[0] for part in (images, masks))
+        self.image_suffix, self.mask_suffix = image_suffix, mask_suffix
+        if images == masks and mask_suffix == image_suffix:
+            raise UserError(
+                f"images and masks are both in {images}, so their names must differ: say which end how, for example "
+                "--data.init_args.mask_suffix=_mask."
+            )
         self.table = label_table(labels) if labels else None
         self.color_mask = ColorMask(colors, void_colors or ()) if colors else None
-        self.objects = None if objects is None else self.root / objects
+        self.objects = None if objects is None else self.root / objects.partition("{split}")[0]
         if self.objects == self.masks and len(class_names) != 2:
             raise UserError(
                 f"objects and masks are both {objects}, so the masks tell objects but no classes: there is one class "
@@ -126,7 +143,17 @@ class Folder(SegmentationData):
             UserError: If there is no such split, or an image and a mask have no partner.
         """
         if not self.images.is_dir():
-            raise self.missing(self.images)
+            raise self.missing(self.images, f"{self.how_to_get} {recognized(self.root)}".strip())
+        if type(self)._pairs is Folder._pairs and not self.masks.is_dir():
+            raise self.missing(self.masks, f"{self.how_to_get} {recognized(self.root)}".strip())
+        if self.divided:
+            folder = self.root / self.image_pattern.format(split=split)
+            if not folder.is_dir():
+                there = sorted(p.name for p in self.images.iterdir() if p.is_dir() and not is_hidden(p.name))
+                raise UserError(
+                    f"There is no split {split!r}: {folder} does not exist. Folders there: {there}."
+                )
+            return self._slices(self._pairs(folder.relative_to(self.images).as_posix()))
         listing = self.root / f"{split}.txt"
         if os.path.lexists(listing) and not listing.is_file():
             raise UserError(
@@ -187,9 +214,16 @@ class Folder(SegmentationData):
         counted = (labels > 0) & (labels < IGNORE_INDEX)
         return instance_sample(image, masks[counted], labels[counted].tolist())
 
+    def read_overlapping(self, sample: Pair) -> tuple[np.ndarray, np.ndarray]:
+        """Read an image and a mask for each class: those of its objects, if they are known, or of its classes."""
+        if self.objects is not None:
+            return super().read_overlapping(sample)
+        image, mask = self.read(sample)
+        return image, of_classes(mask, self.num_classes)
+
     def name_of(self, sample: Pair) -> str:
         """Name a sample by its image's place in the folder, without ending, and the number of its slice."""
-        file, _ = map(file_of, sample)
+        file = file_of(sample[0])
         assert file is not None
         name = without_ending(file.relative_to(self.images)).as_posix()
         return f"{name}/{sample[0].index:04}" if isinstance(sample[0], Slice) else name
@@ -199,20 +233,15 @@ class Folder(SegmentationData):
         name = self.name_of(sample)
         if self.groups is None and isinstance(sample[0], Slice) and not self.sequence:
             return str(sample[0].path)
-        if self.groups is None or self.groups == "folder":
-            return None if self.groups is None else Path(name).parent.as_posix()
-        found = re.search(self.groups, name)
-        if found is None:
-            raise UserError(
-                f"data.init_args.groups is {self.groups!r}, which does not occur in the name {name!r}. Every image "
-                "needs a group."
-            )
-        return "/".join(part or "" for part in found.groups() or [found.group()])
+        return None if self.groups is None else self.groups.of(name)
 
     def _pairs(self, part: str = "") -> list[tuple[Path, Path]]:
         """Pair all images and masks, or those below a subfolder."""
-        images = by_name(self.images, part)
-        masks = by_name(self.masks, part, self.mask_suffix)
+        images, masks = self._images_there(part), by_name(self.masks, part, self.mask_suffix)
+        if self.divided:  # names count from the folder of the split, and begin with that of the images
+            split = part.removesuffix(self.image_pattern.partition("{split}")[2]).strip("/")
+            folder = self.root / self.mask_pattern.format(split=split)
+            masks = {f"{part}/{name}": path for name, path in by_name(folder, "", self.mask_suffix).items()}
         alone = {
             str(images[name]): f"no mask in {self.masks}" for name in sorted(images.keys() - masks.keys())
         }
@@ -227,8 +256,17 @@ class Folder(SegmentationData):
                 f"{self.mask_suffix!r}). {hint}Move away what has no partner; 'lightning-seg check-data' lists all.",
                 alone,
             )
-        order = sorted(images, key=natural_order) if self.sequence else sorted(images)
-        return [(images[name], masks[name]) for name in order]
+        return [(images[name], masks[name]) for name in self._order(images)]
+
+    def _images_there(self, part: str = "") -> dict[str, Path]:
+        """Find all images, or those below a subfolder; of masks in the same folder their suffix tells them apart."""
+        found = by_name(self.images, part, self.image_suffix)
+        if self.image_pattern == self.mask_pattern and not self.image_suffix:
+            found = {name: path for name, path in found.items() if not name.endswith(self.mask_suffix)}
+        return found
+
+    def _order(self, names: Iterable[str]) -> list[str]:
+        return sorted(names, key=natural_order) if self.sequence else sorted(names)
 
     def _slices(self, pairs: Sequence[tuple[Path, Path]]) -> list[Pair]:
         """Take stacks apart, if they are stacks."""
@@ -244,7 +282,7 @@ class Folder(SegmentationData):
 
     def _listed(self, listing: Path) -> list[tuple[Path, Path]]:
         """Find the files that a list names."""
-        images = Names(by_name(self.images), self.images, self.root)
+        images = Names(self._images_there(), self.images, self.root)
         masks = Names(by_name(self.masks), self.masks, self.root)
         try:
             return listed_pairs(listing, images, masks, by_name(self.masks, suffix=self.mask_suffix))
@@ -260,15 +298,3 @@ def _suffix_hint(images: Mapping[str, Path], masks: Mapping[str, Path], given: s
     suffixes = {name.removeprefix(first) for name in masks if name.startswith(first)} - {given}
     fitting = [suffix for suffix in suffixes if all(name + suffix in masks for name in images)]
     return f"With --data.init_args.mask_suffix={fitting[0]!r} all images have masks. " if fitting else ""
-
-
-def _compiled(groups: str) -> str:
-    if not groups.strip():
-        raise UserError(
-            "data.init_args.groups is empty. Leave it out, or give `folder` or a regular expression."
-        )
-    try:
-        re.compile(groups)
-    except re.error as error:
-        raise UserError(f"data.init_args.groups is no regular expression: {groups!r} ({error}).") from None
-    return groups

@@ -1,0 +1,170 @@
+"""The base of data sets whose labels are the files of annotation tools."""
+
+from abc import abstractmethod
+from collections.abc import Mapping, Sequence
+from pathlib import Path, PurePosixPath
+from typing import Any
+
+import numpy as np
+
+from lightning_seg import IGNORE_INDEX
+from lightning_seg.data.datasets.folder import Folder
+from lightning_seg.data.files import IMAGE_SUFFIXES, Unpaired, by_name, composed
+from lightning_seg.data.instances import Sample, instance_sample
+from lightning_seg.data.lists import Names, read_lines
+from lightning_seg.data.recognized import recognized
+from lightning_seg.data.regions import Painted, Region, classes_of, one_class, overlapping
+from lightning_seg.data.windows import Windows
+from lightning_seg.errors import UserError
+
+_OF_MASKS: dict[str, Any] = {
+    "masks": "masks", "mask_suffix": "", "labels": None, "colors": None, "void_colors": None, "objects": None,
+    "stacks": False,
+}  # fmt: skip
+
+
+class Annotated(Folder):
+    """Base of data sets of images and annotation files; a subclass finds the files and reads the regions in them.
+
+    Splits are said as for `Folder`: by lists, folders or ratios. Regions become masks of one class a pixel (smaller
+    over larger), masks of classes that overlap, or objects, as the task wants them.
+
+    Args:
+        root: Folder of the data set.
+        class_names: The background, then the classes by the labels that the files have for them.
+        void_labels: Labels whose regions are void (`ignore_index`), over everything else.
+        skip_labels: Labels whose regions are left out.
+        **kwargs: As for `Folder`, but those of masks.
+    """
+
+    def __init__(
+        self,
+        root: str,
+        class_names: list[str],
+        void_labels: list[str] | None = None,
+        skip_labels: list[str] | None = None,
+        **kwargs: Any,
+    ) -> None:
+        refused = [name for name, value in _OF_MASKS.items() if kwargs.get(name, value) != value]
+        if refused:
+            raise UserError(f"data.init_args.{refused[0]} is of masks; {type(self).__name__} has none.")
+        super().__init__(root, class_names, **kwargs)
+        self.numbers = {name: number for number, name in enumerate(class_names) if number > 0}
+        for labels, number in ((void_labels, IGNORE_INDEX), (skip_labels, -1)):
+            for label in labels or ():
+                if self.numbers.setdefault(label, number) != number:
+                    raise UserError(f"{label!r} is a class, or both in void_labels and skip_labels.")
+
+    @abstractmethod
+    def sources(self, images: Mapping[str, Path]) -> Mapping[str, tuple[Any, ...]]:
+        """Find what tells the regions of images, files first; images without it are unlabeled, which is an error.
+
+        Args:
+            images: The images by their names, paths below `images` without ending.
+        """
+
+    @abstractmethod
+    def regions(self, sample: tuple[Any, ...], size: tuple[int, int]) -> list[Region]:
+        """Read the regions of a sample, the image's path and its source.
+
+        Args:
+            sample: The sample.
+            size: Height and width of the upright image.
+        """
+
+    def read(self, sample: Any) -> tuple[np.ndarray, np.ndarray]:
+        """Read an image and paint its mask."""
+        size, painted = self._painted(sample)
+        return self.image_and_mask(sample[0], one_class(painted, size))
+
+    def read_overlapping(self, sample: Any) -> tuple[np.ndarray, np.ndarray]:
+        """Read an image and paint a mask for each class."""
+        size, painted = self._painted(sample)
+        return self.image_and_mask(sample[0], overlapping(painted, size, self.num_classes))
+
+    def read_instances(self, sample: Any) -> Sample:
+        """Read an image and its objects; void labels are none."""
+        size, painted = self._painted(sample)
+        kept = [one for one in painted if one[1] != IGNORE_INDEX]
+        masks = np.array([mask for _, _, mask in kept], bool).reshape(-1, *size)
+        numbers = [number for _, number, _ in kept]
+        return instance_sample(
+            self.read_image(sample[0]), masks, numbers, [region.crowd for region, _, _ in kept]
+        )
+
+    def windows(self, sample: Any) -> Windows | None:
+        """Regions are painted for whole images."""
+        return None
+
+    def _painted(self, sample: Any) -> tuple[tuple[int, int], Painted]:
+        height, width = self.read_image(sample[0]).shape[:2]
+        regions = self.regions(sample, (height, width))
+        return (height, width), classes_of(regions, self.numbers, (height, width))
+
+    def _pairs(self, part: str = "") -> list[Any]:
+        images = by_name(self.images, part, self.image_suffix)
+        return self._samples_of(images, self._order(images))
+
+    def _listed(self, listing: Path) -> list[Any]:
+        names = Names(by_name(self.images, suffix=self.image_suffix), self.images, self.root)
+        found = {line: names.find(line) for line in read_lines(listing)}
+        missing = {line: f"no such file in {self.images}" for line, name in found.items() if name is None}
+        if missing:
+            first = next(iter(missing))
+            raise Unpaired(
+                f"{listing} names {len(missing)} files that are not there, first {first!r}.", missing
+            )
+        chosen = [name for name in found.values() if name is not None]
+        if twice := [name for i, name in enumerate(chosen) if name in chosen[:i]]:
+            raise UserError(f"{listing} names {twice[0]} twice.")
+        return self._samples_of({name: names.files[name] for name in chosen}, chosen)
+
+    def _samples_of(self, images: Mapping[str, Path], order: Sequence[str]) -> list[Any]:
+        sources = self.sources(images)
+        alone = {str(images[name]): "no annotation" for name in order if name not in sources}
+        if alone:
+            raise Unpaired(
+                f"{len(alone)} of {len(order)} images have no annotation of {type(self).__name__}, first "
+                f"{next(iter(alone))}. Annotate them or move them away; 'lightning-seg check-data' lists all. "
+                f"{recognized(self.root, type(self).__name__)}".rstrip(),
+                alone,
+            )
+        return [(images[name], *sources[name]) for name in order]
+
+
+def by_file_name(names: Sequence[str], images: Mapping[str, Path], where: str) -> dict[str, str]:
+    """Find the image that each name in an annotation file means: that whose path ends as the name, or is its end.
+
+    Args:
+        names: What the file calls the images.
+        images: All images there are by their names, not those of one split only: another one may be meant.
+        where: The file, for errors.
+
+    Returns:
+        The name in the file, by that of the image; names of no image are left out.
+
+    Raises:
+        UserError: A name may mean several images, or two names mean one.
+    """
+    ends: dict[str, list[tuple[str, ...]]] = {}
+    for image in images:
+        parts = PurePosixPath(image).parts
+        ends.setdefault(parts[-1], []).append(parts)
+    found: dict[str, str] = {}
+    for name in names:
+        path = PurePosixPath(composed(name.replace("\\", "/")).lstrip("/"))
+        stem = path.with_suffix("") if path.suffix.lower() in IMAGE_SUFFIXES else path
+        meant = stem.parts
+        fits = [one for one in ends.get(meant[-1] if meant else "", []) if _same_end(one, meant)]
+        exact = [one for one in fits if one == meant]
+        if len(fits := exact or fits) > 1:
+            raise UserError(f"{where}: {name!r} may mean {' and '.join('/'.join(one) for one in fits[:2])}.")
+        if fits and found.setdefault("/".join(fits[0]), name) != name:
+            image = "/".join(fits[0])
+            raise UserError(f"{where}: {found[image]!r} and {name!r} both mean the image {images[image]}.")
+    return found
+
+
+def _same_end(one: tuple[str, ...], two: tuple[str, ...]) -> bool:
+    common = min(len(one), len(two))
+    return one[-common:] == two[-common:]
