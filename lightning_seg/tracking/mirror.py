@@ -21,6 +21,7 @@ from lightning_seg.tracking.wandb_logger import one_line
 Status = Literal["finished", "failed", "stopped"]
 BEST = ("val/miou", "val/mask_ap")  # curves whose best value speaks for a run
 _PATIENCE = {"finished": 120.0, "failed": 30.0, "stopped": 10.0}  # seconds that the end of a run may wait
+_LONGEST = 100  # characters of an error
 _ATTEMPTS = 3  # at the end
 _STEADY = 0.1  # seconds within which a reader tries again, while a file is being replaced
 
@@ -190,10 +191,10 @@ class Mirror:
                 work.pictures = {key: work.pictures[key] for key in newest.values()}
                 if not self._problem and work.end is None:
                     print(
-                        f"{self.tracker.name}: off for now ({one_line(error)}); all is in {self.run}",
+                        f"{self.tracker.name}: off for now ({_short(error)}); all is in {self.run}",
                         flush=True,
                     )
-                self._problem = one_line(error)
+                self._problem = _short(error)
 
     def _send(self, work: _Work) -> None:
         rows = [row for row in rows_of(self.run) if row.step < work.before]
@@ -280,6 +281,12 @@ def scores_of(record: Record, rows: list[Row]) -> dict[str, float]:
         if values:
             found[f"best/{name}"] = max(values)
     return found
+
+
+def _short(error: Exception) -> str:
+    """Say what went wrong in less than a line: servers and their clients say it at length."""
+    text = one_line(error)
+    return text if len(text) <= _LONGEST else f"{text[:_LONGEST]} ..."
 
 
 def _joined(old: _Work, new: _Work) -> _Work:
