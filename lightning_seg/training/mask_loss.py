@@ -88,7 +88,10 @@ class MaskLoss(nn.Module):
         """
         layers = [Queries(layer.masks.float(), layer.classes.float()) for layer in layers]
         matches = self.match(layers, targets)
-        count = _mean_over_processes(sum(len(target.classes) for target in targets), layers[0].masks)
+        count = layers[0].masks.new_tensor(float(sum(len(target.classes) for target in targets)))
+        if self.training:  # in evaluation processes have unevenly many images, and would wait for one another
+            count = _mean_over_processes(count)
+        count = count.clamp(min=1)
         return [
             self._layer(layer, targets, found, count) for layer, found in zip(layers, matches, strict=True)
         ]
@@ -199,10 +202,9 @@ def _at(masks: Tensor, points: Tensor) -> Tensor:
     return F.grid_sample(masks, 2 * points[:, :, None] - 1, align_corners=False)[..., 0]
 
 
-def _mean_over_processes(number: int, like: Tensor) -> Tensor:
-    """Return the mean of a number over all processes, at least 1."""
-    mean = like.new_tensor(float(number))
+def _mean_over_processes(number: Tensor) -> Tensor:
+    """Return the mean of a number over all processes."""
     if distributed.is_available() and distributed.is_initialized():
-        distributed.all_reduce(mean)
-        mean /= distributed.get_world_size()
-    return mean.clamp(min=1)
+        distributed.all_reduce(number)
+        number = number / distributed.get_world_size()
+    return number

@@ -1,17 +1,22 @@
 """Mask classification: one run whose scores, pictures, record and export are those of other networks' runs."""
 
 import json
+import os
+from datetime import timedelta
 
 import numpy as np
 import pytest
 import torch
+import torch.distributed as dist
 
 from lightning_seg import Experiment, MaskClassification, load, load_run
+from lightning_seg.cli.main import main
 from lightning_seg.errors import UserError
 from lightning_seg.metrics.objects import PanopticQuality
 from lightning_seg.networks.linear import Linear
 from lightning_seg.networks.mask_network import Queries
 from lightning_seg.training.mask_loss import MaskLoss, Targets, targets_of
+from tests.processes import run_ranks
 
 NETWORK = {
     "class_path": "EoMT",
@@ -146,3 +151,43 @@ def test_evaluation_draws_no_random_numbers_of_the_training():
     loss = MaskLoss(points=20).eval()
     assert loss([queries], target)[0].total == loss([queries], target)[0].total
     assert torch.equal(before, torch.get_rng_state())
+
+
+def evaluate_unevenly(folder):
+    """Rank 0 evaluates three images and rank 1 none; then both train on batches of other numbers of segments."""
+    rank = int(os.environ["RANK"])
+    dist.init_process_group(
+        "gloo", init_method=f"file://{folder}/meet", rank=rank, world_size=2, timeout=timedelta(seconds=30)
+    )
+    loss = MaskLoss(points=20)
+    queries = Queries(
+        torch.zeros(1, 4, 8, 8), torch.zeros(1, 4, 3)
+    )  # every mask and class costs the same, wherever its points are
+    targets = [Targets(torch.ones(n, 8, 8), torch.zeros(n, dtype=torch.int64)) for n in (1, 3)]
+    loss.eval()
+    for _ in range(0 if rank else 3):
+        loss([queries], [targets[0]])
+    loss.train()
+    found = loss([queries], [targets[rank]])[0].masks
+    torch.save(found, f"{folder}/{rank}.pt")
+    dist.destroy_process_group()
+
+
+def test_processes_share_the_number_of_segments_and_wait_for_none_in_evaluation(tmp_path):
+    run_ranks(2, evaluate_unevenly, tmp_path)
+    found = [torch.load(tmp_path / f"{rank}.pt", weights_only=True) for rank in (0, 1)]
+    each = 5 * np.log(2)  # weight and cross-entropy of one mask; two segments a process on average
+    np.testing.assert_allclose(found, [each / 2, each * 3 / 2], rtol=1e-5)
+
+
+@pytest.mark.slow
+def test_an_exported_network_gives_the_classes(run, tmp_path):
+    """Slow because torch traces the network for any size of image."""
+    onnxruntime = pytest.importorskip("onnxruntime", reason="the extra `export` is not installed")
+    main(["export", str(run), "--output", str(tmp_path / "m.onnx")])
+    session = onnxruntime.InferenceSession(str(tmp_path / "m.onnx"))
+    images = np.random.default_rng(0).integers(0, 256, (1, 3, 40, 48), np.uint8)
+    (logits,) = session.run(None, {session.get_inputs()[0].name: images})
+    with torch.no_grad():
+        expected = load_run(run).task.eval()(torch.from_numpy(images))
+    np.testing.assert_allclose(logits, expected, atol=1e-3)
