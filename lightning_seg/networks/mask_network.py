@@ -9,6 +9,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from lightning_seg import IGNORE_INDEX
+from lightning_seg.errors import UserError
 from lightning_seg.networks.backbones.base import Backbone
 from lightning_seg.networks.base import Network, crop, resize
 
@@ -56,6 +57,17 @@ class MaskNetwork(Network, ABC):
         Args:
             x: Normalized images (B, C, H, W), both sides multiples of `stride`.
         """
+
+    def cache_features(self, gigabytes: float, on_disk: bool = False) -> None:
+        """Refuse to keep features.
+
+        Raises:
+            UserError: They are to be kept.
+        """
+        if gigabytes:
+            raise UserError(
+                f"{type(self).__name__} cannot keep features: leave cache_gb of its finetune out."
+            )
 
     def anneal(self, progress: float) -> None:
         """Adapt to how much of the training is done, 0 to 1; most networks do not."""

@@ -204,3 +204,10 @@ def test_what_cannot_have_queries_is_refused(backbone, blocks, message):
         made = backbone()
     with pytest.raises(UserError, match=message):
         EoMT(CLASSES, made, blocks=blocks)
+
+
+def test_features_are_not_kept_and_that_is_said():
+    ours = network()
+    ours.cache_features(0)
+    with pytest.raises(UserError, match="EoMT cannot keep features"):
+        ours.cache_features(1)
