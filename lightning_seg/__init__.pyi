@@ -15,6 +15,7 @@ from lightning_seg.callbacks.l1 import L1 as L1
 from lightning_seg.callbacks.nonfinite import NonFinite as NonFinite
 from lightning_seg.callbacks.overfitting import OverfittingMonitor as OverfittingMonitor
 from lightning_seg.callbacks.pictures import Pictures as Pictures
+from lightning_seg.callbacks.prediction_writer import MultiLabelWriter as MultiLabelWriter
 from lightning_seg.callbacks.prediction_writer import ObjectWriter as ObjectWriter
 from lightning_seg.callbacks.prediction_writer import PredictionWriter as PredictionWriter
 from lightning_seg.callbacks.progress import Progress as Progress

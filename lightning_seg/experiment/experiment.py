@@ -6,7 +6,7 @@
 
 import os
 import shutil
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from contextlib import ExitStack, suppress
 from functools import partial
 from pathlib import Path
@@ -25,11 +25,7 @@ from lightning_seg.callbacks.mirroring import Mirroring
 from lightning_seg.callbacks.run_record import RunRecord
 from lightning_seg.data.base import SegmentationData
 from lightning_seg.errors import UserError
-from lightning_seg.experiment.class_paths import (
-    folders_of_modules,
-    make_importable,
-    resolve_class,
-)
+from lightning_seg.experiment.class_paths import folders_of_modules, make_importable
 from lightning_seg.experiment.failures import (
     end_with_first_process,
     errors_of_settings,
@@ -43,6 +39,7 @@ from lightning_seg.experiment.overrides import options_of, plain
 from lightning_seg.experiment.parser import Parser, in_memory
 from lightning_seg.experiment.renamed import refuse_old_names
 from lightning_seg.experiment.slurm_settings import Slurm
+from lightning_seg.experiment.task_class import task_class
 from lightning_seg.experiment.test_sets import FOLDER, make_test_sets
 from lightning_seg.experiment.trainer import CALLBACKS, device_of, make_trainer, silence_libraries
 from lightning_seg.runs.csv_logger import RunLogger
@@ -79,7 +76,7 @@ class ExperimentSettings(LightningCLI):
             args = ["-c", str(file) if file.is_file() else in_memory(file), *args]
         make_importable(self._files, args)
         refuse_old_names(self._files, args)
-        self.task = _task_class(self._files, args)
+        self.task = task_class(self._files, args)
         super().__init__(
             self.task,
             SegmentationData,
@@ -388,18 +385,3 @@ def _remove_on_error(run: Path, kind: type[BaseException] | None, *_: object) ->
         shutil.rmtree(run, ignore_errors=True)
         with suppress(OSError):  # other runs are in it
             run.parent.rmdir()
-
-
-def _task_class(files: Mapping[Path, JsonObject], options: Sequence[str]) -> type[SegmentationTask]:
-    """Find the class of the task first: it decides what the rest of the settings may be."""
-    given = dict(zip(options, options[1:], strict=False)).get("--task")
-    given = next((option[7:] for option in options if option.startswith("--task=")), given)
-    name = given or next((s["task"] for s in reversed(list(files.values())) if s.get("task")), None)
-    if name is None:
-        return SemanticSegmentation
-    task = resolve_class(name, "task")
-    if not (isinstance(task, type) and issubclass(task, SegmentationTask)):
-        raise UserError(
-            f"task: expected a subclass of lightning_seg.tasks.base.SegmentationTask, got {name!r}."
-        )
-    return task

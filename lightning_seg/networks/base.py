@@ -2,9 +2,9 @@
 
 import inspect
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -17,7 +17,7 @@ from lightning_seg.networks.backbones.pyramid import BEiTPyramid, SimplePyramid
 from lightning_seg.networks.backbones.tensor_file import read_tree, split_choice
 from lightning_seg.networks.backbones.timm_backbone import TimmBackbone
 from lightning_seg.networks.backbones.weights import FLAG, load_run, names_a_run
-from lightning_seg.networks.whole import load_whole
+from lightning_seg.networks.whole import LibraryLayouts, load_whole
 
 SMP_DILATES = (
     "it dilates all of a backbone's last stages alike, where timm and torchvision dilate first blocks less"
@@ -153,7 +153,7 @@ class BackboneNetwork(nn.Module):
         return kept
 
 
-class Network(BackboneNetwork):
+class Network(BackboneNetwork, LibraryLayouts):
     """A segmentation network: images (B, C, H, W) to logits (B, classes, H, W), for any H and W.
 
     Images come with the values of their files (in 0..255 unless `Backbone.normalize_as` said otherwise). They are
@@ -167,16 +167,7 @@ class Network(BackboneNetwork):
         output_stride: Output stride of a backbone given by name, and the largest that a `Backbone` may have.
         levels: Which of four maps the decoder reads (see `BackboneNetwork`).
         in_channels: Number of channels of an image; comes from the data.
-
-    Attributes:
-        layouts: How libraries name what is here in `decoder`, `head` and `auxiliary`: patterns and names.
-        strides_of: The output stride of a library's network of the same architecture.
-        differs: Why a library's network is another architecture, in words.
     """
-
-    layouts: ClassVar[Mapping[str, Mapping[str, str]]] = {"smp": {r"^segmentation_head\.": "head."}}
-    strides_of: ClassVar[Mapping[str, int]] = {}
-    differs: ClassVar[Mapping[str, str]] = {}
 
     def __init__(
         self,

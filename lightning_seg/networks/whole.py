@@ -1,21 +1,19 @@
 """Weights of whole networks as torchvision, segmentation-models-pytorch and mmsegmentation save them.
 
-An architecture says in `Network.layouts` how a library names its decoder and head; where it does not, or the library's
+An architecture says in `LibraryLayouts` how a library names its decoder and head; where it does not, or the library's
 architecture differs, the error says so.
 """
 
 import re
 from collections.abc import Iterator, Mapping
-from typing import TYPE_CHECKING, Any
+from typing import Any, ClassVar
 
-from torch import Tensor
+from torch import Tensor, nn
 
 from lightning_seg.errors import UserError
+from lightning_seg.networks.backbones.base import Backbone
 from lightning_seg.networks.backbones.tensor_file import by_name, misfit, nested_states
 from lightning_seg.networks.backbones.timm_backbone import TimmBackbone
-
-if TYPE_CHECKING:
-    from lightning_seg.networks.base import Network
 
 # Prefix of the backbone, and of a part that shows that the file is of a whole network.
 _LIBRARIES = {
@@ -28,7 +26,22 @@ _WRAPPERS = ("module.", "model.", "network.")
 _STEM = {r"^stem\.([0-6])\.": r"conv1.\1.", r"^stem\.7\.": "bn1."}
 
 
-def load_whole(network: "Network", tree: Any, source: str) -> str | None:
+class LibraryLayouts(nn.Module):
+    """A network that knows how libraries save the like of it.
+
+    Attributes:
+        layouts: How libraries name what is here in `decoder`, `head` and `auxiliary`: patterns and names.
+        strides_of: The output stride of a library's network of the same architecture.
+        differs: Why a library's network is another architecture, in words.
+    """
+
+    backbone: Backbone
+    layouts: ClassVar[Mapping[str, Mapping[str, str]]] = {"smp": {r"^segmentation_head\.": "head."}}
+    strides_of: ClassVar[Mapping[str, int]] = {}
+    differs: ClassVar[Mapping[str, str]] = {}
+
+
+def load_whole(network: LibraryLayouts, tree: Any, source: str) -> str | None:
     """Load a whole network in a library's layout: backbone, decoder, and the head if it has as many classes.
 
     Args:
