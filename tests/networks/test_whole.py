@@ -125,7 +125,7 @@ def test_networks_of_smp(theirs, ours, tmp_path):
     network.segmentation_head[1] = nn.Identity()  # it enlarges with align_corners
     with torch.inference_mode():
         x = here.backbone.normalize(IMAGES)
-        torch.testing.assert_close(here.head(here.decode(x, here.maps_of(x))), network(x))
+        torch.testing.assert_close(here.head(here.decode(x, here.backbone(x))), network(x))
 
 
 def test_pspnet_of_mmsegmentation(tmp_path):
@@ -136,7 +136,7 @@ def test_pspnet_of_mmsegmentation(tmp_path):
     assert "mmsegmentation's PSPNet" in ours.load_weights()
     with torch.inference_mode():
         x = ours.backbone.normalize(IMAGES)
-        torch.testing.assert_close(ours.head(ours.decode(x, ours.maps_of(x))), theirs(x))
+        torch.testing.assert_close(ours.head(ours.decode(x, ours.backbone(x))), theirs(x))
     for network in (DeepLabV3(5, "resnet50c", str(file)), FCN(5, "resnet50c", str(file))):
         with pytest.raises(
             UserError, match=f"layout of mmsegmentation, whose {type(network).__name__} differs: its"
