@@ -66,10 +66,10 @@ class Section:
             values = [scores[g.name] for g in self.groups]
             self.sample = RunScores(values, measure.percent, left_out, len(groups[0].records[0].image_names))
         else:
-            first = groups[0].records[0]
-            blocks = image_blocks(
-                first.image_names, any(r.sequence for g in groups for r in g.records), block
-            )
+            records = [record for group in groups for record in group.records]
+            known = next((r.image_groups for r in records if r.image_groups is not None), None)
+            sequence = any(record.sequence for record in records)
+            blocks = image_blocks(records[0].image_names, sequence, block, known)
             counts = [[record.counts for record in group.records] for group in self.groups]
             self.sample = Sample(counts, blocks, measure.of_counts)
         names = [group.name for group in self.groups]

@@ -263,7 +263,14 @@ class RunRecord(L.Callback):
             further_arrays["panoptic"] = module.panoptic_counts
             protocol["segments"] = repr(module.rules)
         write_whole(self.run / TEST_SCORES, json.dumps(table, indent=2) + "\n")
-        names_of_images = [data.name_of(sample) for sample in data.samples(data.test_split)]
+        samples = data.samples(data.test_split)
+        names_of_images = [data.name_of(sample) for sample in samples]
+        groups = [data.group_of(sample) for sample in samples]
+        if any(
+            group is not None for group in groups
+        ):  # numbers: a group's name may be a path, or a patient's
+            each = [f"group {g}" if g is not None else f"image {i}" for i, g in enumerate(groups)]
+            further_arrays["groups"] = np.unique(each, return_inverse=True)[1]
         np.savez_compressed(
             self.run / TEST_IMAGES,
             counts=module.per_image,

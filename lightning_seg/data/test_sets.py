@@ -56,6 +56,10 @@ class FurtherTest(SegmentationData):
         """Name a sample as the data set does."""
         return self.data.name_of(sample)
 
+    def group_of(self, sample: Any) -> str | None:
+        """Name what a sample belongs to as the data set does."""
+        return self.data.group_of(sample)
+
 
 class Corrupted(FurtherTest):
     """The test images of a data set, spoiled; the same image is always spoiled alike.

@@ -233,22 +233,26 @@ class Record:
     @cached_property
     def mask_ap_left_out(self) -> np.ndarray | None:
         """Mask AP of the test without each block of images, (J,); None if it was not recorded."""
-        try:
-            with np.load(self.path / TEST_IMAGES) as file:
-                return np.asarray(file["mask_ap_left_out"])
-        except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile):
-            return None
+        return self._stored("mask_ap_left_out")
+
+    @cached_property
+    def image_groups(self) -> np.ndarray | None:
+        """Number (N,) of each test image's group, such as a patient; None if the data set has none or did not say."""
+        found = self._stored("groups")
+        return found if found is not None and found.shape == (len(self.image_names),) else None
 
     @cached_property
     def confusion(self) -> np.ndarray | None:
         """Confusion matrix (C, C) of the test: pixels, rows the truth; None if an older version tested the run."""
+        matrix, classes = self._stored("confusion"), len(self.test.get("protocol", {}).get("classes", ()))
+        return matrix if matrix is not None and matrix.shape == (classes, classes) else None
+
+    def _stored(self, name: str) -> np.ndarray | None:
         try:
             with np.load(self.path / TEST_IMAGES) as file:
-                matrix = file["confusion"]
+                return np.asarray(file[name])
         except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile):
             return None
-        classes = len(self.test.get("protocol", {}).get("classes", ()))
-        return matrix if matrix.shape == (classes, classes) else None
 
     def curves(self, classes: bool = False) -> dict[str, np.ndarray]:
         """Read metrics.csv: for each quantity points (P, 3) of step, epoch and value.

@@ -10,16 +10,20 @@ _SEQUENCES = 10  # from which on they tell enough about each other
 _IMAGES = 3  # of a block at least
 
 
-def image_blocks(names: Sequence[str], sequence: bool, block: int | None = None) -> np.ndarray | None:
+def image_blocks(
+    names: Sequence[str], sequence: bool, block: int | None = None, groups: np.ndarray | None = None
+) -> np.ndarray | None:
     """Choose the blocks of test images that are left out together.
 
-    Frames of a sequence stay together: where there are ten sequences or more, each is a block. Fewer are cut into about
-    ten blocks of neighbors in all, so long that neighbors across a cut matter little.
+    Images of a group stay together, each group a block. Frames of a sequence do, too: where there are ten sequences or
+    more, each is a block. Fewer are cut into about ten blocks of neighbors in all, so long that neighbors across a cut
+    matter little.
 
     Args:
         names: Of the images, in the order of the data set. What stands before the last number names the sequence.
         sequence: Whether neighbors look alike.
         block: Images of a block, instead.
+        groups: The number of each image's group, such as a patient, (N,), if the data set knows groups.
 
     Returns:
         The number of each image's block, (N,); None if images are independent of each other.
@@ -27,6 +31,10 @@ def image_blocks(names: Sequence[str], sequence: bool, block: int | None = None)
     count = len(names)
     if block is not None:
         return np.arange(count) // block if block > 1 else None
+    if groups is not None:
+        numbers = np.unique(groups, return_inverse=True)[1]
+        if not sequence or numbers.max() + 1 >= _SEQUENCES:
+            return numbers
     if not sequence:
         return None
     prefixes = [_FRAME.sub("", name.rsplit(".", 1)[0] if "." in name else name) for name in names]

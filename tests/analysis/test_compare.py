@@ -352,6 +352,18 @@ def test_neighbors_are_left_out_together_where_the_data_set_says_so(tmp_path):
     assert section.sample.images == "60 images"
 
 
+def test_images_of_one_patient_are_left_out_together(tmp_path):
+    rng = np.random.default_rng(0)
+    for seed in range(2):
+        for name in ("a", "b"):
+            run = make_run(tmp_path, name, seed, counts=simulate(rng, images=60))
+            if seed == 0:  # the other was tested by an earlier version
+                with np.load(run / TEST_IMAGES) as file:
+                    np.savez(run / TEST_IMAGES, **file, groups=np.arange(60) % 15)
+    (section,) = compare([tmp_path]).sections
+    assert "60 images in 15 blocks" in section.sentence(1)
+
+
 def test_means_over_different_numbers_of_classes_say_so(tmp_path):
     counts = simulate(np.random.default_rng(0))
     counts[:, 2] = 0

@@ -2,6 +2,7 @@
 
 import json
 
+import numpy as np
 import pytest
 import yaml
 
@@ -12,7 +13,8 @@ from lightning_seg.experiment.test_sets import make_test_sets
 from tests.faults.programs import experiment, here, only
 
 
-def test_a_run_is_scored_on_each(tmp_path):
+def test_a_run_is_scored_on_each(tmp_path, monkeypatch):
+    monkeypatch.setattr(Shapes, "group_of", lambda data, s: f"/p/{s[1] % 2}" if s[1] else None)
     experiment(tmp_path)
     content = yaml.safe_load((tmp_path / "tiny.yaml").read_text())
     content["test_sets"] = {
@@ -37,6 +39,9 @@ def test_a_run_is_scored_on_each(tmp_path):
     (section,) = compare([run / "test_sets/fog"]).sections
     assert "corruption weather 5" in section.title and section.groups[0].name == "tiny"
     assert len([*compare([tmp_path / "runs"]).sections]) == 1  # further tests are no runs of their own
+    for tested in (run, run / "test_sets/fog"):
+        groups = np.load(tested / "test_images.npz")["groups"]
+        assert groups[1] == groups[3] != groups[2] == groups[4] and groups[0] not in groups[1:]
 
 
 @pytest.mark.parametrize(

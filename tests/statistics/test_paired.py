@@ -230,6 +230,17 @@ def test_sequences_are_read_from_names():
     assert len(set(image_blocks(["slice_1", "slice_2"], sequence=True))) == 1  # too few to say anything
 
 
+def test_images_of_a_group_are_one_block_wherever_they_are_in_the_list():
+    patients = np.array([4, 1, 4, 7, 1, 9])
+    blocks = image_blocks([f"scan_{i}" for i in range(6)], sequence=False, groups=patients)
+    np.testing.assert_array_equal(blocks[:, None] == blocks, patients[:, None] == patients)
+    many = np.arange(60) % 12  # as many as sequences must be to be blocks
+    np.testing.assert_array_equal(image_blocks(["x"] * 60, sequence=True, groups=many), many)
+    few = image_blocks([f"scan_{i}" for i in range(60)], sequence=True, groups=np.arange(60) // 30)
+    assert len(set(few)) == 10  # long sequences are cut, as without groups
+    assert image_blocks(["x"] * 6, sequence=False, block=1, groups=patients) is None
+
+
 def test_intervals_of_scores_stay_between_0_and_1():
     value, error = np.array([0.0, 0.004, 0.5, 0.97, 1.0]), np.array([0.0, 0.01, 0.02, 0.3, 0.0])
     low, high = score_interval(Estimate(value, error**2, 0 * value, np.full(5, 1e9), np.full(5, 1e9)))
