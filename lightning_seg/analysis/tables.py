@@ -22,7 +22,8 @@ EXPLANATION = (
     " better by these same intervals. Where every group has one run there is no verdict: its intervals cover other test"
     " images, and another seed may change them. Test images count as independent of each other, unless the data set"
     " knows groups, as of a patient, or says that neighbors look alike, as frames of a video do, or --block N does."
-    " Classes that differ with certainty are named, corrected for all classes and comparisons together. Minutes are those of training alone."
+    " Classes that differ with certainty are named, corrected for all classes and comparisons together."
+    " Minutes are those of training alone."
 )
 _NUMBERS = re.compile(r"[-+<\d.,e–()% to]*")
 _LEFT = ("experiment", "settings", "")
