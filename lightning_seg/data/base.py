@@ -1,6 +1,5 @@
 """The base of every data set: augmentation, loaders, splits, reproducible samples."""
 
-import os
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Sequence
 from functools import cached_property, partial
@@ -11,41 +10,30 @@ from typing import Any, Literal, cast
 import cv2
 import lightning as L
 import numpy as np
-import torch
 from lightning.pytorch.utilities import rank_zero_warn
-from torch.utils.data import Dataset
 from torchvision.transforms import v2
 
 from lightning_seg.data.cache import cache_key, fingerprint, in_memory, on_disk
 from lightning_seg.data.classes import check_classes
 from lightning_seg.data.compact import compact
-from lightning_seg.data.dataset import Images, Split, read_pair
+from lightning_seg.data.dataset import Split, read_pair
 from lightning_seg.data.examination import refuse_faulty
 from lightning_seg.data.folds import fold_of_each, readable
-from lightning_seg.data.instances import CopyPaste, Sample, mix_objects
-from lightning_seg.data.loading import (
-    EpochSampler,
-    Loader,
-    choose_workers,
-    collate,
-    keep_memory,
-    outlive_signal,
-    seeded,
-)
+from lightning_seg.data.instances import CopyPaste
+from lightning_seg.data.loaders import SplitLoaders
+from lightning_seg.data.loading import keep_memory
 from lightning_seg.data.measure import measure
-from lightning_seg.data.overlapping import of_classes, of_objects
 from lightning_seg.data.pixels import MEAN, Measurement, Statistics, make_pixels
 from lightning_seg.data.reader import SampleReader
-from lightning_seg.data.segments import SegmentSample
-from lightning_seg.data.settings import refuse_senseless
+from lightning_seg.data.settings import refuse_conflicts, refuse_senseless
 from lightning_seg.data.shares import listed, share_of
-from lightning_seg.data.transforms.color import ColorJitter, apply_color
+from lightning_seg.data.transforms.color import ColorJitter
 from lightning_seg.data.transforms.geometry import RandomHorizontalFlip, RandomScaleCrop
-from lightning_seg.data.transforms.mixing import ClassMix, Mix
+from lightning_seg.data.transforms.mixing import Mix
 from lightning_seg.errors import UserError
 
 
-class SegmentationData(SampleReader, L.LightningDataModule, ABC):
+class SegmentationData(SampleReader, SplitLoaders, ABC):
     """Base of all data sets for semantic segmentation.
 
     A data set states `class_names` and `palette` and implements `list_samples` (and, where its files are not
@@ -109,7 +97,6 @@ class SegmentationData(SampleReader, L.LightningDataModule, ABC):
         UserError: If an argument makes no sense.
     """
 
-    class_names: tuple[str, ...]
     palette: tuple[tuple[int, int, int], ...]
     things: tuple[int, ...] = ()  # the classes of which single objects are known; see `read_segments`
     sequence = False  # neighbours in the list look alike (slices, frames): folds are blocks of neighbours
@@ -192,21 +179,9 @@ class SegmentationData(SampleReader, L.LightningDataModule, ABC):
             large_scale_jitter=large_scale_jitter,
         )
         self._flip = RandomHorizontalFlip(hflip)
-        if instances and type(self).read_instances is SegmentationData.read_instances:
-            raise self._no_instances()
-        if instances and isinstance(mix, Mix):
-            raise UserError(f"{type(mix).__name__} mixes masks of classes; CopyPaste mixes objects.")
-        if segments and mix is not None:
-            raise UserError(f"{type(mix).__name__} cannot mix segments: leave data.init_args.mix out.")
-        if ((instances or segments) and cache != "none") or (overlapping and cache == "disk"):
-            kept = "objects; leave it at none" if not overlapping else "overlapping classes; take ram or none"
-            raise UserError(f"data.init_args.cache keeps masks of one class a pixel, not {kept}.")
-        if overlapping and isinstance(mix, ClassMix):
-            raise UserError(
-                "ClassMix needs one class a pixel; MixUp and CutMix mix overlapping classes, too."
-            )
-        if not instances and isinstance(mix, CopyPaste):
-            raise UserError("CopyPaste pastes objects; in masks of classes ClassMix does the like.")
+        if instances and not self.knows_objects:
+            raise self.no_instances()
+        refuse_conflicts(mix, cache, instances, segments, overlapping)
         self.transforms = transforms or []
         self._general = frozenset(vars(self))
 
@@ -219,30 +194,6 @@ class SegmentationData(SampleReader, L.LightningDataModule, ABC):
         Raises:
             UserError: If the split does not exist; see `missing`.
         """
-
-    def read_instances(self, sample: Any) -> Sample:
-        """Read one sample with its objects (see `lightning_seg.data.instances`), where the data set knows them."""
-        raise self._no_instances()
-
-    def read_segments(self, sample: Any) -> SegmentSample:
-        """Read one sample with its segments: as it is, one for each class; data sets with `things` do otherwise."""
-        image, mask = self.read(sample)
-        return SegmentSample(image, mask, range(self.num_classes))
-
-    def read_overlapping(self, sample: Any) -> tuple[np.ndarray, np.ndarray]:
-        """Read one sample: image (H, W, C) and masks (H, W, K), see `lightning_seg.data.overlapping`.
-
-        Unless a data set knows better, they are those of its objects or, if it has none, of its classes.
-        """
-        if type(self).read_instances is SegmentationData.read_instances:
-            image, mask = self.read(sample)
-            return image, of_classes(mask, self.num_classes)
-        objects = self.read_instances(sample)
-        return objects["image"].permute(1, 2, 0).numpy(), of_objects(objects, self.num_classes)
-
-    def read_labels(self, sample: Any) -> tuple[np.ndarray, np.ndarray]:
-        """Read one sample with its mask (H, W), or with masks (H, W, K) if classes may overlap."""
-        return self.read_overlapping(sample) if self.overlapping else self.read(sample)
 
     def name_of(self, sample: Any) -> str:
         """Name a sample for people: by default its image's file name without ending."""
@@ -316,11 +267,6 @@ class SegmentationData(SampleReader, L.LightningDataModule, ABC):
         return self._caches[split]
 
     @property
-    def num_classes(self) -> int:
-        """Number of classes, background included, void not."""
-        return len(self.class_names)
-
-    @property
     def num_outputs(self) -> int:
         """Number of logits of a pixel: one a class, where classes may overlap without that of the background."""
         return self.num_classes - self.overlapping
@@ -359,13 +305,6 @@ class SegmentationData(SampleReader, L.LightningDataModule, ABC):
         splits = (self.train_split, self.val_split, self.test_split)
         return fingerprint(self.root, {s: self.samples(s) if self._exists(s) else [] for s in splits})
 
-    def _no_instances(self) -> UserError:
-        name = type(self).__name__
-        return UserError(
-            f"{name} knows classes, not single objects. Shapes, PennFudan, COCO and Folder (with `objects`) know them, "
-            f"or give {name} a method read_instances."
-        )
-
     def missing(self, path: Path, how_to_get: str = "") -> UserError:
         """Make the error for a file or folder that is not where it should be."""
         return UserError(
@@ -400,14 +339,14 @@ class SegmentationData(SampleReader, L.LightningDataModule, ABC):
         cv2.setNumThreads(0)  # its threads do not survive the fork into workers, and gain nothing on crops
         keep_memory()
         if stage in ("fit", None):
-            train = Split(self, self.train_split, train=True)
+            train = self._split(self.train_split, train=True)
             world_size = self.trainer.world_size if self.trainer else 1
             if len(train) < self.batch_size * world_size:
                 raise UserError(
                     f"The split {self.train_split!r} has {len(train)} images, but one training step needs "
                     f"batch_size {self.batch_size} x {world_size} devices. Lower --data.init_args.batch_size."
                 )
-            Split(self, self.val_split)
+            self._split(self.val_split)
             if not self._exists(self.test_split):
                 rank_zero_warn(
                     f"{type(self).__name__} has no split {self.test_split!r} here: the test at the end will "
@@ -417,10 +356,10 @@ class SegmentationData(SampleReader, L.LightningDataModule, ABC):
                 self.test_split = self.val_split
             refuse_faulty(self)
         elif stage == "validate":
-            Split(self, self.val_split)
+            self._split(self.val_split)
         elif stage == "test":
             try:
-                Split(self, self.test_split)
+                self._split(self.test_split)
             except UserError as error:
                 if self.test_split == self.val_split or not self._exists(self.val_split):
                     raise
@@ -430,62 +369,15 @@ class SegmentationData(SampleReader, L.LightningDataModule, ABC):
         elif self.predict_folder is None:
             raise UserError("Which images should be predicted? Say --data.init_args.predict_folder=FOLDER.")
 
-    def train_dataloader(self) -> Loader:
-        """Load shuffled, augmented batches; the last, smaller one of an epoch is left out."""
-        return self._loader(Split(self, self.train_split, train=True), self.batch_size)
-
-    def val_dataloader(self) -> Loader:
-        """Load the validation split in order."""
-        return self._loader(Split(self, self.val_split), self.eval_batch_size)
-
-    def test_dataloader(self) -> Loader:
-        """Load the test split in order."""
-        return self._loader(Split(self, self.test_split), self.eval_batch_size)
-
-    def predict_dataloader(self) -> Loader:
-        """Load the images of `predict_folder`: "image", "index" and "path", a list of file names."""
-        return self._loader(Images(self.predict_folder or ".", self.pixels), self.eval_batch_size)
-
-    def on_after_batch_transfer(self, batch: dict[str, Any], dataloader_idx: int) -> dict[str, Any]:
-        """Apply the color jitter of a training batch and mix its samples, on the device."""
-        if "color" in batch:
-            batch["image"] = apply_color(batch["image"], batch.pop("color"), self.pixels.limits)
-        if self.mix is not None and self.trainer is not None and self.trainer.training:
-            if batch["image"].dtype == torch.uint16:  # for which torch has few operations
-                batch["image"] = batch["image"].float()
-            with seeded(self.run_seed, self.trainer.global_step, self.trainer.global_rank):
-                batch = mix_objects(batch, self.mix) if isinstance(self.mix, CopyPaste) else self.mix(batch)
-        return batch
-
     def _exists(self, split: str) -> bool:
         try:
             return len(self.samples(split)) > 0
         except UserError:
             return False
 
-    def _loader(self, dataset: Dataset[dict[str, Any]], batch_size: int) -> Loader:
-        train = getattr(dataset, "train", False)
-        trainer = self.trainer
-        rank, world_size = (trainer.global_rank, trainer.world_size) if trainer else (0, 1)
-        workers = choose_workers(dataset, trainer) if self.num_workers is None else self.num_workers
-        return Loader(
-            dataset,
-            batch_size=batch_size,
-            sampler=EpochSampler(
-                dataset, train, self.run_seed, rank, world_size, keep_step=isinstance(dataset, Split)
-            ),
-            drop_last=train,
-            num_workers=workers,
-            persistent_workers=workers > 0,
-            collate_fn=collate,
-            worker_init_fn=outlive_signal,
-            pin_memory=trainer is not None and trainer.strategy.root_device.type == "cuda",
-        )
-
-    @property
-    def run_seed(self) -> int:
-        """The seed in force: the argument, or that of the whole run, which Lightning keeps there for all processes."""
-        return int(os.environ.get("PL_GLOBAL_SEED", 0)) if self.seed is None else self.seed
+    def _split(self, name: str, train: bool = False) -> Split:
+        """Make the data set of a split."""
+        return Split(self, name, train=train)
 
 
 def data_of(trainer: L.Trainer) -> SegmentationData:

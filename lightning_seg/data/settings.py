@@ -1,9 +1,11 @@
-"""Settings of a data set that make no sense, whatever the data."""
+"""Settings of a data set that make no sense, or not together, whatever the data."""
 
 import math
 from collections.abc import Callable, Mapping
 from typing import Any
 
+from lightning_seg.data.instances import CopyPaste
+from lightning_seg.data.transforms.mixing import ClassMix, Mix
 from lightning_seg.errors import UserError
 
 _PROBABILITY = "a probability, 0 to 1"
@@ -47,6 +49,34 @@ def refuse_senseless(settings: Mapping[str, Any]) -> None:
                 f"Leave out `fill` of {type(transform).__name__}: it would fill the mask with a class. "
                 "Without it the image is filled with black and the mask with ignore_index."
             )
+
+
+def refuse_conflicts(
+    mix: Mix | CopyPaste | None, cache: str, instances: bool, segments: bool, overlapping: bool
+) -> None:
+    """Refuse a mix or a cache for masks of another kind than the task asks for.
+
+    Args:
+        mix: What mixes the samples of a batch.
+        cache: Where decoded samples are kept.
+        instances: Whether samples have objects.
+        segments: Whether samples have segments.
+        overlapping: Whether classes have masks of their own.
+
+    Raises:
+        UserError: They do not go together.
+    """
+    if instances and isinstance(mix, Mix):
+        raise UserError(f"{type(mix).__name__} mixes masks of classes; CopyPaste mixes objects.")
+    if segments and mix is not None:
+        raise UserError(f"{type(mix).__name__} cannot mix segments: leave data.init_args.mix out.")
+    if ((instances or segments) and cache != "none") or (overlapping and cache == "disk"):
+        kept = "objects; leave it at none" if not overlapping else "overlapping classes; take ram or none"
+        raise UserError(f"data.init_args.cache keeps masks of one class a pixel, not {kept}.")
+    if overlapping and isinstance(mix, ClassMix):
+        raise UserError("ClassMix needs one class a pixel; MixUp and CutMix mix overlapping classes, too.")
+    if not instances and isinstance(mix, CopyPaste):
+        raise UserError("CopyPaste pastes objects; in masks of classes ClassMix does the like.")
 
 
 def _fills(transform: Any) -> bool:
