@@ -147,9 +147,10 @@ class NonFinite(L.Callback):
 def _remedies(trainer: L.Trainer) -> str:
     run = trainer.strategy.broadcast(trainer.default_root_dir)  # that of the first process
     again = f"\n{resume_command(run, '--nonfinite.action=skip')} continues and leaves such steps out."
+    wider = f", or --trainer.precision=32 (it is {trainer.precision})" * (trainer.precision != "32-true")
     return (
-        "try a lower learning rate, --trainer.gradient_clip_val=1, or --trainer.precision=32 (it is"
-        f" {trainer.precision}).{'' if trainer.fast_dev_run else again}"  # type: ignore[attr-defined]
+        "try a lower learning rate or --trainer.gradient_clip_val=1"
+        f"{wider}.{'' if trainer.fast_dev_run else again}"  # type: ignore[attr-defined]
     )
 
 

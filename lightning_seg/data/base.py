@@ -223,6 +223,11 @@ class SegmentationData(SampleReader, SplitLoaders, ABC):
             else:
                 parts = [listed(self.list_samples, part) for part in split.split("+")]
                 whole = parts[0] if len(parts) == 1 else [sample for part in parts for sample in part]
+                if len(parts) > 1 and len(once := {repr(sample): sample for sample in whole}) < len(whole):
+                    raise UserError(
+                        f"{len(whole) - len(once)} samples of the split {split!r} are in more than one of its parts, "
+                        "and would count twice. Name parts that do not overlap."
+                    )
                 self._keep(split, self._kept(whole))
         return self._samples[split]
 

@@ -20,7 +20,7 @@ def check_classes(names: Sequence[str]) -> None:
     Raises:
         UserError: No list, fewer than two, more than 255, an empty name, or one that stands there twice.
     """
-    if isinstance(names, str):
+    if isinstance(names, str) or not isinstance(names, Sequence):
         raise UserError(f"class_names must be a list, such as [background, thing]; got {names!r}.")
     if len(names) < 2:
         raise UserError(
@@ -73,7 +73,7 @@ def check_colors(colors: Sequence[Color], void: Sequence[Color] = ()) -> None:
         UserError: Values outside 0..255, or a color given twice.
     """
     for i, color in enumerate(every := [*map(tuple, colors), *map(tuple, void)]):
-        if len(color) != 3 or not all(0 <= part <= 255 for part in color):
+        if len(color) != 3 or not all(0 <= part <= 255 and part == int(part) for part in color):
             raise UserError(f"A color is red, green and blue, each 0 to 255; got {list(color)}.")
         if color in every[:i]:
             raise UserError(

@@ -17,7 +17,12 @@ class Kind:
 
 
 KINDS = {
-    "split": Kind("no such split", True, "Make it, or choose another with --data.init_args.val_split."),
+    "split": Kind(
+        "no such split",
+        True,
+        "Make it, or give it a larger share of split_ratios (Folder), or choose another with "
+        "--data.init_args.val_split or test_split.",
+    ),
     "unpaired": Kind(
         "without a partner",
         True,
@@ -128,6 +133,18 @@ KINDS = {
         "Images that look alike are trained on and scored, so the score is too good. Divide by whole sequences: "
         "--data.init_args.groups=folder or a regular expression, or --data.init_args.sequence=true (Folder).",
     ),
+    "divided": Kind(
+        "groups in two splits",
+        False,
+        "Lists and folders decide, not `groups`: the score says nothing about groups that were not trained on. Write "
+        "lists that keep groups together, or leave them out and give split_ratios.",
+    ),
+    "single": Kind(
+        "one class in all masks",
+        False,
+        "There is nothing to tell apart. Look whether the masks are those that are meant, and whether "
+        "--data.init_args.labels (Folder, HuggingFace) maps all to one class.",
+    ),
     "plain": Kind("one color only", False, "These images are probably damaged. Replace or remove them."),
     "double": Kind("the same image twice", False, "It counts twice. Remove one of each pair."),
     "absent": Kind(
@@ -135,7 +152,14 @@ KINDS = {
     ),
     "unused": Kind("in no split", False, "Add these files to a list, or ignore this."),
 }
-EARLY = {"background", "clipped", "permuted", "void"}  # warnings that are told before training, too
+EARLY = {
+    "background",
+    "clipped",
+    "divided",
+    "permuted",
+    "single",
+    "void",
+}  # warnings that are told before training, too
 
 
 @dataclass(frozen=True)

@@ -30,6 +30,22 @@ def read_lines(path: Path) -> list[str]:
     return [line.strip() for line in re.split(r"\r\n|\n|\r", text) if line.strip()]
 
 
+def read_names(path: Path) -> list[str]:
+    """Read a list of samples, one a line.
+
+    Raises:
+        UserError: A line stands there twice, by which its sample would count twice, or see `read_lines`.
+    """
+    lines = read_lines(path)
+    if len(known := {*lines}) < len(lines):
+        twice = next(line for line in lines if lines.count(line) > 1)
+        raise UserError(
+            f"{path} has the line {twice!r} {lines.count(twice)} times, and its sample would count as often. Remove "
+            f"lines that are there before: {len(lines) - len(known)}."
+        )
+    return lines
+
+
 def columns(line: str) -> list[str]:
     """Split a line at tabs, commas, semicolons or spaces."""
     return re.split(SEPARATORS, line)
@@ -53,7 +69,7 @@ def listed_pairs(
     lines: dict[Path, str] = {}
     pairs: list[tuple[Path, Path]] = []
     missing: dict[str, str] = {}
-    for line in read_lines(listing):
+    for line in read_names(listing):
         name = images.find(line)
         mask = None if name is None else partners.get(name)
         if name is None and (pair := _two_columns(listing, line, images, masks)) is not None:

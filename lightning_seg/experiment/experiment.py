@@ -34,7 +34,7 @@ from lightning_seg.experiment.failures import (
 )
 from lightning_seg.experiment.files import experiment_file, read_files
 from lightning_seg.experiment.lightning_parts import refuse_parts
-from lightning_seg.experiment.limits import check_seed, check_weights, refuse_infinite_rate, refuse_useless
+from lightning_seg.experiment.limits import check_seed, check_weights, refuse_useless, refuse_useless_rate
 from lightning_seg.experiment.overrides import options_of, plain
 from lightning_seg.experiment.parser import Parser, in_memory
 from lightning_seg.experiment.renamed import refuse_old_names
@@ -204,7 +204,7 @@ class TaskAndData(ExperimentSettings):
 
         A wrong argument of it shows now, not when the data is read and the weights are loaded.
         """
-        refuse_infinite_rate(self.model.optimizer([torch.nn.Parameter(torch.zeros(2, 2))]))
+        refuse_useless_rate(self.model.optimizer([torch.nn.Parameter(torch.zeros(2, 2))]))
         return None
 
 

@@ -2,6 +2,7 @@
 
 import errno
 import json
+import math
 import os
 import re
 import signal
@@ -28,6 +29,9 @@ _WORKER = re.compile(r"DataLoader worker .*(killed|exited unexpectedly)", re.DOT
 _ENDED = re.compile(r"DataLoader worker .*killed by signal: (Terminated|Interrupt|Hangup)", re.DOTALL)
 _TRAINED = re.compile(r"You restored a checkpoint with current_epoch=(\d+)")
 _INTERVAL = re.compile(r"`val_check_interval` \((\d+)\) must be .* number of the training batches \((\d+)\)")
+_FRACTION = re.compile(
+    r"You requested to check ([\d.e-]+) of the `\w+` but [\d.e-]+ \* (\d+) < 1\. Please increase the `(\w+)`"
+)
 _PROCESS = re.compile(
     r"Connection (closed|reset) by peer|Broken pipe|gloo|NCCL|ProcessGroup|TCPStore", re.IGNORECASE
 )
@@ -142,6 +146,13 @@ def _explain(
         return (
             f"trainer.val_check_interval must be at most {interval[2]}, the number of batches of an epoch; got"
             f" {interval[1]}. --trainer.check_val_every_n_epoch=null counts batches across epochs."
+        )
+    if fraction := _FRACTION.search(text):
+        overfit = getattr(trainer, "overfit_batches", 0) and "test" not in fraction[3]
+        name = "overfit_batches" if overfit else fraction[3]
+        return (
+            f"trainer.{name}={fraction[1]} is less than one of {fraction[2]} batches. Give at least"
+            f" {math.ceil(1000 / int(fraction[2])) / 1000}, or a whole number of batches."
         )
     if is_out_of_memory(error):
         return _out_of_memory(trainer, data)

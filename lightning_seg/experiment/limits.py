@@ -102,8 +102,8 @@ def check_weights(network: BackboneNetwork, config: Namespace) -> None:
         raise UserError(text) from None
 
 
-def refuse_infinite_rate(optimizer: Optimizer) -> None:
-    """Refuse a learning rate that is infinite or NaN.
+def refuse_useless_rate(optimizer: Optimizer) -> None:
+    """Refuse a learning rate that is infinite or NaN, or by which nothing changes.
 
     Raises:
         UserError: It is.
@@ -111,6 +111,8 @@ def refuse_infinite_rate(optimizer: Optimizer) -> None:
     for group in optimizer.param_groups:
         if not math.isfinite(rate := float(group["lr"])):
             raise UserError(f"model.optimizer: lr must be a finite number, such as 1e-3; got {rate}.")
+    if not any(group["lr"] for group in optimizer.param_groups):
+        raise UserError("model.optimizer: a lr of 0 trains nothing; give one above 0, such as 1e-3.")
 
 
 def _seconds(time: Namespace | dict[str, int] | timedelta | str) -> float:

@@ -129,6 +129,11 @@ class _Finished(TaskAndData):
         """Find the checkpoint and its temperature."""
         self.checkpoint = Path(self.config.ckpt_path or self.run / BEST_CHECKPOINT)
         if not self.checkpoint.is_file():
+            if self.config.trainer.fast_dev_run:
+                raise UserError(
+                    f"no checkpoint {self.checkpoint}: the run was a trial of a few batches (trainer.fast_dev_run),"
+                    " which keeps none; train without it."
+                )
             raise UserError(
                 f"no checkpoint {self.checkpoint}: {resume_command(self.run)} trains the run to its end, and"
                 " --ckpt_path=FILE takes another."

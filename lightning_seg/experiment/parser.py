@@ -1,6 +1,7 @@
 """The parser of experiment files: a wrong setting is answered in a line or two."""
 
 import difflib
+import inspect
 import json
 import re
 from collections.abc import Mapping, Sequence
@@ -11,6 +12,8 @@ from typing import Any, Never
 import yaml
 from jsonargparse import Namespace
 from lightning.pytorch.cli import LightningArgumentParser
+from torch.optim import lr_scheduler
+from torch.optim.lr_scheduler import LRScheduler
 
 from lightning_seg.errors import UserError, did_you_mean, parameters_of, without_noise
 from lightning_seg.experiment.class_paths import (
@@ -31,6 +34,8 @@ _LIMITS = (
     "val_check_interval",
 )
 _MEMORY = "in_memory"
+_LENGTHS = {"T_0", "T_max", "total_iters"}  # what torch calls a number of steps
+_NUMBER = re.compile(r"Expected an? (int|float)\b")
 _NOT_ACCEPTED = re.compile(r"(?:Group '([\w.]+)' does not accept o|O)ption '([\w.]+)'")
 # What jsonargparse says of a name without dots that is no class it knows.
 _UNKNOWN = r'Parser key "([\w.]+)":.*dot import path string: (\w+)$'
@@ -94,7 +99,16 @@ class Parser(LightningArgumentParser):
         known = {name for a in self._actions if a.dest for name in (a.dest, a.dest.rpartition(".")[2])}
         for cls in named_classes(self._files.values(), self._args):
             known |= parameters_of(cls)
-        if unknown := re.search(_UNKNOWN, message, re.DOTALL | re.MULTILINE):
+        if option and 'key "model.lr_scheduler"' in message and option[2] in _of_schedules():
+            leave = "Leave it out" if option[2] in _LENGTHS else "Choose a class where it is"
+            raise UserError(
+                f"model.lr_scheduler: {option[2]} cannot be given: the second argument of a schedule is the number of "
+                f"steps of the training, and is filled in. {leave}, or one of lightning_seg.training.schedules: "
+                "Poly, Cosine, MultiStep, OneCycle, Plateau, Constant."
+            ) from None
+        if (unknown := re.search(_UNKNOWN, message, re.DOTALL | re.MULTILINE)) and not _NUMBER.search(
+            message
+        ):
             raise UserError(no_such_class(*unknown.groups())) from None
         hint = did_you_mean(option[2] if option else message, known)
         raise UserError(f"{message}{hint}\n'lightning-seg fit --help' lists the settings.") from None
@@ -130,6 +144,13 @@ class Parser(LightningArgumentParser):
 def in_memory(file: Path) -> str:
     """Return what stands after ``-c`` for settings that the parser was given as those of a file which is not there."""
     return f"{{{_MEMORY}: {json.dumps(str(file))}}}"
+
+
+def _of_schedules() -> set[str]:
+    """Names of the second arguments of torch's schedules, in whose place the number of steps comes."""
+    kinds = [kind for kind in vars(lr_scheduler).values() if isinstance(kind, type)]
+    parameters = [[*inspect.signature(kind).parameters] for kind in kinds if issubclass(kind, LRScheduler)]
+    return {names[1] for names in parameters if len(names) > 1}
 
 
 def _holds(settings: Any, path: str) -> bool:

@@ -2,7 +2,7 @@
 
 import json
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
@@ -83,6 +83,8 @@ def plan_outputs(source: str | Path, folder: Path) -> Outputs:
     Raises:
         UserError: There is no image, or predictions would overwrite images or one another.
     """
+    if not str(source):
+        raise UserError("IMAGES is empty: name a folder of images, or one image.")
     source = Path(source).expanduser()
     base = (source if source.is_dir() else source.parent).resolve()
     own = folder.resolve()
@@ -109,14 +111,13 @@ def plan_outputs(source: str | Path, folder: Path) -> Outputs:
             )
     names = _names(images, source if source.is_dir() else source.parent)
     slices = {image: _slices(image) for image in images}
-    return Outputs(
-        folder,
-        {
-            part: names[image] / f"{part.index:04}" if isinstance(part, Slice) else names[image]
-            for image, parts in slices.items()
-            for part in parts
-        },
-    )
+    parts = {
+        part: names[image] / f"{part.index:04}" if isinstance(part, Slice) else names[image]
+        for image, parts in slices.items()
+        for part in parts
+    }
+    _refuse_equal(parts)  # a stack's slices may be named as images in a folder of its name
+    return Outputs(folder, parts)
 
 
 def _slices(image: Path) -> list[Path | Slice]:
@@ -139,14 +140,18 @@ def _names(images: Sequence[Path], base: Path) -> dict[Path, Path]:
         image: path if stems[str(bare[image]).casefold()] > 1 else bare[image]
         for image, path in relative.items()
     }
-    taken: dict[str, Path] = {}
+    _refuse_equal(names)
+    return names
+
+
+def _refuse_equal(names: Mapping[Path, Path] | Mapping[Path | Slice, Path]) -> None:
+    taken: dict[str, Path | Slice] = {}
     for image, name in names.items():
         other = taken.setdefault(str(name).casefold(), image)
         if other != image:
             raise UserError(
                 f"the predictions of {other} and {image} would have the same name: rename one of them."
             )
-    return names
 
 
 def as_bytes(values: Tensor) -> np.ndarray:

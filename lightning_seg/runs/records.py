@@ -134,7 +134,9 @@ class Record:
 
     @property
     def reason(self) -> str:
-        """Why the run is broken or has failed, or an empty string."""
+        """Why the run is broken, has failed or has no scores, or an empty string."""
+        if self.status == "not tested" and (self.config.get("trainer") or {}).get("fast_dev_run"):
+            return "a trial of a few batches (trainer.fast_dev_run), whose scores are not kept"
         return self.problem or (str(self.environment["failed"]) if self.status == "failed" else "")
 
     @property

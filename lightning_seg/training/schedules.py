@@ -90,9 +90,14 @@ class Cosine(Schedule):
         steps: Number of optimizer steps of the training.
         end: Factor on the learning rate at the end.
         warmup: Share of the training in which the learning rate rises linearly.
+
+    Raises:
+        UserError: `end` is no factor from 0 to 1.
     """
 
     def __init__(self, optimizer: Optimizer, steps: int, end: float = 0.0, warmup: float = 0.0) -> None:
+        if not 0 <= end <= 1:
+            raise UserError(f"end is a factor on the learning rate from 0 to 1, such as 0.01; got {end}.")
         super().__init__(
             optimizer, steps, lambda share: end + (1 - end) * (1 + math.cos(math.pi * share)) / 2, warmup
         )
@@ -157,7 +162,7 @@ class MultiStep(Schedule):
         warmup: Share of the training in which the learning rate rises linearly.
 
     Raises:
-        UserError: The milestones are no such fractions, or not in order.
+        UserError: The milestones are no such fractions, or not in order, or `gamma` is not above 0 and up to 1.
     """
 
     def __init__(
@@ -173,6 +178,8 @@ class MultiStep(Schedule):
                 "milestones are fractions of the training from 0 to 1 in rising order, such as [0.6, 0.8]; got"
                 f" {list(milestones)}."
             )
+        if not 0 < gamma <= 1:
+            raise UserError(f"gamma must be above 0 and up to 1, such as 0.1; got {gamma}.")
         super().__init__(
             optimizer, steps, lambda share: gamma ** sum(share >= time for time in milestones), warmup
         )
@@ -191,6 +198,9 @@ class OneCycle(OneCycleLR):
         div_factor: The optimizer's learning rate divided by the one at the start.
         final_div_factor: The learning rate at the start divided by the one at the end.
         momentum: Lowest and highest momentum; None leaves it as it is.
+
+    Raises:
+        UserError: `pct_start` is not from 0 to below 1, or a factor is not above 0.
     """
 
     def __init__(
@@ -202,12 +212,21 @@ class OneCycle(OneCycleLR):
         final_div_factor: float = 1e4,
         momentum: tuple[float, float] | None = (0.85, 0.95),
     ) -> None:
+        if not (0 <= pct_start < 1 and 0 < div_factor < math.inf and 0 < final_div_factor < math.inf):
+            raise UserError(
+                "OneCycle: pct_start is a fraction of the training from 0 to below 1, and div_factor and"
+                f" final_div_factor are above 0; got {pct_start}, {div_factor} and {final_div_factor}."
+            )
+        if (
+            pct_start * steps == 1
+        ):  # torch would divide by the length of the rise, which begins and ends at step 0
+            pct_start -= 1e-9
         low, high = momentum or (0.0, 0.0)
         super().__init__(
             optimizer,
             max_lr=[group["lr"] for group in optimizer.param_groups],
             total_steps=steps,
-            pct_start=pct_start,
+            pct_start=float(pct_start),
             div_factor=div_factor,
             final_div_factor=final_div_factor,
             cycle_momentum=momentum is not None,
@@ -226,6 +245,9 @@ class Plateau(ReduceLROnPlateau):
         mode: Whether the score is better when it is larger (max) or smaller (min).
         factor: What the learning rate is multiplied by.
         patience: Number of validations without improvement before the learning rate falls.
+
+    Raises:
+        UserError: `factor` is not between 0 and 1, or `patience` below 0.
     """
 
     def __init__(
@@ -237,6 +259,11 @@ class Plateau(ReduceLROnPlateau):
         factor: float = 0.1,
         patience: int = 5,
     ) -> None:
+        if not (0 < factor < 1 and patience >= 0):
+            raise UserError(
+                f"Plateau: factor is above 0 and below 1, such as 0.1, and patience 0 or more; got {factor} and"
+                f" {patience}."
+            )
         super().__init__(optimizer, mode, factor=factor, patience=patience, threshold=0.0)
         self.monitor = monitor
 

@@ -238,6 +238,12 @@ def test_splits_can_be_joined(camvid):
     assert sum(scored, []) == data.samples("train+val")  # each once, although val is named twice
 
 
+def test_parts_of_a_split_may_not_overlap(camvid):
+    data = CamVid(str(camvid), batch_size=2, crop_size=(32, 32))
+    with pytest.raises(UserError, match=r"10 samples of the split 'train\+train' .* would count twice"):
+        data.samples("train+train")
+
+
 def test_damaged_files_are_left_out_on_request_and_counted(camvid):
     def data(**kwargs):
         return CamVid(str(camvid), batch_size=2, crop_size=(32, 32), test_split="val", **kwargs)

@@ -17,6 +17,7 @@ from lightning_seg.errors import UserError
         (["a", "b", "a "], "'a' stands there twice"),
         (["a", "b\nc"], "has a line break"),
         (["a", ""], "one of them is empty"),
+        (None, "must be a list"),
         ("abc", r"must be a list, such as \[background, thing\]; got 'abc'"),
         ([f"c{i}" for i in range(256)], "There are 256 class_names; at most 255"),
     ],
@@ -55,6 +56,7 @@ def test_labels_that_cannot_occur_are_refused(labels, message):
     [
         ([(0, 0, 0), (300, 0, 0)], (), r"each 0 to 255; got \[300, 0, 0\]"),
         ([(0, 0, 0), (-1, 0, 0)], (), "each 0 to 255"),
+        ([(0, 0, 0), (0, 0, 0.5)], (), "each 0 to 255"),
         ([(0, 0, 0), (0, 0, 0)], (), "twice"),
         ([(0, 0, 0), (1, 1, 1)], [(1, 1, 1)], "twice"),
     ],

@@ -93,6 +93,20 @@ def test_a_path_to_a_file_elsewhere_is_not_taken_for_one_of_the_same_name(tmp_pa
         listed(tmp_path / "ours", str(tmp_path / "theirs/images/000.png"))
 
 
+def test_a_line_may_not_stand_twice(tmp_path):
+    write(tmp_path, "a", "b")
+    with pytest.raises(UserError, match=r"the line 'a' 2 times.*Remove lines that are there before: 1"):
+        listed(tmp_path, "a", "b", "a")
+
+
+def test_a_line_may_not_stand_twice_in_lists_of_camvid_and_voc(camvid, voc):
+    names = voc / "VOCdevkit/VOC2012/ImageSets/Segmentation/train.txt"
+    for kind, root, listing in ((CamVid, camvid, camvid / "train.txt"), (VOC, voc, names)):
+        listing.write_text(2 * (listing.read_text().rstrip("\n") + "\n"))
+        with pytest.raises(UserError, match="2 times"):
+            kind(str(root), batch_size=1, crop_size=(8, 8)).samples("train")
+
+
 def test_two_lines_may_not_mean_one_file(tmp_path):
     write(tmp_path, "000")
     with pytest.raises(

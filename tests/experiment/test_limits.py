@@ -8,7 +8,7 @@ import torch
 from lightning_seg.cli.main import main
 from lightning_seg.errors import UserError
 from lightning_seg.experiment.experiment import ExperimentSettings
-from lightning_seg.experiment.limits import check_seed, refuse_infinite_rate, refuse_useless
+from lightning_seg.experiment.limits import check_seed, refuse_useless, refuse_useless_rate
 from lightning_seg.runs.directory import check_name, new_run
 
 
@@ -28,6 +28,15 @@ from lightning_seg.runs.directory import check_name, new_run
         ("--trainer.max_time=00:00:00:00", "trainer.max_time must be above 0"),
         ("--trainer.max_time={seconds: 0}", "trainer.max_time must be above 0"),
         ("--model.optimizer.init_args.lr=.inf", "lr must be a finite number"),
+        ("--model.optimizer.init_args.lr=0", "a lr of 0 trains nothing"),
+        (
+            "--model.lr_scheduler={class_path: CosineAnnealingLR, init_args: {T_max: 6}}",
+            "is filled in. Leave it out",
+        ),
+        (
+            "--model.lr_scheduler={class_path: StepLR, init_args: {step_size: 6}}",
+            "filled in. Choose a class where",
+        ),
         ("--seed_everything=-1", "seed_everything must be from 0 to 4294967295"),
         ("--seed_everything=4294967296", "seed_everything must be from 0 to 4294967295"),
         ("--name=../../evil", "a part of it is '..'"),
@@ -42,9 +51,21 @@ def test_one_line_and_nothing_written(option, expected, tmp_path, capsys):
     assert not list(tmp_path.rglob("*.y*ml")) and not runs.exists() and not (tmp_path / "evil").exists()
 
 
+def test_a_word_instead_of_a_rate_is_not_taken_for_a_class(tmp_path, capsys):
+    assert main(["exp", "quickstart", f"--runs={tmp_path}", "--model.optimizer.init_args.lr=fast"]) == 2
+    error = capsys.readouterr().err
+    assert "Expected a float" in error and "there is no class" not in error
+
+
+def test_a_fraction_of_less_than_a_batch_is_refused(tmp_path, capsys):
+    options = [f"--runs={tmp_path}", "--wandb.mode=disabled", "--trainer.limit_train_batches=0.0001"]
+    assert main(["exp", "quickstart", *options, "--data.init_args.num_workers=0"]) == 2
+    assert "trainer.limit_train_batches=0.0001 is less than one of" in capsys.readouterr().err
+
+
 def test_a_rate_that_is_no_number_is_refused_where_torch_takes_it():
     with pytest.raises(UserError, match="lr must be a finite number"):
-        refuse_infinite_rate(torch.optim.SGD([torch.zeros(1)], lr=float("nan")))
+        refuse_useless_rate(torch.optim.SGD([torch.zeros(1)], lr=float("nan")))
 
 
 @pytest.mark.parametrize("time", ["00:00:00:01", "{hours: 2}"])

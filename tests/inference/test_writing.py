@@ -53,6 +53,19 @@ def test_names_that_cannot_be_told_apart_are_an_error_before_anything_is_written
     assert not (tmp_path / "out").exists()
 
 
+def test_slices_of_a_stack_do_not_overwrite_images_in_a_folder_of_its_name(tmp_path):
+    folder = images(tmp_path / "in", "a/0001.png")
+    pages = [Image.new("L", (2, 2), i) for i in range(2)]
+    pages[0].save(folder / "a.tif", save_all=True, append_images=pages[1:])
+    with pytest.raises(UserError, match="would have the same name"):
+        plan_outputs(folder, tmp_path / "out")
+
+
+def test_no_name_is_not_the_current_folder(tmp_path):
+    with pytest.raises(UserError, match="IMAGES is empty"):
+        plan_outputs("", tmp_path / "out")
+
+
 STEMS = st.text("aAb.", min_size=1, max_size=3).filter(lambda stem: stem.strip(".") == stem)
 NAMES = st.tuples(st.sampled_from(["", "d/"]), STEMS, st.sampled_from([".png", ".jpg", ".tif", ".PNG"]))
 

@@ -242,3 +242,28 @@ def test_optimizers_of_torch_train(name):
     rate = {"Adadelta": 1.0, "SGD": 0.05}.get(name, 1e-2)
     fit(lambda groups: make(groups, lr=rate, weight_decay=1e-4), None, [Watch()], max_epochs=4)
     assert losses[-1] < losses[0]
+
+
+@pytest.mark.parametrize(
+    ("make", "message"),
+    [
+        (lambda o, n: schedules.Cosine(o, n, end=-1), "end is a factor"),
+        (lambda o, n: schedules.Cosine(o, n, end=float("nan")), "end is a factor"),
+        (lambda o, n: schedules.MultiStep(o, n, gamma=-0.1), "gamma must be above 0"),
+        (lambda o, n: schedules.Plateau(o, n, factor=-0.5), "factor is above 0"),
+        (lambda o, n: schedules.Plateau(o, n, factor=1.0), "factor is above 0"),
+        (lambda o, n: schedules.Plateau(o, n, patience=-1), "patience 0 or more"),
+        (lambda o, n: schedules.OneCycle(o, n, pct_start=1), "pct_start is a fraction"),
+        (lambda o, n: schedules.OneCycle(o, n, div_factor=0), "above 0"),
+    ],
+)
+def test_settings_by_which_rates_are_negative_or_no_numbers_are_refused(make, message):
+    with pytest.raises(UserError, match=message):
+        rates(make)
+
+
+@pytest.mark.parametrize("pct_start", [0, 0.1, 0.25, 0.3, 0.5, 0.75])
+@pytest.mark.parametrize("steps", [1, 2, 3, 4, 10])
+def test_one_cycle_has_rates_for_every_step_however_short_the_rise(pct_start, steps):
+    found = rates(lambda o, n: schedules.OneCycle(o, n, pct_start=pct_start), steps)
+    assert ((0 < found) & (found <= torch.tensor([1.0, 0.1]) * (1 + 1e-6))).all()

@@ -9,7 +9,7 @@ from lightning_seg import IGNORE_INDEX
 from lightning_seg.data.base import SegmentationData
 from lightning_seg.data.classes import ColorMask, label_table
 from lightning_seg.data.files import glob_visible
-from lightning_seg.data.lists import columns, read_lines
+from lightning_seg.data.lists import columns, read_names
 from lightning_seg.errors import UserError
 
 
@@ -51,7 +51,7 @@ class CamVid(SegmentationData):
         listing = self.root / f"{split}.txt"
         if not listing.is_file():
             raise self.missing(listing)
-        return [self._pair(listing, line) for line in read_lines(listing)]
+        return [self._pair(listing, line) for line in read_names(listing)]
 
     def _pair(self, listing: Path, line: str) -> tuple[Path, Path]:
         names = [Path(name) for name in columns(line)]

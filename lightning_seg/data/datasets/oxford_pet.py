@@ -8,7 +8,7 @@ from lightning_seg.data.base import SegmentationData
 from lightning_seg.data.classes import label_table
 from lightning_seg.data.download import fetch
 from lightning_seg.data.folds import divide
-from lightning_seg.data.lists import read_lines
+from lightning_seg.data.lists import read_names
 
 SERVER = "https://www.robots.ox.ac.uk/~vgg/data/pets/data"
 ARCHIVES = {
@@ -53,7 +53,7 @@ class OxfordPet(SegmentationData):
         listing = self.root / "annotations" / f"{'test' if split == 'test' else 'trainval'}.txt"
         if not listing.is_file():
             raise self.missing(listing)
-        names = [line.split()[0] for line in read_lines(listing)]
+        names = [line.split()[0] for line in read_names(listing)]
         if split in ("train", "val"):
             names = divide(names, {"train": 0.9, "val": 0.1})[split]
         trimaps = self.root / "annotations" / "trimaps"

@@ -8,7 +8,7 @@ from typing import Any, Literal
 from lightning_seg.data.base import SegmentationData
 from lightning_seg.data.classes import default_palette
 from lightning_seg.data.download import fetch
-from lightning_seg.data.lists import columns, read_lines
+from lightning_seg.data.lists import columns, read_names
 from lightning_seg.data.loading import in_parallel
 from lightning_seg.errors import UserError
 
@@ -90,7 +90,7 @@ class VOC(SegmentationData):
         if not listing.is_file():
             raise self.missing(listing, AUGMENTED if augmented and self.base.is_dir() else self.how_to_get)
         masks = "SegmentationClassAug" if augmented else "SegmentationClass"
-        names = read_lines(listing)
+        names = read_names(listing)
         if odd := [name for name in names if len(columns(name)) > 1]:
             raise UserError(f"{listing} should have one name a line; got {odd[0]!r}.")
         return [

@@ -1,5 +1,6 @@
 """What a policy does with each part of a network, as a table."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 
@@ -42,3 +43,17 @@ def table(parts: list[Part]) -> str:
         rows.append([part.name, *counts, factor, part.batch_norm or "–", when])
     header = ["part", "parameters", "trainable", "lr x", "BatchNorm", "trains"]
     return text_table(header, rows, left=(0, 3, 4, 5))
+
+
+def never_reached(parts: Sequence[Part], epochs: int) -> str:
+    """Say which parts would begin to train after the last epoch; nothing if none would.
+
+    Args:
+        parts: The parts of the network.
+        epochs: How many epochs there are; -1 for no limit.
+    """
+    late = [part for part in parts if part.start >= max(1, epochs)] if epochs > 0 else []
+    if not late:
+        return ""
+    names, first = ", ".join(part.name for part in late), min(part.start for part in late)
+    return f"{names} would train from epoch {first:g} on, but the last is {epochs - 1}: the first is 0"

@@ -190,3 +190,21 @@ def test_every_remedy_names_settings_that_exist():
     known = {*inspect.signature(Folder).parameters, *inspect.signature(SegmentationData).parameters}
     named = {n for kind in KINDS.values() for n in re.findall(r"--data\.init_args\.(\w+)", kind.remedy)}
     assert named and named <= known
+
+
+def test_one_class_in_all_masks_is_told_before_training(tmp_path):
+    write(tmp_path, 8, mask=LABELS * 0)
+    with pytest.warns(UserWarning, match=r"one class in all masks.*\n.*every pixel is 'a'"):
+        refuse_faulty(folder(tmp_path))
+
+
+def test_lists_that_divide_groups_are_told_before_training_and_by_the_check(tmp_path):
+    write(tmp_path, 8, name=lambda i: f"p{i // 2}_{i}")
+    names = [f"p{i // 2}_{i}" for i in range(8)]
+    for split, chosen in {"train": names[:3], "val": names[3:6], "test": names[6:]}.items():
+        (tmp_path / f"{split}.txt").write_text("\n".join(chosen))
+    data = folder(tmp_path, split_ratios=None, groups="p[0-9]")
+    with pytest.warns(UserWarning, match=r"val: val: 1 of 2 groups are also in train: p1"):
+        refuse_faulty(data)
+    assert "divided" in kinds(data)
+    assert "divided" not in kinds(folder(tmp_path, split_ratios=None, groups="_[0-9]"))

@@ -1,0 +1,14 @@
+"""The table of what trains, and what is said of parts that never do."""
+
+from lightning_seg.training.finetune.parts import Part, never_reached
+
+
+def part(name, start):
+    return Part(name, parameters=1, trainable=1, lr_factor=1.0, batch_norm=None, start=start)
+
+
+def test_stages_that_are_reached_after_the_last_epoch_are_named():
+    parts = [part("a", 40), part("b", 2), part("c", 0), part("d", 0.9)]
+    assert never_reached(parts, 2) == "a, b would train from epoch 2 on, but the last is 1: the first is 0"
+    assert never_reached(parts, 3) == "a would train from epoch 40 on, but the last is 2: the first is 0"
+    assert never_reached(parts, 41) == never_reached(parts, -1) == never_reached(parts[2:], 1) == ""
