@@ -32,7 +32,7 @@ from lightning_seg.experiment.failures import (
     friendly_errors,
     print_resume_hint,
 )
-from lightning_seg.experiment.files import experiment_file, read_files
+from lightning_seg.experiment.files import experiment_file, read_files, that_differ
 from lightning_seg.experiment.lightning_parts import refuse_parts
 from lightning_seg.experiment.limits import check_seed, check_weights, refuse_useless, refuse_useless_rate
 from lightning_seg.experiment.overrides import options_of, plain
@@ -326,7 +326,8 @@ class Experiment(TaskAndData):
         self._text = text = self.parser.dump(settings, skip_unset=False)
         self._given_precision = settings.trainer.precision
         run = self._given_run or self._new_run()
-        self._record = RunRecord(run, text, [file.parent for file in self._files], self._args)
+        overrides = that_differ(self._args, self._files)
+        self._record = RunRecord(run, text, [file.parent for file in self._files], overrides)
         loggers: list[Logger] = [RunLogger(run, curves=self.tracked)]
         with (
             ExitStack() as opened
@@ -335,7 +336,7 @@ class Experiment(TaskAndData):
                 opened.push(partial(_remove_on_error, run))
             wanted = self.config.tracking if self.tracked and not self.config.trainer.fast_dev_run else []
             if "wandb" in wanted:
-                wandb_run = self.config_init.wandb.start(run, yaml.safe_load(text), self.model, self._args)
+                wandb_run = self.config_init.wandb.start(run, yaml.safe_load(text), self.model, overrides)
                 loggers += [opened.enter_context(wandb_run).logger] if wandb_run else []
             mirrors = open_mirrors(run, wanted, self.config_init.mlflow)
             mirrors = [opened.enter_context(mirror) for mirror in mirrors]

@@ -2,7 +2,7 @@
 
 import difflib
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import yaml
@@ -93,6 +93,33 @@ def read_settings(file: Path) -> JsonObject:
         raise UserError(f"{file} is no YAML: {' '.join(str(error).split())}") from None
     except RecursionError:
         raise UserError(f"{file} is nested too deeply.") from None
+
+
+def that_differ(args: Sequence[str], files: Mapping[Path, JsonObject]) -> list[str]:
+    """Leave out arguments that only repeat what the experiment's files say, so that they make no other experiment.
+
+    Args:
+        args: ``-c FILE [--key=value ...]``.
+        files: The files, already read; a later one counts.
+    """
+    kept: list[str] = []
+    for arg in args:
+        key, equals, text = arg.removeprefix("--").partition("=")
+        if arg.startswith("--") and equals:
+            said = [value for s in files.values() if (value := _at(s, key.split("."))) is not None]
+            try:
+                if said and yaml.load(text, Loader) == said[-1]:
+                    continue
+            except (yaml.YAMLError, ValueError):
+                pass  # the parser has its own words for it
+        kept.append(arg)
+    return kept
+
+
+def _at(settings: object, path: Sequence[str]) -> object:
+    for name in path:
+        settings = settings.get(name) if isinstance(settings, dict) else None
+    return settings
 
 
 def refuse_doubles(text: str, setting: str) -> None:

@@ -80,7 +80,7 @@ def _parts(record: Record, overrides: Sequence[str]) -> list[str]:
     texts = described(record)
     important = [_plain(path) for path in KEYS.values()]
     changed = [key for key in dict.fromkeys(_keys(overrides)) if key in texts]
-    changed.sort(key=lambda key: important.index(key) if key in important else len(important))
+    changed.sort(key=lambda key: (important.index(key) if key in important else len(important), key))
     parts = [label([key], texts) for key in changed]
     more = [f"+{len(parts) - _MOST}"] if len(parts) > _MOST else []
     return [record.experiment, *parts[:_MOST], *more]

@@ -1,10 +1,12 @@
 """Experiments are found by name or by path."""
 
+from pathlib import Path
+
 import pytest
 
 from lightning_seg.errors import UserError
 from lightning_seg.experiment.experiment import ExperimentSettings
-from lightning_seg.experiment.files import experiment_file
+from lightning_seg.experiment.files import experiment_file, that_differ
 
 
 def test_no_experiments_folder(tmp_path, monkeypatch):
@@ -71,3 +73,23 @@ def test_only_settings_of_the_class_at_hand_are_suggested(tmp_path):
     assert "'shares.train' is not accepted" in told and "split_ratios" not in told
     of_folder = BASE.replace("Shapes", "Folder").replace("batch_size", "shares: {train: 1}, batch_size")
     assert "data.init_args.shares is now data.init_args.split_ratios" in refusal(tmp_path, of_folder)
+
+
+def test_arguments_that_repeat_the_file_make_no_other_experiment():
+    files = {
+        Path("a.yaml"): {"model": {"lr": 1e-3, "loss": "Dice"}, "trainer": {"max_epochs": 3}},
+        Path("b.yaml"): {"model": {"lr": 1e-2}},
+    }
+    same = ["--model.lr=0.01", "--model.loss=Dice", "--trainer={max_epochs: 3}"]
+    others = [
+        "--model.lr=1e-3",
+        "--model.loss.weight=1",
+        "--trainer.devices=2",
+        "--model.loss={",
+        "--data",
+        "x",
+    ]
+    assert that_differ(["-c", "a.yaml", "-c", "b.yaml", *same, *others], files) == [
+        *("-c", "a.yaml", "-c", "b.yaml"),
+        *others,
+    ]

@@ -95,6 +95,15 @@ def test_a_variant_is_all_that_differs_by_the_seed_alone():
     assert len({first, *(variant(other, BASE) for other in others)}) == 5  # though no override says so
 
 
+def test_a_variant_does_not_depend_on_the_order_of_arguments():
+    arguments = [
+        "--model.network.init_args.norm=batch",
+        "--data.init_args.batch_size=8",
+        "--trainer.max_epochs=36",
+    ]
+    assert variant(record(), [*BASE, *arguments]) == variant(record(), [*BASE, *reversed(arguments)])
+
+
 def test_keys_of_the_dashboard_are_those_that_runs_are_logged_with():
     keys = {
         "lr": "lr",
