@@ -222,7 +222,7 @@ def refuse_faulty(data: DataSet, samples: int = 16) -> None:
         UserError: With all that is wrong, if any of them has an error.
     """
     found = examine(data, limit=samples)
-    findings = found.findings + shared(data, found.lengths) + divided(data, found.lengths)
+    findings = found.findings + shared(data, found.lengths)
     errors = [finding for finding in findings if finding.is_error]
     if errors:
         lines = "\n\n".join(describe(errors))
@@ -359,23 +359,3 @@ def shared(data: DataSet, splits: Iterable[str]) -> list[Finding]:
         for sample in samples
         if repr(sample) in trained
     ]
-
-
-def divided(data: DataSet, splits: Iterable[str]) -> list[Finding]:
-    """Find groups of the training split that are in another one, too."""
-    if data.train_split not in splits:
-        return []
-    trained = {data.group_of(sample) for sample in data.samples(data.train_split)} - {None}
-    if not trained:
-        return []
-    found = []
-    for split in splits:
-        if split == data.train_split:
-            continue
-        groups = {data.group_of(sample) for sample in data.samples(split)} - {None}
-        if both := sorted(map(str, trained & groups)):
-            what = (
-                f"{len(both)} of {len(groups)} groups are also in {data.train_split}: {', '.join(both[:5])}"
-            )
-            found.append(Finding("divided", split, split, what))
-    return found

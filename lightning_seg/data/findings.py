@@ -46,8 +46,8 @@ KINDS = {
     "groups": Kind(
         "groups in several splits",
         True,
-        "Images of one group (a patient, a place) are in both, so the score is too good. Divide them anew by groups, "
-        "with --data.init_args.split_ratios, or correct the lists.",
+        "Images of one group (a patient, a place) are in both, so the score is too good. Correct the lists or "
+        "folders, or take the lists away, and --data.init_args.split_ratios divides by groups (Folder).",
     ),
     "types": Kind(
         "images of 8 and of more bits",
@@ -132,12 +132,6 @@ KINDS = {
         False,
         "Images that look alike are trained on and scored, so the score is too good. Divide by whole sequences: "
         "--data.init_args.groups=folder or a regular expression, or --data.init_args.sequence=true (Folder).",
-    ),
-    "divided": Kind(
-        "groups in two splits",
-        False,
-        "Lists and folders decide, not `groups`: the score says nothing about groups that were not trained on. Write "
-        "lists that keep groups together, or leave them out and give split_ratios.",
     ),
     "single": Kind(
         "one class in all masks",

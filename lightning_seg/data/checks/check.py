@@ -9,7 +9,7 @@ import numpy as np
 
 from lightning_seg import IGNORE_INDEX
 from lightning_seg.data.class_frequencies import balanced_weights
-from lightning_seg.data.examination import Examination, Inspection, divided, examine, files_of, shared
+from lightning_seg.data.examination import Examination, Inspection, examine, files_of, shared
 from lightning_seg.data.files import is_hidden, is_image, natural_order
 from lightning_seg.data.findings import Finding, describe
 from lightning_seg.data.pixels import RGB
@@ -125,7 +125,6 @@ def check(data: DataSet, limit: int | None = None, progress: bool = False) -> Re
         report.pixels[split], report.images[split] = labels.sum(0), (labels > 0).sum(0)
         report.around[split] = ((labels > 0) * labels.sum(1, keepdims=True)).sum(0)
     report.bands = _bands(data, found.inspections.get(data.train_split, []))
-    report.findings += divided(data, report.lengths)
     if limit is not None:
         report.findings += shared(data, report.lengths)
     else:

@@ -198,13 +198,17 @@ def test_one_class_in_all_masks_is_told_before_training(tmp_path):
         refuse_faulty(folder(tmp_path))
 
 
-def test_lists_that_divide_groups_are_told_before_training_and_by_the_check(tmp_path):
+def test_lists_that_divide_groups_are_refused_and_the_remedy_works(tmp_path):
     write(tmp_path, 8, name=lambda i: f"p{i // 2}_{i}")
     names = [f"p{i // 2}_{i}" for i in range(8)]
     for split, chosen in {"train": names[:3], "val": names[3:6], "test": names[6:]}.items():
         (tmp_path / f"{split}.txt").write_text("\n".join(chosen))
     data = folder(tmp_path, split_ratios=None, groups="p[0-9]")
-    with pytest.warns(UserWarning, match=r"val: val: 1 of 2 groups are also in train: p1"):
+    with pytest.raises(UserError, match=r"groups in several splits.*\n *val: p1: is also in train"):
         refuse_faulty(data)
-    assert "divided" in kinds(data)
-    assert "divided" not in kinds(folder(tmp_path, split_ratios=None, groups="_[0-9]"))
+    assert "groups" in kinds(data)
+    assert "groups" not in kinds(folder(tmp_path, split_ratios=None, groups="_[0-9]"))
+    assert "take the lists" in KINDS["groups"].remedy
+    for split in ("train", "val", "test"):
+        (tmp_path / f"{split}.txt").unlink()
+    assert "groups" not in kinds(folder(tmp_path, groups="p[0-9]"))
