@@ -196,8 +196,9 @@ class SegmentationData(SampleReader, SplitLoaders, ABC):
         """
 
     def name_of(self, sample: Any) -> str:
-        """Name a sample for people: by default its image's file name without ending."""
-        return Path(sample[0]).stem
+        """Name a sample for people: by default its image's file name without ending, or the sample as it is."""
+        first = sample[0] if isinstance(sample, tuple | list) else sample
+        return Path(first).stem if isinstance(first, str | os.PathLike) else str(sample)
 
     def group_of(self, sample: Any) -> str | None:
         """Name what a sample belongs to that must not be divided between folds, such as a patient; None for nothing."""

@@ -1,5 +1,6 @@
 import os
 import pickle
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -259,3 +260,16 @@ def test_damaged_files_are_left_out_on_request_and_counted(camvid):
     assert len(module.samples("train")) == 8 and len(module.samples("val")) == 4
     assert sum(len(batch["index"]) for batch in module.train_dataloader()) == 8
     assert sum(len(batch["index"]) for batch in module.val_dataloader()) == 4
+
+
+def test_a_sample_may_be_anything_and_has_a_name():
+    class Numbers(SegmentationData):
+        class_names = ("a", "b")
+        palette = ((0, 0, 0), (255, 255, 255))
+
+        def list_samples(self, split):
+            return [3, 4]
+
+    data = Numbers(root="", batch_size=1, crop_size=(8, 8))
+    assert data.name_of(3) == "3"
+    assert data.name_of(Path("a/b.png")) == data.name_of(("a/b.png", 1)) == "b"
