@@ -30,6 +30,7 @@ from lightning_seg.data.shares import listed, share_of
 from lightning_seg.data.transforms.color import ColorJitter
 from lightning_seg.data.transforms.geometry import RandomHorizontalFlip, RandomScaleCrop
 from lightning_seg.data.transforms.mixing import Mix
+from lightning_seg.data.volumes import parts_of
 from lightning_seg.errors import UserError
 
 
@@ -197,8 +198,8 @@ class SegmentationData(SampleReader, SplitLoaders, ABC):
 
     def name_of(self, sample: Any) -> str:
         """Name a sample for people: by default its image's file name without ending, or the sample as it is."""
-        first = sample[0] if isinstance(sample, tuple | list) else sample
-        return Path(first).stem if isinstance(first, str | os.PathLike) else str(sample)
+        first = parts_of(sample)[0]
+        return Path(first).stem if isinstance(first, str | Path) else str(sample)
 
     def group_of(self, sample: Any) -> str | None:
         """Name what a sample belongs to that must not be divided between folds, such as a patient; None for nothing."""

@@ -19,7 +19,7 @@ from lightning_seg.data.cache_folder import cache_folder
 from lightning_seg.data.loading import in_parallel
 from lightning_seg.data.pixels import DTYPES
 from lightning_seg.data.protocol import DataSet, Pair
-from lightning_seg.data.volumes import Slice, file_of
+from lightning_seg.data.volumes import Slice, file_of, parts_of
 from lightning_seg.errors import UserError
 
 
@@ -123,7 +123,7 @@ def cache_key(data: DataSet, split: str, samples: Sequence[Any]) -> str:
     _feed(digest, data.reading_settings)
     state = lru_cache(64)(_state)  # many samples may have one annotation file
     for sample in samples:
-        for part in sample:
+        for part in parts_of(sample):
             digest.update(f"\0{part}".encode())
             if (file := file_of(part)) is not None:
                 digest.update(state(file))
@@ -162,7 +162,7 @@ def fingerprint(root: Path, splits: Mapping[str, Sequence[Any]]) -> str:
     for split, samples in splits.items():
         digest.update(split.encode())
         for sample in samples:
-            for part in sample:
+            for part in parts_of(sample):
                 known, file = part, file_of(part)
                 if file is not None:
                     folder, name = os.path.split(file)

@@ -20,7 +20,7 @@ from lightning_seg.data.loading import in_parallel
 from lightning_seg.data.overlapping import pixels_of_labels
 from lightning_seg.data.pixels import DTYPES
 from lightning_seg.data.protocol import DataSet
-from lightning_seg.data.volumes import file_of
+from lightning_seg.data.volumes import file_of, parts_of
 from lightning_seg.errors import UserError
 
 _BLANK = "nothing is left of the image"
@@ -234,8 +234,7 @@ def refuse_faulty(data: DataSet, samples: int = 16) -> None:
 
 def files_of(data: DataSet, sample: Any) -> tuple[str, str]:
     """Name the image and the mask of a sample."""
-    parts = sample if isinstance(sample, tuple) else ()
-    paths = [str(part) for part in parts if file_of(part) is not None]
+    paths = [str(part) for part in parts_of(sample) if file_of(part) is not None]
     return (paths[0], paths[-1]) if paths else (data.name_of(sample), data.name_of(sample))
 
 

@@ -2,7 +2,7 @@
 
 import os
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from importlib import import_module
@@ -46,6 +46,11 @@ def part_of(text: str) -> Path | Slice:
 def file_of(part: Any) -> Path | None:
     """The file that a part of a sample is, or is a slice of; None where it is neither."""
     return part.path if isinstance(part, Slice) else part if isinstance(part, Path) else None
+
+
+def parts_of(sample: Any) -> Sequence[Any]:
+    """The files and numbers that a sample consists of: a tuple's or list's, or the sample itself."""
+    return sample if isinstance(sample, tuple | list) else (sample,)
 
 
 def is_array(path: str | os.PathLike[str]) -> bool:

@@ -262,14 +262,20 @@ def test_damaged_files_are_left_out_on_request_and_counted(camvid):
     assert sum(len(batch["index"]) for batch in module.val_dataloader()) == 4
 
 
-def test_a_sample_may_be_anything_and_has_a_name():
-    class Numbers(SegmentationData):
+def test_samples_may_be_numbers_or_single_paths(tmp_path):
+    class Stripes(SegmentationData):
         class_names = ("a", "b")
         palette = ((0, 0, 0), (255, 255, 255))
 
         def list_samples(self, split):
-            return [3, 4]
+            return {"train": [3, 4], "val": [5]}.get(split, [6])
 
-    data = Numbers(root="", batch_size=1, crop_size=(8, 8))
-    assert data.name_of(3) == "3"
+        def read(self, sample):
+            image = np.random.default_rng(sample).integers(0, 256, (16, 16, 3), dtype=np.uint8)
+            return image, (image[..., 0] > 99).astype(np.uint8)
+
+    data = Stripes(root="", batch_size=1, crop_size=(8, 8), cache="ram", num_workers=0)
+    data.setup("fit")
+    assert {batch["index"].item() for batch in data.train_dataloader()} == {0, 1}
+    assert data.name_of(3) == "3" and len(data.fingerprint) == 16
     assert data.name_of(Path("a/b.png")) == data.name_of(("a/b.png", 1)) == "b"

@@ -14,7 +14,7 @@ from lightning_seg.data.files import is_hidden, is_image, natural_order
 from lightning_seg.data.findings import Finding, describe
 from lightning_seg.data.pixels import RGB
 from lightning_seg.data.protocol import DataSet
-from lightning_seg.data.volumes import file_of
+from lightning_seg.data.volumes import file_of, parts_of
 from lightning_seg.plotting.tables import text_table
 
 
@@ -183,8 +183,7 @@ def _unused(data: DataSet, splits: Iterable[str]) -> list[Finding]:
         file.resolve()
         for split in splits
         for sample in data.samples(split)
-        if isinstance(sample, tuple)
-        for part in sample
+        for part in parts_of(sample)
         if (file := file_of(part)) is not None
     }
     found = []
