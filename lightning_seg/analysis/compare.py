@@ -1,5 +1,6 @@
 """Which experiment is better, and is it certain? Runs are read, chosen, grouped and compared under one protocol."""
 
+from collections import Counter
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -12,7 +13,7 @@ from lightning_seg.analysis.section import Section
 from lightning_seg.analysis.settings import MISSING, described, find_setting, matches
 from lightning_seg.analysis.tables import Comparison
 from lightning_seg.errors import UserError
-from lightning_seg.runs.directory import CONFIG, JsonObject
+from lightning_seg.runs.directory import CONFIG, SEARCHES, JsonObject
 from lightning_seg.runs.records import Record, find, read
 
 
@@ -50,9 +51,12 @@ def compare(
     records = _chosen([read(path) for path in find(folders)], where, tags)
     usable: list[tuple[JsonObject, Record]] = []
     remarks = []
+    trials: Counter[str] = Counter()
     for record in records:
         try:
-            if record.problem or not record.test:
+            if record.status == "not tested" and record.experiment.startswith(SEARCHES):
+                trials[record.experiment] += 1
+            elif record.problem or not record.test:
                 remarks.append(
                     f"{record.path} is {record.status}" + f": {record.reason}" * bool(record.reason)
                 )
@@ -60,6 +64,7 @@ def compare(
                 usable.append((protocol(record, across), record))
         except UserError as error:
             remarks.append(str(error))
+    remarks += [f"{n} trial{'s' * (n > 1)} of {name} not tested, as is meant" for name, n in trials.items()]
     if not usable:
         raise UserError(
             "\n  ".join(["no tested run to compare: 'lightning-seg test RUN' tests one", *remarks])

@@ -49,7 +49,8 @@ def main(arguments: list[str]) -> None:
         return
     print(f"\n{summarize(search, study, options.runs)}\n")
     print(f"best of {best.trials}: trial {best.number}, {search.metric} {best.value:.4f}, {best.run}")
-    print(f"again: {shlex.join(best.command)}")
+    command = ["python" if word == "${interpreter}" else word for word in best.command]
+    print(f"again: {shlex.join(command)}")
     if options.repeat:
         made = repeat_best(search, study, options.runs, options.repeat, settings)
         print(f"{spread(made)}; 'lightning-seg compare {made[0].path.parent} ...' compares them with others")

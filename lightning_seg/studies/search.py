@@ -106,7 +106,7 @@ def open_study(search: Search, folder: Path) -> Any:
         import optuna
     except ModuleNotFoundError:
         raise UserError("searches need Optuna: pip install 'optuna>=5,<6'") from None
-    optuna.logging.set_verbosity(optuna.logging.WARNING)
+    optuna.logging.set_verbosity(optuna.logging.ERROR)  # it warns of a failed trial by a traceback
     folder.mkdir(parents=True, exist_ok=True)
     grid = {name: choices(p) for name, p in search.parameters.items() if "values" in p}
     samplers: dict[str, Any] = {

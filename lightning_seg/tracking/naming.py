@@ -8,6 +8,7 @@ from typing import Any
 import yaml
 
 from lightning_seg.analysis.settings import described, label
+from lightning_seg.runs.directory import SEARCHES
 from lightning_seg.runs.records import Record
 
 # Key in W&B's configuration, in the order of importance: where it stands in a run's settings.
@@ -26,7 +27,6 @@ KEYS = {
 _CLASSES = ("network", "finetune", "loss", "data")
 VARIANT = "variant"
 SETTINGS = "settings"  # all of them, as config.yaml has them, below this key
-_SEARCHES = "searches/"  # whose trials differ by their settings alone
 _MOST = 4  # settings in a name
 
 
@@ -74,7 +74,7 @@ def variant(record: Record, overrides: Sequence[str]) -> str:
 
 def _parts(record: Record, overrides: Sequence[str]) -> list[str]:
     if "/" in record.experiment and not record.experiment.startswith(
-        _SEARCHES
+        SEARCHES
     ):  # a variant of an ablation: its name says what is different
         return [record.experiment]
     texts = described(record)

@@ -352,6 +352,15 @@ def test_neighbors_are_left_out_together_where_the_data_set_says_so(tmp_path):
     assert section.sample.images == "60 images"
 
 
+def test_trials_of_a_search_are_counted_and_not_listed(runs):
+    for seed in range(3):
+        make_run(runs, "searches/lr", seed, tested=False)
+    found = compare([runs])
+    assert found.remarks == ["3 trials of searches/lr not tested, as is meant"]
+    make_run(runs, "searches/lr", 3)  # one was tested, because somebody asked
+    assert "searches/lr" in {name for section in names(compare([runs])) for name in section}
+
+
 def test_images_of_one_patient_are_left_out_together(tmp_path):
     rng = np.random.default_rng(0)
     for seed in range(2):

@@ -109,6 +109,7 @@ def test_runs_as_many_trials_as_wanted_and_goes_on(file, tmp_path, capsys):
     assert f"best of 5: trial {best.number}" in second
     (again,) = [line for line in second.splitlines() if line.startswith("again:")]
     assert f"--optimizer.lr={best.params['optimizer.lr']}" in again and "--wait=0" in again
+    assert again.startswith(f"again: python {tmp_path / 'objective.py'} ")
     assert cli.main(["search", str(path), f"--runs={runs}"]) == 0  # there are enough
     assert len(trials(tmp_path)["COMPLETE"]) == 5
 
@@ -178,9 +179,12 @@ def test_a_grid_ends_when_all_of_it_is_done(file, tmp_path):
 
 
 def test_failing_trials_end_the_search(file, tmp_path, capsys):
+    import optuna
+
     path = file(parameters={"optimizer.lr": {"value": 0.9}, "kind": {"value": "a"}})
     assert cli.main(["search", str(path), f"--runs={tmp_path / 'runs'}"]) == 2
     said = capsys.readouterr()
+    assert optuna.logging.get_verbosity() == optuna.logging.ERROR  # else a traceback stands before each line
     assert "3 trials in a row failed" in said.err and "trial 0: failed, see" in said.out
     assert "lr is too high" in (tmp_path / "runs" / "searches" / "lr" / "trial-000.log").read_text()
     assert len(trials(tmp_path)["FAIL"]) == 3
