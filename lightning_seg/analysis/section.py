@@ -24,6 +24,7 @@ from lightning_seg.statistics.words import difference_sentence, one_seed_sentenc
 REFERENCE, BETTER, WORSE = "reference", "better", "worse"
 SAME, ONE_SEED = "not distinguishable", "differs on these images; another seed may change it"
 SAME_IMAGES = "not distinguishable on these images"
+_SAID = 5  # groups whose runs differ in what they should not: of more only the names
 
 
 class Section:
@@ -214,7 +215,10 @@ class Section:
         """What was held equal, what the intervals leave out or take from elsewhere, what sets groups apart."""
         about_several = [self._held_equal, self._few_seeds] if len(self.groups) > 1 else []
         own = [f"{group.remark}." for group in self.groups if group.remark]
-        own = [text[0].upper() + text[1:] for text in own[:5]]
+        own = [text[0].upper() + text[1:] for text in own]
+        if len(own) > _SAID:
+            others = ", ".join(group.name for group in [g for g in self.groups if g.remark][_SAID:])
+            own[_SAID:] = [f"So do runs within {others}, in the same or other things."]
         return " ".join(
             filter(
                 None,
@@ -243,10 +247,16 @@ class Section:
     @property
     def _numbers_of_classes(self) -> str:
         """Say so if means are over different numbers of classes, as where only some predict a class that is nowhere."""
-        found = np.isfinite(self.sample.value[:, 1:]).sum(1)
-        if len(set(found.tolist())) < 2:
+        if self.sample.value.shape[1] < 2:
             return ""
-        texts = ", ".join(f"{group.name} {n}" for group, n in zip(self.groups, found.tolist(), strict=True))
+        found = [
+            sorted({int((record.counts.sum(0)[:, 1:].sum(1) > 0).sum()) for record in group.records})
+            for group in self.groups
+        ]
+        if len({n for numbers in found for n in numbers}) < 2:
+            return ""
+        shown = (" / ".join(map(str, numbers)) for numbers in found)
+        texts = ", ".join(f"{group.name} {n}" for group, n in zip(self.groups, shown, strict=True))
         return f"The means are over different numbers of classes, so they are not quite comparable: {texts}."
 
     @property

@@ -382,6 +382,20 @@ def test_means_over_different_numbers_of_classes_say_so(tmp_path):
     make_run(tmp_path, "b", counts=other)
     (section,) = compare([tmp_path]).sections
     assert "means are over different numbers of classes" in section.remark and "a 2, b 3" in section.remark
+    make_run(tmp_path, "b", 1, counts=counts)  # runs of one group may differ in it, too
+    make_run(tmp_path, "a", 1, counts=counts)
+    assert "a 2, b 2 / 3" in compare([tmp_path]).sections[0].remark
+
+
+def test_every_group_of_mixed_code_is_named(tmp_path):
+    for name in "abcdefg":
+        for seed in range(2):
+            facts = make_run(tmp_path, name, seed) / ENVIRONMENT
+            facts.write_text(json.dumps(json.loads(facts.read_text()) | {"commit": str(seed) * 7}))
+    (section,) = compare([tmp_path]).sections
+    known = [group.name for group in section.groups]
+    assert f"The runs of {known[4]} differ in commit (0000000 / 1111111)." in section.remark
+    assert f"So do runs within {known[5]}, {known[6]}, in the same or other things." in section.remark
 
 
 def test_many_groups_are_ranked_by_the_intervals_that_are_shown(tmp_path):
