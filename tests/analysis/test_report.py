@@ -337,3 +337,14 @@ def test_in_a_browser(tmp_path):
     }
     assert seen["theme"] in ("light", "dark")
     assert "<title>Comparison of runs</title>" in done.stdout  # the name of the class would have changed it
+
+
+def test_why_a_run_failed_stands_beside_it(tmp_path):
+    runs = tmp_path / "runs"
+    make_run(runs, "unet")
+    failed = make_run(runs, "unet", seed=1, tested=False)
+    (failed / ENVIRONMENT).write_text(json.dumps({"failed": "the loss is nan at step 31"}))
+    _, _, data = report(runs, tmp_path)
+    assert [(run["status"], run["problem"]) for run in data["runs"] if run["id"] == failed.name] == [
+        ("failed", "the loss is nan at step 31")
+    ]

@@ -161,7 +161,7 @@ def _run(
         "id": record.id,
         "path": str(record.path),
         "status": _status(record),
-        "problem": record.problem,
+        "problem": record.reason,
         "seed": record.seed,
         "time": record.time,
         "tags": record.tags,
