@@ -12,6 +12,7 @@ from torch import Tensor
 from torchmetrics import Metric
 
 from lightning_seg import IGNORE_INDEX
+from lightning_seg.metrics.confusion import ImageCounts
 from lightning_seg.metrics.scores import class_dice, ratio
 
 STEPS = 1024  # of one logit: a probability of 0.5 is known to 0.00025, a small one to a thousandth of itself
@@ -49,37 +50,25 @@ class LogitHistograms(Metric):
         return self.counts
 
 
-class MultiLabelCounts(Metric):
-    """Intersection, predicted and true pixels of each class in each image, the same on every process.
+class MultiLabelCounts(ImageCounts):
+    """Intersection, predicted and true pixels of each class in each image, (N, K, 3), the same on every process.
 
     Args:
         num_images: Images of the split, N.
         num_classes: K.
     """
 
-    full_state_update = False
-    counts: Tensor
-
-    def __init__(self, num_images: int, num_classes: int) -> None:
-        super().__init__()
-        empty = torch.zeros(num_images, num_classes, 3, dtype=torch.int64)
-        self.add_state("counts", empty, dist_reduce_fx="sum")
-
-    def update(self, predictions: Tensor, masks: Tensor, index: Tensor) -> None:
+    def update(self, predictions: Tensor, targets: Tensor, index: Tensor) -> None:
         """Store the counts of a batch of images.
 
         Args:
             predictions: Whether each class is predicted, (B, K, H, W) bool.
-            masks: 0, 1 or `IGNORE_INDEX`, (B, K, H, W).
+            targets: 0, 1 or `IGNORE_INDEX`, (B, K, H, W).
             index: Position of each image in its split, (B,).
         """
-        true, predicted = masks == 1, predictions & (masks != IGNORE_INDEX)
+        true, predicted = targets == 1, predictions & (targets != IGNORE_INDEX)
         parts = [part.flatten(2).sum(2) for part in (true & predicted, predicted, true)]
         self.counts[index] = torch.stack(parts, dim=-1)
-
-    def compute(self) -> Tensor:
-        """Return int64 counts (N, K, 3): intersection, predicted, true pixels."""
-        return self.counts
 
 
 def decide(logits: Tensor, thresholds: Tensor) -> Tensor:

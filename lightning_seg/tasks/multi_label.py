@@ -6,7 +6,7 @@ from typing import Any, Literal
 import numpy as np
 import torch
 import torch.nn.functional as F
-from torch import Tensor, distributed, nn
+from torch import Tensor, nn
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler
 
@@ -30,7 +30,7 @@ from lightning_seg.metrics.multi_label import (
 from lightning_seg.metrics.scores import Scores, class_mean, ratio, scores_of_counts
 from lightning_seg.networks.base import Network
 from lightning_seg.tasks.base import SegmentationTask
-from lightning_seg.tasks.semantic import same_size
+from lightning_seg.tasks.batches import logits_of_each, mixed_loss, same_size, share_of
 from lightning_seg.training.finetune.policies import Full
 from lightning_seg.training.multi_label_losses import BinaryCrossEntropy, MultiLabelLoss, multi_label
 
@@ -166,11 +166,13 @@ class MultiLabelSegmentation(SegmentationTask):
         """Return the loss of one batch."""
         logits = self.network(batch["image"])
         if isinstance(logits, tuple):
-            loss = self._loss(logits[0], batch) + self.auxiliary_weight * self._loss(logits[1], batch)
+            first, second = (mixed_loss(self.loss, part, batch) for part in logits[:2])
+            loss = first + self.auxiliary_weight * second
         else:
-            loss = self._loss(logits, batch)
+            loss = mixed_loss(self.loss, logits, batch)
         self.log("train/loss", loss.detach(), prog_bar=True, batch_size=len(batch["image"]))
-        return loss * self._share(batch["mask"])
+        weights = self.loss.weights if isinstance(self.loss, MultiLabelLoss) else None
+        return loss * share_of(batch["mask"], weights)
 
     def validation_step(self, batch: dict[str, Any], batch_idx: int) -> None:
         """Count the logits of one batch."""
@@ -199,30 +201,7 @@ class MultiLabelSegmentation(SegmentationTask):
 
     def predict_step(self, batch: dict[str, Any], batch_idx: int) -> list[Tensor]:
         """Return the logits (K, H, W) of each image of the batch."""
-        images = batch["image"]
-        sizes = batch["size"].tolist() if "size" in batch else [images.shape[-2:]] * len(images)
-        cut = (image[None, :, :height, :width] for image, (height, width) in zip(images, sizes, strict=True))
-        return [self(image)[0] for image in cut]
-
-    def _loss(self, logits: Tensor, batch: dict[str, Any]) -> Tensor:
-        """Return the loss of logits (B, K, H, W); a MixUp batch has two masks and the share of the first."""
-        loss: Tensor = self.loss(logits, batch["mask"])
-        if "mask2" in batch:
-            loss = batch["mix"] * loss + (1 - batch["mix"]) * self.loss(logits, batch["mask2"])
-        return loss
-
-    def _share(self, masks: Tensor) -> Tensor | float:
-        """Return this process's share of all counted pixels, times the number of processes.
-
-        With this factor the mean of the processes' gradients is that of the loss over the pixels of all of them.
-        """
-        if not (distributed.is_available() and distributed.is_initialized()):
-            return 1.0
-        weights = self.loss.weights(masks) if isinstance(self.loss, MultiLabelLoss) else masks != IGNORE_INDEX
-        ours = weights.sum(dtype=torch.float32)
-        total = ours.clone()
-        distributed.all_reduce(total)
-        return ours * distributed.get_world_size() / total.clamp(min=torch.finfo(total.dtype).tiny)
+        return logits_of_each(self, batch)
 
     def _check_weights(self) -> None:
         for part in self.loss.modules():

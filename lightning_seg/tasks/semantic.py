@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 import torch
 import torch.nn.functional as F
-from torch import Tensor, distributed, nn
+from torch import Tensor, nn
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler
 from torchmetrics import Metric
@@ -26,6 +26,7 @@ from lightning_seg.metrics.torch_metric import TorchMetric
 from lightning_seg.networks.base import Network
 from lightning_seg.postprocess.chain import Chain, Step
 from lightning_seg.tasks.base import SegmentationTask
+from lightning_seg.tasks.batches import logits_of_each, mixed_loss, same_size, share_of
 from lightning_seg.training.any_loss import AnyLoss, adapted
 from lightning_seg.training.finetune.policies import Full
 from lightning_seg.training.losses import CrossEntropy, PixelLoss, balanced_losses, check_class_weights
@@ -135,12 +136,13 @@ class SemanticSegmentation(SegmentationTask):
         """Return the loss of one batch."""
         logits = self.network(batch["image"])
         if isinstance(logits, tuple):
-            loss, *others = (self._loss(part, batch) for part in logits)
+            loss, *others = (mixed_loss(self.loss, part, batch) for part in logits)
             loss = loss + self.auxiliary_weight * sum(others)
         else:
-            loss = self._loss(logits, batch)
+            loss = mixed_loss(self.loss, logits, batch)
         self.log("train/loss", loss.detach(), prog_bar=True, batch_size=len(batch["image"]))
-        return loss * self._share(batch["mask"])
+        weights = self.loss.pixel_weights if isinstance(self.loss, PixelLoss) else None
+        return loss * share_of(batch["mask"], weights)
 
     def on_validation_start(self) -> None:
         """Make room for what is measured in each image, if it is wanted already now."""
@@ -177,10 +179,7 @@ class SemanticSegmentation(SegmentationTask):
 
     def predict_step(self, batch: dict[str, Any], batch_idx: int) -> list[Tensor]:
         """Return the logits (C, H, W) of each image of the batch."""
-        images = batch["image"]
-        sizes = batch["size"].tolist() if "size" in batch else [images.shape[-2:]] * len(images)
-        cut = (image[None, :, :height, :width] for image, (height, width) in zip(images, sizes, strict=True))
-        return [self(image)[0] for image in cut]
+        return logits_of_each(self, batch)
 
     def evaluated(self, batch: dict[str, Any]) -> Iterator[tuple[Tensor, Tensor, Tensor, Tensor]]:
         """Yield images, logits (B, C, H, W), masks (B, H, W), index (B,); images of different size one by one."""
@@ -195,29 +194,6 @@ class SemanticSegmentation(SegmentationTask):
         """Yield logits (B, C, H, W), masks (B, H, W), and their loss, that of validation."""
         for _, logits, masks, _ in self.evaluated(batch):
             yield logits, masks, self.loss(logits, masks)
-
-    def _loss(self, logits: Tensor, batch: dict[str, Any]) -> Tensor:
-        """Return the loss of logits (B, C, H, W); a MixUp batch has two masks and the share of the first."""
-        loss = self.loss(logits, batch["mask"])
-        if "mask2" in batch:
-            loss = batch["mix"] * loss + (1 - batch["mix"]) * self.loss(logits, batch["mask2"])
-        return loss
-
-    def _share(self, masks: Tensor) -> Tensor | float:
-        """Return this process's share of all counted pixels, times the number of processes.
-
-        DDP takes the mean of the processes' gradients. With this factor on the loss it is the gradient of the mean
-        over the pixels of all of them, as if one process had seen the whole batch.
-        """
-        if not (distributed.is_available() and distributed.is_initialized()):
-            return 1.0
-        counted = masks != IGNORE_INDEX
-        if isinstance(self.loss, PixelLoss):
-            counted = self.loss.pixel_weights(masks)
-        ours = counted.sum(dtype=torch.float32)
-        total = ours.clone()
-        distributed.all_reduce(total)
-        return ours * distributed.get_world_size() / total.clamp(min=torch.finfo(total.dtype).tiny)
 
     def _balance(self, losses: list[PixelLoss], stage: str) -> None:
         """Compute class weights from the training split, or make room for those of a checkpoint."""
@@ -307,13 +283,3 @@ def by_class(found: Values, split: str, class_names: tuple[str, ...]) -> dict[st
         else:
             values[f"{split}/{name}"] = value
     return values
-
-
-def same_size(batch: dict[str, Any]) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
-    """Undo the padding of images of different sizes, so that a score never depends on what shared a batch."""
-    images, masks, index = batch["image"], batch["mask"], batch["index"]
-    if "size" not in batch:
-        yield images, masks, index
-        return
-    for i, (height, width) in enumerate(batch["size"].tolist()):
-        yield images[i : i + 1, :, :height, :width], masks[i : i + 1, ..., :height, :width], index[i : i + 1]
