@@ -124,6 +124,14 @@ class _Part:
     def set(self, key: str, value: Any) -> None:
         """Take one setting of the part, by its name within it."""
         words = key.split(".")
+        if key in ("init_args", "dict_kwargs") or (key == "init_args.arguments" and self.wrapped):
+            if not isinstance(value, Mapping | None):
+                raise UserError(
+                    f"{self.kind.key}.{key} holds settings by their names, {{NAME: VALUE}}; got {value!r}."
+                )
+            for name, inner in (value or {}).items():
+                self.set(f"{key}.{name}", inner)
+            return
         where = self.beside
         if words[0] in ("init_args", "dict_kwargs"):
             words = words[1:]

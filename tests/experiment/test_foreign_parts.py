@@ -47,6 +47,20 @@ def test_the_command_line_reaches_module_and_adapter():
     assert (found["arguments"]["encoder_name"], found["arguments"]["encoder_depth"]) == ("resnet34", 4)
 
 
+def test_a_mapping_on_the_command_line_is_its_settings_one_by_one():
+    settings = "{encoder_name: resnet34, encoder_depth: 4, weights: unet.pth}"
+    found = adapted(f"--model.network.init_args={settings}")["init_args"]
+    assert found["weights"] == "unet.pth"
+    assert (found["arguments"]["encoder_name"], found["arguments"]["encoder_depth"]) == ("resnet34", 4)
+    once = adapted("--model.network.init_args.arguments={encoder_depth: 4}", network=adapted())
+    assert once["init_args"]["arguments"]["encoder_depth"] == 4
+    files = {Path("a.yaml"): {"model": {"network": {"class_path": "UNet"}}}}
+    arguments = ["--model.network.init_args={backbone: resnet18}"]
+    assert adapt_parts(files, arguments) == (files, arguments)
+    with pytest.raises(UserError, match=r"model.network.init_args holds settings by their names.*got 5"):
+        adapted("--model.network.init_args=5")
+
+
 def test_another_class_keeps_what_it_knows_too():
     found = adapted(f"--model.network={FPN}")["init_args"]
     assert found["module"] == FPN and found["arguments"]["encoder_name"] == "resnet18"
