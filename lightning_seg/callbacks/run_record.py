@@ -22,6 +22,7 @@ from torch.utils.data import DataLoader
 from lightning_seg import IGNORE_INDEX
 from lightning_seg.callbacks.score_tables import multi_label_table, object_table, score_table
 from lightning_seg.data.base import SegmentationData, data_of
+from lightning_seg.data.groups import group_numbers
 from lightning_seg.data.pixels import RGB
 from lightning_seg.data.test_sets import FurtherTest
 from lightning_seg.metrics.scores import Scores
@@ -268,12 +269,9 @@ class RunRecord(L.Callback):
         write_whole(self.run / TEST_SCORES, json.dumps(table, indent=2) + "\n")
         samples = data.samples(data.test_split)
         names_of_images = [data.name_of(sample) for sample in samples]
-        groups = [data.group_of(sample) for sample in samples]
-        if any(
-            group is not None for group in groups
-        ):  # numbers: a group's name may be a path, or a patient's
-            each = [f"group {g}" if g is not None else f"image {i}" for i, g in enumerate(groups)]
-            further_arrays["groups"] = np.unique(each, return_inverse=True)[1]
+        groups = group_numbers([data.group_of(sample) for sample in samples])
+        if groups is not None:
+            further_arrays["groups"] = groups
         np.savez_compressed(
             self.run / TEST_IMAGES,
             counts=module.per_image,

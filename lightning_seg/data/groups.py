@@ -2,7 +2,10 @@
 
 import csv
 import re
+from collections.abc import Sequence
 from pathlib import Path
+
+import numpy as np
 
 from lightning_seg.data.files import IMAGE_SUFFIXES, composed, without_ending
 from lightning_seg.data.lists import read_lines
@@ -91,3 +94,18 @@ class Groups:
                 raise UserError(f"{table}: the image {name!r} has no group, or two.")
             found[key] = group
         return found
+
+
+def group_numbers(groups: Sequence[str | None]) -> np.ndarray | None:
+    """Number the groups of images (N,): a group's name may be a path, or a patient's, and is not told.
+
+    Args:
+        groups: Of each image; one without a group is a group by itself.
+
+    Returns:
+        The numbers; None if no image has a group.
+    """
+    if all(group is None for group in groups):
+        return None
+    each = [f"image {i}" if group is None else f"group {group}" for i, group in enumerate(groups)]
+    return np.unique(each, return_inverse=True)[1]

@@ -93,18 +93,22 @@ class ObjectScores:
             values[f"{name}_per_class"] = per_class
         return values
 
-    def left_out(self, blocks: int = 20) -> np.ndarray:
+    def left_out(self, blocks: int = 20, groups: np.ndarray | None = None) -> np.ndarray:
         """Score the images of all processes once more without each block of neighbors, for intervals.
 
         Args:
-            blocks: How many; as many as there are images if these are fewer.
+            blocks: How many; as many as there are images, or groups, if these are fewer.
+            groups: The number of each image's group (N,), such as a patient, which no block divides.
 
         Returns:
             (J,): ``mask_ap`` of the other images.
         """
         records = gather(self._records)
-        order, count = sorted(records), min(blocks, len(records))
-        block = {index: place * count // len(order) for place, index in enumerate(order)}
+        order = sorted(records)
+        units = np.unique(order if groups is None else groups[order], return_inverse=True)[1].tolist()
+        number = max(units, default=-1) + 1
+        count = min(blocks, number)
+        block = {index: unit * count // number for index, unit in zip(order, units, strict=True)}
         parts = ({i: records[i] for i in order if block[i] != k} for k in range(count))
         return np.array([average_precision(part, self.num_classes, "segm")[0][""] for part in parts])
 

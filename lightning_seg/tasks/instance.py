@@ -9,7 +9,9 @@ from torch import Tensor
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler
 
+from lightning_seg.data.base import data_of
 from lightning_seg.data.dataset import Split
+from lightning_seg.data.groups import group_numbers
 from lightning_seg.inference.precision import full_precision
 from lightning_seg.inference.predictor import ImageLike, ObjectPredictor
 from lightning_seg.metrics.confusion import ConfusionMatrix, ImageCounts
@@ -125,7 +127,9 @@ class InstanceSegmentation(SegmentationTask):
         assert self.image_counts is not None
         self.per_image = self.image_counts.compute().cpu().numpy()
         self.image_counts = None
-        self.mask_ap_left_out = self.objects.left_out()
+        data = data_of(self.trainer)
+        groups = group_numbers([data.group_of(sample) for sample in data.samples(data.test_split)])
+        self.mask_ap_left_out = self.objects.left_out(groups=groups)
         self._log_scores("test")
 
     def predict_step(self, batch: dict[str, Any], batch_idx: int) -> list[dict[str, np.ndarray]]:

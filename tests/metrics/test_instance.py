@@ -348,4 +348,8 @@ def test_average_precision_without_each_block_is_that_of_the_other_images():
         expected.append(our_scores(pairs, kept)["mask_ap"])
     np.testing.assert_allclose(scores.left_out(4), expected)
     assert len(scores.left_out(1000)) == len(pairs)
+    patients = np.arange(len(pairs)) % 3
+    without = [[i for i in range(len(pairs)) if i % 3 != k] for k in range(3)]
+    expected = [our_scores(pairs, kept)["mask_ap"] for kept in without]
+    np.testing.assert_allclose(scores.left_out(groups=patients), expected)
     assert scores.compute()["mask_ap"] == our_scores(pairs)["mask_ap"]  # as before
