@@ -3,6 +3,7 @@
 from typing import Literal
 
 from lightning_seg.cli.arguments import Arguments
+from lightning_seg.errors import UserError
 from lightning_seg.runs.directory import existing_run
 
 
@@ -38,6 +39,11 @@ def evaluate(arguments: list[str], command: Literal["test", "validate"], descrip
 
     run = load_run(directory, settings)
     trainer = run.make_trainer()
+    limit = f"limit_{'test' if command == 'test' else 'val'}_batches"
+    if getattr(trainer, limit) == 0:
+        raise UserError(
+            f"trainer.{limit} is 0, so nothing would be scored: --trainer.{limit}=1.0 takes all images."
+        )
     score = trainer.test if command == "test" else trainer.validate
     with friendly_errors(trainer, run.data, lambda: directory):
         score(**run.trainer_arguments, verbose=False)

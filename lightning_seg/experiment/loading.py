@@ -129,6 +129,8 @@ class _Finished(TaskAndData):
         """Find the checkpoint and its temperature."""
         self.checkpoint = Path(self.config.ckpt_path or self.run / BEST_CHECKPOINT)
         if not self.checkpoint.is_file():
+            if self.config.ckpt_path:
+                raise UserError(f"there is no file {self.checkpoint}, which --ckpt_path names.")
             if self.config.trainer.fast_dev_run:
                 raise UserError(
                     f"no checkpoint {self.checkpoint}: the run was a trial of a few batches (trainer.fast_dev_run),"

@@ -17,6 +17,7 @@ from lightning_seg.training.checkpoint_io import newest
 # What a checkpoint has decided (its optimizer, schedule and weights silently win), or what the run has already seen.
 _DECIDED = (
     "task",
+    "seed_everything",
     "model.network",
     "model.optimizer",
     "model.lr_scheduler",

@@ -26,6 +26,7 @@ from lightning_seg.networks.base import BackboneNetwork
 from lightning_seg.runs.directory import best_checkpoint
 from lightning_seg.training.checkpoint_io import read
 from lightning_seg.training.finetune.groups import Undecayed, scale_learning_rates, without_decay
+from lightning_seg.training.finetune.parts import waiting_again
 from lightning_seg.training.finetune.policies import Full
 from lightning_seg.training.fsdp import is_sharded, shard
 from lightning_seg.training.schedules import Plateau, for_lightning, realign
@@ -217,6 +218,12 @@ class SegmentationTask(L.LightningModule):
         self._advance()
         self.train()
         self._realign_schedule()
+        again = waiting_again(self.network.backbone.stages(), self.trainer.optimizers[0])
+        if again and self.trainer.is_global_zero:
+            print(
+                f"note     {', '.join(again)} trained before, and wait again: the times of model.finetune are fractions"
+                " of this training, which is longer"
+            )
 
     def lr_scheduler_step(self, scheduler: Any, metric: Any | None) -> None:
         """Step the schedule after an optimizer step; `Plateau` counts validations instead."""

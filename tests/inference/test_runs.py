@@ -2,6 +2,7 @@
 
 import json
 import random
+import shutil
 
 import numpy as np
 import pytest
@@ -99,3 +100,29 @@ def test_a_folder_may_hold_large_images_too(runs, image, tmp_path, monkeypatch):
     Image.fromarray(np.vstack([image, image])).save(tmp_path / "photos/large.png")
     assert call("predict", runs[0], tmp_path / "photos", "--output", tmp_path / "out") == 0
     assert sorted(p.name for p in (tmp_path / "out/masks").iterdir()) == ["large.tif", "small.png"]
+
+
+@pytest.mark.parametrize(
+    ("command", "option", "message"),
+    [
+        ("resume", "--seed_everything=5", "seed_everything was 0 and would be 5"),
+        ("resume", "--trainer.max_steps=3", "has already trained 16 steps; --trainer.max_steps must be more"),
+        (
+            "test",
+            "--trainer.limit_test_batches=0",
+            "trainer.limit_test_batches is 0, so nothing would be scored",
+        ),
+        ("test", "--ckpt_path=nothing", "there is no file nothing, which --ckpt_path names"),
+    ],
+)
+def test_what_would_mix_two_runs_or_do_nothing_is_refused_and_leaves_the_run(
+    runs, capsys, monkeypatch, tmp_path, command, option, message
+):
+    run = shutil.copytree(runs[0], tmp_path / runs[0].name)
+    monkeypatch.setenv("WANDB_MODE", "disabled")
+    kept = [run / name for name in ("config.yaml", "metrics.csv", "test.json", "checkpoints/last.ckpt")]
+    before = [path.read_bytes() for path in kept]
+    assert call(command, run, option) == 2
+    assert message in capsys.readouterr().err
+    assert [path.read_bytes() for path in kept] == before
+    assert json.loads((run / "environment.json").read_text())["failed"] is None

@@ -42,6 +42,8 @@ def read(path):
         sys.exit(f"{path} has more than 8 bits a channel, and the network was trained on 8")
     if not deep and VALUE_RANGE and VALUE_RANGE[1] > 255:
         sys.exit(f"{path} has 8 bits a channel, but the network was trained on values of {VALUE_RANGE}")
+    if not np.isfinite(array).all():
+        sys.exit(f"{path} holds NaN or infinite values")
     return array
 '''
 _READ_BANDS = '''

@@ -1,8 +1,11 @@
 """What a policy does with each part of a network, as a table."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Literal
+
+from torch import nn
+from torch.optim import Optimizer
 
 from lightning_seg.plotting.tables import text_table
 
@@ -57,3 +60,16 @@ def never_reached(parts: Sequence[Part], epochs: int) -> str:
         return ""
     names, first = ", ".join(part.name for part in late), min(part.start for part in late)
     return f"{names} would train from epoch {first:g} on, but the last is {epochs - 1}: the first is 0"
+
+
+def waiting_again(stages: Iterable[tuple[str, nn.Module]], optimizer: Optimizer) -> list[str]:
+    """Name the stages that have trained, as the optimizer of a checkpoint knows, but do not now.
+
+    Args:
+        stages: The stages of a backbone by their names.
+        optimizer: The optimizer, with the state of the checkpoint.
+    """
+    known = {parameter for parameter, state in optimizer.state.items() if state}
+    return [
+        name for name, stage in stages if any(p in known and not p.requires_grad for p in stage.parameters())
+    ]

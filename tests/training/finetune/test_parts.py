@@ -1,6 +1,8 @@
 """The table of what trains, and what is said of parts that never do."""
 
-from lightning_seg.training.finetune.parts import Part, never_reached
+import torch
+
+from lightning_seg.training.finetune.parts import Part, never_reached, waiting_again
 
 
 def part(name, start):
@@ -12,3 +14,16 @@ def test_stages_that_are_reached_after_the_last_epoch_are_named():
     assert never_reached(parts, 2) == "a, b would train from epoch 2 on, but the last is 1: the first is 0"
     assert never_reached(parts, 3) == "a would train from epoch 40 on, but the last is 2: the first is 0"
     assert never_reached(parts, 41) == never_reached(parts, -1) == never_reached(parts[2:], 1) == ""
+
+
+def test_stages_that_trained_before_the_checkpoint_and_wait_again_are_named():
+    stages = [(name, torch.nn.Linear(1, 1)) for name in "abc"]
+    optimizer = torch.optim.AdamW([p for _, stage in stages for p in stage.parameters()])
+    stages[0][1].requires_grad_(False)
+    for _, stage in stages:
+        if stage.weight.requires_grad:
+            stage(torch.ones(1)).sum().backward()
+    optimizer.step()
+    assert waiting_again(stages, optimizer) == []  # the first has never trained
+    stages[1][1].requires_grad_(False)
+    assert waiting_again(stages, optimizer) == ["b"]
