@@ -25,7 +25,6 @@ from lightning_seg.data.base import SegmentationData, data_of
 from lightning_seg.data.groups import group_numbers
 from lightning_seg.data.pixels import RGB
 from lightning_seg.data.test_sets import FurtherTest
-from lightning_seg.errors import UserError
 from lightning_seg.metrics.scores import Scores
 from lightning_seg.metrics.torch_metric import TorchMetric
 from lightning_seg.networks.backbones.base import scalings
@@ -165,15 +164,7 @@ class RunRecord(L.Callback):
         self._began = True
 
     def on_fit_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        """Note that the training has come to its end, and the memory that it took at most.
-
-        Raises:
-            UserError: It was to be continued to fewer steps than it has: nothing was trained.
-        """
-        if 0 < trainer.max_steps < trainer.global_step:
-            raise UserError(
-                f"the run has already trained {trainer.global_step} steps; --trainer.max_steps must be more"
-            )
+        """Note that the training has come to its end, and the memory that it took at most."""
         if trainer.is_global_zero and not trainer.fast_dev_run:  # type: ignore[attr-defined]
             before = json.loads((self.run / ENVIRONMENT).read_text()).get("peak_memory_bytes") or 0
             peak = max(before, _peak_memory(trainer.strategy.root_device))  # of the parts of a resumed run

@@ -204,8 +204,16 @@ class SegmentationTask(L.LightningModule):
         self.finetune.begin(self.network)
 
     def on_fit_end(self) -> None:
-        """Let the policy clean up."""
+        """Let the policy clean up.
+
+        Raises:
+            UserError: The run was to be continued to fewer steps than it has, so that nothing was trained.
+        """
         self.finetune.end(self.network)
+        if 0 < self.trainer.max_steps < self.global_step:
+            raise UserError(
+                f"the run has already trained {self.global_step} steps; --trainer.max_steps must be more"
+            )
 
     def configure_model(self) -> None:
         """Spread the network over the processes, if the strategy does that, its pretrained weights loaded before."""
