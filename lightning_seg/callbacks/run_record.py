@@ -2,15 +2,12 @@
 
 import json
 import math
-import platform
 import resource
 import sys
-import time
 from collections.abc import Sequence, Sized
 from contextlib import suppress
 from dataclasses import asdict
 from functools import partial
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any, cast
 
@@ -20,6 +17,7 @@ import torch
 from torch.utils.data import DataLoader
 
 from lightning_seg import IGNORE_INDEX
+from lightning_seg.callbacks.environment import data_version, environment
 from lightning_seg.callbacks.score_tables import multi_label_table, object_table, score_table
 from lightning_seg.data.base import SegmentationData, data_of
 from lightning_seg.data.groups import group_numbers
@@ -43,16 +41,6 @@ from lightning_seg.tracking.wandb_logger import WandbRunLogger
 from lightning_seg.training.finetune.groups import describe_groups, group_table
 from lightning_seg.training.finetune.parts import never_reached
 from lightning_seg.training.finetune.parts import table as part_table
-
-PACKAGES = (
-    "lightning_seg",
-    "torch",
-    "torchvision",
-    "lightning",
-    "timm",
-    "segmentation_models_pytorch",
-    "wandb",
-)
 
 
 class RunRecord(L.Callback):
@@ -327,41 +315,6 @@ def steps_without_validation(trainer: L.Trainer) -> int:
         if inside:
             return int(end) - (epoch - 1) * steps - -(-inside // gathered)
     return int(end)
-
-
-def environment(trainer: L.Trainer, module: SegmentationTask) -> dict[str, object]:
-    """Describe what a run depends on besides its configuration."""
-    data = data_of(trainer)
-    devices = [torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count())]
-    return {
-        "command": sys.argv[1:],
-        "time": time.strftime("%Y-%m-%dT%H:%M:%S%z"),
-        "python": platform.python_version(),
-        "packages": {name: version(name) for name in PACKAGES},
-        "platform": platform.platform(),
-        "accelerator": type(trainer.accelerator).__name__,
-        "devices": devices or [platform.processor() or platform.machine()],
-        "threads": torch.get_num_threads(),
-        "precision": str(trainer.precision),
-        "world_size": trainer.world_size,
-        "effective_batch_size": data.batch_size * trainer.world_size * trainer.accumulate_grad_batches,
-        "learning_rate_factor": module.lr_factor,
-        "data_fingerprint": data.fingerprint,
-        "parameters": sum(p.numel() for p in module.parameters()),
-        "trainable_parameters": sum(p.numel() for p in module.parameters() if p.requires_grad),
-        "backbone": module.network.describe(),
-        "parts": [asdict(part) for part in module.finetune.parts(module.network)],
-    }
-
-
-def data_version(data: SegmentationData) -> dict[str, object]:
-    """Describe the version of a data set that a run sees."""
-    splits = dict.fromkeys((data.train_split, data.val_split, data.test_split))
-    return {
-        "fingerprint": data.fingerprint,
-        "classes": list(data.class_names),
-        "images": {split: len(data.samples(split)) for split in splits},
-    }
 
 
 def _describe(data: SegmentationData) -> str:
