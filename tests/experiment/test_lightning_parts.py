@@ -4,14 +4,17 @@
 """
 
 import csv
+import os
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import pytest
 import torch
+import torch.distributed as dist
 
 from lightning_seg import Experiment, UserError
+from tests.processes import set_environment
 
 PAGE = Path(__file__).parents[2] / "docs/lightning.md"
 HEAD = """# Lightning's own parts
@@ -138,12 +141,15 @@ def experiment(part: Part) -> Experiment:
 
 @pytest.fixture(scope="module", autouse=True)
 def workplace(tmp_path_factory):
-    threads = torch.get_num_threads()
+    threads, environment = torch.get_num_threads(), dict(os.environ)
     torch.set_num_threads(1)
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(tmp_path_factory.mktemp("work"))
         yield
     torch.set_num_threads(threads)
+    if dist.is_initialized():  # by DDP, which also tells the processes it may start where to meet
+        dist.destroy_process_group()
+    set_environment(environment)
 
 
 def test_parts_that_end_no_training_work_together(caplog):

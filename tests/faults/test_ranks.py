@@ -121,7 +121,7 @@ def test_learning_rate_and_batch_are_counted_and_said(folder):
         "batch    8 = 2 x 2 device(s) x 2 accumulated; learning rate x 2 (scaling sqrt)" in programs[0].output
     )
     state = read(only(folder / "runs/scaled") / "checkpoints/last.ckpt")
-    assert state["lr_schedulers"][0]["base_lrs"] == [pytest.approx(2 * 3e-3)]
+    assert state["lr_schedulers"][0]["base_lrs"] == [pytest.approx(2 * 3e-3)] * 2  # backbone, and the rest
     assert state["global_step"] == 5  # 40 images in steps of 8
 
 
@@ -207,6 +207,7 @@ def test_processes_that_lightning_starts_end_with_the_one_that_is_killed(folder)
         process = subprocess.Popen(command, cwd=folder, env=environment, stdout=output, stderr=output)
     deadline = time.monotonic() + 300
     while not list(folder.glob("runs/launched/*/metrics.csv")) and time.monotonic() < deadline:
+        assert process.poll() is None, (folder / "launched.txt").read_text()
         time.sleep(0.1)
     children = subprocess.run(
         ["pgrep", "-P", str(process.pid), "python"], capture_output=True, text=True
