@@ -40,10 +40,10 @@ from lightning_seg.experiment.parser import Parser, in_memory
 from lightning_seg.experiment.renamed import refuse_old_names
 from lightning_seg.experiment.slurm_settings import Slurm
 from lightning_seg.experiment.task_class import task_class
-from lightning_seg.experiment.test_sets import FOLDER, make_test_sets
+from lightning_seg.experiment.test_sets import make_test_sets
 from lightning_seg.experiment.trainer import CALLBACKS, device_of, make_trainer, silence_libraries
 from lightning_seg.runs.csv_logger import RunLogger
-from lightning_seg.runs.directory import METRICS, JsonObject, new_run
+from lightning_seg.runs.directory import METRICS, TEST_SETS, JsonObject, new_run
 from lightning_seg.runs.records import failure
 from lightning_seg.tasks.base import SegmentationTask
 from lightning_seg.tasks.mask_classification import MaskClassification
@@ -291,7 +291,7 @@ class Experiment(TaskAndData):
             self.model, self.datamodule, ckpt_path=best or None, verbose=False, weights_only=True
         )
         for name, data in self._test_sets.items():
-            folder = self.run_directory / FOLDER / name
+            folder = self.run_directory / TEST_SETS / name
             folder.mkdir(parents=True, exist_ok=True)
             if self.trainer.is_global_zero:
                 print(f"\ntest set {name}")

@@ -10,7 +10,6 @@ from lightning_seg.data.test_sets import Corrupted, FurtherTest, SameClasses
 from lightning_seg.errors import UserError
 from lightning_seg.experiment.parser import Parser
 
-FOLDER = "test_sets"  # in the run directory: one folder for each, laid out as a run directory is
 _SHARED = ("batch_size", "crop_size", "eval_batch_size", "num_workers")  # unless it says otherwise
 
 

@@ -20,6 +20,7 @@ ENVIRONMENT = "environment.json"
 METRICS = "metrics.csv"
 TEST_SCORES = "test.json"
 TEST_IMAGES = "test_images.npz"
+TEST_SETS = "test_sets"  # a folder for each further test set, laid out as a run directory is
 SEARCHES = "searches/"  # in front of the name of a search, whose trials are not meant to be tested
 PICTURES = "pictures"
 BEST_CHECKPOINT = "checkpoints/best.ckpt"

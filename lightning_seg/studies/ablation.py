@@ -9,8 +9,7 @@ from lightning_seg.analysis.compare import compare
 from lightning_seg.analysis.report.report import Heading, write_report
 from lightning_seg.analysis.tables import Comparison
 from lightning_seg.errors import UserError
-from lightning_seg.experiment.test_sets import FOLDER
-from lightning_seg.runs.directory import TEST_SCORES
+from lightning_seg.runs.directory import TEST_SCORES, TEST_SETS
 from lightning_seg.runs.records import Record
 from lightning_seg.studies.plan import Ablation
 from lightning_seg.studies.slots import Slot
@@ -55,7 +54,7 @@ def answer(
     print(f"written to {base}.md, .csv, .tex and .html")
     for test_set in sorted(set.intersection(*map(_test_sets, runs))):
         further = compare(
-            [run.path / FOLDER / test_set for run in runs], "experiment", baseline, block=ablation.block
+            [run.path / TEST_SETS / test_set for run in runs], "experiment", baseline, block=ablation.block
         )
         print(f"\ntest set {test_set}\n{tables.text(further)}")
         base = write(further, planned[0].folder / f"{name}-{test_set}", heading(ablation))
@@ -65,7 +64,7 @@ def answer(
 
 def _test_sets(run: Record) -> set[str]:
     """Name the further test sets that a run was scored on."""
-    return {file.parent.name for file in run.path.glob(f"{FOLDER}/*/{TEST_SCORES}")}
+    return {file.parent.name for file in run.path.glob(f"{TEST_SETS}/*/{TEST_SCORES}")}
 
 
 def heading(ablation: Ablation, blocks: Sequence[Block] = ()) -> Heading:
