@@ -128,12 +128,19 @@ def refuse_renumbered_gif(image: Image.Image, name: object) -> None:
     """Refuse a GIF mask that shows greys by other numbers: programs renumber what they save as GIF.
 
     Raises:
-        UserError: Its numbers and its greys differ, and which are the classes is not known.
+        UserError: Its numbers and its greys differ, and which are the classes is not known; or it has numbers that
+            its palette lacks.
     """
     if image.format != "GIF" or image.mode != "P":
         return
     used = np.unique(np.asarray(image))
-    colors = np.array(image.getpalette("RGB")).reshape(-1, 3)[used]
+    palette = np.array(image.getpalette("RGB")).reshape(-1, 3)
+    if used[-1] >= len(palette):
+        raise UserError(
+            f"{name} is damaged: it has the number {used[-1]}, and its palette only {len(palette)} colors. "
+            "Replace it or leave it out."
+        )
+    colors = palette[used]
     if (colors == colors[:, :1]).all() and (colors[:, 0] != used).any():
         raise UserError(
             f"{name} is a GIF in which number {used[0]} is the grey {colors[0, 0]}; which of them is the class is not "

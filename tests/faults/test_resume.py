@@ -1,5 +1,6 @@
 """Killed or stopped anywhere, a run that is continued ends with the same weights, scores and curves."""
 
+import shlex
 import shutil
 import signal
 from types import SimpleNamespace
@@ -178,7 +179,7 @@ def test_what_the_checkpoint_has_decided_is_refused(folder, finished, option, wo
     before = (finished / "config.yaml").read_text()
     program = Program(folder, "resume", str(finished), option)
     assert program.wait() == 2
-    assert words in program.output and f"exp {finished}/config.yaml {option}" in program.output
+    assert words in program.output and f"exp {finished}/config.yaml {shlex.quote(option)}" in program.output
     assert (f"--model.network.init_args.weights=run:{finished}" in program.output) == remedy
     assert (finished / "config.yaml").read_text() == before
 
