@@ -78,6 +78,8 @@ class Split(Dataset[dict[str, Any]]):
 
     def sample_at(self, index: int) -> Any:
         """The sample at an index; in training each comes `samples_per_image` times."""
+        if index >= len(self):  # where a loop over all of them ends
+            raise IndexError(f"index {index} of a split with {len(self)} samples")
         return self.samples[index % len(self.samples)]
 
     def __getitem__(self, key: int | tuple[int, int]) -> dict[str, Any]:

@@ -279,3 +279,9 @@ def test_samples_may_be_numbers_or_single_paths(tmp_path):
     assert {batch["index"].item() for batch in data.train_dataloader()} == {0, 1}
     assert data.name_of(3) == "3" and len(data.fingerprint) == 16
     assert data.name_of(Path("a/b.png")) == data.name_of(("a/b.png", 1)) == "b"
+
+
+def test_a_loop_over_a_split_ends():
+    data = shapes()
+    assert sum(1 for _ in Split(data, "val")) == 3
+    assert sum(1 for _ in Split(shapes(samples_per_image=2), "train", train=True)) == 8
