@@ -6,6 +6,7 @@ import shlex
 from collections import Counter
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
 from lightning_seg.analysis.settings import (
     MISSING,
@@ -177,6 +178,16 @@ def short(keys: Sequence[str]) -> list[str]:
     parts = [[p for p in key.split(".") if p not in ("init_args", "class_path")] or [key] for key in keys]
     last = [p[-1] for p in parts]
     return [p[-1] if last.count(p[-1]) == 1 else ".".join(p[-2:]) for p in parts]
+
+
+def names_of_runs(records: Sequence[Record]) -> dict[Path, str]:
+    """Name each run by its experiment and what differs from its experiment's most common settings."""
+    names = {record.path: record.experiment for record in records}
+    for experiment in set(names.values()):
+        own = [record for record in records if record.experiment == experiment and not record.problem]
+        for record, differing in zip(own, _labels(own), strict=True):
+            names[record.path] = f"{experiment} {differing}".rstrip()
+    return names
 
 
 def _identity(record: Record) -> tuple[object, ...]:

@@ -3,6 +3,7 @@
 import base64
 import io
 import json
+import os
 import re
 import shutil
 import subprocess
@@ -14,7 +15,7 @@ from PIL import Image
 from lightning_seg.analysis.compare import compare
 from lightning_seg.analysis.report.report import write_report
 from lightning_seg.metrics.scores import miou_and_iou
-from lightning_seg.runs.directory import ENVIRONMENT
+from lightning_seg.runs.directory import ENVIRONMENT, METRICS
 from lightning_seg.runs.records import read
 from tests.runs.made_runs import PALETTE, make_run, simulate
 
@@ -219,6 +220,7 @@ addEventListener("load", async () => {
   document.querySelector("#curves svg").dispatchEvent(new KeyboardEvent("keydown", { key: "ArrowRight" }));
   seen.images = document.querySelector("#curves .readout b").textContent;
   seen.leftOut = [all("#curves polyline").length, document.querySelector("#curves .note:not(.readout .note)").textContent];
+  seen.labels = [0, 1e-5, 0.00025, 0.01, -0.0005, 25000].map(compact);
   set("class-view", "errors"); seen.errorBars = all("#classes rect").length;
   set("class-view", "difference"); seen.differenceBars = all("#classes rect").length;
   seen.confusions = all("#confusion li").map((item) => item.textContent);
@@ -313,6 +315,7 @@ def test_in_a_browser(tmp_path):
         "epochs": "train/loss against epoch; arrow keys read values, dragging zooms",
         "images": "images seen 16",
         "leftOut": [2, "Runs left out, which did not record that axis: 2."],
+        "labels": ["0", "1e-5", "2.5e-4", "0.01", "-5e-4", "25k"],
         "errorBars": 2 * 3 * 3,
         "differenceBars": 3,
         "confusions": [f"20.0 % of {EVIL} taken for b"],
@@ -337,6 +340,25 @@ def test_in_a_browser(tmp_path):
     }
     assert seen["theme"] in ("light", "dark")
     assert "<title>Comparison of runs</title>" in done.stdout  # the name of the class would have changed it
+
+
+def test_a_run_that_has_no_row_yet_is_running_and_one_long_silent_was_stopped(tmp_path):
+    make_run(tmp_path / "runs", "unet")
+    begun, killed = (make_run(tmp_path / "runs", "unet", seed, tested=False) for seed in (1, 2))
+    (begun / METRICS).unlink()
+    for file in killed.iterdir():
+        os.utime(file, (0, 0))
+    found = {run["id"]: run["status"] for run in report(tmp_path / "runs", tmp_path)[2]["runs"]}
+    assert (found[begun.name], found[killed.name]) == ("running", "stopped")
+
+
+def test_a_run_without_a_test_is_called_by_what_it_tries(tmp_path):
+    for lr in (0.1, 0.2):
+        make_run(tmp_path / "runs", "unet", lr=lr, tested=lr == 0.1)
+    make_run(tmp_path / "runs", "deeplab", tested=False)
+    (tmp_path / "runs" / "broken" / "20260101-000000-ffff").mkdir(parents=True)
+    found = {run["name"] for run in report(tmp_path / "runs", tmp_path)[2]["runs"] if run["group"] < 0}
+    assert found == {"unet lr 0.2", "deeplab", "broken"}
 
 
 def test_why_a_run_failed_stands_beside_it(tmp_path):

@@ -32,7 +32,7 @@ const mean = (values) => {
 const color = (group) => (state.chosen.has(group) ? COLORS[state.chosen.get(group) % COLORS.length] : "#8a929c");
 const dash = (group) => ["", "6 3", "2 3", "8 3 2 3"][Math.floor((state.chosen.get(group) ?? 0) / COLORS.length) % 4];
 const swatch = (group) => el("span", { class: "swatch", style: `background:${color(group)}` });
-const groupName = (run) => (run.group < 0 ? run.experiment : section.groups[run.group].name);
+const groupName = (run) => (run.group < 0 ? run.name : section.groups[run.group].name);
 // Long names break between their words, not within them.
 const breakable = (name) => name.split(/(?<=[/_=,.])/).flatMap((part) => [part, el("wbr")]);
 const chosenGroups = () => [...state.chosen.keys()].sort((a, b) => a - b);
@@ -54,12 +54,13 @@ function ticks(low, high, wanted) {
 function compact(value) {
   if (Math.abs(value) >= 1e6) return `${+(value / 1e6).toPrecision(3)}M`;
   if (Math.abs(value) >= 1e4) return `${+(value / 1e3).toPrecision(3)}k`;
+  if (value && Math.abs(value) < 1e-3) return value.toExponential(2).replace(/\.?0+e/, "e"); // a learning rate
   return `${+value.toPrecision(4)}`;
 }
 
 /* A frame with axes. Returns the drawing and the functions from values to pixels. */
 function frame(host, height, [x0, x1], [y0, y1], xName, yName, label, log = false) {
-  const width = Math.max(280, host.clientWidth), left = 46, right = 12, top = 20, bottom = 34;
+  const width = Math.max(280, host.clientWidth), left = 52, right = 12, top = 20, bottom = 34;
   const x = (v) => left + ((v - x0) / (x1 - x0 || 1)) * (width - left - right);
   const y = (v) => height - bottom - ((v - y0) / (y1 - y0 || 1)) * (height - top - bottom);
   const root = svg("svg", { viewBox: `0 0 ${width} ${height}`, role: "img", "aria-label": label });
@@ -128,6 +129,7 @@ function renderRanking() {
   });
   const difference = (g) =>
     g.difference === null ? "" : signed(g.difference) + (g.difference_low === null ? "" : ` (${signed(g.difference_low)} to ${signed(g.difference_high)})`);
+  const verdict = (g) => el("span", { class: g.verdict.split(" ")[0] }, g.verdict);
   const ranked = groups.some((g) => g.rank !== null), mixed = groups.some((g) => g.runs !== g.seeds);
   table($("ranking"), [
     { name: "show", cell: (g) => [choose(g), swatch(g.index)] },
@@ -135,9 +137,9 @@ function renderRanking() {
     { name: "experiment", value: (g) => g.name, cell: (g) => breakable(g.name), className: "name" },
     { name: section.metric, value: (g) => g.miou, number: true },
     { name: `95 % over ${groups[0].interval_covers}`, value: (g) => g.low, cell: interval },
-    { name: "to the reference", value: (g) => g.difference, cell: difference, number: true },
+    { name: "to the reference", value: (g) => g.difference, cell: (g) => ranked ? difference(g) : [difference(g), verdict(g)], number: true },
     ...(groups.some((g) => g.p !== null) ? [{ name: "p", value: (g) => g.p, cell: (g) => g.p === null ? "" : g.p < 0.001 ? "<0.001" : g.p.toFixed(3), number: true }] : []),
-    { name: "", cell: (g) => el("span", { class: g.verdict.split(" ")[0] }, g.verdict) },
+    ...(ranked ? [{ name: "", cell: verdict }] : []),  // without a ranking all say the same, below the difference
     ...section.settings.map((name, i) => ({ name, value: (g) => g.settings[i] })),
     { name: "seeds", value: (g) => g.seeds, cell: (g) => String(g.seeds), number: true },
     ...(mixed ? [{ name: "runs", value: (g) => g.runs, cell: (g) => String(g.runs), number: true }] : []),

@@ -12,13 +12,13 @@ from typing import Any
 import numpy as np
 
 from lightning_seg.analysis.blocks import Block
-from lightning_seg.analysis.groups import short, show_setting, varied
+from lightning_seg.analysis.groups import names_of_runs, short, show_setting, varied
 from lightning_seg.analysis.metrics import MIOU
 from lightning_seg.analysis.section import Section
 from lightning_seg.analysis.settings import short_names
 from lightning_seg.analysis.tables import EXPLANATION, Comparison
 from lightning_seg.metrics.scores import merge_classes, miou_and_iou, ratio
-from lightning_seg.runs.directory import METRICS, PICTURES, JsonObject
+from lightning_seg.runs.directory import CONFIG, METRICS, PICTURES, JsonObject
 from lightning_seg.runs.records import Record
 
 _POINTS = 100  # of each curve
@@ -95,13 +95,17 @@ def _content(comparison: Comparison) -> JsonObject:
     sections = [_section(section, budget) for section in comparison.sections]
     keys = varied([record for record in comparison.records if not record.problem])[:_SETTINGS]
     data_names = [section.protocol.get("data") for section in comparison.sections]
+    names = names_of_runs(comparison.records)
     return {
         "created": time.strftime("%Y-%m-%d %H:%M"),
         "explanation": EXPLANATION,
         "remarks": comparison.remarks,
         "sections": sections,
         "settings": short(keys),
-        "runs": [_run(record, places.get(record.path), keys, data_names) for record in comparison.records],
+        "runs": [
+            _run(record, places.get(record.path), keys, data_names) | {"name": names[record.path]}
+            for record in comparison.records
+        ],
     }
 
 
@@ -286,11 +290,9 @@ def _status(record: Record) -> str:
     """Tell runs without a test apart: those that log (running), and those that were stopped or killed."""
     if record.status != "not tested":
         return record.status
-    try:
-        quiet = time.time() - (record.path / METRICS).stat().st_mtime
-    except OSError:
-        return "stopped"
-    return "running" if quiet < _RUNNING else "stopped"
+    # Before the first row a run may prepare its data for long: then its beginning counts.
+    written = [path.stat().st_mtime for name in (METRICS, CONFIG) if (path := record.path / name).exists()]
+    return "running" if written and time.time() - max(written) < _RUNNING else "stopped"
 
 
 def _thinned(points: np.ndarray, most: int) -> list[list[float]]:
