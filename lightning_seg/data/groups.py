@@ -7,7 +7,7 @@ from pathlib import Path
 
 import numpy as np
 
-from lightning_seg.data.files import IMAGE_SUFFIXES, composed, without_ending
+from lightning_seg.data.files import composed, is_image, without_ending
 from lightning_seg.data.lists import read_lines
 from lightning_seg.errors import UserError
 
@@ -88,8 +88,7 @@ class Groups:
         found: dict[str, str] = {}
         for row in rows:
             name, group = composed(row[columns[0]] or ""), (row[self.column] or "").strip()
-            ends = Path(name).suffix.lower() in IMAGE_SUFFIXES
-            key = without_ending(Path(name)).as_posix() if ends else name
+            key = without_ending(Path(name)).as_posix() if is_image(Path(name)) else name
             if not key or not group or found.get(key, group) != group:
                 raise UserError(f"{table}: the image {name!r} has no group, or two.")
             found[key] = group

@@ -44,15 +44,8 @@ class SampleReader:
     def image_and_mask(
         self, path: str | os.PathLike[str], labels: np.ndarray
     ) -> tuple[np.ndarray, np.ndarray]:
-        """Read an image file and join it with its mask (H, W) or masks (H, W, K).
-
-        Where the image has no data they become `IGNORE_INDEX`.
-        """
-        found = read_with_void(path, self.pixels)
-        if found.void is not None and found.void.shape == labels.shape[:2]:
-            void = found.void if labels.ndim == 2 else found.void[..., None]
-            labels = np.where(void, np.uint8(IGNORE_INDEX), labels)
-        return found.values, labels
+        """Read an image file and join it with its mask (H, W) or masks (H, W, K); see `with_void`."""
+        return with_void(read_with_void(path, self.pixels), labels)
 
     def windows(self, sample: Any) -> Windows | None:
         """Parts of a large sample, where they can be read alone."""
@@ -107,3 +100,11 @@ class SampleReader:
             f"{name} knows classes, not single objects. Shapes, PennFudan, COCO and Folder (with `objects`) know them, "
             f"or give {name} a method read_instances."
         )
+
+
+def with_void(image: Image, labels: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Join an image with its mask (H, W) or masks (H, W, K): where it has no data they become `IGNORE_INDEX`."""
+    if image.void is not None and image.void.shape == labels.shape[:2]:
+        void = image.void if labels.ndim == 2 else image.void[..., None]
+        labels = np.where(void, np.uint8(IGNORE_INDEX), labels)
+    return image.values, labels

@@ -9,9 +9,11 @@ import numpy as np
 
 from lightning_seg import IGNORE_INDEX
 from lightning_seg.data.datasets.folder import Folder
-from lightning_seg.data.files import IMAGE_SUFFIXES, Unpaired, by_name, composed
+from lightning_seg.data.files import Unpaired, by_name, composed, is_image, without_ending
 from lightning_seg.data.instances import Sample, instance_sample
-from lightning_seg.data.lists import Names, read_lines
+from lightning_seg.data.lists import Names, read_names
+from lightning_seg.data.pixels import Image
+from lightning_seg.data.reader import with_void
 from lightning_seg.data.recognized import recognized
 from lightning_seg.data.regions import Painted, Region, classes_of, one_class, overlapping
 from lightning_seg.data.windows import Windows
@@ -74,32 +76,31 @@ class Annotated(Folder):
 
     def read(self, sample: Any) -> tuple[np.ndarray, np.ndarray]:
         """Read an image and paint its mask."""
-        size, painted = self._painted(sample)
-        return self.image_and_mask(sample[0], one_class(painted, size))
+        image, size, painted = self._painted(sample)
+        return with_void(image, one_class(painted, size))
 
     def read_overlapping(self, sample: Any) -> tuple[np.ndarray, np.ndarray]:
         """Read an image and paint a mask for each class."""
-        size, painted = self._painted(sample)
-        return self.image_and_mask(sample[0], overlapping(painted, size, self.num_classes))
+        image, size, painted = self._painted(sample)
+        return with_void(image, overlapping(painted, size, self.num_classes))
 
     def read_instances(self, sample: Any) -> Sample:
         """Read an image and its objects; void labels are none."""
-        size, painted = self._painted(sample)
+        image, size, painted = self._painted(sample)
         kept = [one for one in painted if one[1] != IGNORE_INDEX]
         masks = np.array([mask for _, _, mask in kept], bool).reshape(-1, *size)
         numbers = [number for _, number, _ in kept]
-        return instance_sample(
-            self.read_image(sample[0]), masks, numbers, [region.crowd for region, _, _ in kept]
-        )
+        return instance_sample(image.values, masks, numbers, [region.crowd for region, _, _ in kept])
 
     def windows(self, sample: Any) -> Windows | None:
         """Regions are painted for whole images."""
         return None
 
-    def _painted(self, sample: Any) -> tuple[tuple[int, int], Painted]:
-        height, width = self.read_image(sample[0]).shape[:2]
-        regions = self.regions(sample, (height, width))
-        return (height, width), classes_of(regions, self.numbers, (height, width))
+    def _painted(self, sample: Any) -> tuple[Image, tuple[int, int], Painted]:
+        """Read an image, its height and width, and its regions."""
+        image = self.image_of(sample)
+        size = image.values.shape[0], image.values.shape[1]
+        return image, size, classes_of(self.regions(sample, size), self.numbers, size)
 
     def _pairs(self, part: str = "") -> list[Any]:
         images = by_name(self.images, part, self.image_suffix)
@@ -107,7 +108,7 @@ class Annotated(Folder):
 
     def _listed(self, listing: Path) -> list[Any]:
         names = Names(by_name(self.images, suffix=self.image_suffix), self.images, self.root)
-        found = {line: names.find(line) for line in read_lines(listing)}
+        found = {line: names.find(line) for line in read_names(listing)}
         missing = {line: f"no such file in {self.images}" for line, name in found.items() if name is None}
         if missing:
             first = next(iter(missing))
@@ -115,8 +116,9 @@ class Annotated(Folder):
                 f"{listing} names {len(missing)} files that are not there, first {first!r}.", missing
             )
         chosen = [name for name in found.values() if name is not None]
-        if twice := [name for i, name in enumerate(chosen) if name in chosen[:i]]:
-            raise UserError(f"{listing} names {twice[0]} twice.")
+        if len({*chosen}) < len(chosen):
+            twice = next(name for name in chosen if chosen.count(name) > 1)
+            raise UserError(f"{listing} names {twice} twice.")
         return self._samples_of({name: names.files[name] for name in chosen}, chosen)
 
     def _samples_of(self, images: Mapping[str, Path], order: Sequence[str]) -> list[Any]:
@@ -153,8 +155,7 @@ def by_file_name(names: Sequence[str], images: Mapping[str, Path], where: str) -
     found: dict[str, str] = {}
     for name in names:
         path = PurePosixPath(composed(name.replace("\\", "/")).lstrip("/"))
-        stem = path.with_suffix("") if path.suffix.lower() in IMAGE_SUFFIXES else path
-        meant = stem.parts
+        meant = (without_ending(path) if is_image(path) else path).parts
         fits = [one for one in ends.get(meant[-1] if meant else "", []) if _same_end(one, meant)]
         exact = [one for one in fits if one == meant]
         if len(fits := exact or fits) > 1:

@@ -1,6 +1,7 @@
 """Images with several masks each: one for each class, or one for each object."""
 
 from collections.abc import Mapping
+from dataclasses import replace
 from glob import escape
 from pathlib import Path
 from typing import Any, Literal
@@ -9,9 +10,10 @@ import numpy as np
 
 from lightning_seg import IGNORE_INDEX
 from lightning_seg.data.datasets.annotated import Annotated
-from lightning_seg.data.files import IMAGE_SUFFIXES, is_hidden
+from lightning_seg.data.files import is_hidden, is_image, without_ending
 from lightning_seg.data.io import read_mask
-from lightning_seg.data.regions import Region, whole
+from lightning_seg.data.reader import with_void
+from lightning_seg.data.regions import Region, one_class, whole
 from lightning_seg.errors import UserError
 
 
@@ -86,7 +88,7 @@ class MaskFiles(Annotated):
         if pattern.parent not in folders:
             here = folders[pattern.parent] = {}
             for path in _masks(pattern.parent, "*") if pattern.parent.is_dir() else ():
-                here.setdefault(path.stem, []).append(path)
+                here.setdefault(without_ending(path).name, []).append(path)
         paths = folders[pattern.parent].get(pattern.name, [])
         if len(paths) > 1:
             raise UserError(f"{paths[0]} and {paths[1]} have one name, and which is meant is not certain.")
@@ -118,8 +120,7 @@ class MaskFiles(Annotated):
             )
         inside = [whole(str(path), label, numbers == present[0])] if present else []
         if self.void is not None and (void := numbers == self.void).any():
-            region = whole(str(path), label, void)
-            inside.append(Region(region.where, label, region.paint, crowd=True))
+            inside.append(replace(whole(str(path), label, void), crowd=True))
         return inside
 
     def read(self, sample: Any) -> tuple[np.ndarray, np.ndarray]:
@@ -128,7 +129,7 @@ class MaskFiles(Annotated):
         Raises:
             UserError: Two classes claim a pixel.
         """
-        size, painted = self._painted(sample)
+        image, size, painted = self._painted(sample)
         claimed = np.zeros(size, np.uint8)
         for number in range(1, self.num_classes):
             masks = [mask for region, of, mask in painted if of == number and not region.crowd]
@@ -138,7 +139,7 @@ class MaskFiles(Annotated):
                 f"{sample[0]} has {twice} pixels that several classes claim. Train with task: MultiLabelSegmentation, "
                 "for classes that overlap, or mend the masks."
             )
-        return super().read(sample)
+        return with_void(image, one_class(painted, size))
 
 
 def _masks(folder: Path, pattern: str) -> list[Path]:
@@ -146,5 +147,5 @@ def _masks(folder: Path, pattern: str) -> list[Path]:
     return sorted(
         path
         for path in folder.glob(pattern)
-        if path.suffix.lower() in IMAGE_SUFFIXES and not any(map(is_hidden, path.relative_to(folder).parts))
+        if is_image(path) and not any(map(is_hidden, path.relative_to(folder).parts))
     )
