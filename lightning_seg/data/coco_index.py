@@ -13,10 +13,10 @@ from PIL import Image
 
 from lightning_seg.data.coco_masks import paint
 from lightning_seg.data.compact import Store, TextWriter, pack_texts
+from lightning_seg.data.containers import ORIENTATION
 from lightning_seg.errors import UserError
 
 Id = int | str
-_ORIENTATION = 0x0112  # EXIF's tag
 _HEADER = 9  # numbers before those of a segmentation: see `pack`
 
 
@@ -59,7 +59,7 @@ class Annotation:
             UserError: As `paint`.
         """
         if not isinstance(self.segmentation, dict):
-            self._check_place(size)
+            refuse_misplaced(self.where, self.segmentation, size)
             return
         stated = tuple(self.segmentation["size"] or size)
         if stated != size:
@@ -69,22 +69,6 @@ class Annotation:
         if (covered := sum(self.segmentation["counts"])) != size[0] * size[1]:
             raise UserError(
                 f"{self.where}: its run lengths cover {covered} pixels, the image has {pixels(size)}."
-            )
-
-    def _check_place(self, size: tuple[int, int]) -> None:
-        """Refuse polygons that cannot be meant in pixels of the image."""
-        limits = size[::-1]
-        low = [min(min(polygon[axis::2]) for polygon in self.segmentation) for axis in (0, 1)]
-        high = [max(max(polygon[axis::2]) for polygon in self.segmentation) for axis in (0, 1)]
-        if max(high) <= 1 and min(limits) > 2:
-            raise UserError(
-                f"{self.where}: its polygons lie within one pixel. Are they fractions of the image?"
-            )
-        ends = zip(low, high, limits, strict=True)
-        if any(first > end or last < 0 or first < -end or last > 2 * end for first, last, end in ends):
-            raise UserError(
-                f"{self.where}: its polygons reach from {plain(low)} to {plain(high)} (x, y), outside of the "
-                f"image's {pixels(size)}."
             )
 
 
@@ -118,7 +102,7 @@ class CocoImage:
             UserError: The image has another size than the annotations say, or they do not say which way is up.
         """
         with Image.open(path) as image:
-            turned = image.getexif().get(_ORIENTATION, 1)
+            turned = image.getexif().get(ORIENTATION, 1)
         turned = turned if turned in range(2, 9) else 1
         stored = size[::-1] if turned >= 5 else size
         if self.size not in (None, size, stored):
@@ -315,3 +299,27 @@ def pixels(size: Sequence[int]) -> str:
 def plain(numbers: Iterable[float]) -> list[float]:
     """Numbers for people, whole ones without a point."""
     return [int(number) if number == int(number) else float(number) for number in numbers]
+
+
+def refuse_misplaced(where: str, polygons: Sequence[Sequence[float]], size: tuple[int, int]) -> None:
+    """Refuse polygons that cannot be meant in pixels of the image.
+
+    Args:
+        where: File and entry, for errors.
+        polygons: The polygons [[x, y, x, y, ...], ...].
+        size: Height and width of the image.
+
+    Raises:
+        UserError: They lie within one pixel, or outside of the image.
+    """
+    limits = size[::-1]
+    low = [min(min(polygon[axis::2]) for polygon in polygons) for axis in (0, 1)]
+    high = [max(max(polygon[axis::2]) for polygon in polygons) for axis in (0, 1)]
+    if max(high) <= 1 and min(limits) > 2:
+        raise UserError(f"{where}: its polygons lie within one pixel. Are they fractions of the image?")
+    ends = zip(low, high, limits, strict=True)
+    if any(first > end or last < 0 or first < -end or last > 2 * end for first, last, end in ends):
+        raise UserError(
+            f"{where}: its polygons reach from {plain(low)} to {plain(high)} (x, y), outside of the image's "
+            f"{pixels(size)}."
+        )

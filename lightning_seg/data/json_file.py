@@ -5,7 +5,7 @@ import marshal
 import tempfile
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, TextIO
 
 from lightning_seg.errors import UserError
 
@@ -13,23 +13,30 @@ _BLANKS = " \t\n\r"
 _WINDOW = 1 << 22  # letters
 
 
-def read_json(path: Path) -> Mapping[str, Any]:
-    """Read a JSON file that holds a mapping.
+def read_any_json(path: Path) -> Any:
+    """Read a JSON file.
 
     Raises:
-        UserError: It cannot be read, is cut off or otherwise no JSON, has a key twice, or holds something else.
+        UserError: It cannot be read, is cut off or otherwise no JSON, or has a key twice.
     """
     try:
         text = path.read_text(encoding="utf-8-sig")
-        contents = json.loads(text, object_pairs_hook=lambda pairs: _unique(pairs, path))
+        return json.loads(text, object_pairs_hook=lambda pairs: _unique(pairs, path))
     except OSError as error:
         raise UserError(f"{path} cannot be read: {error.strerror}.") from None
     except (ValueError, RecursionError) as error:
         raise UserError(f"{path} is no JSON, or cut off: {error}.") from None
+
+
+def read_json(path: Path) -> Mapping[str, Any]:
+    """Read a JSON file that holds a mapping.
+
+    Raises:
+        UserError: It holds something else; or see `read_any_json`.
+    """
+    contents = read_any_json(path)
     if not isinstance(contents, dict):
-        raise UserError(
-            f"{path} should hold a mapping with images, annotations and categories; it is a list or value."
-        )
+        raise UserError(f"{path} should hold a mapping, {{...}}; it is a list or value.")
     return contents
 
 
@@ -89,7 +96,7 @@ def read_entries(path: Path, lists: Mapping[str, Entries]) -> Mapping[str, Any]:
 class _Walk:
     """Goes through the mapping of a file; ValueError where it is none."""
 
-    def __init__(self, file: Any, path: Path) -> None:
+    def __init__(self, file: TextIO, path: Path) -> None:
         self._file, self._path = file, path
         self._text, self._at = "", 0
         self._decoder = json.JSONDecoder(object_pairs_hook=lambda pairs: _unique(pairs, path))

@@ -7,6 +7,7 @@ from pathlib import Path
 import numpy as np
 
 from lightning_seg import IGNORE_INDEX
+from lightning_seg.data.coco_index import refuse_misplaced
 from lightning_seg.data.coco_masks import paint
 from lightning_seg.errors import UserError
 
@@ -51,16 +52,7 @@ def polygon(where: str, label: str, parts: Sequence[Sequence[float]], level: int
             raise UserError(f"{where}: a polygon has a coordinate that is no number.")
 
     def painted(size: Size) -> np.ndarray:
-        points = np.concatenate([np.reshape(part, (-1, 2)) for part in parts])
-        limits = np.array(size[::-1])
-        low, high = points.min(0), points.max(0)
-        if (high <= 1).all() and (limits > 2).all():
-            raise UserError(f"{where}: its polygons lie within one pixel. Are they fractions of the image?")
-        if (low > limits).any() or (high < 0).any() or (low < -limits).any() or (high > 2 * limits).any():
-            raise UserError(
-                f"{where}: its polygons reach from {low.tolist()} to {high.tolist()} (x, y), outside of the image's "
-                f"{size[0]}x{size[1]} pixels (height x width)."
-            )
+        refuse_misplaced(where, parts, size)
         return paint([list(map(float, part)) for part in parts], size)
 
     return Region(where, label, painted, level)

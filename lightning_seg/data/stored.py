@@ -4,7 +4,7 @@ from typing import NamedTuple
 
 from PIL import Image, ImageFile, TiffImagePlugin
 
-from lightning_seg.data.containers import ORIENTATION, is_lossy
+from lightning_seg.data.containers import BITS, ORIENTATION, is_lossy
 
 WITH_ORIENTATION = {"exif", "xmp", "Raw profile type exif", "XML:com.adobe.xmp"}  # keys of Pillow's `info`
 
@@ -44,9 +44,6 @@ def layout_of(image: Image.Image) -> tuple[str, int | None]:
     args = () if tile is None else tile.args if isinstance(tile.args, tuple) else (tile.args,)
     raw = args[0] if args and isinstance(args[0], str) else image.mode
     if isinstance(image, TiffImagePlugin.TiffImageFile) and tile is not None and image.mode[0] not in "IF":
-        bits, planes = (
-            image.tag_v2.get(258, (1,)),
-            image.tag_v2.get(284),
-        )  # BitsPerSample, PlanarConfiguration
+        bits, planes = image.tag_v2.get(BITS, (1,)), image.tag_v2.get(284)  # PlanarConfiguration
         raw += ";16 in planes" if max(bits) > 8 and planes == 2 else ""
     return raw, args[1] if tile is not None and tile.codec_name.startswith("ppm") else None

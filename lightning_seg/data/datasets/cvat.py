@@ -78,10 +78,11 @@ class CVAT(Annotated):
                 raise UserError(
                     f"{self.file} is not of 'CVAT for images 1.1' (of a video, or another format). Export that."
                 )
-            names = [image.get("name", "") for image in tree.iter("image")]
-            if twice := [name for i, name in enumerate(names) if name in names[:i]]:
-                raise UserError(f"{self.file} lists the image {twice[0]!r} twice.")
-            self._images = dict(zip(names, tree.iter("image"), strict=True))
+            found: dict[str, ElementTree.Element] = {}
+            for image in tree.iter("image"):
+                if found.setdefault(name := image.get("name", ""), image) is not image:
+                    raise UserError(f"{self.file} lists the image {name!r} twice.")
+            self._images = found
         return self._images
 
     def __getstate__(self) -> dict[str, Any]:

@@ -1,6 +1,5 @@
 """Images annotated with Label Studio: one JSON file for all."""
 
-import json
 import re
 from collections.abc import Mapping
 from pathlib import Path
@@ -11,6 +10,7 @@ import numpy as np
 
 from lightning_seg.data.datasets.annotated import Annotated, by_file_name
 from lightning_seg.data.files import by_name
+from lightning_seg.data.json_file import read_any_json
 from lightning_seg.data.regions import Region, polygon, refuse_other_size, whole
 from lightning_seg.errors import UserError
 
@@ -82,29 +82,24 @@ class LabelStudio(Annotated):
                 raise UserError(
                     f"{spot}: the image was turned in Label Studio. Save it as it is shown there."
                 )
-            if kind == "polygonlabels":
-                scale = np.array(size[::-1]) / 100
-                found.append(polygon(spot, labels[0], [(np.array(value["points"]) * scale).ravel().tolist()]))
-            elif kind == "brushlabels":
-                try:
-                    found.append(whole(spot, labels[0], decode_brush(value["rle"], size)))
-                except (KeyError, IndexError, TypeError, ValueError) as error:
-                    raise UserError(f"{spot}: its brush cannot be read ({error}).") from None
-            else:
+            if kind not in ("polygonlabels", "brushlabels"):
                 raise UserError(
                     f"{spot} is of the kind {kind!r}, no polygon and no brush. Leave its label out with "
                     f"--data.init_args.skip_labels=[{labels[0]!r}], or draw polygons."
                 )
+            try:
+                if kind == "polygonlabels":
+                    points = np.array(value["points"], float) * np.array(size[::-1]) / 100
+                    found.append(polygon(spot, labels[0], [points.ravel().tolist()]))
+                else:
+                    found.append(whole(spot, labels[0], decode_brush(value["rle"], size)))
+            except (KeyError, IndexError, TypeError, ValueError) as error:
+                raise UserError(f"{spot}: its points or brush cannot be read ({error}).") from None
         return found
 
     def _entries(self) -> dict[str, dict[str, Any]]:
         if self._tasks is None:
-            try:
-                tasks = json.loads(self.file.read_text(encoding="utf-8-sig"))
-            except OSError as error:
-                raise UserError(f"{self.file} cannot be read: {error.strerror}.") from None
-            except ValueError as error:
-                raise UserError(f"{self.file} is no JSON, or cut off: {error}.") from None
+            tasks = read_any_json(self.file)
             if not isinstance(tasks, list) or not all(isinstance(t, dict) and "data" in t for t in tasks):
                 raise UserError(
                     f"{self.file} is no list of tasks: export as JSON from Label Studio, not as JSON-MIN or COCO."

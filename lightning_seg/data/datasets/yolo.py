@@ -8,13 +8,12 @@ from typing import Any
 import yaml
 from PIL import Image
 
+from lightning_seg.data.containers import ORIENTATION
 from lightning_seg.data.datasets.annotated import Annotated
 from lightning_seg.data.files import composed, glob_visible, without_ending
 from lightning_seg.data.lists import read_lines
 from lightning_seg.data.regions import Region, polygon
 from lightning_seg.errors import UserError
-
-_ORIENTATION = 0x0112  # EXIF's tag
 
 
 class YOLOPolygons(Annotated):
@@ -90,7 +89,7 @@ class YOLOPolygons(Annotated):
             found.append(polygon(where, names[int(first)], [points]))
         if found:
             with Image.open(sample[0]) as image:
-                if image.getexif().get(_ORIENTATION, 1) not in (0, 1):
+                if image.getexif().get(ORIENTATION, 1) not in (0, 1):
                     raise UserError(
                         f"{sample[0]} has a rotation noted (EXIF), and whether its polygons were drawn on the turned "
                         "image is not known. Save it upright."
@@ -104,15 +103,16 @@ class YOLOPolygons(Annotated):
             return None
         try:
             names = yaml.safe_load(file.read_text(encoding="utf-8")).get("names")
-        except (yaml.YAMLError, AttributeError, UnicodeDecodeError):
+            ordered = [names[key] for key in sorted(names)] if isinstance(names, dict) else names
+            return None if ordered is None else [*map(str, ordered)]
+        except (yaml.YAMLError, AttributeError, TypeError, UnicodeDecodeError):
             raise UserError(
                 f"{file} cannot be read: it should be YOLO's description of the data set."
             ) from None
-        return [names[key] for key in sorted(names)] if isinstance(names, dict) else names
 
     def _check_names(self) -> None:
         stated = self._stated_names
-        if stated is not None and list(map(str, stated)) != list(self.class_names[1:]):
+        if stated is not None and stated != list(self.class_names[1:]):
             raise UserError(
                 f"{self.root / 'data.yaml'} has the names {stated}, but class_names after the background is "
                 f"{list(self.class_names[1:])}. Give the same names in the same order."

@@ -112,7 +112,7 @@ def run_lengths(values):
     return [*runs, length]
 
 
-def brush(mask, rng=None):
+def brush(mask):
     """Encode a mask as Label Studio's brush: bits of thi.ng's rle-pack of RGBA, runs and literals mixed."""
     values = np.repeat(mask.ravel().astype(np.uint8) * 255, 4)
     bits = [f"{len(values):032b}", f"{7:05b}", *(f"{size - 1:04b}" for size in (3, 4, 8, 16))]

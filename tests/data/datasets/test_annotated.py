@@ -74,7 +74,15 @@ def make_masks(root, listed, rng):
     return MaskFiles(str(root), CLASSES, **GIVEN)
 
 
-MAKERS = [make_labelme, make_yolo, make_cvat, make_label_studio, make_coco, make_masks]
+MAKER_OF = {
+    LabelMe: make_labelme,
+    YOLOPolygons: make_yolo,
+    CVAT: make_cvat,
+    LabelStudio: make_label_studio,
+    COCOFormat: make_coco,
+    MaskFiles: make_masks,
+}
+MAKERS = [*MAKER_OF.values()]
 
 
 def made(maker, root, seed, count=3):
@@ -284,10 +292,17 @@ def test_faults_of_files_are_one_error_each(tmp_path):
         file.write_text(text)
         fails(data, match)
     fails(YOLOPolygons(str(tmp_path / "yolo"), ["background", "dog", "cat"], **GIVEN), "has the names")
+    (tmp_path / "yolo/data.yaml").write_text("names: 2")
+    fails(YOLOPolygons(str(tmp_path / "yolo"), CLASSES, **GIVEN), "data.yaml cannot be read")
 
     data, _ = made(make_label_studio, tmp_path / "studio", 0)
     file = tmp_path / "studio/annotations.json"
     tasks = json.loads(file.read_text())
+    value = tasks[0]["annotations"][0]["result"][0]["value"]
+    points = value.pop("points")
+    file.write_text(json.dumps(tasks))
+    fails(LabelStudio(str(tmp_path / "studio"), CLASSES, **GIVEN), "points or brush cannot be read")
+    value["points"] = points
     tasks[0]["annotations"] *= 2
     file.write_text(json.dumps(tasks))
     fails(data, "2 annotations that were not skipped")
@@ -301,6 +316,25 @@ def test_faults_of_files_are_one_error_each(tmp_path):
     fails(data, "is a polyline")
     file.write_text(text[:-5])
     fails(CVAT(str(tmp_path / "cvat"), CLASSES, **GIVEN), "no XML, or cut off")
+
+
+def test_a_list_may_not_name_an_image_twice(tmp_path):
+    data, _ = made(make_labelme, tmp_path, 0)
+    for lines, match in (("a\ncam1.1\na\n", "the line 'a' 2 times"), ("a\na.png\n", "names a twice")):
+        (tmp_path / "train.txt").write_text(lines)
+        with pytest.raises(UserError, match=match):
+            LabelMe(str(tmp_path), CLASSES, **GIVEN).samples("train")
+
+
+def test_masks_may_be_compressed_nifti(tmp_path):
+    nibabel = pytest.importorskip("nibabel")
+    for name in NAMES:
+        write.image(tmp_path / "images" / f"{name}.png", np.random.default_rng(0))
+        file = tmp_path / "masks/cell" / f"{name}.nii.gz"
+        file.parent.mkdir(parents=True, exist_ok=True)
+        nibabel.save(nibabel.Nifti1Image(np.ones(SIZE[::-1], np.uint8), np.eye(4)), file)
+    data = MaskFiles(str(tmp_path), ["background", "cell"], **GIVEN)
+    assert all((data.read(sample)[1] == 1).all() for sample in samples(data).values())
 
 
 def test_settings_of_masks_are_refused_where_there_are_none(tmp_path):
@@ -361,9 +395,7 @@ def test_the_examples_of_the_documentation_are_data_sets(settings, tmp_path):
         }
     file.write_text(yaml.safe_dump(settings | {"model": model | {"optimizer": {"class_path": "SGD"}}}))
     data = ExperimentSettings(["-c", str(file), f"--data.init_args.root={tmp_path}"]).build_data()
-    maker = next(
-        (m for m in MAKERS if m.__name__ == "make_" + NAMES_OF_MAKERS.get(type(data).__name__, "")), None
-    )
+    maker = MAKER_OF.get(type(data))
     name = data.files if isinstance(data, MaskFiles) else ""
     if maker is None or "*" in name or data.divided or not data.split_ratios:
         return
@@ -371,12 +403,3 @@ def test_the_examples_of_the_documentation_are_data_sets(settings, tmp_path):
     for file in tmp_path.glob("coco.json"):
         file.rename(tmp_path / "annotations.json")
     assert len(samples(data)) == len(NAMES)
-
-
-NAMES_OF_MAKERS = {
-    "LabelMe": "labelme",
-    "CVAT": "cvat",
-    "LabelStudio": "label_studio",
-    "COCOFormat": "coco",
-    "MaskFiles": "masks",
-}
