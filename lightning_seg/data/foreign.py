@@ -11,10 +11,12 @@ import lightning as L
 import numpy as np
 import torch
 from lightning.pytorch.utilities import rank_zero_info, rank_zero_only
+from lightning.pytorch.utilities.seed import isolate_rng
 from torch.utils.data import DataLoader, IterableDataset, RandomSampler, SequentialSampler, default_collate
 
 from lightning_seg import IGNORE_INDEX
 from lightning_seg.data.base import SegmentationData
+from lightning_seg.data.classes import default_palette
 from lightning_seg.data.dataset import Split
 from lightning_seg.data.loading import FILLER, Loader, seed_of, seeded
 from lightning_seg.errors import UserError
@@ -22,15 +24,6 @@ from lightning_seg.errors import UserError
 _IMAGES = ("image", "images", "img", "pixel_values", "input", "inputs", "x", "data")
 _MASKS = ("mask", "masks", "label", "labels", "target", "targets", "segmentation", "semantic", "seg", "y")
 _SPLITS = ("train", "val", "test")
-_COLORS = (
-    (0, 0, 0),
-    (230, 25, 75),
-    (60, 180, 75),
-    (255, 225, 25),
-    (0, 130, 200),
-    (245, 130, 48),
-    (145, 30, 180),
-)
 
 
 class ForeignData(SegmentationData):
@@ -93,7 +86,7 @@ class ForeignData(SegmentationData):
                 f"data: {self.path} does not say its classes: state class_names beside class_path."
             )
         self.class_names = tuple(map(str, names))
-        colors = palette or [_color(i) for i in range(len(self.class_names))]
+        colors = palette or default_palette(len(self.class_names))
         self.palette = tuple((int(r), int(g), int(b)) for r, g, b in colors)
         self.void = ignore_index
         self.mean, self.std = mean, std
@@ -168,12 +161,12 @@ class ForeignData(SegmentationData):
             if rank_zero_only.rank == 0:  # type: ignore[attr-defined]
                 made.prepare_data()
             made.setup("fit")
-            made.setup("test") if _overrides(made, "test_dataloader") else None
-            names = {"train": "train", "val": "val", "test": "test"}
+            if _overrides(made, "test_dataloader"):
+                made.setup("test")
             found = {
-                s: getattr(made, f"{n}_dataloader")()
-                for s, n in names.items()
-                if _overrides(made, f"{n}_dataloader")
+                split: getattr(made, f"{split}_dataloader")()
+                for split in _SPLITS
+                if _overrides(made, f"{split}_dataloader")
             }
         elif isinstance(made, Mapping):
             found = dict(made)
@@ -265,10 +258,11 @@ class ForeignData(SegmentationData):
                 f"data: a mask of {self.path} is {tuple(labels.shape)} {labels.dtype}, not (H, W) class numbers."
             )
         labels = torch.where(labels == self.void, IGNORE_INDEX, labels.long())
-        if bool(((labels < 0) | (labels > IGNORE_INDEX)).any()):
+        if len(strange := labels[(labels < 0) | (labels > IGNORE_INDEX)]):
+            label = int(strange[0])
             raise UserError(
-                f"data: a mask of {self.path} has label {int(labels.min())}: if such pixels do not count, state"
-                f" ignore_index: {int(labels.min())} beside class_path."
+                f"data: a mask of {self.path} has label {label}: if such pixels do not count, state"
+                f" ignore_index: {label} beside class_path."
             )
         return np.ascontiguousarray(labels.to(torch.uint8).numpy())
 
@@ -320,23 +314,11 @@ def _overrides(module: L.LightningDataModule, name: str) -> bool:
     return getattr(type(module), name) is not getattr(L.LightningDataModule, name)
 
 
-def _color(index: int) -> tuple[int, int, int]:
-    if index < len(_COLORS):
-        return _COLORS[index]
-    red, green, blue = np.random.default_rng(index).integers(40, 256, 3).tolist()
-    return red, green, blue
-
-
 @contextmanager
 def _all_seeded(*numbers: int) -> Iterator[None]:
     """Within the block the generators of torch, NumPy and Python follow from these numbers; afterwards as before."""
-    before = random.getstate(), np.random.get_state()
-    seed = seed_of(*numbers)
-    random.seed(seed)
-    np.random.seed(seed % 2**32)
-    try:
-        with seeded(*numbers):
-            yield
-    finally:
-        random.setstate(before[0])
-        np.random.set_state(before[1])
+    with isolate_rng(include_cuda=False), seeded(*numbers):
+        seed = seed_of(*numbers)
+        random.seed(seed)
+        np.random.seed(seed % 2**32)
+        yield

@@ -125,6 +125,11 @@ class Stream(IterableDataset):
         (lambda: (DataLoader(Items(4)), [1, 2]), {}, "gives a list for val, not one DataLoader"),
         (Module("normalized"), {}, "values from -.*not 0..1. If it is normalized, state mean and std"),
         (Module(), {"ignore_index": 255}, "has label -100.*state ignore_index: -100"),
+        (
+            lambda: (DataLoader([(np.zeros((4, 4, 3), np.uint8), np.full((4, 4), 300))]),) * 2,
+            {},
+            "has label 300",
+        ),
         (lambda: (DataLoader(torch.zeros(3, 2)), DataLoader(Items(3))), {}, "must be a pair .* it is Tensor"),
     ],
 )
