@@ -14,13 +14,29 @@ from typing import Any
 
 import numpy as np
 
-from lightning_seg.data import bands, classes, io, rasters, stored, volumes
+from lightning_seg.data import (
+    bands,
+    classes,
+    coco_masks,
+    containers,
+    io,
+    overlapping,
+    png,
+    rasters,
+    regions,
+    stored,
+    volumes,
+)  # fmt: skip
 from lightning_seg.data.cache_folder import cache_folder
 from lightning_seg.data.loading import in_parallel
 from lightning_seg.data.pixels import DTYPES
 from lightning_seg.data.protocol import DataSet, Pair
 from lightning_seg.data.volumes import Slice, file_of, parts_of
 from lightning_seg.errors import UserError
+
+_READERS = (
+    io, bands, containers, png, stored, rasters, volumes, classes, regions, coco_masks, overlapping,
+)  # fmt: skip
 
 
 def in_memory(read: Callable[[Any], Pair], samples: Sequence[Any], title: str) -> list[Pair]:
@@ -115,10 +131,7 @@ def cache_key(data: DataSet, split: str, samples: Sequence[Any]) -> str:
         samples: Its samples.
     """
     kinds = (k for k in type(data).__mro__ if k is type(data) or vars(k).keys() & {"list_samples", "read"})
-    code = [
-        *map(inspect.getsource, (io, bands, stored, rasters, volumes, classes)),
-        *(_source(kind) for kind in kinds),
-    ]
+    code = [*map(inspect.getsource, _READERS), *(_source(kind) for kind in kinds)]
     digest = hashlib.sha256("".join(code).encode())
     _feed(digest, data.reading_settings)
     state = lru_cache(64)(_state)  # many samples may have one annotation file

@@ -1,14 +1,11 @@
 """Mean, deviation and percentiles of each band in the training split, measured once and cached."""
 
-import json
-import os
-import tempfile
 from contextlib import suppress
 
 import numpy as np
 
 from lightning_seg.data.cache import cache_key
-from lightning_seg.data.cache_folder import cache_folder
+from lightning_seg.data.cache_folder import cache_folder, keep_array
 from lightning_seg.data.loading import in_parallel
 from lightning_seg.data.pixels import Image, Measurement
 from lightning_seg.data.protocol import DataSet
@@ -29,9 +26,11 @@ def measure(data: DataSet) -> Measurement:
         UserError: A file cannot be read, or a band has one value throughout.
     """
     samples, limits = data.samples(data.train_split), data.pixels.value_range
-    file = cache_folder() / f"bands-{cache_key(data, data.train_split, samples)}-{limits}.json"
-    with suppress(OSError, ValueError, TypeError):
-        return Measurement(**{name: tuple(values) for name, values in json.loads(file.read_text()).items()})
+    file = cache_folder() / f"bands-{cache_key(data, data.train_split, samples)}-{limits}.npy"
+    with suppress(OSError, ValueError):
+        kept = np.load(file, allow_pickle=False)
+        if kept.shape == (4, data.pixels.count):
+            return Measurement(*map(tuple, kept.tolist()))
     count, mean, squares, some = 0, np.zeros(data.pixels.count), np.zeros(data.pixels.count), []
     for number, total, deviations, few in in_parallel(lambda s: _look(data.image_of(s), limits), samples):
         if number:  # Chan, Golub and LeVeque's rule for joining two variances
@@ -48,13 +47,9 @@ def measure(data: DataSet) -> Measurement:
         )
     low, high = np.percentile(np.concatenate(some), (1, 99), axis=0)
     high = np.where(high > low, high, low + std)
-    found = Measurement(*(tuple(map(float, values)) for values in (mean, std, low, high)))
-    with suppress(OSError):  # a cache that cannot be written costs time, not a run
-        file.parent.mkdir(parents=True, exist_ok=True)
-        with tempfile.NamedTemporaryFile("w", dir=file.parent, delete=False) as temporary:
-            json.dump(found._asdict(), temporary)
-        os.replace(temporary.name, file)
-    return found
+    found = np.stack([mean, std, low, high])
+    keep_array(file, found)
+    return Measurement(*map(tuple, found.tolist()))
 
 
 def _look(image: Image, limits: tuple[float, float] | None) -> tuple[int, np.ndarray, np.ndarray, np.ndarray]:
