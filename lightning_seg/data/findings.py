@@ -149,7 +149,6 @@ KINDS = {
 EARLY = {
     "background",
     "clipped",
-    "divided",
     "permuted",
     "single",
     "void",

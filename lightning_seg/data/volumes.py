@@ -2,7 +2,7 @@
 
 import os
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from importlib import import_module
@@ -123,7 +123,7 @@ def _reader(path: Path) -> Callable[[Path, int | None], tuple[int, np.ndarray | 
 
 
 @contextmanager
-def _reading(path: Path) -> Any:
+def _reading(path: Path) -> Iterator[None]:
     """Turn whatever goes wrong with a file into an error that names it."""
     try:
         yield

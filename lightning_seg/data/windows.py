@@ -88,7 +88,7 @@ def _image_part(path: Path, pixels: Pixels, box: Box) -> tuple[np.ndarray, np.nd
 
 def _mask_part(path: Any, box: Box, size: tuple[int, int]) -> np.ndarray:
     """Read a part of a mask (h, w), ``uint8``; the numbers are those that `read_mask` gives."""
-    if not isinstance(path, Path) or _plain_mask(path) is None:
+    if not isinstance(path, Path) or not _is_plain_mask(path):
         whole = read_mask(path)
         _refuse_other_size(path, (whole.shape[0], whole.shape[1]), size)
         return np.ascontiguousarray(whole[box.top : box.bottom, box.left : box.right])
@@ -104,14 +104,14 @@ def _refuse_other_size(path: Any, mask: tuple[int, int], image: tuple[int, int])
 
 
 @lru_cache(maxsize=4096)
-def _plain_mask(path: Path) -> bool | None:
-    """Whether a mask is a TIFF of 8 bits in one band that is read as it is; None for any other."""
+def _is_plain_mask(path: Path) -> bool:
+    """Whether a mask is a TIFF of 8 bits in one band that is read as it is."""
     if path.suffix.lower() not in _TIFF:
-        return None
+        return False
     try:
         with Image.open(path) as image:
             tags = getattr(image, "tag_v2", {})
             plain = image.mode in ("L", "P") and tags.get(SAMPLES, 1) == 1 and tags.get(PHOTOMETRIC) != 0
-            return True if plain and not is_lossy(image) and len(pages_of(image)) == 1 else None
+            return plain and not is_lossy(image) and len(pages_of(image)) == 1
     except (OSError, SyntaxError, ValueError):
-        return None
+        return False

@@ -1,16 +1,11 @@
 """Random variants of the published data sets' own layouts, tiny, with known pixels: read exactly, or refused.
 
-`python tests/data/fuzz_layouts.py [COUNT] [SEED]` makes COUNT variants of COCO (instances, panoptic, stuff), Hugging
+`python -m tests.data.fuzz_layouts [COUNT] [SEED]` makes COUNT variants of COCO (instances, panoptic, stuff), Hugging
 Face (where the package datasets is), ISBI, Cityscapes, ADE20K, Penn-Fudan, Oxford-IIIT Pet and CamVid's original files.
 """
 
 import importlib.util
 import json
-import shutil
-import sys
-import tempfile
-from collections import Counter
-from pathlib import Path
 
 import numpy as np
 from PIL import Image
@@ -24,7 +19,7 @@ from lightning_seg.data.datasets.isbi import ISBI
 from lightning_seg.data.datasets.oxford_pet import OxfordPet
 from lightning_seg.data.datasets.pennfudan import PennFudan
 from lightning_seg.errors import UserError
-from tests.data.fuzz_readers import EXIF, SIZE, TURNS, save
+from tests.data.fuzz_readers import EXIF, SIZE, TURNS, main, save, tally
 
 ARGUMENTS = {"batch_size": 1, "crop_size": (4, 4)}
 VOID = 255
@@ -338,23 +333,13 @@ def outcome(rng, root, layout):
 
 def run(count, seed=0):
     """Make and read variants; return how many came out how, and the faulty ones."""
-    counts, wrong = Counter(), []
-    for i in range(count):
-        rng = np.random.default_rng([seed, i])
-        root = Path(tempfile.mkdtemp())
-        try:
-            told = outcome(rng, root, LAYOUTS[i % len(LAYOUTS)])
-        finally:
-            shutil.rmtree(root, ignore_errors=True)
-        counts[" ".join(told.split(":")[0].split())] += 1
-        if told.startswith("WRONG") or " sound:" in told or " in spite of " in told:
-            wrong.append(f"variant {seed}/{i}: {told}")
-    return counts, wrong
+    return tally(
+        count,
+        seed,
+        lambda i, rng, root: outcome(rng, root, LAYOUTS[i % len(LAYOUTS)]),
+        lambda told: told.startswith("WRONG") or " sound:" in told or " in spite of " in told,
+    )
 
 
 if __name__ == "__main__":
-    count, seed = map(int, [*sys.argv[1:], *("500", "0")[len(sys.argv) - 1 :]])
-    counts, wrong = run(count, seed)
-    print("\n".join(f"{number:5d}  {kind}" for kind, number in sorted(counts.items())))
-    print("\n".join(wrong))
-    raise SystemExit(bool(wrong))
+    main(run)

@@ -458,23 +458,38 @@ def _rgb(rng, path, camvid):
 
 def run(count, seed=0):
     """Make and read variants; return how many came out how, and the faulty ones."""
+    return tally(
+        count,
+        seed,
+        lambda i, rng, root: (outcome_of_lists if i % 5 == 4 else outcome)(rng, root),
+        lambda told: told.startswith(("WRONG", "refused sound")),
+    )
+
+
+def tally(count, seed, outcome_of, is_wrong):
+    """Count what becomes of variants, each by its number, in a folder of its own; list those that are wrong."""
     counts, wrong = Counter(), []
     for i in range(count):
         rng = np.random.default_rng([seed, i])
         root = Path(tempfile.mkdtemp())
         try:
-            told = (outcome_of_lists if i % 5 == 4 else outcome)(rng, root)
+            told = outcome_of(i, rng, root)
         finally:
             shutil.rmtree(root, ignore_errors=True)
         counts[" ".join(told.split(":")[0].split())] += 1
-        if told.startswith(("WRONG", "refused sound")):
+        if is_wrong(told):
             wrong.append(f"variant {seed}/{i}: {told}")
     return counts, wrong
 
 
-if __name__ == "__main__":
+def main(run):
+    """Run what the command line says, and exit with 1 if something is wrong."""
     count, seed = map(int, [*sys.argv[1:], *("500", "0")[len(sys.argv) - 1 :]])
     counts, wrong = run(count, seed)
     print("\n".join(f"{number:5d}  {kind}" for kind, number in sorted(counts.items())))
     print("\n".join(wrong))
     raise SystemExit(bool(wrong))
+
+
+if __name__ == "__main__":
+    main(run)

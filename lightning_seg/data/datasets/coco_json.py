@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from lightning_seg.data.coco_file import read_coco
+from lightning_seg.data.coco_file import CocoFile, read_coco
 from lightning_seg.data.coco_index import Annotation
 from lightning_seg.data.coco_masks import turn
 from lightning_seg.data.datasets.annotated import Annotated, by_file_name
@@ -40,7 +40,7 @@ class COCOFormat(Annotated):
                 f"data.init_args.file is {file}, one file for each split, so images must be, too: for example "
                 "--data.init_args.images={split}, or {split}/images."
             )
-        self._known: dict[Path, Any] = {}
+        self._known: dict[Path, CocoFile] = {}
 
     def sources(self, images: Mapping[str, Path]) -> Mapping[str, tuple[Any, ...]]:
         """Find the entry of each image."""
@@ -77,7 +77,7 @@ class COCOFormat(Annotated):
             for entry in listed.annotations
         ]
 
-    def _file(self, path: Path) -> Any:
+    def _file(self, path: Path) -> CocoFile:
         if path not in self._known:
             if not path.is_file():
                 raise self.missing(path)
