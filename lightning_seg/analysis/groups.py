@@ -133,6 +133,9 @@ def other_differences(groups: Sequence[Group]) -> str:
     others = [key for key in varied_settings(runs) if key not in by]
     if not by or not others:
         return ""
+    variants = by == ("experiment",) and all("/" in record.experiment for record in records)
+    if variants and not any(group.mixed for group in groups):
+        return ""  # a variant of an ablation is all the settings that it changes
     each = [tuple(run.get(key, MISSING) for key in others) for run in runs]
     of_group = dict(zip(map(id, records), each, strict=True))
     mixes = [{of_group[id(record)] for record in group.records} for group in groups]

@@ -58,3 +58,14 @@ def test_experiments_grouped_by_name_say_what_else_differs(tmp_path):
     make_run(tmp_path, "other", 0, config=network())
     (section,) = compare([tmp_path], ["experiment"]).sections
     assert "Not experiment alone: the runs compared also differ in backbone" in section.summary
+
+
+def test_variants_of_an_ablation_are_all_that_they_change(tmp_path):
+    for name, backbone, lr in (("a/small", "resnet18", 0.1), ("a/large", "resnet50", 0.2)):
+        for seed in range(2):
+            make_run(tmp_path, name, seed, config=network(lr=lr, backbone=backbone))
+    (section,) = compare([tmp_path], ["experiment"]).sections
+    assert "alone" not in section.summary
+    make_run(tmp_path, "a/small", 2, config=network(lr=0.3, backbone="resnet18"))
+    (section,) = compare([tmp_path], ["experiment"]).sections
+    assert "Not experiment alone" in section.summary

@@ -183,6 +183,7 @@ addEventListener("load", async () => {
   const byName = () => all("#ranking th button").find((button) => button.textContent === "experiment");
   byName().click(); byName().click();
   seen.rankingReversed = names();
+  seen.verdicts = all("#ranking tbody tr").map((row) => [...row.cells].map((cell) => cell.textContent).filter((t) => /reference|better|worse|disting|differs/.test(t)));
   seen.sorted = all("#ranking th")[2].getAttribute("aria-sort");
   seen.runs = all("#runs tbody tr").length;
   $("filter").value = "unet"; $("filter").dispatchEvent(new Event("input"));
@@ -298,6 +299,7 @@ def test_in_a_browser(tmp_path):
     assert seen == {
         "ranking": ["deeplab", "unet"],
         "rankingReversed": ["unet", "deeplab"],
+        "verdicts": [["worse"], ["reference"]],  # in a cell of their own
         "sorted": "descending",
         "runs": 5,
         "filtered": ["unet"],

@@ -130,16 +130,16 @@ function renderRanking() {
   const difference = (g) =>
     g.difference === null ? "" : signed(g.difference) + (g.difference_low === null ? "" : ` (${signed(g.difference_low)} to ${signed(g.difference_high)})`);
   const verdict = (g) => el("span", { class: g.verdict.split(" ")[0] }, g.verdict);
-  const ranked = groups.some((g) => g.rank !== null), mixed = groups.some((g) => g.runs !== g.seeds);
+  const ranked = groups.some((g) => g.rank !== null), judged = groups.some((g) => g.p !== null), mixed = groups.some((g) => g.runs !== g.seeds);
   table($("ranking"), [
     { name: "show", cell: (g) => [choose(g), swatch(g.index)] },
     ...(ranked ? [{ name: "rank", value: (g) => g.rank, cell: (g) => String(g.rank), number: true }] : []),
     { name: "experiment", value: (g) => g.name, cell: (g) => breakable(g.name), className: "name" },
     { name: section.metric, value: (g) => g.miou, number: true },
     { name: `95 % over ${groups[0].interval_covers}`, value: (g) => g.low, cell: interval },
-    { name: "to the reference", value: (g) => g.difference, cell: (g) => ranked ? difference(g) : [difference(g), verdict(g)], number: true },
-    ...(groups.some((g) => g.p !== null) ? [{ name: "p", value: (g) => g.p, cell: (g) => g.p === null ? "" : g.p < 0.001 ? "<0.001" : g.p.toFixed(3), number: true }] : []),
-    ...(ranked ? [{ name: "", cell: verdict }] : []),  // without a ranking all say the same, below the difference
+    { name: "to the reference", value: (g) => g.difference, cell: (g) => (judged ? difference(g) : [difference(g), el("div", {}, verdict(g))]), number: true },
+    ...(judged ? [{ name: "p", value: (g) => g.p, cell: (g) => g.p === null ? "" : g.p < 0.001 ? "<0.001" : g.p.toFixed(3), number: true }] : []),
+    ...(judged ? [{ name: "", cell: verdict }] : []), // else all say the same, below the difference
     ...section.settings.map((name, i) => ({ name, value: (g) => g.settings[i] })),
     { name: "seeds", value: (g) => g.seeds, cell: (g) => String(g.seeds), number: true },
     ...(mixed ? [{ name: "runs", value: (g) => g.runs, cell: (g) => String(g.runs), number: true }] : []),
