@@ -6,7 +6,7 @@ from collections.abc import Collection, Sequence
 from dataclasses import replace
 from pathlib import Path
 
-from lightning_seg.cli.arguments import Arguments, at_least
+from lightning_seg.cli.arguments import Arguments, at_least, folder
 from lightning_seg.errors import ExitCode, UserError
 from lightning_seg.plotting.tables import text_table
 from lightning_seg.studies import launch
@@ -123,7 +123,11 @@ def _parser() -> Arguments:
     add("--seeds", metavar="0,1", help="these seeds instead of those of the YAML")
     add("--launcher", choices=("here", "slurm"), default="here", help="where runs are made")
     add(
-        "--runs", metavar="FOLDER", type=Path, default=Path("runs"), help="folder of all runs (default: runs)"
+        "--runs",
+        metavar="FOLDER",
+        type=folder,
+        default=Path("runs"),
+        help="folder of all runs (default: runs)",
     )
     add(
         "--equal",

@@ -142,15 +142,24 @@ def size(text: str) -> tuple[int, int]:
     return height, width
 
 
+def folder(text: str) -> Path:
+    """Check that a folder has a name; an empty one would be the current folder."""
+    if not text.strip():
+        raise argparse.ArgumentTypeError("is empty; name a folder")
+    return Path(text)
+
+
 def output_file(text: str) -> Path:
     """Check that a file can be written, before the work whose result it is to hold."""
     path = Path(text)
-    folder = path.absolute().parent
+    place = path.absolute().parent
+    if not text.strip():
+        raise argparse.ArgumentTypeError("is empty; name a file")
     if path.is_dir():
         raise argparse.ArgumentTypeError(f"{path} is a folder; expected the name of a file")
-    if not folder.is_dir():
+    if not place.is_dir():
         raise argparse.ArgumentTypeError(f"{path} cannot be written: there is no folder {path.parent}")
-    if not os.access(path if path.exists() else folder, os.W_OK):
+    if not os.access(path if path.exists() else place, os.W_OK):
         raise argparse.ArgumentTypeError(f"{path} cannot be written: no permission")
     return path
 

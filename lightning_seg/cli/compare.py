@@ -10,7 +10,7 @@ from lightning_seg.analysis.compare import compare
 from lightning_seg.analysis.report.report import Heading, write_report
 from lightning_seg.analysis.report.server import ReportServer
 from lightning_seg.analysis.tables import Comparison
-from lightning_seg.cli.arguments import Arguments, at_least, output_file
+from lightning_seg.cli.arguments import Arguments, at_least, folder, output_file
 
 
 def main(arguments: list[str]) -> None:
@@ -24,7 +24,7 @@ def main(arguments: list[str]) -> None:
     add(
         "runs",
         nargs="*",
-        type=Path,
+        type=folder,
         default=[Path("runs")],
         help="run directories or folders (default: runs)",
     )

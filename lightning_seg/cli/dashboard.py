@@ -3,7 +3,7 @@
 from dataclasses import replace
 from pathlib import Path
 
-from lightning_seg.cli.arguments import Arguments, output_file
+from lightning_seg.cli.arguments import Arguments, folder, output_file
 from lightning_seg.errors import UserError
 from lightning_seg.runs.records import find, read
 from lightning_seg.tracking.dashboard import describe, load, report, save, workspace
@@ -23,7 +23,7 @@ def main(arguments: list[str]) -> None:
     add(
         "runs",
         nargs="*",
-        type=Path,
+        type=folder,
         default=[Path("runs")],
         help="run directories, folders (default: runs), or a specification",
     )

@@ -13,7 +13,7 @@ from pathlib import Path
 from types import FrameType
 from typing import TYPE_CHECKING
 
-from lightning_seg.cli.arguments import Arguments
+from lightning_seg.cli.arguments import Arguments, folder
 from lightning_seg.errors import ExitCode, UserError
 from lightning_seg.runs.directory import existing_run
 
@@ -26,13 +26,13 @@ def main(arguments: list[str]) -> int:
     """Run the command; the exit code tells whether all images could be read."""
     options, settings = _parser().parse_with_settings(arguments)
     run = existing_run(options.run)
-    folder = options.output or Path("predictions", run.absolute().parent.name, run.name)
+    output = options.output or Path("predictions", run.absolute().parent.name, run.name)
 
     from lightning_seg.callbacks.checkpointing import Stopped
     from lightning_seg.inference.large import is_large
     from lightning_seg.inference.writing import plan_outputs
 
-    outputs = plan_outputs(options.images, folder)
+    outputs = plan_outputs(options.images, output)
     large = [path for path in outputs.names if isinstance(path, Path) and is_large(path)]
     small = [path for path in outputs.names if path not in set(large)]
     try:
@@ -58,7 +58,7 @@ def _parser() -> Arguments:
     parser.add_run()
     add = parser.add_argument
     add("images", metavar="IMAGES", help="a folder of images, or one image of any size")
-    add("--output", type=Path, metavar="DIR", help="predictions/<experiment>/<id> unless given")
+    add("--output", type=folder, metavar="DIR", help="predictions/<experiment>/<id> unless given")
     add("--uncertainty", action="store_true", help="also write the entropy of each pixel, 0 to 255")
     add(
         "--probabilities",

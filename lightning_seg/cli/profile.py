@@ -4,7 +4,7 @@ import argparse
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from lightning_seg.cli.arguments import Arguments, at_least, output_file, picture_file, size
+from lightning_seg.cli.arguments import Arguments, at_least, folder, output_file, picture_file, size
 from lightning_seg.errors import UserError
 from lightning_seg.experiment.files import experiment_file, experiment_names
 
@@ -72,10 +72,16 @@ def _parser() -> Arguments:
     add("--batch-size", metavar="N", type=at_least(1), default=1, help="images at a time, for the speed (1)")
     add("--device", help="such as cpu or cuda:1; a GPU if there is one unless given")
     add("--bf16", action="store_true", help="measure in bfloat16 instead of float32")
-    add("--output", metavar="FOLDER", type=Path, default=Path("profile"), help="for the pictures (profile)")
+    add("--output", metavar="FOLDER", type=folder, default=Path("profile"), help="for the pictures (profile)")
     add("--html", metavar="FILE", type=output_file, help="write table, pictures and speed against accuracy")
     add("--png", metavar="FILE", type=picture_file, help="write the chart of speed against accuracy")
-    add("--runs", metavar="FOLDER", type=Path, default=Path("runs"), help="all runs, for their scores (runs)")
+    add(
+        "--runs",
+        metavar="FOLDER",
+        type=folder,
+        default=Path("runs"),
+        help="all runs, for their scores (runs)",
+    )
     return parser
 
 

@@ -6,7 +6,7 @@ import sys
 from collections.abc import Callable
 from pathlib import Path
 
-from lightning_seg.cli.arguments import Arguments
+from lightning_seg.cli.arguments import Arguments, folder
 from lightning_seg.errors import UserError
 from lightning_seg.plotting.tables import text_table
 from lightning_seg.runs.directory import existing_run
@@ -35,19 +35,19 @@ def main(arguments: list[str]) -> None:
         added = commands.add_parser(name, help=text, description=f"{text[0].upper()}{text[1:]}.")
         added.set_defaults(function=function)
         if folders:
-            added.add_argument("folders", nargs="*", type=Path, default=[Path("runs")], metavar="FOLDER")
+            added.add_argument("folders", nargs="*", type=folder, default=[Path("runs")], metavar="FOLDER")
         return added
 
     listing = command("list", _list, "list runs: status, score, size, tags", folders=True)
     listing.add_argument("--tag", help="only runs with this tag")
     showing = command("show", _show, "show what a run is and scored")
-    showing.add_argument("run", type=Path)
+    showing.add_argument("run", type=folder)
     tagging = command("tag", _tag, "add tags to a run, or remove them")
-    tagging.add_argument("run", type=Path)
+    tagging.add_argument("run", type=folder)
     tagging.add_argument("tags", nargs="*", help="tags to add")
     tagging.add_argument("--remove", nargs="+", default=[], metavar="TAG", help="tags to remove")
     deleting = command("delete", _delete, "delete runs for good, after asking")
-    deleting.add_argument("runs", nargs="+", type=Path)
+    deleting.add_argument("runs", nargs="+", type=folder)
     command("disk", _disk, "show what takes how much disk space", folders=True)
     pruning = command(
         "prune", _prune, "delete all but the best checkpoint of tested runs, after asking", folders=True

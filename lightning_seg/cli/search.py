@@ -3,7 +3,7 @@
 import shlex
 from pathlib import Path
 
-from lightning_seg.cli.arguments import Arguments, at_least
+from lightning_seg.cli.arguments import Arguments, at_least, folder
 from lightning_seg.errors import UserError
 from lightning_seg.studies.search import SEARCHES, best_trial, folder_of, load, open_study, run, search_file
 from lightning_seg.studies.search_results import repeat_best, spread, summarize
@@ -22,7 +22,11 @@ def main(arguments: list[str]) -> None:
     add("file", metavar="FILE", help=f"a name in {SEARCHES}/, or the path of a YAML file")
     add("--trials", metavar="N", type=at_least(1), help="trials in the end; the file's run_cap unless given")
     add(
-        "--runs", metavar="FOLDER", type=Path, default=Path("runs"), help="folder of all runs (default: runs)"
+        "--runs",
+        metavar="FOLDER",
+        type=folder,
+        default=Path("runs"),
+        help="folder of all runs (default: runs)",
     )
     add(
         "--seeds",

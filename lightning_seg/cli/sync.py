@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Literal
 
-from lightning_seg.cli.arguments import Arguments
+from lightning_seg.cli.arguments import Arguments, folder
 from lightning_seg.errors import ExitCode
 from lightning_seg.runs.directory import METRICS
 from lightning_seg.runs.records import find, read
@@ -26,7 +26,7 @@ def main(arguments: list[str]) -> int:
     parser.add_argument(
         "runs",
         nargs="*",
-        type=Path,
+        type=folder,
         default=[Path("runs")],
         help="run directories or folders of them (default: runs)",
     )

@@ -50,10 +50,28 @@ def divide(
         order = np.arange(len(items)) if in_order else np.random.default_rng(seed).permutation(len(items))
         part_of = np.empty(len(items), int)
         part_of[order] = np.repeat(np.arange(len(ratios)), np.diff(bounds))
-    return {
+    parts = {
         name: [item for item, part in zip(items, part_of, strict=True) if part == i]
         for i, name in enumerate(ratios)
     }
+    if groups is not None:
+        _tell_unlike({name: len(part) for name, part in parts.items()}, shares / shares.sum())
+    return parts
+
+
+def _tell_unlike(sizes: Mapping[str, int], shares: np.ndarray) -> None:
+    """Warn of parts less than half or more than twice as large as they should be, because groups stay together."""
+    total = sum(sizes.values())
+    unlike = [
+        f"{name} has {size} of {total} samples instead of about {share * total:.0f}"
+        for (name, size), share in zip(sizes.items(), shares.tolist(), strict=True)
+        if abs(size - share * total) > 1 and not 0.5 <= size / (share * total) <= 2
+    ]
+    if unlike:
+        rank_zero_warn(
+            f"groups stay together, so that {', '.join(unlike)}. Make smaller groups with data.init_args.groups, or"
+            " name the samples of each split in lists."
+        )
 
 
 def _parts_of_groups(groups: Sequence[str | None], shares: np.ndarray, seed: int) -> np.ndarray:
@@ -115,7 +133,10 @@ def fold_of_each(
         Number of the fold of each sample (N,).
     """
     if any(group is not None for group in groups):
-        return group_folds(groups, folds)
+        fold_of = group_folds(groups, folds)
+        sizes = np.bincount(fold_of, minlength=folds).tolist()
+        _tell_unlike({f"fold {i}": size for i, size in enumerate(sizes)}, np.full(folds, 1 / folds))
+        return fold_of
     if sequence:
         return block_folds(len(samples), folds)
     return stratified_folds(presence(read, samples, key), folds)

@@ -38,10 +38,14 @@ def refuse_senseless(settings: Mapping[str, Any]) -> None:
         UserError: One of them makes no sense.
     """
     for name, (is_right, expected) in _RULES.items():
-        if not is_right(settings[name]):
+        try:
+            right = is_right(settings[name])
+        except TypeError:  # of another type, which the command line refuses
+            right = False
+        if not right:
             raise UserError(f"data.init_args.{name} must be {expected}; got {settings[name]}.")
     fold, folds = settings["fold"], settings["folds"]
-    if fold is not None and not 0 <= fold < folds:
+    if fold is not None and not (isinstance(fold, int) and 0 <= fold < folds):
         raise UserError(f"data.init_args.fold must be 0 to {folds - 1}, or null; got {fold}.")
     for transform in settings["transforms"] or []:
         if _fills(transform):

@@ -34,7 +34,13 @@ from lightning_seg.experiment.failures import (
 )
 from lightning_seg.experiment.files import experiment_file, read_files, that_differ
 from lightning_seg.experiment.lightning_parts import refuse_parts
-from lightning_seg.experiment.limits import check_seed, check_weights, refuse_useless, refuse_useless_rate
+from lightning_seg.experiment.limits import (
+    check_seed,
+    check_weights,
+    refuse_unscored,
+    refuse_useless,
+    refuse_useless_rate,
+)
 from lightning_seg.experiment.overrides import options_of, plain
 from lightning_seg.experiment.parser import Parser, in_memory
 from lightning_seg.experiment.renamed import refuse_old_names
@@ -163,6 +169,8 @@ class ExperimentSettings(LightningCLI):
         assert isinstance(args, list)  # as `__init__` gives them
         self.config: Namespace = parser.parse_args(args)
         check_seed(self.config.seed_everything)
+        if not self.config.runs.strip():
+            raise UserError("runs is empty. Name the folder of all runs, such as --runs=runs.")
         self.config.modules = list(dict.fromkeys([*self.config.modules, *folders_of_modules()]))
         if self.config.name is None:
             self.config.name = next((file.stem for file in self._files), "unnamed")
@@ -275,6 +283,8 @@ class Experiment(TaskAndData):
         errors = friendly_errors(self.trainer, self.datamodule, lambda: self.run_directory)
         hint = print_resume_hint(self.trainer, lambda: self.run_directory)
         with self, errors, hint:
+            if then_test:
+                refuse_unscored(self.config)
             self.trainer.fit(
                 self.model, self.datamodule, ckpt_path=self.config_init.ckpt_path, weights_only=True
             )

@@ -11,11 +11,14 @@ from lightning.pytorch.utilities.exceptions import MisconfigurationException
 from torch.optim import Optimizer
 
 from lightning_seg.errors import UserError
+from lightning_seg.networks.backbones.timm_backbone import TimmBackbone
+from lightning_seg.networks.backbones.weights import published
 from lightning_seg.networks.base import BackboneNetwork
 from lightning_seg.runs.directory import best_checkpoint
 
 _MOST_SEED = 2**32 - 1
 _PROCESSES_A_CORE = 4
+_MOST_RATE = torch.finfo(torch.float32).max / 1e8  # optimizers multiply it, Adam by 1 / (1 - beta1)
 
 
 def check_seed(seed: int | bool) -> None:
@@ -78,8 +81,27 @@ def refuse_useless(config: Namespace) -> None:
             )
 
 
+def refuse_unscored(config: Namespace) -> None:
+    """Refuse to train for scores that no image would give.
+
+    Args:
+        config: The settings of an experiment that is to be tested after its training.
+
+    Raises:
+        UserError: Names the setting and what to write instead.
+    """
+    for split, lost in (("val", "no checkpoint would be the best"), ("test", "nothing would be scored")):
+        if config.trainer[f"limit_{split}_batches"] == 0:
+            raise UserError(
+                f"trainer.limit_{split}_batches is 0, so {lost}: --trainer.limit_{split}_batches=1.0 takes all"
+                " images, and 'lightning-seg fit' only trains."
+            )
+
+
 def check_weights(network: BackboneNetwork, config: Namespace) -> None:
     """Load weights that come from files or runs once, before anything is written; training loads them again.
+
+    Of those that would be downloaded, only whether there are any is looked up.
 
     Args:
         network: The network.
@@ -90,10 +112,12 @@ def check_weights(network: BackboneNetwork, config: Namespace) -> None:
     """
     named = [getattr(part, "weights", False) for part in network.modules()]
     named += [getattr(network, "detector_weights", None) or False]
-    if not any(value is None or isinstance(value, str) for value in named):
-        return
     try:
-        network.load_weights(best_checkpoint)
+        for part in network.modules():
+            if isinstance(part, TimmBackbone) and part.weights is True:
+                published(part.name)
+        if any(value is None or isinstance(value, str) for value in named):
+            network.load_weights(best_checkpoint)
     except UserError as error:
         text, key = str(error), "model.network.init_args"
         text = text if key in text else f"{key}.weights: {text}"
@@ -103,7 +127,7 @@ def check_weights(network: BackboneNetwork, config: Namespace) -> None:
 
 
 def refuse_useless_rate(optimizer: Optimizer) -> None:
-    """Refuse a learning rate that is infinite or NaN, or by which nothing changes.
+    """Refuse a learning rate that is infinite, NaN or too large for float32, or by which nothing changes.
 
     Raises:
         UserError: It is.
@@ -111,6 +135,10 @@ def refuse_useless_rate(optimizer: Optimizer) -> None:
     for group in optimizer.param_groups:
         if not math.isfinite(rate := float(group["lr"])):
             raise UserError(f"model.optimizer: lr must be a finite number, such as 1e-3; got {rate}.")
+        if rate > _MOST_RATE:
+            raise UserError(
+                f"model.optimizer: lr is {rate}, by which weights of 32 bits overflow; give one such as 1e-3."
+            )
     if not any(group["lr"] for group in optimizer.param_groups):
         raise UserError("model.optimizer: a lr of 0 trains nothing; give one above 0, such as 1e-3.")
 

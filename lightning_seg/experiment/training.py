@@ -83,6 +83,9 @@ def _refuse_decided(run: Path, args: Sequence[str]) -> None:
     file = ["-c", str(run / CONFIG)]
     old, new = (dict(flatten(yaml.safe_load(ExperimentSettings([*file, *more]).text))) for more in ([], args))
     free = {f"data.init_args.{name}" for name in _STILL_FREE}
+    if new.get("trainer.fast_dev_run"):
+        tried = shlex.join(["lightning-seg", "exp", str(run / CONFIG), *args])
+        raise UserError(f"trainer.fast_dev_run tries a new run, and cannot continue one: {tried}")
     for name in [*new, *old]:
         decided = any(name == part or name.startswith(f"{part}.") for part in _DECIDED)
         if not decided or ".".join(name.split(".")[:3]) in free or old.get(name) == new.get(name):

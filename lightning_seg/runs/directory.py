@@ -93,7 +93,7 @@ def best_checkpoint(place: str | Path) -> Path:
         UserError: There is none.
     """
     path = Path(place)
-    return path if path.is_file() else existing_run(path, BEST_CHECKPOINT) / BEST_CHECKPOINT
+    return path if path.is_file() else existing_run(place, BEST_CHECKPOINT) / BEST_CHECKPOINT
 
 
 def resume_command(run: str | Path, *arguments: str) -> str:
@@ -120,6 +120,8 @@ def existing_run(path: str | Path, holding: str = CONFIG) -> Path:
     Raises:
         UserError: The path is neither, or no run has the file.
     """
+    if not str(path).strip():  # which would be the current folder
+        raise UserError("the name of a run is empty. Runs are in runs/<experiment>/<id>/.")
     path = Path(path)
     runs = [path] if (path / CONFIG).is_file() else sorted(p.parent for p in path.glob(f"*/{CONFIG}"))
     complete = [run for run in runs if (run / holding).is_file()]

@@ -4,8 +4,9 @@ import argparse
 
 import pytest
 
-from lightning_seg.cli.arguments import Arguments, at_least, config_arguments, picture_file, size
+from lightning_seg.cli.arguments import Arguments, at_least, config_arguments, folder, picture_file, size
 from lightning_seg.errors import UserError
+from lightning_seg.runs.directory import existing_run
 
 
 @pytest.fixture
@@ -70,10 +71,14 @@ def test_types_of_options_refuse_what_they_cannot_use(tmp_path):
     for read, text, says in (
         (at_least(2), "1", "at least 2, got 1"),
         (at_least(2), "two", "whole number, got 'two'"),
+        (folder, "", "is empty; name a folder"),
+        (picture_file, "", "is empty; name a file"),
         (size, "3", "must be HEIGHTxWIDTH"),
         (size, "0x4", "must be HEIGHTxWIDTH"),
         (picture_file, str(tmp_path / "a.txt"), "must end in .png"),
     ):
         with pytest.raises(argparse.ArgumentTypeError, match=says):
             read(text)
+    with pytest.raises(UserError, match="the name of a run is empty"):
+        existing_run("")
     assert config_arguments(None, ["a.yaml"]) == ["-c", "a.yaml"]

@@ -1,7 +1,16 @@
+import warnings
+
 import numpy as np
 import pytest
 
-from lightning_seg.data.folds import block_folds, divide, group_folds, presence, stratified_folds
+from lightning_seg.data.folds import (
+    block_folds,
+    divide,
+    fold_of_each,
+    group_folds,
+    presence,
+    stratified_folds,
+)
 from lightning_seg.errors import UserError
 
 
@@ -67,6 +76,20 @@ def test_every_part_gets_a_group_although_one_is_large():
     assert [len(part) for part in parts.values()] == [10, 10, 10]
     with pytest.raises(UserError, match="There are 3 groups .*too few for 4 parts"):
         divide(range(30), dict.fromkeys("abcd", 1), groups=groups)
+
+
+def test_parts_and_folds_that_groups_make_unlike_their_share_are_told():
+    groups = ["large"] * 90 + ["a"] * 5 + ["b"] * 5
+    with pytest.warns(UserWarning, match="val has 5 of 100 samples instead of about 30. Make smaller groups"):
+        divide(range(100), {"train": 0.65, "val": 0.3, "test": 0.05}, groups=groups)
+    with pytest.warns(UserWarning, match="fold 1 has 5 of 100 samples instead of about 33, fold 2 has 5"):
+        fold_of_each(range(100), 3, None, groups, False)
+    with pytest.raises(UserError, match="There are 1 groups .*too few for 2 parts"):
+        divide(range(9), {"train": 0.8, "val": 0.2}, groups=["one"] * 9)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        divide(range(50), {"train": 0.6, "val": 0.2, "test": 0.2}, groups=GROUPS)
+        fold_of_each(range(50), 3, None, GROUPS, False)
 
 
 def test_blocks_have_two_neighbours_at_each_border():

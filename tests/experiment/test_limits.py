@@ -28,6 +28,8 @@ from lightning_seg.runs.directory import check_name, new_run
         ("--trainer.max_time=00:00:00:00", "trainer.max_time must be above 0"),
         ("--trainer.max_time={seconds: 0}", "trainer.max_time must be above 0"),
         ("--model.optimizer.init_args.lr=.inf", "lr must be a finite number"),
+        ("--model.optimizer.init_args.lr=1e38", "lr is 1e+38, by which weights of 32 bits overflow"),
+        ("--runs=", "runs is empty. Name the folder of all runs"),
         ("--model.optimizer.init_args.lr=0", "a lr of 0 trains nothing"),
         (
             "--model.lr_scheduler={class_path: CosineAnnealingLR, init_args: {T_max: 6}}",
@@ -49,6 +51,26 @@ def test_one_line_and_nothing_written(option, expected, tmp_path, capsys):
     error = capsys.readouterr().err
     assert error.startswith("error: ") and expected in error and error.count("\n") == 1
     assert not list(tmp_path.rglob("*.y*ml")) and not runs.exists() and not (tmp_path / "evil").exists()
+
+
+@pytest.mark.parametrize("split", ["val", "test"])
+def test_training_for_scores_of_no_images_is_refused_and_leaves_no_run(tmp_path, capsys, split):
+    options = [f"--runs={tmp_path}", "--wandb.mode=disabled", f"--trainer.limit_{split}_batches=0"]
+    assert main(["exp", "quickstart", *options]) == 2
+    assert f"--trainer.limit_{split}_batches=1.0 takes all images" in capsys.readouterr().err
+    assert not list(tmp_path.iterdir())
+
+
+def test_rates_that_adam_can_step_with_are_taken_and_others_are_refused():
+    for rate in (1e-8, 1.0, 1e30):
+        weight = torch.nn.Parameter(torch.zeros(1))
+        weight.grad = torch.ones(1)
+        optimizer = torch.optim.AdamW([weight], lr=rate, betas=(0.9999, 0.999))
+        refuse_useless_rate(optimizer)
+        optimizer.step()
+    for rate in (1e38, 1e39):
+        with pytest.raises(UserError, match="32 bits overflow"):
+            refuse_useless_rate(torch.optim.AdamW([torch.zeros(1)], lr=rate))
 
 
 def test_a_word_instead_of_a_rate_is_not_taken_for_a_class(tmp_path, capsys):

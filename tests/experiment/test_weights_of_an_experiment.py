@@ -50,6 +50,13 @@ def test_weights_that_cannot_be_loaded_are_refused_before_anything_is_written(tm
     assert says in refusal(tmp_path, weights=weights.format(here=tmp_path))
 
 
+def test_weights_that_were_never_published_are_refused_without_asking_the_hub(tmp_path):
+    assert "has no pretrained weights for cs3darknet_s" in refusal(tmp_path, backbone="cs3darknet_s")
+    backbone = {"class_path": "TimmBackbone", "init_args": {"name": "cs3darknet_s"}}
+    said = refusal(tmp_path, backbone=backbone)
+    assert "Use --model.network.init_args.backbone.init_args.weights=PATH for a file of your own" in said
+
+
 def test_the_setting_is_the_backbones_own_where_it_is_a_class(tmp_path):
     backbone = {"class_path": "TimmBackbone", "init_args": {"name": "test_resnet", "weights": "none.pth"}}
     said = refusal(tmp_path, backbone=backbone)

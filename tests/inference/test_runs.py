@@ -106,6 +106,11 @@ def test_a_folder_may_hold_large_images_too(runs, image, tmp_path, monkeypatch):
     ("command", "option", "message"),
     [
         ("resume", "--seed_everything=5", "seed_everything was 0 and would be 5"),
+        (
+            "resume",
+            "--trainer.fast_dev_run=true",
+            "fast_dev_run tries a new run, and cannot continue one: light",
+        ),
         ("resume", "--trainer.max_steps=3", "has already trained 16 steps; --trainer.max_steps must be more"),
         (
             "test",

@@ -16,6 +16,8 @@ from lightning_seg.errors import UserError
 
 # Modules that wrap a network: their names say nothing about what a tensor is of.
 _WRAPPERS = {"module", "_orig_mod", "model", "network", "state_dict"}
+# What tools put before the names of some tensors of a network, too, where files of several were joined.
+_MIXED = _WRAPPERS | {"encoder", "encoder_q", "backbone"}
 _MAX_DEPTH = 8  # of nested dictionaries, and of prefixes
 
 ADDED = "added_"  # begins the names of what fine-tuning policies put beside the pretrained parts
@@ -49,6 +51,7 @@ class _Candidate:
     outside: list[str]  # names in the same dictionary without this prefix
     misfit: str
     misses: int
+    mixed: list[str] = field(default_factory=list)  # prefixes, where not all names have the same
 
     @property
     def name(self) -> str:
@@ -66,7 +69,8 @@ def load_fitting(
 ) -> str:
     """Load the one state dict in nested dictionaries that fits a module; all of its tensors, or none.
 
-    Prefixes of names, such as ``module.`` or ``encoder.``, are stripped where exactly one stripping fits.
+    Prefixes of names, such as ``module.`` or ``encoder.``, are stripped where exactly one stripping fits; where names
+    have several of them, each loses its own.
 
     Args:
         module: What the tensors are for.
@@ -310,6 +314,26 @@ def _candidates(tree: Any, own: Mapping[str, Tensor], translate: Translate) -> I
             if why and misses and not prefix and len(state) and "missing" in why:
                 why += f"; found are {', '.join(list(state)[:3])}, ..."
             yield _Candidate(place, prefix, found, outside, why, misses)
+        bare, mixed = _without_mixed(state, own)
+        if mixed and not misfit(own, found := translate(bare))[0]:
+            yield _Candidate(place, "", found, [], "", 0, mixed)
+
+
+def _without_mixed(
+    state: dict[str, Tensor], own: Mapping[str, Tensor]
+) -> tuple[dict[str, Tensor], list[str]]:
+    """Take from each name its own prefixes; nothing where all have the same, or two names would become one."""
+    bare: dict[str, Tensor] = {}
+    prefixes = set()
+    for key, value in state.items():
+        name = key
+        while name not in own and "." in name and name.split(".")[0] in _MIXED:
+            name = name.partition(".")[2]
+        if name in bare:
+            return {}, []
+        bare[name] = value
+        prefixes.add(key.removesuffix(name))
+    return (bare, sorted(prefixes - {""})) if len(prefixes) > 1 else ({}, [])
 
 
 def _different(fitting: list[_Candidate]) -> list[_Candidate]:
@@ -332,6 +356,8 @@ def _describe(best: _Candidate, source: str, own: Mapping[str, Tensor]) -> str:
         words += f"#{best.place}"
     if best.prefix:
         words += f", prefix {best.prefix} stripped"
+    if best.mixed:
+        words += f", prefixes {' and '.join(best.mixed)} stripped from the names that have them"
     rounded = sorted(
         {str(v.dtype).removeprefix("torch.") for k, v in tensors.items() if v.dtype != own[k].dtype}
     )

@@ -50,6 +50,26 @@ def read_weights(name: str, weights: bool | str) -> tuple[Any, str, str]:
     return read_tree(file, FLAG), str(file), choice
 
 
+def published(name: str) -> tuple[str, str, str]:
+    """Say where the pretrained weights of a timm model are; nothing is downloaded.
+
+    Returns:
+        Their URL, their place on the hub, and the name of their file there, where these are known.
+
+    Raises:
+        UserError: There are none.
+    """
+    import timm
+
+    config = timm.get_pretrained_cfg(name)
+    if config is None or not (config.url or config.hf_hub_id):
+        raise UserError(
+            f"timm has no pretrained weights for {name}. Use {FLAG}=PATH for a file of your own, "
+            f"or {FLAG}=false to start from random weights."
+        )
+    return str(config.url or ""), config.hf_hub_id or "", config.hf_hub_filename or ""
+
+
 def names_a_run(weights: bool | str) -> bool:
     """Whether weights are those of another run (see `load_run`)."""
     return str(weights).startswith((_RUN, _BACKBONE_OF))
@@ -111,27 +131,21 @@ def _from_hub(name: str) -> tuple[Path, str]:
         The file, and the name of its source.
     """
     import huggingface_hub as hub
-    import timm
 
-    config = timm.get_pretrained_cfg(name)
-    if config is not None and config.url and not config.hf_hub_id:
-        return _from_url(name, str(config.url)), str(config.url)
-    if config is None or not config.hf_hub_id:
-        raise UserError(
-            f"timm has no pretrained weights for {name}. Use {FLAG}=PATH for a file of your own, "
-            f"or {FLAG}=false to start from random weights."
-        )
-    repo, _, revision = config.hf_hub_id.partition("@")
-    files = [config.hf_hub_filename] if config.hf_hub_filename else ["model.safetensors", "pytorch_model.bin"]
+    url, place, file_there = published(name)
+    if not place:
+        return _from_url(name, url), url
+    repo, _, revision = place.partition("@")
+    files = [file_there] if file_there else ["model.safetensors", "pytorch_model.bin"]
     for file in files:
         cached = hub.try_to_load_from_cache(repo, file, revision=revision or None)
         if isinstance(cached, str):
-            return Path(cached), config.hf_hub_id
+            return Path(cached), place
     # The hub client retries for about half a minute without a network, so ask first whether it answers.
     reason = "HF_HUB_OFFLINE is set" if hub.constants.HF_HUB_OFFLINE else unreachable(hub.constants.ENDPOINT)
     for file in [] if reason else files:
         try:
-            return Path(hub.hf_hub_download(repo, file, revision=revision or None)), config.hf_hub_id
+            return Path(hub.hf_hub_download(repo, file, revision=revision or None)), place
         except Exception as error:  # missing file, refused access, full disk: the message says which
             reason = str(error).splitlines()[0]
     raise UserError(

@@ -279,6 +279,43 @@ def test_two_networks_in_a_file_are_told_apart_by_name(tmp_path):
     assert holds(load(f"{file}#state_dict_ema")[0], key)
 
 
+@pytest.mark.parametrize("seed", range(3))
+def test_names_with_several_prefixes_lose_each_its_own_or_are_refused(seed, tmp_path):
+    rng = random.Random(seed)
+    name = rng.choice(SMALL)
+    prefixes = [
+        "module.",
+        "_orig_mod.",
+        "model.",
+        "encoder.",
+        "backbone.",
+        "module.encoder_q.",
+        "",
+        "module.model.",
+    ]
+    chosen = rng.sample(prefixes, 3)
+    state = {rng.choice(chosen) + key: value for key, value in published(name).items()}
+    file = save({"state_dict": state | {"decoder.a": torch.ones(1)}}, tmp_path / "mixed.pth")
+    backbone, said = load(file, name)
+    assert holds(backbone, published(name)), (name, chosen, said)
+    assert "stripped from the names that have them" in said and "decoder (1)" in said
+    key = next(key for key in state if key.endswith("weight") and "head" not in key)
+    bare = next(key.removeprefix(p) for p in sorted(chosen, key=len, reverse=True) if key.startswith(p))
+    twice = next(p + bare for p in chosen if p + bare not in state)  # which of the two is meant?
+    refused(save(state | {twice: state[key] + 1}, file), name, "are missing")
+    refused(save({k: v for k, v in state.items() if k != key}, file), name, "are missing")
+
+
+def test_halves_of_two_networks_are_not_joined(tmp_path):
+    state = {
+        ("student." if i % 2 else "teacher.") + key: value
+        for i, (key, value) in enumerate(resnet18().items())
+    }
+    refused(save(state, tmp_path / "halves.pth"), "resnet18", "are missing")
+    deeper = {("module." if i % 2 else "") + k: v for i, (k, v) in enumerate(published("resnet34").items())}
+    refused(save(deeper, tmp_path / "deeper.pth"), "resnet18", "are missing")
+
+
 def test_a_deeper_network_does_not_lose_its_layers(tmp_path):
     file = save(published("resnet34"), tmp_path / "resnet34.pth")
     refused(file, "resnet18", "no place for, the first being layer1.2.conv1.weight")
