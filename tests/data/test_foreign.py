@@ -103,11 +103,14 @@ def test_classes_come_from_the_module_or_beside_it_and_a_function_may_make_loade
         ForeignData(lambda: ())
 
 
-def test_a_loader_with_its_own_ways_is_used_as_it_is_and_said(capsys):
+def test_a_loader_with_its_own_ways_is_used_as_it_is_and_said(monkeypatch):
+    said = []
+    monkeypatch.setattr("lightning_seg.data.foreign.rank_zero_info", said.append)
     sampler = WeightedRandomSampler([1.0] * 4, 6)
     data = adapted(lambda: (DataLoader(Items(4), 2, sampler=sampler), DataLoader(Items(3))))
     loader = data.train_dataloader()
     batches = [*loader]
+    assert len(said) == 1 and "has a sampler of its own: its order is not that of the seed" in said[0]
     assert len(loader) == len(batches) == 3 and batches[0]["image"].shape == (2, 3, 12, 16)
     assert set(batches[0]["mask"].unique().tolist()) <= {0, 1, 255}
 
