@@ -239,8 +239,7 @@ def receptive_field(network: Network, conditions: Conditions, count: int = 4) ->
     total = torch.zeros(height, width)
     network.eval()
     for _ in range(count):
-        channels = network.backbone.in_channels
-        noise = 255 * torch.rand(1, channels, height, width, generator=generator)
+        noise = 255 * torch.rand(1, channels_of(network), height, width, generator=generator)
         images = noise.to(conditions.device).requires_grad_()
         center = network(images)[0, :, height // 2, width // 2].max()
         (gradient,) = torch.autograd.grad(center, images)

@@ -3,7 +3,7 @@
 from typing import TYPE_CHECKING, cast
 
 from lightning_seg.cli.arguments import Arguments, at_least, config_arguments, size
-from lightning_seg.errors import ExitCode
+from lightning_seg.errors import ExitCode, UserError
 
 if TYPE_CHECKING:
     from lightning_seg.experiment.experiment import TaskAndData
@@ -205,5 +205,12 @@ def _add_clock(parser: Arguments) -> None:
 
 def _experiment(settings: list[str]) -> "TaskAndData":
     from lightning_seg.experiment.experiment import TaskAndData
+    from lightning_seg.tasks.semantic import SemanticSegmentation
 
-    return TaskAndData(settings)
+    experiment = TaskAndData(settings)
+    if not isinstance(experiment.model, SemanticSegmentation) or experiment.model.segments:
+        raise UserError(
+            f"bench times networks that give each pixel a class, not the task {type(experiment.model).__name__}; take"
+            " an experiment such as quickstart"
+        )
+    return experiment

@@ -32,7 +32,7 @@ def main(arguments: list[str]) -> None:
     described, left_out = [], []
     for name in names:
         task, data, title = _build(name, settings)
-        if not isinstance(task, SemanticSegmentation):
+        if not isinstance(task, SemanticSegmentation) or task.segments:
             left_out.append(title)
             continue
         description = network_profile.measure(title, task, conditions)
@@ -44,7 +44,8 @@ def main(arguments: list[str]) -> None:
             print(f"picture        {picture}")
     if left_out:
         remark = (
-            f"{', '.join(left_out)}: profile measures networks that label pixels, not those that find objects"
+            f"{', '.join(left_out)}: profile measures networks that give each pixel a class, not those that find"
+            " objects, segments or classes that overlap"
         )
         if not described:
             raise UserError(remark)

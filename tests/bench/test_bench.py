@@ -1,5 +1,7 @@
 """The benchmarks measure what they say; how fast anything is, a test does not judge."""
 
+from pathlib import Path
+
 import pytest
 import torch
 
@@ -91,6 +93,14 @@ def test_the_table_is_printed(capsys):
 def test_peers_need_the_network_that_all_have(capsys):
     assert main(["bench", "train", "quickstart", "--peers", *TINY]) == 2
     assert "DeepLabV3" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("command", [["bench", "train"], ["profile"]])
+def test_networks_that_give_segments_are_refused_in_a_line(command, capsys, tmp_path, monkeypatch):
+    file = Path("experiments/eomt_shapes.yaml").resolve()
+    monkeypatch.chdir(tmp_path)
+    assert main([*command, str(file)]) == 2
+    assert "give each pixel a class" in capsys.readouterr().err
 
 
 def test_the_guard_fails_on_a_loss_that_stays_and_not_on_one_that_passes(capsys):
