@@ -3,7 +3,7 @@
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from scipy.stats import kendalltau, rankdata
@@ -12,6 +12,9 @@ from lightning_seg.analysis.blocks import Block
 from lightning_seg.analysis.tables import Comparison
 from lightning_seg.plotting.charts import Panel, draw_lines
 from lightning_seg.studies.plan import Ablation
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
 
 
 def cells(ablation: Ablation) -> list[Ablation]:
@@ -132,7 +135,7 @@ def _stability(ranks: np.ndarray, names: Sequence[str]) -> list[str]:
 
 def _against_labels(
     parts: Sequence[tuple[Ablation, Mapping[str, Mapping[str, Any]]]], names: Sequence[str], title: str
-) -> Any:
+) -> "Figure":
     panels = []
     for experiment in dict.fromkeys(part.experiment for part, _ in parts):
         own = sorted(

@@ -39,8 +39,8 @@ class Attempt:
         self.slot, self.log, self.share = slot, log, share
         run = slot.run()
         self.resumes = run is not None
-        resumed = ["resume", "" if run is None else str(run.path), *slot.continued]
-        arguments = [slot.command, *slot.arguments] if run is None else resumed
+        begun = [] if run is None else ["resume", str(run.path), *slot.continued]
+        arguments = begun or [slot.command, *slot.arguments]
         slot.failure = ""
         # One run is one process with the devices it finds: it is no step of the job that started it.
         inherited = {k: v for k, v in os.environ.items() if not k.startswith("SLURM_")}
@@ -248,9 +248,7 @@ def submit_after(
     wanted = Slurm(**config["slurm"])
     wanted.cpus_per_task, wanted.hours = 1, min(wanted.hours, 1)
     arrays = dict.fromkeys(job.partition("_")[0] for job in ids)
-    wanted.options = (
-        {**wanted.options, "dependency": ":".join(["afterany", *arrays])} if arrays else wanted.options
-    )
+    wanted.options = {**wanted.options, "dependency": ":".join(["afterany", *arrays])}
     with submission(folder / "slurm", f"{folder.name}-next", wanted, 1, 1, 0) as executor:
         return str(executor.submit(Command(arguments)).job_id)
 

@@ -1,7 +1,7 @@
 """How the settings of an ablation's variants were chosen, for its answer: tables, warnings, curves."""
 
 from collections.abc import Collection, Mapping, Sequence
-from typing import Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -13,6 +13,9 @@ from lightning_seg.runs.records import Record
 from lightning_seg.studies.slots import Slot
 from lightning_seg.studies.study import Study
 from lightning_seg.studies.variant_tuning import Chosen, Tried
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
 
 
 def tuning_blocks(study: Study, planned: Sequence[Slot]) -> list[Block]:
@@ -147,7 +150,7 @@ def _costs(tested: Sequence[Record]) -> list[str]:
     ]
 
 
-def _count(value: Any) -> str:
+def _count(value: object) -> str:
     return f"{value:,}" if isinstance(value, int) else "–"
 
 
@@ -168,7 +171,7 @@ def _tried(one: Chosen, tried: Tried) -> list[str]:
     return [one.variant, _words(tried), one.by, mean, spread, note]
 
 
-def _chart(chosen: Mapping[str, Chosen]) -> Any:
+def _chart(chosen: Mapping[str, Chosen]) -> "Figure | None":
     """Draw the score over each setting that is a number: of the other settings what is best there."""
     panels: dict[str, Panel] = {}
     for name, one in chosen.items():
