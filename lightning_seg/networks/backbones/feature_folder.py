@@ -66,10 +66,10 @@ class FeatureFolder:
 
 
 def folder_of(backbone: Backbone) -> Path:
-    """Name the folder of a backbone's features: by its weights, its layers and the version of torch."""
+    """Name the folder of a backbone's features: by weights, layers, normalization and the version of torch."""
     digest = hashlib.blake2b(f"{torch.__version__} {backbone!r}".encode(), digest_size=12)
     # What is taken of the same layers, such as which blocks of a transformer, and whether with its norm.
-    digest.update(f"{backbone.describe()} {backbone.mean} {backbone.std}".encode())
+    digest.update(f"{backbone.describe()} {backbone.mean} {backbone.std} {backbone.scaling}".encode())
     for name, tensor in sorted(backbone.state_dict().items()):
         digest.update(f"{name} {tensor.dtype}".encode())
         digest.update(tensor.detach().cpu().contiguous().flatten().view(torch.uint8).numpy())

@@ -5,6 +5,7 @@ import pytest
 import torch
 from torch.utils.data import DataLoader
 
+from lightning_seg.data.pixels import Scaling
 from lightning_seg.errors import UserError
 from lightning_seg.networks.backbones.feature_cache import FeatureCache
 from lightning_seg.networks.backbones.feature_folder import FeatureFolder, folder_of
@@ -127,6 +128,16 @@ def test_other_weights_have_another_folder_and_a_full_one_is_left_alone(tmp_path
     assert not again.write(b"three", maps) and again.read(b"three") is None
     with pytest.raises(UserError, match="cache_on: disk needs to know how much to keep"):
         Frozen(cache_on="disk")
+
+
+def test_another_normalization_has_another_folder():
+    """Of the same files, whose values mean something else."""
+    backbone = TimmBackbone("test_resnet", False)
+    folders = {folder_of(backbone)}
+    for white in (4095.0, 65535.0):
+        backbone.normalize_as(Scaling((0.0,) * 3, (white,) * 3))
+        folders.add(folder_of(backbone))
+    assert len(folders) == 3
 
 
 def test_networks_share_no_features_that_differ(tmp_path, monkeypatch):
