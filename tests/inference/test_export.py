@@ -27,7 +27,7 @@ from lightning_seg.inference.export.standalone import standalone
 from lightning_seg.networks.backbones.dilated_vgg import DensePool
 from lightning_seg.networks.backbones.timm_backbone import TimmBackbone
 from lightning_seg.networks.fcn import FCN16s
-from lightning_seg.networks.unet import UNet
+from lightning_seg.networks.unet import ClassicUNet, UNet
 from tests.inference.conftest import call
 
 onnxruntime = pytest.importorskip("onnxruntime")
@@ -104,6 +104,14 @@ def test_torch_export_of_labels(tmp_path):
             expected = network(images).argmax(1)
         found = run(images.numpy())
         assert found.dtype == np.uint8 and (found == expected.numpy()).mean() > 0.999
+
+
+def test_torch_export_of_masks_of_four_bands(tmp_path):
+    torch.manual_seed(0)
+    network, least = ClassicUNet(2, channels=4, in_channels=4).eval(), torch.tensor([-0.1, 0.1])
+    run = export_pt2(exportable(network, True, least), tmp_path / "model.pt2", {}, torch.uint8)
+    for one in check(network, run, True, torch.uint8, thresholds=least):
+        assert one.shape[1] == 4 and one.agreement > 0.999, str(one)
 
 
 def test_the_printed_program_runs_without_this_package(runs, tmp_path, capsys):

@@ -24,7 +24,7 @@ _AXES = {0: "batch", 2: "height", 3: "width"}
 
 def _example(module: nn.Module) -> tuple[int, int, int, int]:
     """Shape of the batch that exporters trace a network with."""
-    network = module.network if isinstance(module, Labels) else module
+    network = module.network if isinstance(module, Labels | ClassMasks) else module
     return 2, channels_of(network), 97, 129
 
 
