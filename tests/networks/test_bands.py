@@ -70,6 +70,18 @@ def test_weights_of_three_channels_are_inflated_as_timm_does_and_said(name, chan
                 torch.testing.assert_close(one, other, rtol=1e-3, atol=1e-4)
 
 
+def test_weights_are_inflated_and_resampled_to_another_size():
+    full = timm.create_model("test_vit", pretrained=False)
+    settings = {"backbone_args": {"img_size": 64}, "out_indices": 1}
+    three, four = (TimmBackbone("test_vit", False, in_channels=c, **settings) for c in (3, 4))
+    three.set_weights(full.state_dict())
+    said = four.set_weights(full.state_dict())
+    assert "pos_embed resampled from" in said and "inflated from 3 to 4 channels" in said
+    for (name, one), other in zip(three.named_parameters(), four.parameters(), strict=True):
+        expected = timm.models.adapt_input_conv(4, one) if one.shape != other.shape else one
+        torch.testing.assert_close(other, expected, msg=name)
+
+
 def test_the_other_rules_are_what_they_say():
     weight = torch.randn(8, 3, 5, 5)
     zeros = inflated(weight, 5, "zeros")

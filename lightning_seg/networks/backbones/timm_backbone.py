@@ -189,7 +189,7 @@ class TimmBackbone(Backbone):
         if not misfit(own, found)[0]:
             return found
         full = plain.full_model(self.name, self.backbone_args)
-        found = self._by_timm_name(self._rename(state), full)
+        found = inflate_first(self._by_timm_name(self._rename(state), full), own, self.inflate)
         convert = getattr(sys.modules[type(full).__module__], "checkpoint_filter_fn", None)
         if convert is None or not misfit(own, found)[0]:
             return found
@@ -207,6 +207,7 @@ class TimmBackbone(Backbone):
                 converted.converted.append(
                     f"{key} resampled from {tuple(before.shape)} to {tuple(value.shape)}"
                 )
+        converted = inflate_first(converted, own, self.inflate)
         return converted if not misfit(own, converted)[0] else found
 
     def _rename(self, state: dict[str, Tensor]) -> dict[str, Tensor]:
@@ -227,7 +228,7 @@ class TimmBackbone(Backbone):
                 found.foreign.append(key)
             else:
                 found.left_out.append(key)
-        return inflate_first(found, plain_state(self), self.inflate)
+        return found
 
 
 # What some versions keep in the state dict although it follows from the architecture.
