@@ -7,6 +7,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional as F
 
 from lightning_seg.errors import UserError
 from lightning_seg.networks.backbones.base import Backbone
@@ -14,7 +15,7 @@ from lightning_seg.networks.backbones.plain_transformer import PlainTransformer
 from lightning_seg.networks.backbones.timm_backbone import TimmBackbone
 from lightning_seg.networks.backbones.weights import read_weights
 from lightning_seg.networks.eomt_weights import load_published
-from lightning_seg.networks.mask_network import MaskNetwork, Queries, resized_masks
+from lightning_seg.networks.mask_network import MaskNetwork, Queries
 
 
 class EoMT(MaskNetwork):
@@ -87,7 +88,7 @@ class EoMT(MaskNetwork):
         probs = [(1 - share) ** 0.9 for share in done]
         if probs != self._probs:
             self._probs = probs
-            self.attn_mask_probs.copy_(torch.tensor(probs))
+            self.attn_mask_probs.copy_(torch.tensor(probs), non_blocking=True)
 
     def layers(self, x: Tensor) -> list[Queries]:
         """Return the queries before each of the last blocks and after the last; in evaluation where they are needed."""
@@ -127,7 +128,8 @@ class EoMT(MaskNetwork):
 
     def _attention(self, masks: Tensor, start: int, grid: tuple[int, int], prob: float) -> Tensor:
         """Say which token attends to which, (B, 1, N, N): a query to the patches of its mask, others to all."""
-        seen = resized_masks(masks.detach().float(), grid).flatten(2) > 0
+        small = F.interpolate(masks.detach().float(), grid, mode="bilinear", align_corners=False)
+        seen = small.flatten(2) > 0
         if self.training and prob < 1:
             seen |= (torch.rand(seen.shape[:2], device=seen.device) > prob)[..., None]
         size = start + seen.shape[2] + self.count

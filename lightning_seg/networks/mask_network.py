@@ -1,16 +1,13 @@
 """Base of the networks for mask classification: queries, each with a mask and a class."""
 
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
 from typing import NamedTuple
 
 import torch
 from torch import Tensor
-from torch.nn import functional as F
 
 from lightning_seg import IGNORE_INDEX
 from lightning_seg.errors import UserError
-from lightning_seg.networks.backbones.base import Backbone
 from lightning_seg.networks.base import Network, crop, resize
 
 
@@ -39,16 +36,6 @@ class MaskNetwork(Network, ABC):
         levels: Which of four maps the decoder reads (see `BackboneNetwork`).
         in_channels: Number of channels of an image; comes from the data.
     """
-
-    def __init__(
-        self,
-        backbone: str | Backbone,
-        weights: bool | str,
-        output_stride: int = 32,
-        levels: Sequence[int] = (),
-        in_channels: int = 3,
-    ) -> None:
-        super().__init__(backbone, weights, output_stride, levels, in_channels)
 
     @abstractmethod
     def layers(self, x: Tensor) -> list[Queries]:
@@ -103,8 +90,3 @@ def class_logits(queries: Queries) -> Tensor:
     classes = queries.classes.softmax(-1)[..., :-1]
     scores = torch.einsum("bqc,bqhw->bchw", classes, queries.masks.sigmoid())
     return scores.clamp(min=1e-12).log()
-
-
-def resized_masks(masks: Tensor, size: Sequence[int]) -> Tensor:
-    """Resize the logits of masks (B, Q, h, w) bilinearly."""
-    return F.interpolate(masks, tuple(size), mode="bilinear", align_corners=False)
