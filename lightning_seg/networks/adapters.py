@@ -1,5 +1,6 @@
 """Networks of other libraries and of papers, used as they are."""
 
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -19,7 +20,7 @@ from lightning_seg.networks.backbones.tensor_file import (
 )
 from lightning_seg.networks.backbones.weights import FLAG, load_run, names_a_run
 from lightning_seg.networks.base import Network, crop, resize
-from lightning_seg.networks.foreign import IMAGENET, build, normalization
+from lightning_seg.networks.foreign import IMAGENET, Mean, build, normalization
 from lightning_seg.networks.probe import Seen, as_map, probe, tensors, units
 
 # Where libraries and papers keep the backbone; models of transformers say it themselves.
@@ -137,14 +138,14 @@ class Adapter(Network):
     def feature_maps(self, images: Tensor) -> dict[str, Tensor]:
         """Return the last map of each stride of the backbone, or of a module without one, and the logits."""
         kept: dict[str, Tensor | None] = {}
-
         x = self._pad(self.backbone.normalize(images))
 
-        def keep(title: str, stride: int) -> Any:
+        def keep(title: str, stride: int) -> Callable[[nn.Module, object, object], None]:
             sides = [-(-length // stride) for length in x.shape[-2:]]
             return lambda module, args, output: kept.update({title: as_map(output, sides)})
 
-        parts: Any = self.backbone
+        parts = self.backbone
+        assert isinstance(parts, _Parts)  # as the constructor made it
         taps = [(f"backbone, stride {s}", parts.part(name), s) for s, name in parts.taps.items()]
         if not taps:
             taps = [(f"stride {s}", self.decoder.get_submodule(name), s) for s, name in self._maps.items()]
@@ -156,7 +157,7 @@ class Adapter(Network):
                 handle.remove()
         return {title: map_ for title, map_ in kept.items() if map_ is not None} | {"logits": logits}
 
-    def load_weights(self, find_checkpoint: Any = Path) -> str:
+    def load_weights(self, find_checkpoint: Callable[[str], Path] = Path) -> str:
         """Load the weights of the whole module.
 
         Returns:
@@ -204,8 +205,8 @@ class _Parts(Backbone):
         self,
         names: list[str],
         parts: list[nn.Module],
-        mean: tuple[float, ...],
-        std: tuple[float, ...],
+        mean: Mean,
+        std: Mean,
         seen: Seen,
     ) -> None:
         inside = tuple(f"{name}." for name in names)
@@ -256,7 +257,7 @@ def _check_output(module: nn.Module, seen: Seen, num_classes: int) -> None:
         )
 
 
-def _describe(module: nn.Module, names: list[str], found: bool, seen: Seen, mean: Any, std: Any) -> str:
+def _describe(module: nn.Module, names: list[str], found: bool, seen: Seen, mean: Mean, std: Mean) -> str:
     name = type(module).__name__
     part = f"{' + '.join(names)}{' (found)' * found} of {name}" if names else f"none is known in {name}"
     padded = f"padded to multiples of {seen.stride}" if seen.stride > 1 else "of any size"
