@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from lightning_seg.errors import UserError
+from lightning_seg.networks.backbones.tensor_file import Translation, misfit
 
 # From the names of the authors' repository, which has timm's for the backbone.
 _AUTHORS = {
@@ -53,7 +54,7 @@ def load_published(network: nn.Module, tree: Any, source: str) -> str:
         What was loaded, in words.
 
     Raises:
-        UserError: Tensors are missing, left over or have other shapes; the network is as it was.
+        UserError: Tensors are missing, left over, of other shapes or not finite; the network is as it was.
     """
     state = tree.get("state_dict", tree) if isinstance(tree, Mapping) else {}
     found = _translated({k: v for k, v in state.items() if isinstance(v, Tensor)})
@@ -77,6 +78,8 @@ def load_published(network: nn.Module, tree: Any, source: str) -> str:
             f"{source} does not hold the weights of this EoMT: {'; '.join(wrong[:3])}; {len(wrong)} tensors in all. "
             "Choose its backbone, with img_size and patch_size as backbone_args, its queries and its blocks."
         )
+    if why := misfit(own, Translation(found))[0]:  # of another kind, NaN or infinite
+        raise UserError(f"{source} does not hold the weights of this EoMT: {why}.")
     network.load_state_dict(found)
     left = "; at random: the classifier, which is for other classes" if other_classes else ""
     return f"EoMT {len(found) - len(other_classes)} tensors of {source}{left}"

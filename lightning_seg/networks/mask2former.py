@@ -8,6 +8,7 @@ from torch import Tensor, nn
 
 from lightning_seg.errors import UserError
 from lightning_seg.networks.backbones.base import Backbone
+from lightning_seg.networks.backbones.tensor_file import Translation, misfit
 from lightning_seg.networks.backbones.weights import read_weights
 from lightning_seg.networks.mask_network import MaskNetwork, Queries
 
@@ -114,7 +115,7 @@ class Mask2Former(MaskNetwork):
             What was loaded, in words.
 
         Raises:
-            UserError: Tensors are missing or have other shapes; the network is as it was.
+            UserError: Tensors are missing, of other shapes or not finite; the network is as it was.
         """
         names = {
             "decoder.pixels.": "model.pixel_level_module.decoder.",
@@ -138,6 +139,10 @@ class Mask2Former(MaskNetwork):
                 f"{source} does not hold the decoders of this Mask2Former: {'; '.join(wrong[:3])}; {len(wrong)} "
                 "tensors in all. Choose its queries, channels and layers, and a backbone of the same channels."
             )
+        if why := misfit({key: own[key] for key in found}, Translation(found))[
+            0
+        ]:  # of another kind, NaN or infinite
+            raise UserError(f"{source} does not hold the decoders of this Mask2Former: {why}.")
         self.load_state_dict(found, strict=False)
         return f"decoders {len(found)} tensors of {source}{left}"
 

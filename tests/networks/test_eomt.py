@@ -127,6 +127,9 @@ def test_the_authors_layout_loads_and_another_classifier_is_left_out():
     published["network.class_head.weight"] = torch.zeros(9, 32)
     published["network.class_head.bias"] = torch.zeros(9)
     assert "at random: the classifier" in load_published(other, published, "file")
+    broken = {**published, "network.q.weight": torch.full_like(published["network.q.weight"], torch.nan)}
+    with pytest.raises(UserError, match=r"hold NaN or infinity, the first being queries_embedding.weight"):
+        load_published(other, broken, "file")
     del published["network.q.weight"]
     with pytest.raises(UserError, match=r"file does not hold .* queries_embedding.weight is missing"):
         load_published(other, published, "file")

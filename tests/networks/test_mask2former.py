@@ -116,6 +116,11 @@ def test_another_classifier_is_left_out_and_other_decoders_are_refused(pair):
         UserError, match=r"file does not hold the decoders .*queries_embedder.weight is \(7, 32\)"
     ):
         Mask2Former(CLASSES, "resnet18", False, **{**SETTINGS, "queries": 8}).set_published(state, "file")
+    name = "model.transformer_module.queries_embedder.weight"
+    with pytest.raises(
+        UserError, match=r"hold NaN or infinity, the first being decoder.queries.queries_embed"
+    ):
+        other.set_published({**state, name: state[name] * torch.nan}, "file")
 
 
 def test_its_size_is_the_published_one():
