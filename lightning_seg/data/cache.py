@@ -5,6 +5,7 @@ import hashlib
 import inspect
 import os
 import shutil
+import sys
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from functools import lru_cache, partial
@@ -26,7 +27,7 @@ from lightning_seg.data import (
     regions,
     stored,
     volumes,
-)  # fmt: skip
+)
 from lightning_seg.data.cache_folder import cache_folder
 from lightning_seg.data.loading import in_parallel
 from lightning_seg.data.pixels import DTYPES
@@ -152,8 +153,10 @@ def _state(file: Path) -> bytes:
 
 
 def _source(kind: type) -> str:
+    """The code of a class; of one of this package that of its module, whose functions it uses."""
+    is_ours = kind.__module__.startswith("lightning_seg.")
     try:
-        return inspect.getsource(kind)
+        return inspect.getsource(sys.modules[kind.__module__] if is_ours else kind)
     except (OSError, TypeError):  # typed into an interpreter: its byte code tells as much
         codes = [part.__code__ for part in vars(kind).values() if isinstance(part, FunctionType)]
         return repr(
