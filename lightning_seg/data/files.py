@@ -3,7 +3,7 @@
 import os
 import re
 import unicodedata
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path, PurePath
 
 from lightning_seg.errors import UserError
@@ -72,6 +72,22 @@ def glob_visible(folder: Path, pattern: str) -> list[Path]:
         for path in folder.glob(start + dot + either)
         if not any(map(is_hidden, path.relative_to(folder).parts)) and not path.is_dir()
     )
+
+
+def tell_alone(folder: Path, pattern: str, pairs: Sequence[tuple[Path, Path]]) -> None:
+    """Warn of masks without an image, which are in no split.
+
+    Args:
+        folder: Of the masks.
+        pattern: That the names of all masks in it match.
+        pairs: The images and their masks.
+    """
+    from lightning.pytorch.utilities import rank_zero_warn
+
+    used = {mask for _, mask in pairs}
+    alone = sorted(path for path in folder.glob(pattern) if path not in used and not is_hidden(path.name))
+    if alone:
+        rank_zero_warn(f"{len(alone)} masks in {folder} have no image and are left out: {alone[0].name} ...")
 
 
 def _walk(folder: Path, above: tuple[str, ...]) -> Iterator[Path]:

@@ -7,7 +7,7 @@ from lightning_seg import IGNORE_INDEX
 from lightning_seg.data.base import SegmentationData
 from lightning_seg.data.classes import default_palette, label_table
 from lightning_seg.data.download import fetch
-from lightning_seg.data.files import glob_visible
+from lightning_seg.data.files import glob_visible, tell_alone
 
 SERVER = "http://data.csail.mit.edu/places/ADEchallenge"
 FOLDERS = {"train": "training", "val": "validation"}
@@ -73,4 +73,6 @@ class ADE20K(SegmentationData):
         if not folder.is_dir():
             raise self.missing(folder)
         masks = self.base / "annotations" / FOLDERS[split]
-        return [(path, masks / f"{path.stem}.png") for path in glob_visible(folder, "*.jpg")]
+        pairs = [(path, masks / f"{path.stem}.png") for path in glob_visible(folder, "*.jpg")]
+        tell_alone(masks, "*.png", pairs)
+        return pairs

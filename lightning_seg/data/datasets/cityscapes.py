@@ -9,7 +9,7 @@ from lightning_seg import IGNORE_INDEX
 from lightning_seg.data.base import SegmentationData
 from lightning_seg.data.classes import label_table
 from lightning_seg.data.download import unpack
-from lightning_seg.data.files import glob_visible
+from lightning_seg.data.files import glob_visible, tell_alone
 from lightning_seg.data.io import read_numbers
 from lightning_seg.data.segments import SegmentSample, number_segments
 
@@ -70,6 +70,7 @@ class Cityscapes(SegmentationData):
         for image in glob_visible(folder, "*/*_leftImg8bit.png"):
             frame = image.name.removesuffix("_leftImg8bit.png")
             pairs.append((image, masks / image.parent.name / f"{frame}_gtFine_labelIds.png"))
+        tell_alone(masks, "*/*_gtFine_labelIds.png", pairs)
         return pairs
 
     def read_segments(self, sample: tuple[Path, Path]) -> SegmentSample:

@@ -5,7 +5,7 @@ from typing import Any
 
 from lightning_seg.data.base import SegmentationData
 from lightning_seg.data.classes import label_table
-from lightning_seg.data.files import glob_visible
+from lightning_seg.data.files import glob_visible, tell_alone
 
 
 class ISBI(SegmentationData):
@@ -44,6 +44,7 @@ class ISBI(SegmentationData):
             raise self.missing(folder)
         images = sorted(glob_visible(folder, "*.png"), key=lambda path: (len(path.stem), path.stem))
         pairs = [(path, self.root / "label" / path.name) for path in images]
+        tell_alone(self.root / "label", "*.png", pairs)
         first = len(pairs) - len(pairs) // 5
         parts = {"train": pairs[:first], "val": pairs[first:], "all": pairs}
         if split not in parts:

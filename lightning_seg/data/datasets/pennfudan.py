@@ -5,7 +5,7 @@ from typing import Any
 
 from lightning_seg.data.base import SegmentationData
 from lightning_seg.data.classes import label_table
-from lightning_seg.data.files import glob_visible
+from lightning_seg.data.files import glob_visible, tell_alone
 from lightning_seg.data.folds import divide
 from lightning_seg.data.instances import instance_sample, masks_of_numbers
 from lightning_seg.data.io import read_numbers
@@ -37,6 +37,7 @@ class PennFudan(SegmentationData):
             raise self.missing(folder)
         images = glob_visible(folder, "*.png")
         pairs = [(path, self.root / "PedMasks" / f"{path.stem}_mask.png") for path in images]
+        tell_alone(self.root / "PedMasks", "*_mask.png", pairs)
         parts = divide(pairs, {"train": 0.7, "val": 0.15, "test": 0.15}) | {"all": pairs}
         if split not in parts:
             raise self.unknown(split, parts)

@@ -3,6 +3,7 @@
 import json
 import sys
 import types
+import warnings
 import zipfile
 
 import cv2
@@ -220,6 +221,17 @@ def test_a_small_copy_in_the_real_layout(writer, tmp_path):
 
 def different(data):
     return {"labels": data.labels} if isinstance(data, COCO) else {}
+
+
+@pytest.mark.parametrize("writer", [ade20k, cityscapes, isbi, pennfudan], ids=lambda writer: writer.__name__)
+def test_a_mask_without_an_image_is_told(writer, tmp_path):
+    data, _, _ = writer(tmp_path)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        image, mask = data.list_samples("train")[0]
+    image.unlink()
+    with pytest.warns(UserWarning, match=f"1 masks in .* have no image and are left out: {mask.name}"):
+        data.list_samples("train")
 
 
 @pytest.mark.parametrize(
