@@ -168,3 +168,15 @@ def overlap(labels: np.ndarray, truth: np.ndarray, num_classes: int) -> np.ndarr
 def present(labels: np.ndarray, truth: np.ndarray, num_classes: int) -> list[int]:
     """List the classes that occur in the prediction or in the truth, labels (H, W) both."""
     return [c for c in np.union1d(labels, truth).tolist() if c < num_classes]
+
+
+def by_class(found: Values, split: str, class_names: Sequence[str]) -> dict[str, float]:
+    """Name scores for the log ``<split>/<score>``; those of each class ``<split>/<score>/<class>``."""
+    values: dict[str, float] = {}
+    for name, value in found.items():
+        if isinstance(value, np.ndarray):
+            name = name.removesuffix("_per_class")
+            values |= {f"{split}/{name}/{c}": float(v) for c, v in zip(class_names, value, strict=True)}
+        else:
+            values[f"{split}/{name}"] = float(value)
+    return values

@@ -2,10 +2,11 @@
 
 import pkgutil
 import sys
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any, Literal, Self, cast
+from typing import Any, Literal, Self, TypeVar, cast
 
 import lightning as L
 import numpy as np
@@ -16,9 +17,10 @@ from lightning.pytorch.strategies import DDPStrategy
 from torch.optim import Adam, Optimizer
 from torch.optim.lr_scheduler import LRScheduler
 
-from lightning_seg.data.base import data_of
+from lightning_seg.data.base import SegmentationData, data_of
 from lightning_seg.data.pixels import RGB, Measurement, Pixels, restored
 from lightning_seg.errors import UserError
+from lightning_seg.metrics.confusion import ImageCounts
 from lightning_seg.metrics.images import Values
 from lightning_seg.metrics.scores import Scores, scores
 from lightning_seg.networks.backbones.base import restore_scalings, scalings
@@ -31,8 +33,10 @@ from lightning_seg.training.finetune.policies import Full
 from lightning_seg.training.fsdp import is_sharded, shard
 from lightning_seg.training.schedules import Plateau, for_lightning, realign
 
+T = TypeVar("T")
 
-class SegmentationTask(L.LightningModule):
+
+class SegmentationTask(L.LightningModule, ABC):
     """A network that trains under a fine-tuning policy; a task adds its steps and its scores.
 
     Args:
@@ -56,6 +60,8 @@ class SegmentationTask(L.LightningModule):
         instances: Whether it wants objects of the data module instead of masks of classes.
         segments: Whether it wants the segments of each image beside the masks of classes.
         overlapping: Whether it wants a mask for each class but the background, which may overlap.
+        kind_of_counts: What counts the pixels of each test image.
+        image_counts: Those counts while a test runs.
         matrix: Confusion matrix (C, C) of the last finished evaluation, over all processes.
         per_image: Counts (N, C, 3) of the last finished test: intersection, predicted, true pixels.
         image_scores: The scores of the last finished evaluation beside those of the matrix.
@@ -65,9 +71,7 @@ class SegmentationTask(L.LightningModule):
     instances = False
     segments = False
     overlapping = False
-    matrix: np.ndarray
-    per_image: np.ndarray
-    image_scores: Values
+    kind_of_counts = ImageCounts
 
     def __init__(
         self,
@@ -105,6 +109,10 @@ class SegmentationTask(L.LightningModule):
             network.compile()
         self.pretrained = "those of the checkpoint"
         self._palette: tuple[tuple[int, int, int], ...] = ()
+        self.image_counts: ImageCounts | None = None
+        self.matrix = np.zeros((len(class_names), len(class_names)), int)
+        self.per_image = np.zeros((0, len(self.scored_classes), 3), int)
+        self.image_scores: Values = {}
 
     @classmethod
     def load_from_checkpoint(  # type: ignore[override]
@@ -175,9 +183,8 @@ class SegmentationTask(L.LightningModule):
         data = data_of(self.trainer)
         checkpoint["palette"] = [list(color) for color in data.palette]
         checkpoint["pixels"] = asdict(self.pixels)
-        if (
-            self.pixels.is_measured
-        ):  # without what was measured of the training images the weights mean nothing
+        # without what was measured of the training images the weights mean nothing
+        if self.pixels.is_measured:
             checkpoint["scaling"] = scalings(self.network)
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
@@ -238,13 +245,43 @@ class SegmentationTask(L.LightningModule):
         if not isinstance(scheduler, Plateau):
             super().lr_scheduler_step(scheduler, metric)
 
+    @abstractmethod
+    def _evaluate(self, batch: dict[str, Any]) -> None:
+        """Add a batch to the scores, and in a test to `image_counts`."""
+
+    @abstractmethod
+    def _log_scores(self, split: str) -> None:
+        """Log and keep the scores of a split (``val``, ``test``) and forget what they were made of."""
+
+    def validation_step(self, batch: dict[str, Any], batch_idx: int) -> None:
+        """Score one batch."""
+        self._evaluate(batch)
+
+    def on_test_start(self) -> None:
+        """Make room for the counts of each test image, which paired statistics need."""
+        loader: Any = self.trainer.test_dataloaders
+        counts = self.kind_of_counts(len(loader.dataset), len(self.scored_classes))
+        self.image_counts = counts.to(self.device)
+
+    def test_step(self, batch: dict[str, Any], batch_idx: int) -> None:
+        """Score one batch and count the pixels of its images."""
+        self._evaluate(batch)
+
+    def on_test_epoch_end(self) -> None:
+        """Log the scores of the test split and keep the counts of its images."""
+        assert self.image_counts is not None
+        self.per_image = self.image_counts.compute().cpu().numpy()
+        self.image_counts = None
+        self._log_scores("test")
+
     def on_validation_epoch_end(self) -> None:
-        """Let `Plateau` count a validation of the training, once its scores are logged."""
+        """Log the scores of the validation split; then let `Plateau` count a validation of the training."""
+        self._log_scores("val")
         for config in [] if self.trainer.sanity_checking else self.trainer.lr_scheduler_configs:
             if isinstance(config.scheduler, Plateau):
                 config.scheduler.count(self.trainer.callback_metrics)
 
-    def on_train_batch_start(self, batch: Any, batch_idx: int) -> None:
+    def on_train_batch_start(self, batch: object, batch_idx: int) -> None:
         """Let those parts of the network train whose time has come."""
         if self._advance():
             self.train()
@@ -302,6 +339,19 @@ class SegmentationTask(L.LightningModule):
         """What `lr_scaling` multiplies all learning rates by: devices times accumulated batches, or its root."""
         gathered = self.trainer.world_size * self.trainer.accumulate_grad_batches
         return float(gathered ** {"none": 0, "linear": 1, "sqrt": 0.5}[self.lr_scaling])
+
+    def _once(self, look: Callable[[SegmentationData], T]) -> T:
+        """Have one process look at the data; the others wait for what it finds."""
+        found = look(data_of(self.trainer)) if self.trainer.is_global_zero else None
+        return cast(T, self.trainer.strategy.broadcast(found))
+
+    def _report_weights(self, name: str, weights: Sequence[float], what: str) -> None:
+        """Log the weights that the data gave the scored classes, and print them."""
+        of_classes = dict(zip(self.scored_classes, weights, strict=True))
+        for logger in self.trainer.loggers:
+            logger.log_hyperparams({name: of_classes})
+        if self.trainer.is_global_zero:
+            print(f"classes  {what} {', '.join(f'{c} {weight:.3g}' for c, weight in of_classes.items())}")
 
     def _advance(self) -> bool:
         progress = self.global_step / self.trainer.estimated_stepping_batches

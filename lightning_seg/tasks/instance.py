@@ -9,12 +9,13 @@ from torch import Tensor
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler
 
-from lightning_seg.data.base import data_of
+from lightning_seg.data.base import SegmentationData, data_of
 from lightning_seg.data.dataset import Split
 from lightning_seg.data.groups import group_numbers
 from lightning_seg.inference.precision import full_precision
 from lightning_seg.inference.predictor import ImageLike, ObjectPredictor
-from lightning_seg.metrics.confusion import ConfusionMatrix, ImageCounts
+from lightning_seg.metrics.confusion import ConfusionMatrix
+from lightning_seg.metrics.images import by_class
 from lightning_seg.metrics.instance import ObjectScores, arrays, view_of_found, view_of_truth
 from lightning_seg.metrics.scores import scores
 from lightning_seg.networks.detection.anchors import DataAnchors
@@ -41,7 +42,7 @@ class InstanceSegmentation(SegmentationTask):
         finetune: Which parts of the backbone train, and how; all of it unless given.
         score_threshold: From which score on an object is in panoptic quality, the semantic view and pictures; average
             precision takes all.
-        **options: `lr_scaling`, `gradient_checkpointing` and `compile`; see `SegmentationTask`.
+        **options: `no_decay`, `lr_scaling`, `gradient_checkpointing`, `compile` and `pixels`; see `SegmentationTask`.
 
     Attributes:
         image_scores: Scores of the objects of the last finished evaluation, over all processes.
@@ -69,11 +70,7 @@ class InstanceSegmentation(SegmentationTask):
         self.score_threshold = score_threshold
         self.objects = ObjectScores(len(class_names))
         self.confusion = ConfusionMatrix(len(class_names))
-        self.image_counts: ImageCounts | None = None
-        self.image_scores = {}
         self.mask_ap_left_out = np.zeros(0)
-        self.matrix = np.zeros((len(class_names), len(class_names)), int)
-        self.per_image = np.zeros((0, len(class_names), 3), int)
 
     def on_fit_start(self) -> None:
         """Load the pretrained weights for a fresh training, and fit the anchors to the data if they are to be."""
@@ -104,33 +101,12 @@ class InstanceSegmentation(SegmentationTask):
         self.log_dict({f"train/{name}": value.detach() for name, value in losses.items()}, batch_size=count)
         return loss
 
-    def validation_step(self, batch: dict[str, Any], batch_idx: int) -> None:
-        """Score one batch."""
-        self._evaluate(batch)
-
-    def on_validation_epoch_end(self) -> None:
-        """Log the scores of the validation split."""
-        self._log_scores("val")
-        super().on_validation_epoch_end()
-
-    def on_test_start(self) -> None:
-        """Make room for the counts of each test image, which paired statistics need."""
-        loader: Any = self.trainer.test_dataloaders
-        self.image_counts = ImageCounts(len(loader.dataset), len(self.class_names)).to(self.device)
-
-    def test_step(self, batch: dict[str, Any], batch_idx: int) -> None:
-        """Score one batch and count the pixels of its images."""
-        self._evaluate(batch)
-
     def on_test_epoch_end(self) -> None:
-        """Log the scores of the test split and keep the counts of its images."""
-        assert self.image_counts is not None
-        self.per_image = self.image_counts.compute().cpu().numpy()
-        self.image_counts = None
+        """Log the scores of the test split, and keep the counts of its images and the mask AP without some of them."""
         data = data_of(self.trainer)
         groups = group_numbers([data.group_of(sample) for sample in data.samples(data.test_split)])
         self.mask_ap_left_out = self.objects.left_out(groups=groups)
-        self._log_scores("test")
+        super().on_test_epoch_end()
 
     def predict_step(self, batch: dict[str, Any], batch_idx: int) -> list[dict[str, np.ndarray]]:
         """Return the objects of each image of the batch, as `arrays` has them."""
@@ -155,30 +131,29 @@ class InstanceSegmentation(SegmentationTask):
         # Both compute() are where processes meet; the keys logged are the same on each of them.
         self.image_scores, self.matrix = self.objects.compute(), self.confusion.compute().cpu().numpy()
         semantic = scores(self.matrix)
-        values = {f"iou/{n}": v for n, v in zip(self.class_names, semantic.iou_per_class, strict=True)}
-        for name, value in (self.image_scores | semantic.means()).items():
-            if isinstance(value, np.ndarray):  # of each class; the background has none
-                name = name.removesuffix("_per_class")
-                values |= {f"{name}/{n}": v for n, v in zip(self.class_names[1:], value[1:], strict=True)}
-            else:
-                values[name] = value
-        self.log(f"{split}/mask_ap", values.pop("mask_ap"), prog_bar=True)
-        self.log_dict({f"{split}/{name}": float(value) for name, value in values.items()})
+        values = by_class(
+            {"iou_per_class": semantic.iou_per_class, **semantic.means()}, split, self.class_names
+        )
+        objects = {  # of each class but the background, which has none
+            name: value[1:] if isinstance(value, np.ndarray) else value
+            for name, value in self.image_scores.items()
+        }
+        values |= by_class(objects, split, self.class_names[1:])
+        self.log(f"{split}/mask_ap", values.pop(f"{split}/mask_ap"), prog_bar=True)
+        self.log_dict(values)
         self.objects.reset()
         self.confusion.reset()
 
     def _fit_anchors(self, anchors: DataAnchors) -> None:
         """Adapt the anchors to the objects of the training split, as augmentation makes them."""
-        trainer: Any = self.trainer
-        # One process looks; the others wait for it.
-        boxes = trainer.strategy.broadcast(_boxes(trainer.datamodule) if trainer.is_global_zero else None)
+        boxes = self._once(_boxes)
         sizes, shapes = anchors.fit(boxes.to(anchors.cells.device))
-        if trainer.is_global_zero:
+        if self.trainer.is_global_zero:
             listed = (", ".join(f"{value:.3g}" for value in values) for values in (sizes, shapes))
             print("anchors  {} pixels, height to width {}; of {} objects".format(*listed, len(boxes)))
 
 
-def _boxes(data: Any, most: int = 500) -> Tensor:
+def _boxes(data: SegmentationData, most: int = 500) -> Tensor:
     """Boxes (N, 4) of training samples that are spread evenly over the split."""
     split = Split(data, data.train_split, train=True)
     places = np.unique(np.linspace(0, len(split) - 1, most).astype(int)).tolist()

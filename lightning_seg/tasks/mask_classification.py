@@ -15,12 +15,12 @@ from lightning_seg.errors import UserError
 from lightning_seg.inference.inferers import Inferer
 from lightning_seg.inference.precision import full_precision
 from lightning_seg.inference.segments import SegmentRules
-from lightning_seg.metrics.images import ImageMetric
+from lightning_seg.metrics.images import ImageMetric, by_class
 from lightning_seg.metrics.instance import ObjectArrays, View
 from lightning_seg.metrics.panoptic import PanopticScores, view_of_segments
 from lightning_seg.networks.mask_network import MaskNetwork, Queries, class_logits
 from lightning_seg.postprocess.chain import Step
-from lightning_seg.tasks.semantic import SemanticSegmentation, by_class
+from lightning_seg.tasks.semantic import SemanticSegmentation
 from lightning_seg.training.finetune.policies import Full
 from lightning_seg.training.mask_loss import LayerLoss, MaskLoss, targets_of
 
@@ -49,7 +49,7 @@ class MaskClassification(SemanticSegmentation):
         metrics: As for `SemanticSegmentation`, of classes.
         val_metrics: Compute them in every validation too.
         temperature: What the logits of classes are divided by where probabilities are asked for.
-        **options: `no_decay`, `lr_scaling`, `gradient_checkpointing` and `compile`; see `SegmentationTask`.
+        **options: `no_decay`, `lr_scaling`, `gradient_checkpointing`, `compile` and `pixels`; see `SegmentationTask`.
 
     Attributes:
         panoptic_counts: What each image of the last test adds to panoptic quality, (N, C, 4).
@@ -115,7 +115,7 @@ class MaskClassification(SemanticSegmentation):
         super().on_load_checkpoint(checkpoint)
         self.set_things(checkpoint.get("things", self.things))
 
-    def on_train_batch_start(self, batch: Any, batch_idx: int) -> None:
+    def on_train_batch_start(self, batch: object, batch_idx: int) -> None:
         """Tell the network how much of the training is done."""
         super().on_train_batch_start(batch, batch_idx)
         self.network.anneal(self.global_step / self.trainer.estimated_stepping_batches)

@@ -16,6 +16,7 @@ from lightning_seg.errors import UserError
 from lightning_seg.inference.inferers import Inferer
 from lightning_seg.inference.precision import full_precision
 from lightning_seg.inference.predictor import ImageLike, MultiLabelPredictor
+from lightning_seg.metrics.images import Values, by_class
 from lightning_seg.metrics.mean import WeightedMean
 from lightning_seg.metrics.multi_label import (
     LogitHistograms,
@@ -60,7 +61,7 @@ class MultiLabelSegmentation(SegmentationTask):
         finetune: Which parts of the backbone train, and how; all of it unless given.
         auxiliary_weight: Factor on the loss of the network's auxiliary head, where it has one.
         inference: How the logits of evaluation and prediction are had; of the whole image unless given.
-        **options: `lr_scaling`, `gradient_checkpointing`, `compile` and `pixels`; see `SegmentationTask`.
+        **options: `no_decay`, `lr_scaling`, `gradient_checkpointing`, `compile` and `pixels`; see `SegmentationTask`.
 
     Attributes:
         counts_of_classes: Counts (K, 3) of the last finished evaluation: intersection, predicted, true pixels.
@@ -75,6 +76,7 @@ class MultiLabelSegmentation(SegmentationTask):
     network: Network
     overlapping = True
     postprocess = None
+    kind_of_counts = MultiLabelCounts
     thresholds: Tensor
 
     def __init__(
@@ -108,11 +110,8 @@ class MultiLabelSegmentation(SegmentationTask):
         self.register_buffer("thresholds", logits, persistent=self.tunes)
         self.histograms = LogitHistograms(classes)
         self.eval_loss = WeightedMean()
-        self.image_counts: MultiLabelCounts | None = None
         self.matrix = np.zeros((0, 0), int)
         self.counts_of_classes = np.zeros((classes, 3), int)
-        self.per_image = np.zeros((0, classes, 3), int)
-        self.image_scores = {}
         self._accuracy = float("nan")
 
     @property
@@ -174,31 +173,6 @@ class MultiLabelSegmentation(SegmentationTask):
         weights = self.loss.weights if isinstance(self.loss, MultiLabelLoss) else None
         return loss * share_of(batch["mask"], weights)
 
-    def validation_step(self, batch: dict[str, Any], batch_idx: int) -> None:
-        """Count the logits of one batch."""
-        self._evaluate(batch)
-
-    def on_validation_epoch_end(self) -> None:
-        """Tune the thresholds, if they are to be, and log the scores of the validation split."""
-        self._log_scores("val", tune=self.tunes)
-        super().on_validation_epoch_end()
-
-    def on_test_start(self) -> None:
-        """Make room for the counts of each test image, which paired statistics need."""
-        loader: Any = self.trainer.test_dataloaders
-        self.image_counts = MultiLabelCounts(len(loader.dataset), len(self.scored_classes)).to(self.device)
-
-    def test_step(self, batch: dict[str, Any], batch_idx: int) -> None:
-        """Count the logits of one batch and the pixels of its images."""
-        self._evaluate(batch)
-
-    def on_test_epoch_end(self) -> None:
-        """Log the scores of the test split and keep the counts of its images."""
-        assert self.image_counts is not None
-        self.per_image = self.image_counts.compute().cpu().numpy()
-        self.image_counts = None
-        self._log_scores("test", tune=False)
-
     def predict_step(self, batch: dict[str, Any], batch_idx: int) -> list[Tensor]:
         """Return the logits (K, H, W) of each image of the batch."""
         return logits_of_each(self, batch)
@@ -219,36 +193,28 @@ class MultiLabelSegmentation(SegmentationTask):
                 if part.positive_weights is None:
                     part.positive_weights = torch.ones(len(self.scored_classes))
             return
-        trainer: Any = self.trainer
-        # One process counts; the others wait for it.
-        found = positive_pixels(trainer.datamodule) if trainer.is_global_zero else None
-        positive, counted = map(torch.from_numpy, trainer.strategy.broadcast(found))
+        positive, counted = map(torch.from_numpy, self._once(positive_pixels))
         for part in losses:
-            weights = dict(zip(self.scored_classes, part.set_counts(positive, counted), strict=True))
-            for logger in trainer.loggers:
-                logger.log_hyperparams({f"positive_weights/{part.balance}": weights})
-            if trainer.is_global_zero:
-                listed = ", ".join(f"{name} {weight:.3g}" for name, weight in weights.items())
-                print(f"classes  pixels with them weigh {listed}")
+            weights = part.set_counts(positive, counted)
+            self._report_weights(f"positive_weights/{part.balance}", weights, "pixels with them weigh")
 
     def _evaluate(self, batch: dict[str, Any]) -> None:
         if not self.counts(batch):
             return
         for images, masks, index in same_size(batch):
             logits = self(images)
-            if (
-                logits.shape[-2:] != masks.shape[-2:]
-            ):  # the prediction is fitted to the mask, never the reverse
+            if logits.shape[-2:] != masks.shape[-2:]:
+                # the prediction is fitted to the mask, never the reverse
                 logits = F.interpolate(logits, masks.shape[-2:], mode="bilinear", align_corners=False)
             self.histograms.update(logits, masks)
             self.eval_loss.update(self.loss(logits, masks), weight=(masks != IGNORE_INDEX).sum())
             if self.image_counts is not None:
                 self.image_counts.update(self.decide(logits), masks, index)
 
-    def _log_scores(self, split: str, tune: bool) -> None:
+    def _log_scores(self, split: str) -> None:
         # compute() is where processes meet; the keys logged are the same on each of them.
         histograms = self.histograms.compute().cpu().numpy()
-        if tune:
+        if self.tunes and split == "val":
             self.thresholds.copy_(torch.from_numpy(best_thresholds(histograms)))
         thresholds = self.thresholds.cpu().numpy()
         self.counts_of_classes = counts = counts_at(histograms, thresholds)
@@ -260,17 +226,10 @@ class MultiLabelSegmentation(SegmentationTask):
             "ap_per_class": precision,
             "threshold_per_class": probabilities_of(thresholds),
         }
-        values = {"loss": float(self.eval_loss.compute()), "map": class_mean(precision)}
-        values |= {name: float(value) for name, value in result.means().items()}
-        of_classes = {
-            "iou": result.iou_per_class,
-            "dice": result.dice_per_class,
-            "ap": precision,
-            "threshold": probabilities_of(thresholds),
-        }
-        for name, found in of_classes.items():
-            values |= {f"{name}/{n}": float(v) for n, v in zip(self.scored_classes, found, strict=True)}
-        self.log(f"{split}/miou", values.pop("miou"), prog_bar=True)
-        self.log_dict({f"{split}/{name}": value for name, value in values.items()})
+        found: Values = {"loss": float(self.eval_loss.compute()), **result.means(), **self.image_scores}
+        found |= {"iou_per_class": result.iou_per_class, "dice_per_class": result.dice_per_class}
+        values = by_class(found, split, self.scored_classes)
+        self.log(f"{split}/miou", values.pop(f"{split}/miou"), prog_bar=True)
+        self.log_dict(values)
         self.histograms.reset()
         self.eval_loss.reset()

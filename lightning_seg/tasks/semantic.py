@@ -18,8 +18,8 @@ from lightning_seg.errors import UserError
 from lightning_seg.inference.inferers import Inferer
 from lightning_seg.inference.precision import full_precision
 from lightning_seg.inference.predictor import ImageLike, Predictor
-from lightning_seg.metrics.confusion import ConfusionMatrix, ImageCounts, predicted_labels
-from lightning_seg.metrics.images import ImageMetric, ImageTables, Values
+from lightning_seg.metrics.confusion import ConfusionMatrix, predicted_labels
+from lightning_seg.metrics.images import ImageMetric, ImageTables, Values, by_class
 from lightning_seg.metrics.mean import WeightedMean
 from lightning_seg.metrics.scores import scores
 from lightning_seg.metrics.torch_metric import TorchMetric
@@ -56,7 +56,7 @@ class SemanticSegmentation(SegmentationTask):
         val_metrics: Compute them in every validation too.
         temperature: What logits are divided by where probabilities are asked for: in post-processing and in scores
             of probabilities. Commands on a finished run give what `lightning-seg calibrate` has found for it.
-        **options: `lr_scaling`, `gradient_checkpointing`, `compile` and `pixels`; see `SegmentationTask`.
+        **options: `no_decay`, `lr_scaling`, `gradient_checkpointing`, `compile` and `pixels`; see `SegmentationTask`.
 
     Attributes:
         matrix: Confusion matrix (C, C) of the last finished evaluation, over all processes.
@@ -101,14 +101,10 @@ class SemanticSegmentation(SegmentationTask):
         self.val_metrics = val_metrics
         self.confusion = ConfusionMatrix(len(class_names))
         self.eval_loss = WeightedMean()
-        self.image_counts: ImageCounts | None = None
-        self.matrix = np.zeros((len(class_names), len(class_names)), int)
-        self.per_image = np.zeros((0, len(class_names), 3), int)
         self.image_tables: ImageTables | None = None
-        self.image_scores = {}
 
     def setup(self, stage: str) -> None:
-        """Load the pretrained weights, and compute the class weights that the data decides."""
+        """Say how a loss of another library is called, and compute the class weights that the data decides."""
         super().setup(stage)
         if stage == "fit" and self.trainer.is_global_zero:
             for part in self.loss.modules():
@@ -147,35 +143,12 @@ class SemanticSegmentation(SegmentationTask):
     def on_validation_start(self) -> None:
         """Make room for what is measured in each image, if it is wanted already now."""
         if self.val_metrics:
-            loader: Any = self.trainer.val_dataloaders
-            self.image_tables = self._tables(len(loader.dataset))
-
-    def validation_step(self, batch: dict[str, Any], batch_idx: int) -> None:
-        """Add one batch to the confusion matrix."""
-        self._evaluate(batch)
-
-    def on_validation_epoch_end(self) -> None:
-        """Log the scores of the validation split."""
-        self._log_scores("val")
-        super().on_validation_epoch_end()
+            self.image_tables = self._tables(self.trainer.val_dataloaders)
 
     def on_test_start(self) -> None:
-        """Make room for the counts of each test image, which paired statistics need."""
-        loader: Any = self.trainer.test_dataloaders
-        num_images = len(loader.dataset)
-        self.image_counts = ImageCounts(num_images, len(self.class_names)).to(self.device)
-        self.image_tables = self._tables(num_images)
-
-    def test_step(self, batch: dict[str, Any], batch_idx: int) -> None:
-        """Add one batch to the confusion matrix and to the counts of its images."""
-        self._evaluate(batch)
-
-    def on_test_epoch_end(self) -> None:
-        """Log the scores of the test split and keep the counts of its images."""
-        assert self.image_counts is not None
-        self.per_image = self.image_counts.compute().cpu().numpy()
-        self.image_counts = None
-        self._log_scores("test")
+        """Make room for what is counted and measured in each test image."""
+        super().on_test_start()
+        self.image_tables = self._tables(self.trainer.test_dataloaders)
 
     def predict_step(self, batch: dict[str, Any], batch_idx: int) -> list[Tensor]:
         """Return the logits (C, H, W) of each image of the batch."""
@@ -202,18 +175,9 @@ class SemanticSegmentation(SegmentationTask):
                 if part.class_weights is None:
                     part.class_weights = torch.ones(len(self.class_names))
             return
-        trainer: Any = self.trainer
-        # One process counts; the others wait for it.
-        counts = class_frequencies(trainer.datamodule) if trainer.is_global_zero else None
-        counts = trainer.strategy.broadcast(counts)
+        counts = self._once(class_frequencies)
         for part in losses:
-            weights = dict(zip(self.class_names, part.set_frequencies(*counts), strict=True))
-            for logger in trainer.loggers:
-                logger.log_hyperparams({f"class_weights/{part.balance}": weights})
-            if trainer.is_global_zero:
-                print(
-                    f"classes  weigh {', '.join(f'{name} {weight:.3g}' for name, weight in weights.items())}"
-                )
+            self._report_weights(f"class_weights/{part.balance}", part.set_frequencies(*counts), "weigh")
 
     def _evaluate(self, batch: dict[str, Any]) -> None:
         if not self.counts(batch):
@@ -250,36 +214,26 @@ class SemanticSegmentation(SegmentationTask):
         pairs = zip(logits / self.temperature, images, strict=True)
         return torch.stack([self.postprocess.of_logits(*pair) for pair in pairs])
 
-    def _tables(self, num_images: int) -> ImageTables | None:
-        classes = len(self.class_names)
-        return ImageTables(self.metrics, num_images, classes, self.device) if self.metrics else None
+    def _tables(self, loader: Any) -> ImageTables | None:
+        if not self.metrics:
+            return None
+        return ImageTables(self.metrics, len(loader.dataset), len(self.class_names), self.device)
 
     def _log_scores(self, split: str) -> None:
         # compute() is where processes meet; the keys logged are the same on each of them.
         self.matrix = self.confusion.compute().cpu().numpy()
         result = scores(self.matrix)
-        values = {f"{split}/loss": float(self.eval_loss.compute())}
-        values |= {f"{split}/{name}": float(value) for name, value in result.means().items()}
-        values |= {
-            f"{split}/iou/{n}": float(v) for n, v in zip(self.class_names, result.iou_per_class, strict=True)
+        found: Values = {
+            "loss": float(self.eval_loss.compute()),
+            **result.means(),
+            "iou_per_class": result.iou_per_class,
         }
         if self.image_tables is not None:
             self.image_scores = self.image_tables.scores()
             self.image_tables = None
-            values |= by_class(self.image_scores, split, self.class_names)
+            found |= self.image_scores
+        values = by_class(found, split, self.class_names)
         self.log(f"{split}/miou", values.pop(f"{split}/miou"), prog_bar=True)
         self.log_dict(values)
         self.confusion.reset()
         self.eval_loss.reset()
-
-
-def by_class(found: Values, split: str, class_names: tuple[str, ...]) -> dict[str, float]:
-    """Name scores for the log; those of each class ``<split>/<score>/<class>``."""
-    values: dict[str, float] = {}
-    for name, value in found.items():
-        if isinstance(value, np.ndarray):
-            name = name.removesuffix("_per_class")
-            values |= {f"{split}/{name}/{c}": float(v) for c, v in zip(class_names, value, strict=True)}
-        else:
-            values[f"{split}/{name}"] = value
-    return values
