@@ -4,6 +4,8 @@ As in `lightning_seg.training.losses`, what is void changes neither value nor gr
 batch in which all is void gives 0 with a zero gradient. A class is void by itself: the others still learn there.
 """
 
+from abc import ABC, abstractmethod
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -14,7 +16,7 @@ from lightning_seg.errors import UserError
 from lightning_seg.training.losses import CompoundLoss, LovaszLoss, PixelLoss, TverskyLoss
 
 
-class MultiLabelLoss(nn.Module):
+class MultiLabelLoss(nn.Module, ABC):
     """Base of the losses that are a mean over all pixels of all classes.
 
     Args:
@@ -64,9 +66,9 @@ class MultiLabelLoss(nn.Module):
         losses = self.of_pixels(without_void(logits, masks), (masks == 1).float())
         return (weights * losses).sum() / weights.sum().clamp(min=torch.finfo(torch.float32).tiny)
 
+    @abstractmethod
     def of_pixels(self, logits: Tensor, truth: Tensor) -> Tensor:
         """Return the loss (B, K, H, W) of each pixel of each class, from logits and a truth of 0 and 1."""
-        raise NotImplementedError
 
 
 class BinaryCrossEntropy(MultiLabelLoss):
