@@ -4,6 +4,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
+from scipy.ndimage import find_objects
 
 from lightning_seg import IGNORE_INDEX
 from lightning_seg.metrics.images import Values
@@ -119,16 +120,13 @@ def drawn_segments(view: View, things: Sequence[int]) -> dict[str, np.ndarray]:
         other pixel, `IGNORE_INDEX` elsewhere.
     """
     of_thing = np.isin(view.labels, things)
-    numbers, first = np.unique(np.where(of_thing, view.parts, 0), return_index=True)
-    first, numbers = first[numbers > 0], numbers[numbers > 0]
-    parts = np.zeros_like(view.parts)
-    boxes = np.zeros((len(numbers), 4), np.float32)
-    for place, number in enumerate(numbers):
-        mask = view.parts == number
-        parts[mask] = place + 1
-        rows, columns = np.flatnonzero(mask.any(1)), np.flatnonzero(mask.any(0))
-        boxes[place] = columns[0], rows[0], columns[-1] + 1, rows[-1] + 1
-    labels = view.labels.ravel()[first].astype(np.int64)
+    numbers, first, inverse = np.unique(
+        np.where(of_thing, view.parts, 0), return_index=True, return_inverse=True
+    )
+    parts = inverse.reshape(view.parts.shape) + (numbers[0] > 0)
+    corners = [(x.start, y.start, x.stop, y.stop) for y, x in find_objects(parts)]
+    boxes = np.array(corners, np.float32).reshape(-1, 4)
+    labels = view.labels.ravel()[first[numbers > 0]].astype(np.int64)
     stuff = np.where(of_thing, np.uint8(IGNORE_INDEX), view.labels)
     return {"parts": parts, "labels": labels, "boxes": boxes, "stuff": stuff}
 
