@@ -37,9 +37,8 @@ class NonFinite(L.Callback):
         self.every_n_steps = every_n_steps
         self.skipped = 0
         self._in_a_row = 0
-        self._seen: list[
-            tuple[int, Tensor, Tensor | None]
-        ] = []  # step, loss and images of the steps not yet looked at
+        # step, loss and images of the steps not yet looked at
+        self._seen: list[tuple[int, Tensor, Tensor | None]] = []
         self._losses: list[Tensor] = []  # of the batches that one optimizer step gathers
         self._buffers: list[Tensor] | None = None  # as they were before that step
 

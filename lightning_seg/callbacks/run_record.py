@@ -238,9 +238,8 @@ class RunRecord(L.Callback):
                 "thresholds": "tuned on the validation split" if module.tunes else "given",
                 "test_time_augmentation": repr(module.inference) if module.inference else None,
             }
-            table["labels"] = list(
-                module.class_names
-            )  # of the masks in pictures, where of several classes one shows
+            # of the masks in pictures, where of several classes one shows
+            table["labels"] = list(module.class_names)
         else:
             further_arrays["confusion"] = module.matrix
         if isinstance(module, InstanceSegmentation):

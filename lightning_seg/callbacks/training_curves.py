@@ -53,9 +53,8 @@ class TrainingCurves(L.Callback):
 def learning_rates(optimizer: Optimizer) -> dict[str, float]:
     """Return the learning rate of each parameter group by the name of its curve."""
     groups = optimizer.param_groups
-    whole = [
-        group["lr"] for group in groups if group.get("lr_factor", 1.0) == 1
-    ]  # the decoder's are the last
+    # the decoder's are the last
+    whole = [group["lr"] for group in groups if group.get("lr_factor", 1.0) == 1]
     own = sorted({(group["lr_factor"], group["lr"]) for group in groups if group.get("lr_factor", 1.0) != 1})
     rates = {"train/lr": float(whole[-1])} if whole else {}
     for i, (_, rate) in enumerate(own):  # the nearer to the image, the smaller the factor

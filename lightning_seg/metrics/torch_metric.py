@@ -137,9 +137,8 @@ class TorchMetric:
     def _values(self, metric: Metric) -> dict[str, float | np.ndarray]:
         result = metric.compute()
         parts = result if isinstance(result, dict) else {"": result}
-        if (
-            isinstance(result, tuple) and len(result) == 2
-        ):  # the best value and where it is, as of PrecisionAtFixedRecall
+        # the best value and where it is, as of PrecisionAtFixedRecall
+        if isinstance(result, tuple) and len(result) == 2:
             parts = {"": result[0], "threshold": result[1]}
         found: dict[str, float | np.ndarray] = {}
         for key, value in parts.items():

@@ -43,7 +43,7 @@ class MaskLoss(nn.Module):
     """Cross-entropy of the queries' classes, binary cross-entropy and Dice loss of their masks at sampled points.
 
     Cheng et al., "Mask2Former", arXiv:2112.01527. The costs of all layers and images are computed on the device and
-    fetched at once, so that a step waits for the device a single time, whatever the number of layers.
+    fetched at once, so that the loss waits for the device a single time, whatever the number of layers.
 
     Args:
         class_weight: Weight of the classes.

@@ -217,9 +217,8 @@ class OneCycle(OneCycleLR):
                 "OneCycle: pct_start is a fraction of the training from 0 to below 1, and div_factor and"
                 f" final_div_factor are above 0; got {pct_start}, {div_factor} and {final_div_factor}."
             )
-        if (
-            pct_start * steps == 1
-        ):  # torch would divide by the length of the rise, which begins and ends at step 0
+        # torch would divide by the length of the rise, which begins and ends at step 0
+        if pct_start * steps == 1:
             pct_start -= 1e-9
         low, high = momentum or (0.0, 0.0)
         super().__init__(

@@ -197,7 +197,7 @@ def _blocks(network: BackboneNetwork, policy: Full) -> list[tuple[nn.Module, int
     return found
 
 
-def _adapt(block: nn.Module, _: Any, out: Tensor) -> Tensor:
+def _adapt(block: nn.Module, _: object, out: Tensor) -> Tensor:
     changed: Tensor = block.get_submodule(f"{ADDED}adapter")(out)
     return changed
 
@@ -207,11 +207,11 @@ def _insert(block: nn.Module, given: tuple[Any, ...]) -> tuple[Any, ...]:
     return torch.cat([given[0], tokens.expand(len(given[0]), -1, -1)], 1), *given[1:]
 
 
-def _remove(block: nn.Module, _: Any, out: Tensor) -> Tensor:
+def _remove(block: nn.Module, _: object, out: Tensor) -> Tensor:
     return out[:, : -block.get_parameter(f"{ADDED}prompts").shape[1]]
 
 
-def _keep_added(block: nn.Module, state: dict[str, Any], prefix: str, *_: Any) -> None:
+def _keep_added(block: nn.Module, state: dict[str, Any], prefix: str, *_: object) -> None:
     """Let a block with an addition load the weights of one without."""
     own = {f"{prefix}{key}": value for key, value in block.state_dict().items() if key.startswith(ADDED)}
     if not own.keys() & state.keys():
