@@ -6,7 +6,7 @@ LAUNCHER ?= here
 BIN := .venv/bin
 
 .DEFAULT_GOAL := help
-.PHONY: help setup exp resume ablation compare test bench lint audit lock clean
+.PHONY: help setup exp resume ablation compare test bench lint docs audit lock clean
 
 help: ## list the targets
 	@grep -hE '^[a-z]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | awk -F'\t' '{printf "  make %-8s %s\n", $$1, $$2}'
@@ -46,6 +46,14 @@ lint: .venv/ready ## check style, types, and that the dependencies fit together
 	@$(BIN)/mypy
 	@$(BIN)/uv pip check --quiet --python $(BIN)/python
 
+docs: .venv/docs ## build the documentation into site/, where index.html opens without a server; check its links
+	@$(BIN)/zensical build --clean --strict
+	@$(BIN)/python docs/scripts/check_site.py site
+
+.venv/docs: .venv/ready
+	@$(BIN)/uv pip install --quiet --python $(BIN)/python --constraint requirements.lock --extra docs -r pyproject.toml
+	@touch $@
+
 audit: .venv/ready ## look for known vulnerabilities of the pinned dependencies (needs the network)
 	@$(BIN)/uv tool run pip-audit --no-deps --disable-pip -r requirements.lock
 
@@ -54,4 +62,4 @@ lock: ## pin the newest admitted versions again
 		--extra dev --output-file requirements.lock pyproject.toml
 
 clean: ## remove the environment and caches, never runs or data
-	rm -rf .venv .pytest_cache .ruff_cache .mypy_cache .hypothesis build *.egg-info
+	rm -rf .venv .pytest_cache .ruff_cache .mypy_cache .hypothesis .cache site build *.egg-info

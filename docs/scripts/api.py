@@ -1,4 +1,4 @@
-"""Write docs/api.md, the list of the front door's names: python docs/scripts/api.py."""
+"""Write docs/api.md and docs/reference/, the front door's names and their pages: python docs/scripts/api.py."""
 
 import inspect
 from pathlib import Path
@@ -36,30 +36,38 @@ files and on the command line a class is named by its short name or by its class
 `lightning.pytorch`. A name that both have (`RandAugment`, `EarlyStopping`) is an error that shows the class paths to
 choose from. Everything else, your own modules in the current folder, in `experiments/` and beside the YAML included, is
 named by its class path: `mynet.MyNet`.
+
+A name leads to its page: arguments with their defaults, shapes and units, what is raised, and the source.
 """
 
 
-def title(module: str) -> str:
-    """Return the longest title that fits a module."""
+def place(module: str) -> str:
+    """Return the longest key of `TITLES` that fits a module."""
     inside = module.removeprefix("lightning_seg").removeprefix(".")
-    return TITLES[max((t for t in TITLES if f"{inside}.".startswith(f"{t}.") or not t), key=len)]
+    return max((t for t in TITLES if f"{inside}.".startswith(f"{t}.") or not t), key=len)
 
 
-def page() -> str:
-    """Return the text of docs/api.md."""
-    sections: dict[str, list[str]] = {heading: [] for heading in TITLES.values()}
+def pages() -> dict[Path, str]:
+    """Return the text of docs/api.md and of every page of docs/reference/."""
+    names: dict[str, list[tuple[str, str]]] = {key: [] for key in TITLES}
     for name, module in sorted(lightning_seg.PUBLIC.items(), key=lambda item: item[::-1]):
-        says = " ".join((inspect.getdoc(getattr(lightning_seg, name)) or "").partition("\n\n")[0].split())
-        says = says.replace("|", "\\|")
-        sections[title(module)].append(f"| `{name}` | `{module}` | {says} |")
-    parts = [HEAD]
-    for heading, rows in sections.items():
-        if rows:
-            parts.append(
-                f"\n## {heading}\n\n| name | module | what it is |\n|---|---|---|\n" + "\n".join(rows) + "\n"
-            )
-    return "".join(parts)
+        names[place(module)].append((name, getattr(lightning_seg, name).__module__))
+    head, made = [HEAD], {}
+    for key, members in names.items():
+        if not members:
+            continue
+        file = f"reference/{key.replace('.', '_') or 'anywhere'}.md"
+        head.append(f"\n## {TITLES[key]}\n\n| name | what it is |\n|---|---|\n")
+        for name, module in members:
+            says = " ".join((inspect.getdoc(getattr(lightning_seg, name)) or "").partition("\n\n")[0].split())
+            head.append(f"| [`{name}`]({file}#{module}.{name}) | {says.replace('|', chr(92) + '|')} |\n")
+        made[Path("docs", file)] = (
+            f"# {TITLES[key]}\n\n" + "\n\n".join(f"::: {module}.{name}" for name, module in members) + "\n"
+        )
+    return {Path("docs/api.md"): "".join(head), **made}
 
 
 if __name__ == "__main__":
-    Path("docs/api.md").write_text(page())
+    for path, text in pages().items():
+        path.parent.mkdir(exist_ok=True)
+        path.write_text(text)

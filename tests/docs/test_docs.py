@@ -1,15 +1,16 @@
 """What the documents name is there."""
 
+import importlib.util
 import re
 from pathlib import Path
 
 import pytest
 
 ROOT = Path(__file__).parents[2]
-DOCUMENTS = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
+DOCUMENTS = [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]
 
 
-@pytest.mark.parametrize("document", DOCUMENTS, ids=lambda path: path.name)
+@pytest.mark.parametrize("document", DOCUMENTS, ids=lambda path: str(path.relative_to(ROOT)))
 def test_links_lead_to_files(document):
     links = re.findall(r"\]\((?!https?:)([^)#]+)", document.read_text())
     missing = [link for link in links if not (document.parent / link).exists()]
@@ -25,7 +26,7 @@ def test_every_fault_has_its_test():
     assert len(named) > 30 and not missing
 
 
-@pytest.mark.parametrize("document", DOCUMENTS, ids=lambda path: path.name)
+@pytest.mark.parametrize("document", DOCUMENTS, ids=lambda path: str(path.relative_to(ROOT)))
 def test_class_paths_are_there(document):
     """Names such as lightning_seg.training.losses.CrossEntropy, in text or YAML."""
     from importlib import import_module
@@ -38,7 +39,7 @@ def test_class_paths_are_there(document):
     assert not missing
 
 
-@pytest.mark.parametrize("document", DOCUMENTS, ids=lambda path: path.name)
+@pytest.mark.parametrize("document", DOCUMENTS, ids=lambda path: str(path.relative_to(ROOT)))
 def test_commands_are_there(document):
     from lightning_seg.cli.main import COMMANDS
 
@@ -75,3 +76,24 @@ def test_files_named_in_the_guide_to_the_code_are_there():
     named = re.findall(r"`((?:\w+/)+(?:\w+\.py)?)`", text)
     missing = [file for file in named if not (ROOT / "lightning_seg" / file).exists()]
     assert len(named) > 30 and not [file for file in missing if not (ROOT / file).exists()]
+
+
+def test_every_page_is_in_the_navigation_once():
+    pages = re.findall(r"^ +- (?:[^:\n]+: )?(\S+\.md)$", (ROOT / "mkdocs.yml").read_text(), re.M)
+    there = [str(path.relative_to(ROOT / "docs")) for path in DOCUMENTS[1:]]
+    assert sorted(pages) == sorted(there)
+
+
+def test_the_check_of_the_site_finds_dead_links_and_other_hosts(tmp_path):
+    check = importlib.util.spec_from_file_location("check_site", ROOT / "docs/scripts/check_site.py")
+    module = importlib.util.module_from_spec(check)
+    check.loader.exec_module(module)
+    (tmp_path / "a.html").write_text(
+        '<h1 id="x"><a href="b.html#y">1</a><a href="#x">2</a><a href="https://h.org">3</a>'
+    )
+    (tmp_path / "b.html").write_text(
+        '<script src="https://h.org/s.js"></script><img src="c.png"><a href="a.html">4</a>'
+    )
+    assert [line.split(" ")[:3] for line in module.faults(tmp_path)] == [
+        ["a.html", "links", "to"], ["b.html", "loads", "https://h.org/s.js"], ["b.html", "links", "to"],
+    ]  # fmt: skip
