@@ -1,7 +1,7 @@
 """Samples with segments: every pixel belongs to one segment, or to none; a segment has a class."""
 
 from collections.abc import Collection, Mapping, Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -64,10 +64,8 @@ def number_segments(
     )
 
 
-def batch_columns(
-    numbers: torch.Tensor, classes: Sequence[int], crowds: Sequence[int]
-) -> dict[str, torch.Tensor]:
-    """Lay out the segments of an image for a batch, in tensors of one shape.
+def batch_columns(numbers: torch.Tensor, classes: Sequence[int], crowds: Sequence[int]) -> dict[str, Any]:
+    """Lay out the segments of an image for a batch; those without a pixel are none.
 
     Args:
         numbers: Number of the segment at each pixel (H, W).
@@ -76,15 +74,18 @@ def batch_columns(
 
     Returns:
         "mask" (H, W), the class of each pixel; "segments" (H, W), `numbers`; "segment_class" (256,) ``uint8``, the
-        class of each number, `IGNORE_INDEX` where there is none; "segment_crowd" (256,) ``bool``.
+        class of each number, `IGNORE_INDEX` where there is none; "segment_crowd" (256,) ``bool``;
+        "segment_list", the numbers of those that are no crowd, which nobody then has to ask a device for.
     """
     table = torch.full((256,), IGNORE_INDEX, dtype=torch.uint8)
     table[: len(classes)] = torch.tensor(list(classes), dtype=torch.uint8)
     crowd = torch.zeros(256, dtype=torch.bool)
     crowd[list(crowds)] = True
+    pixels = np.bincount(numbers.numpy().ravel(), minlength=256)
     return {
         "mask": table[numbers.long()],
         "segments": numbers,
         "segment_class": table,
         "segment_crowd": crowd,
+        "segment_list": [n for n in range(len(classes)) if pixels[n] and not crowd[n]],
     }

@@ -78,8 +78,11 @@ def _random_batch(data: SegmentationData, size: int, device: torch.device) -> di
     if data.segments:
         numbers = torch.randint(OBJECTS, (size, *data.crop_size), dtype=torch.uint8)
         columns = batch_columns(numbers, [i % data.num_classes for i in range(OBJECTS)], ())
-        repeated = {key: columns[key].expand(size, -1) for key in ("segment_class", "segment_crowd")}
-        batch |= {key: value.to(device) for key, value in (columns | repeated).items()}
+        repeated = {
+            key: columns[key].expand(size, -1).to(device) for key in ("segment_class", "segment_crowd")
+        }
+        of_images = {key: columns[key].to(device) for key in ("mask", "segments")}
+        batch |= repeated | of_images | {"segment_list": [columns["segment_list"]] * size}
     if not data.instances:
         return batch
     corners = torch.rand(OBJECTS, 2, 2, device=device).sort(1)[0] * torch.tensor(

@@ -95,13 +95,15 @@ class SegmentRules:
         labels, query = order % count, order // count
         kept = torch.isin(labels, torch.tensor(sorted(things), device=labels.device, dtype=labels.dtype))
         scores, labels, query = scores[kept], labels[kept], query[kept]
-        masks = queries.masks[0, query]
+        once, place = query.unique(return_inverse=True)  # a query may be found as several classes
+        masks = queries.masks[0, once]
         inside = masks > 0
         sure = (masks.sigmoid() * inside).flatten(1).sum(1) / (inside.flatten(1).sum(1) + 1e-6)
+        boxes = boxes_from_masks(inside) if len(inside) else masks.new_zeros(0, 4)
         found: dict[str, Tensor] = {
-            "boxes": boxes_from_masks(inside) if len(inside) else masks.new_zeros(0, 4),
+            "boxes": boxes[place],
             "labels": labels,
-            "scores": scores * sure,
-            "masks": inside,
+            "scores": scores * sure[place],
+            "masks": inside[place],
         }
         return {key: value.cpu().numpy() for key, value in found.items()}

@@ -124,7 +124,8 @@ class MaskClassification(SemanticSegmentation):
         """Return the loss of one batch, the sum over all supervised layers."""
         layers = self.network(batch["image"])
         numbers = self.network.pad_segments(batch["segments"])
-        losses = self._losses(layers, numbers, batch["segment_class"], batch["segment_crowd"])
+        targets = targets_of(numbers, batch["segment_class"], batch["segment_list"])
+        losses: list[LayerLoss] = self.mask_loss(layers, targets)
         total = torch.stack([loss.total for loss in losses]).sum()
         last, count = losses[-1], len(batch["image"])
         self.log("train/loss", last.total.detach(), prog_bar=True, batch_size=count)
@@ -142,13 +143,6 @@ class MaskClassification(SemanticSegmentation):
         self.panoptic_counts = self.panoptic.counts()
         super().on_test_epoch_end()
 
-    def _losses(
-        self, layers: list[Queries], numbers: Tensor, classes: Tensor, crowd: Tensor
-    ) -> list[LayerLoss]:
-        targets = targets_of(numbers, classes, crowd)
-        losses: list[LayerLoss] = self.mask_loss(layers, targets)
-        return losses
-
     def measured(self, batch: dict[str, Any]) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
         """Yield logits (1, C, H, W), masks (1, H, W), and the loss of the queries."""
         if self.inference is not None:
@@ -158,9 +152,10 @@ class MaskClassification(SemanticSegmentation):
             queries = self.queries(image)
             yield class_logits(queries), sample["mask"], self._loss_of(queries, sample)
 
-    def _loss_of(self, queries: Queries, sample: dict[str, Tensor]) -> Tensor:
-        columns = (sample[key] for key in ("segments", "segment_class", "segment_crowd"))
-        return self._losses([queries], *columns)[0].total
+    def _loss_of(self, queries: Queries, sample: dict[str, Any]) -> Tensor:
+        columns = (sample[key] for key in ("segments", "segment_class", "segment_list"))
+        found: list[LayerLoss] = self.mask_loss([queries], targets_of(*columns))
+        return found[0].total
 
     def _evaluate(self, batch: dict[str, Any]) -> None:
         if self.inference is not None:
@@ -207,12 +202,13 @@ class MaskClassification(SemanticSegmentation):
         return view_of_segments(*columns)[0], self.rules.segments(self.queries(image), self.things)
 
 
-def _one_by_one(batch: dict[str, Any]) -> Iterator[tuple[Tensor, dict[str, Tensor]]]:
+def _one_by_one(batch: dict[str, Any]) -> Iterator[tuple[Tensor, dict[str, Any]]]:
     """Yield each image of a batch (1, C, H, W) and what belongs to it, without padding."""
     sizes = batch["size"].tolist() if "size" in batch else [batch["mask"].shape[-2:]] * len(batch["mask"])
     for i, (height, width) in enumerate(sizes):
         sample = {key: batch[key][i : i + 1, :height, :width] for key in ("mask", "segments")}
-        sample |= {key: batch[key][i : i + 1] for key in ("segment_class", "segment_crowd", "index")}
+        also = ("segment_class", "segment_crowd", "index", "segment_list")
+        sample |= {key: batch[key][i : i + 1] for key in also}
         yield batch["image"][i : i + 1, :, :height, :width], sample
 
 

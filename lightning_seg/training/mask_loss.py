@@ -43,7 +43,7 @@ class MaskLoss(nn.Module):
     """Cross-entropy of the queries' classes, binary cross-entropy and Dice loss of their masks at sampled points.
 
     Cheng et al., "Mask2Former", arXiv:2112.01527. The costs of all layers and images are computed on the device and
-    fetched at once, so that the loss waits for the device a single time, whatever the number of layers.
+    fetched at once, so that a training step waits for the device a single time, whatever the number of layers.
 
     Args:
         class_weight: Weight of the classes.
@@ -116,16 +116,15 @@ class MaskLoss(nn.Module):
         """Return the cost of each pair (layers, Q, N) of an image, at points that all masks share."""
         points = self._rand(1, self.points, 2, like=target.masks)
         true = _at(target.masks[None], points)[0]  # (N, P)
-        costs = []
-        for layer in layers:
-            logits = _at(layer.masks[image : image + 1], points)[0]  # (Q, P)
-            chances = logits.sigmoid()
-            cross = (F.softplus(-logits) @ true.T + F.softplus(logits) @ (1 - true).T) / self.points
-            dice = 1 - (2 * chances @ true.T + 1) / (chances.sum(1)[:, None] + true.sum(1)[None] + 1)
-            label = -layer.classes[image].softmax(-1)[:, target.classes]
-            cost = self.mask_weight * cross + self.class_weight * label + self.dice_weight * dice
-            costs.append(torch.nan_to_num(cost, nan=1e30, posinf=1e30, neginf=1e30))
-        return torch.stack(costs)
+        # (layers, Q, P): all layers at once are fewer, larger steps for the device.
+        logits = torch.cat([_at(layer.masks[image : image + 1], points) for layer in layers])
+        # Cross-entropy of a pixel is softplus(x) - x t.
+        cross = (F.softplus(logits).sum(2, keepdim=True) - logits @ true.T) / self.points
+        chances = logits.sigmoid()
+        dice = 1 - (2 * chances @ true.T + 1) / (chances.sum(2, keepdim=True) + true.sum(1) + 1)
+        classes = torch.stack([layer.classes[image] for layer in layers]).softmax(-1)
+        cost = self.mask_weight * cross - self.class_weight * classes[..., target.classes]
+        return torch.nan_to_num(cost + self.dice_weight * dice, nan=1e30, posinf=1e30, neginf=1e30)
 
     def _layer(
         self,
@@ -164,7 +163,7 @@ class MaskLoss(nn.Module):
         """Draw points (N, P, 2) of masks (N, 1, h, w), most of them where the logit is near 0 (PointRend)."""
         drawn = self._rand(len(masks), int(self.points * self.oversample_ratio), 2, like=masks)
         wanted = int(self.importance_ratio * self.points)
-        nearest = _at(masks, drawn)[:, 0].abs().neg().topk(wanted, 1)[1]
+        nearest = _at(masks, drawn)[:, 0].abs().topk(wanted, 1, largest=False, sorted=False)[1]
         chosen = drawn.gather(1, nearest[..., None].expand(-1, -1, 2))
         if wanted == self.points:
             return chosen
@@ -177,21 +176,20 @@ class MaskLoss(nn.Module):
         return torch.rand(*shape, generator=torch.Generator().manual_seed(0)).to(like.device)
 
 
-def targets_of(numbers: Tensor, classes: Tensor, crowd: Tensor) -> list[Targets]:
-    """Make the targets of images from their segments, without crowds.
+def targets_of(numbers: Tensor, classes: Tensor, segments: Sequence[Sequence[int]]) -> list[Targets]:
+    """Make the targets of images from their segments.
 
     Args:
         numbers: Number of the segment at each pixel (B, H, W) uint8; `IGNORE_INDEX` for none.
         classes: Class of each number (B, 256).
-        crowd: Which numbers are crowds (B, 256).
+        segments: Numbers of the segments of each image that are targets; known beforehand, so that nothing waits for
+            the device here.
     """
-    flat = numbers.flatten(1).long()
-    pixels = flat.new_zeros(len(numbers), 256).scatter_add_(1, flat, torch.ones_like(flat))
-    wanted = (pixels > 0) & ~crowd & (classes != IGNORE_INDEX)
-    images, segments = wanted.nonzero(as_tuple=True)
-    counts = wanted.sum(1).tolist()
-    masks = (numbers[images] == segments[:, None, None]).float()
-    labels = classes[images, segments].long()
+    counts = [len(listed) for listed in segments]
+    places = np.repeat(np.arange(len(counts)), counts), np.concatenate([np.array(s, int) for s in segments])
+    image, segment = (torch.from_numpy(place).to(numbers.device, non_blocking=True) for place in places)
+    masks = (numbers[image] == segment[:, None, None]).float()
+    labels = classes[image, segment].long()
     return [Targets(*one) for one in zip(masks.split(counts), labels.split(counts), strict=True)]
 
 

@@ -21,6 +21,7 @@ def test_the_mask_of_an_image_with_segments_is_that_of_one_without():
             inside = other["segments"] != 255
             assert (other["mask"][~inside] == 255).all()
             assert torch.equal(other["segment_class"][other["segments"].long()], other["mask"])
+            assert other["segment_list"] == other["segments"][inside].unique().tolist()
 
 
 def test_objects_are_segments_of_their_own_and_the_ground_is_one():

@@ -8,9 +8,11 @@ import numpy as np
 import pytest
 import torch
 import torch.distributed as dist
+from torch.overrides import TorchFunctionMode
 
 from lightning_seg import Experiment, MaskClassification, load, load_run
 from lightning_seg.cli.main import main
+from lightning_seg.data.segments import batch_columns
 from lightning_seg.errors import UserError
 from lightning_seg.metrics.objects import PanopticQuality
 from lightning_seg.networks.linear import Linear
@@ -112,16 +114,46 @@ def test_other_networks_are_refused():
 
 def test_targets_are_the_segments_that_are_there_without_crowds_and_void():
     numbers = torch.tensor([[[0, 1], [2, 255]], [[255, 255], [255, 255]]], dtype=torch.uint8)
-    classes = torch.full((2, 256), 255, dtype=torch.uint8)
-    classes[:, :4] = torch.tensor([3, 5, 4, 1])
-    crowd = torch.zeros(2, 256, dtype=torch.bool)
-    crowd[:, 2] = True
-    one, none = targets_of(numbers, classes, crowd)
+    columns = [batch_columns(one, [3, 5, 4, 1], [2]) for one in numbers]
+    classes = torch.stack([found["segment_class"] for found in columns])
+    one, none = targets_of(numbers, classes, [found["segment_list"] for found in columns])
     assert one.classes.tolist() == [3, 5] and one.masks.tolist() == [[[1, 0], [0, 0]], [[0, 1], [0, 0]]]
     assert none.masks.shape == (0, 2, 2)
     queries = Queries(torch.zeros(2, 3, 2, 2, requires_grad=True), torch.zeros(2, 3, 7, requires_grad=True))
     MaskLoss(points=4)([queries], [none, none])[0].total.backward()  # nothing to find is fine
     assert torch.isfinite(queries.classes.grad).all()
+
+
+class Waits(TorchFunctionMode):
+    """Notes what makes a program wait for a GPU."""
+
+    WAITING = frozenset(
+        {"cpu", "item", "tolist", "nonzero", "argwhere", "unique", "masked_select", "__bool__"}
+    )
+    WAITING |= {"__float__", "__int__", "__index__", "equal", "allclose"}
+
+    def __init__(self):
+        super().__init__()
+        self.found = []
+
+    def __torch_function__(self, function, types, arguments=(), options=None):
+        name = function.__name__
+        keys = arguments[1] if name in ("__getitem__", "__setitem__") else ()
+        keys = keys if isinstance(keys, tuple) else (keys,)
+        by_mask = any(isinstance(key, torch.Tensor) and key.dtype == torch.bool for key in keys)
+        if name in self.WAITING or by_mask or (name == "where" and len(arguments) == 1):
+            self.found.append(name)
+        return function(*arguments, **(options or {}))
+
+
+def test_a_training_step_waits_for_the_device_once(run):
+    task, data = load_run(run).task.train(), load_run(run).data
+    task.log = task.log_dict = lambda *args, **kwargs: None
+    batch = next(iter(data.train_dataloader()))
+    with Waits() as waits:
+        task.network.anneal(0.4)
+        task.training_step(data.on_after_batch_transfer(batch, 0), 0).backward()
+    assert waits.found == ["cpu"]  # the costs of all images and layers, for the Hungarian method
 
 
 def test_a_perfect_answer_costs_next_to_nothing_in_whatever_order():
