@@ -9,7 +9,6 @@ from scipy.optimize import linear_sum_assignment
 from torch import Tensor, distributed, nn
 from torch.nn import functional as F
 
-from lightning_seg import IGNORE_INDEX
 from lightning_seg.errors import UserError
 from lightning_seg.networks.mask_network import Queries
 
