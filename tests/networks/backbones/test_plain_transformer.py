@@ -52,8 +52,7 @@ def dinov2_of_transformers(config, state):
     return model
 
 
-def expected_of_dinov2(model, x, block, norm):
-    hidden = model(x, output_hidden_states=True).hidden_states[block + 1]
+def map_of_dinov2(model, hidden, x, norm):
     tokens = (model.layernorm(hidden) if norm else hidden)[:, 1:]
     return tokens.transpose(1, 2).unflatten(2, (x.shape[-2] // 14, x.shape[-1] // 14))
 
@@ -74,8 +73,10 @@ def test_dinov2_gives_the_maps_of_transformers(norm):
     state |= {} if norm else {"norm.weight": torch.ones(48), "norm.bias": torch.zeros(48)}
     model = dinov2_of_transformers(config, state)
     x = torch.randn(2, 3, 56, 56)
+    hidden = model(x, output_hidden_states=True).hidden_states
     for block, found in zip([1, 3], backbone(x), strict=True):
-        torch.testing.assert_close(found, expected_of_dinov2(model, x, block, norm), rtol=1e-5, atol=1e-5)
+        expected = map_of_dinov2(model, hidden[block + 1], x, norm)
+        torch.testing.assert_close(found, expected, rtol=1e-5, atol=1e-5)
 
 
 @torch.no_grad()
@@ -132,16 +133,24 @@ def test_maps_are_those_of_timm(name, norm):
 
 @torch.no_grad()
 @pytest.mark.skipif(not WEIGHTS, reason="LIGHTNING_SEG_TEST_WEIGHTS names no folder with dinov2_small.pth")
-def test_the_real_dinov2_gives_the_maps_of_transformers():
+@pytest.mark.parametrize("norm", [True, False])
+def test_the_real_dinov2_gives_the_maps_of_timm_and_of_transformers(norm):
     file = Path(WEIGHTS, "dinov2_small.pth")
-    backbone = TimmBackbone("vit_small_patch14_dinov2", str(file)).eval()
+    backbone = TimmBackbone("vit_small_patch14_dinov2", str(file), norm=norm).eval()
     said = backbone.load_weights()
-    assert "174 tensors" in said and "resampled" not in said
+    assert f"{174 if norm else 172} tensors" in said and "resampled" not in said
+    state = torch.load(file)
+    theirs = timm.create_model("vit_small_patch14_dinov2").eval()
+    theirs.load_state_dict(state)
     config = {"hidden_size": 384, "num_hidden_layers": 12, "num_attention_heads": 6, "image_size": 518}
-    model = dinov2_of_transformers(config, torch.load(file))
-    x = torch.randn(1, 3, 518, 518)
-    for block, found in zip([2, 5, 8, 11], backbone(x), strict=True):
-        expected = expected_of_dinov2(model, x, block, norm=True)
+    model = dinov2_of_transformers(config, state)
+    x = torch.randn(1, 3, 518, 518, generator=torch.Generator().manual_seed(0))
+    blocks = [2, 5, 8, 11]
+    of_timm = theirs.forward_intermediates(x, indices=blocks, norm=norm, intermediates_only=True)
+    hidden = model(x, output_hidden_states=True).hidden_states
+    for block, found, same in zip(blocks, backbone(x), of_timm, strict=True):
+        assert torch.equal(found, same)
+        expected = map_of_dinov2(model, hidden[block + 1], x, norm)
         torch.testing.assert_close(found, expected, rtol=1e-5, atol=1e-5 * float(expected.abs().max()))
 
 
