@@ -1,5 +1,6 @@
 """What TIFF and WebP files say of their pixels, where Pillow reads them without telling."""
 
+import logging
 import os
 from collections.abc import Mapping
 from typing import IO, Any, NamedTuple
@@ -21,6 +22,8 @@ COLORS = {
     8: 3,
 }  # channels by photometric interpretation: RGB, CMYK, YCbCr, Lab; others have one
 ALPHA = (1, 2)
+# Pillow logs each file of more than 5 bands.
+logging.getLogger(TiffImagePlugin.__name__).setLevel(logging.CRITICAL)
 
 
 class Tiff(NamedTuple):
