@@ -39,7 +39,8 @@ def compare(
         block: Neighboring test images that are left out together; chosen by the data set unless given.
         where: Settings that runs must have, such as ``lr=1e-3``.
         tags: Tags that runs must have.
-        metric: The score; mIoU, or mask AP for runs that detect objects, unless given.
+        metric: The score; mIoU, PQ for runs that find segments, mask AP for those that detect objects, unless
+            given.
         top: How many of the best groups to keep.
         rename: Names of groups, or parts of them, and what to call them instead.
 

@@ -71,7 +71,7 @@ class Section:
             known = next((r.image_groups for r in records if r.image_groups is not None), None)
             sequence = any(record.sequence for record in records)
             blocks = image_blocks(records[0].image_names, sequence, block, known)
-            counts = [[record.counts for record in group.records] for group in self.groups]
+            counts = [[measure.counts(record) for record in group.records] for group in self.groups]
             self.sample = Sample(counts, blocks, measure.of_counts)
         names = [group.name for group in self.groups]
         self.has_baseline = baseline in names
@@ -235,8 +235,9 @@ class Section:
                 for name in ("mask_ap", "box_ap")
             )
             if np.isfinite(mask):
-                texts.append(f"{group.name} {mask:.1f} / {box:.1f}")
-        return f"Mask AP / box AP of objects, in %: {', '.join(texts)}." * bool(texts)
+                texts.append(f"{group.name} {mask:.1f}" + f" / {box:.1f}" * bool(np.isfinite(box)))
+        boxes = " / box AP" * any("/" in text.rpartition(" ")[0] for text in texts)
+        return f"Mask AP{boxes} of objects, in %: {', '.join(texts)}." * bool(texts)
 
     @property
     def _no_images(self) -> str:
@@ -250,7 +251,7 @@ class Section:
         if self.sample.value.shape[1] < 2:
             return ""
         found = [
-            sorted({int((record.counts.sum(0)[:, 1:].sum(1) > 0).sum()) for record in group.records})
+            sorted({int((self.measure.counts(r).sum(0)[:, 1:].sum(1) > 0).sum()) for r in group.records})
             for group in self.groups
         ]
         if len({n for numbers in found for n in numbers}) < 2:
@@ -350,7 +351,7 @@ class Section:
 
 def _title(protocol: JsonObject) -> str:
     p = protocol
-    named = ("data", "split", "images", "classes", "ignore_index", "aggregation", TRUTH)
+    named = ("data", "split", "images", "classes", "things", "ignore_index", "aggregation", TRUTH)
     head = f"{p.get('data')} {p.get('split')}: {p.get('images')} images, {len(p.get('classes', ()))} classes"
     rest = (f"{k.replace('_', ' ')} {'none' if v is None else v}" for k, v in p.items() if k not in named)
     return ", ".join([head, *rest])

@@ -7,7 +7,7 @@ import lightning as L
 
 from lightning_seg.tasks.base import task_of
 
-NAMES = {"val/miou": "val mIoU", "val/mask_ap": "val mask AP"}
+NAMES = {"val/miou": "val mIoU", "val/mask_ap": "val mask AP", "val/pq": "val PQ"}
 
 
 class Progress(L.Callback):

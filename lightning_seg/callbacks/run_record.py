@@ -244,6 +244,7 @@ class RunRecord(L.Callback):
             further_arrays["confusion"] = module.matrix
         if isinstance(module, InstanceSegmentation):
             further_arrays["mask_ap_left_out"] = module.mask_ap_left_out
+            further_arrays["panoptic"] = module.panoptic_counts
             protocol["task"] = f"objects, those from score {module.score_threshold:g} on merged by class"
             table["note"] = (
                 "average precision is COCO's and takes all objects found; no image has a share of its own in it, so "
@@ -252,7 +253,10 @@ class RunRecord(L.Callback):
             )
         if isinstance(module, MaskClassification) and module.inference is None:
             further_arrays["panoptic"] = module.panoptic_counts
+            if module.things:
+                further_arrays["mask_ap_left_out"] = module.mask_ap_left_out
             protocol["segments"] = repr(module.rules)
+            protocol["things"] = [module.class_names[label] for label in module.things]
         write_whole(self.run / TEST_SCORES, json.dumps(table, indent=2) + "\n")
         samples = data.samples(data.test_split)
         names_of_images = [data.name_of(sample) for sample in samples]

@@ -46,7 +46,7 @@ def main(arguments: list[str]) -> None:
     add(
         "--metric",
         metavar="NAME",
-        help="compare by dice, mask_ap, boundary_f1, images_per_second ... (default: miou)",
+        help="compare by dice, mask_ap, pq_things, images_per_second ... (default: miou; pq, mask_ap where those are)",
     )
     add("--sort", metavar="COLUMN", help="order rows by a column or setting, -COLUMN for the reverse")
     add("--top", metavar="N", type=at_least(1), help="show the best N groups; verdicts count all of them")

@@ -86,7 +86,7 @@ def _show(options: argparse.Namespace) -> None:
     checkpoints = _readable(size_of(record.path / "checkpoints"))
     print(f"size        {_readable(size_of(record.path))}, {checkpoints} in checkpoints")
     for name, points in record.curves().items():
-        if name in ("train/loss", "val/loss", "val/miou", "val/mask_ap"):
+        if name in ("train/loss", "val/loss", "val/miou", "val/mask_ap", "val/pq"):
             print(f"{name:<11} {points[-1, 2]:.4f} at step {points[-1, 0]:.0f}")
     if record.test:
         fields = record.test["protocol"]

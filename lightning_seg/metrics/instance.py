@@ -103,14 +103,13 @@ class ObjectScores:
         Returns:
             (J,): ``mask_ap`` of the other images.
         """
+        return ap_left_out(gather(self._records), self.num_classes, blocks, groups)
+
+    def counts(self) -> np.ndarray:
+        """Return what each image of all processes adds to panoptic quality, (N, C, 4), in the order of the split."""
         records = gather(self._records)
-        order = sorted(records)
-        units = np.unique(order if groups is None else groups[order], return_inverse=True)[1].tolist()
-        number = max(units, default=-1) + 1
-        count = min(blocks, number)
-        block = {index: unit * count // number for index, unit in zip(order, units, strict=True)}
-        parts = ({i: records[i] for i in order if block[i] != k} for k in range(count))
-        return np.array([average_precision(part, self.num_classes, "segm")[0][""] for part in parts])
+        rows = [records[index]["matches"] for index in sorted(records)]
+        return np.stack(rows) if rows else np.zeros((0, self.num_classes, 4))
 
     def reset(self) -> None:
         """Forget everything."""
@@ -191,6 +190,32 @@ def average_precision(
     values |= {f"_{name}": class_mean(precision[..., at]) for name, at in AREAS.items()}
     classes = [class_mean(precision[:, :, k, 0]) for k in range(num_classes - 1)]
     return values, np.array([np.nan, *classes])
+
+
+def ap_left_out(
+    records: Mapping[int, Mapping[str, Any]],
+    num_classes: int,
+    blocks: int = 20,
+    groups: np.ndarray | None = None,
+) -> np.ndarray:
+    """Compute the average precision of masks once more without each block of neighboring images, for intervals.
+
+    Args:
+        records: As for `average_precision`, by the place of each image.
+        num_classes: C, the background included.
+        blocks: How many; as many as there are images, or groups, if these are fewer.
+        groups: The number of each image's group (N,), such as a patient, which no block divides.
+
+    Returns:
+        (J,).
+    """
+    order = sorted(records)
+    units = np.unique(order if groups is None else groups[order], return_inverse=True)[1].tolist()
+    number = max(units, default=-1) + 1
+    count = min(blocks, number)
+    block = {index: unit * count // number for index, unit in zip(order, units, strict=True)}
+    parts = ({i: records[i] for i in order if block[i] != k} for k in range(count))
+    return np.array([average_precision(part, num_classes, "segm")[0][""] for part in parts])
 
 
 def view_of_found(objects: ObjectArrays, threshold: float) -> View:

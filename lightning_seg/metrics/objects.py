@@ -7,7 +7,7 @@ import numpy as np
 from torch import Tensor
 
 from lightning_seg.metrics.images import ImageMetric, Values, counted, overlap, present
-from lightning_seg.metrics.scores import class_iou, class_mean, nan_mean, ratio
+from lightning_seg.metrics.scores import class_iou, class_mean, nan_mean, panoptic_qualities, ratio
 
 
 class PerImage(ImageMetric):
@@ -178,9 +178,7 @@ class PanopticQuality(ImageMetric):
 
     def scores(self, rows: np.ndarray) -> Values:
         """Return PQ and its factors SQ (segmentation) and RQ (recognition), each also for each class."""
-        iou, tp, fp, fn = np.moveaxis(rows.sum(0), -1, 0)
-        halves = tp + (fp + fn) / 2
-        values = {"pq": ratio(iou, halves), "sq": ratio(iou, tp), "rq": ratio(tp, halves)}
+        values = panoptic_qualities(rows.sum(0))
         means: Values = {name: class_mean(value) for name, value in values.items()}
         return means | {f"{name}_per_class": value for name, value in values.items()}
 

@@ -12,6 +12,7 @@ from lightning_seg.metrics.instance import (
     ObjectArrays,
     View,
     annotations,
+    ap_left_out,
     average_precision,
     gather,
 )
@@ -72,12 +73,7 @@ class PanopticScores:
         """
         records = gather(self._records)
         records = {index: records[index] for index in sorted(records)}
-        rows = self._rows(records)
-        values = PanopticQuality().scores(rows)
-        # As panopticapi has it: of a class that is there, and of which nothing was found, SQ is 0.
-        there, sq = rows.sum(0)[:, 1:].any(1), np.asarray(values["sq_per_class"])
-        sq = np.where(there & np.isnan(sq), 0.0, sq)
-        values |= {"sq_per_class": sq, "sq": class_mean(sq)}
+        values = PanopticQuality().scores(self._rows(records))
         is_thing = np.isin(np.arange(self.num_classes), self.things)
         for name in ("pq", "sq", "rq"):
             per_class = np.asarray(values[f"{name}_per_class"])
@@ -98,6 +94,10 @@ class PanopticScores:
         """
         records = gather(self._records)
         return self._rows({index: records[index] for index in sorted(records)})
+
+    def left_out(self, groups: np.ndarray | None = None) -> np.ndarray:
+        """Return ``mask_ap`` without each block of the images of all processes (see `ap_left_out`), (J,)."""
+        return ap_left_out(gather(self._records), self.num_classes + 1, groups=groups)
 
     def _rows(self, records: Mapping[int, Mapping[str, Any]]) -> np.ndarray:
         rows = [record["matches"] for record in records.values()]

@@ -118,6 +118,23 @@ def miou_and_iou(counts: np.ndarray) -> np.ndarray:
     return np.concatenate([nan_mean(iou, -1)[..., None], iou], axis=-1)
 
 
+def panoptic_qualities(counts: np.ndarray) -> dict[str, np.ndarray]:
+    """Compute panoptic quality and its factors.
+
+    Args:
+        counts: (..., C, 4): sum of the IoU of true positives, true positives, false positives, false negatives, summed
+            over the images.
+
+    Returns:
+        "pq", "sq" and "rq" of each class, (..., C); NaN for a class in neither prediction nor truth. As panopticapi has
+        it, SQ is 0 for a class of which nothing was found.
+    """
+    iou, tp, fp, fn = np.moveaxis(np.asarray(counts, np.float64), -1, 0)
+    halves = tp + (fp + fn) / 2
+    sq = np.where(tp > 0, ratio(iou, tp), np.where(halves > 0, 0.0, np.nan))
+    return {"pq": ratio(iou, halves), "sq": sq, "rq": ratio(tp, halves)}
+
+
 def class_mean(values: np.ndarray) -> float:
     """Average over all that have a score, such as classes (C,); NaN if none has."""
     return float(nan_mean(values))

@@ -238,6 +238,12 @@ class Record:
         return self._stored("mask_ap_left_out")
 
     @cached_property
+    def panoptic(self) -> np.ndarray | None:
+        """What each test image adds to panoptic quality, (N, C, 4); None if it was not recorded."""
+        found, classes = self._stored("panoptic"), len(self.test.get("protocol", {}).get("classes", ()))
+        return found if found is not None and found.shape == (len(self.image_names), classes, 4) else None
+
+    @cached_property
     def image_groups(self) -> np.ndarray | None:
         """Number (N,) of each test image's group, such as a patient; None if the data set has none or did not say."""
         found = self._stored("groups")

@@ -48,6 +48,7 @@ class InstanceSegmentation(SegmentationTask):
         image_scores: Scores of the objects of the last finished evaluation, over all processes.
         matrix: Confusion matrix (C, C) of its semantic view.
         mask_ap_left_out: Mask AP of the last test without each block of images (see `ObjectScores.left_out`).
+        panoptic_counts: What each image of the last test adds to panoptic quality, (N, C, 4).
         per_image: Counts (N, C, 3) of the semantic view of the last test: intersection, predicted, true pixels.
     """
 
@@ -71,6 +72,7 @@ class InstanceSegmentation(SegmentationTask):
         self.objects = ObjectScores(len(class_names))
         self.confusion = ConfusionMatrix(len(class_names))
         self.mask_ap_left_out = np.zeros(0)
+        self.panoptic_counts = np.zeros((0, len(class_names), 4))
 
     def on_fit_start(self) -> None:
         """Load the pretrained weights for a fresh training, and fit the anchors to the data if they are to be."""
@@ -106,6 +108,7 @@ class InstanceSegmentation(SegmentationTask):
         data = data_of(self.trainer)
         groups = group_numbers([data.group_of(sample) for sample in data.samples(data.test_split)])
         self.mask_ap_left_out = self.objects.left_out(groups=groups)
+        self.panoptic_counts = self.objects.counts()
         super().on_test_epoch_end()
 
     def predict_step(self, batch: dict[str, Any], batch_idx: int) -> list[dict[str, np.ndarray]]:

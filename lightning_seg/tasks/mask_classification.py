@@ -10,6 +10,8 @@ from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler
 from torchmetrics import Metric
 
+from lightning_seg.data.base import data_of
+from lightning_seg.data.groups import group_numbers
 from lightning_seg.data.instances import boxes_from_masks
 from lightning_seg.errors import UserError
 from lightning_seg.inference.inferers import Inferer
@@ -53,6 +55,7 @@ class MaskClassification(SemanticSegmentation):
 
     Attributes:
         panoptic_counts: What each image of the last test adds to panoptic quality, (N, C, 4).
+        mask_ap_left_out: Mask AP of the last test without each block of images, (J,); with `things`.
     """
 
     network: MaskNetwork
@@ -99,6 +102,7 @@ class MaskClassification(SemanticSegmentation):
         self.rules = rules or SegmentRules()
         self.set_things(things)
         self.panoptic_counts = np.zeros((0, len(class_names), 4))
+        self.mask_ap_left_out = np.zeros(0)
 
     def set_things(self, things: Iterable[int]) -> None:
         """Say which classes have objects."""
@@ -141,6 +145,10 @@ class MaskClassification(SemanticSegmentation):
     def on_test_epoch_end(self) -> None:
         """Log the scores of the test split and keep the counts of its images."""
         self.panoptic_counts = self.panoptic.counts()
+        if self.things and self.inference is None:
+            data = data_of(self.trainer)
+            groups = group_numbers([data.group_of(sample) for sample in data.samples(data.test_split)])
+            self.mask_ap_left_out = self.panoptic.left_out(groups)
         super().on_test_epoch_end()
 
     def measured(self, batch: dict[str, Any]) -> Iterator[tuple[Tensor, Tensor, Tensor]]:

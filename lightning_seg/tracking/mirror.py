@@ -19,7 +19,7 @@ from lightning_seg.runs.records import Record, read
 from lightning_seg.tracking.wandb_logger import one_line
 
 Status = Literal["finished", "failed", "stopped"]
-BEST = ("val/miou", "val/mask_ap")  # curves whose best value speaks for a run
+BEST = ("val/miou", "val/mask_ap", "val/pq")  # curves whose best value speaks for a run
 _PATIENCE = {"finished": 120.0, "failed": 30.0, "stopped": 10.0}  # seconds that the end of a run may wait
 _LONGEST = 100  # characters of an error
 _ATTEMPTS = 3  # at the end

@@ -39,7 +39,7 @@ _LONGEST_TAG = 64
 _NOT_IN_NAMES = "/\\#?%:"
 
 # Which value of a curve speaks for the run.
-BEST = {"val/miou": "max", "val/mask_ap": "max", "val/loss": "min", "train/loss": "min"}
+BEST = {"val/miou": "max", "val/mask_ap": "max", "val/pq": "max", "val/loss": "min", "train/loss": "min"}
 
 
 @dataclass
@@ -266,7 +266,7 @@ class WandbRun:
         try:
             if failed:
                 run.summary["error"] = anonymous(one_line(error))
-            run.summary.update(_best(self.run_dir))
+            run.summary.update(best_values(self.run_dir))
             known = {name: run.summary.get(name) for name in run.summary.keys()}
             summary = {name: value for name, value in known.items() if _is_plain(value)}
             logged = run.step > 0
@@ -312,16 +312,18 @@ def _refused(log: Path) -> str | None:
     return None
 
 
-def _best(run_dir: Path) -> dict[str, Any]:
+def best_values(run_dir: Path) -> dict[str, Any]:
     """Find what speaks for all of a run: W&B looks at the part since it was resumed last."""
-    curves = read(run_dir).curves()
+    record = read(run_dir)
+    curves, checkpoint = record.curves(), record.config.get("checkpoint") or {}
     found: dict[str, Any] = {
         name: {best: float({"max": max, "min": min}[best](curves[name][:, 2]))}
         for name, best in BEST.items()
         if name in curves
     }
-    chosen = next((curves[name] for name in ("val/mask_ap", "val/miou") if name in curves), None)
-    best_at = np.nan if chosen is None else chosen[chosen[:, 2].argmax(), 1]
+    chosen = curves.get(checkpoint.get("monitor", "val/miou"))  # by which the best checkpoint was, too
+    sign = -1 if checkpoint.get("mode") == "min" else 1
+    best_at = np.nan if chosen is None else chosen[(sign * chosen[:, 2]).argmax(), 1]
     if np.isfinite(best_at):
         found["best_epoch"] = int(best_at)
     return found

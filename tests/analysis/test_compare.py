@@ -14,6 +14,7 @@ from lightning_seg.analysis.compare import compare
 from lightning_seg.analysis.groups import group_runs
 from lightning_seg.cli import main as cli
 from lightning_seg.errors import UserError
+from lightning_seg.metrics.objects import PanopticQuality
 from lightning_seg.runs.directory import CONFIG, ENVIRONMENT, TEST_IMAGES, TEST_SCORES
 from lightning_seg.runs.records import read
 from tests.runs.made_runs import make_run, simulate
@@ -338,6 +339,55 @@ def test_average_precision_has_an_interval_over_images_where_runs_recorded_it(tm
     assert section.measure.name == "mask_ap" and section.rows()[0]["interval_covers"] == "images and seeds"
     assert "2 seeds, 20 images" in section.sentence(1) and "seeds only" not in section.remark
     assert section.sample.difference(0, 1).images[0] > 0
+
+
+def segments(rng, quality, images=20, classes=3):
+    """Draw what each image adds to panoptic quality: up to four segments of each class, most of them found."""
+    there = rng.integers(0, 5, (images, classes))
+    found = rng.binomial(there, quality)
+    iou = found * rng.uniform(0.6, 0.9, found.shape)
+    return np.stack([iou, found, rng.binomial(2, 0.3, found.shape), there - found], -1)
+
+
+def test_panoptic_quality_has_paired_intervals_for_each_class(tmp_path):
+    fields = {"segments": "SegmentRules()", "things": ["class 1", "class 2"]}
+    counts = {}
+    for name, quality in (("eomt", 0.9), ("unsure", 0.4)):
+        for seed in (0, 1, 2):
+            run = make_run(tmp_path, name, seed, protocol=fields)
+            rows = counts[name, seed] = segments(np.random.default_rng([len(name), seed]), quality)
+            with np.load(run / TEST_IMAGES) as file:
+                arrays = dict(file)
+            np.savez_compressed(run / TEST_IMAGES, **arrays, panoptic=rows)
+            values = PanopticQuality().scores(rows)
+            things = float(values["pq_per_class"][1:].mean())
+            with_scores(run, **{k: values[k] for k in ("pq", "sq", "rq")}, pq_things=things, mask_ap=0.5)
+    section = compare([tmp_path]).sections[0]
+    first = section.rows()[0]
+    assert (
+        section.measure.label == "PQ"
+        and first["experiment"] == "eomt"
+        and first["interval_covers"] == "images and seeds"
+    )
+    per_class = np.mean(
+        [PanopticQuality().scores(counts["eomt", s])["pq_per_class"] for s in (0, 1, 2)], axis=0
+    )
+    assert [*first["classes"].values()] == pytest.approx(100 * per_class)
+    # The jackknife of the difference by hand, of one seed each: images left out of both at once.
+    left = [
+        [PanopticQuality().scores(np.delete(counts[g, 0], i, 0))["pq"] for i in range(20)]
+        for g in ("eomt", "unsure")
+    ]
+    by_hand = 19 / 20 * ((d := np.subtract(*left)) - d.mean()) @ (d - d.mean())
+    one_each = compare([min((tmp_path / g).iterdir()) for g in ("eomt", "unsure")]).sections[0]
+    assert one_each.sample.difference(0, 1).images[0] == pytest.approx(by_hand)
+    assert "class 0" in section.class_sentence(1) and "PQ %" in tables.text(compare([tmp_path]))
+    things = compare([tmp_path], metric="pq_things").sections[0]
+    assert things.measure.label == "PQ of things"
+    assert (
+        things.rows()[0]["score"] == pytest.approx(100 * per_class[1:].mean())
+        and things.sample.images == "20 images"
+    )
 
 
 def test_neighbors_are_left_out_together_where_the_data_set_says_so(tmp_path):

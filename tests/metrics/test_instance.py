@@ -204,7 +204,7 @@ def test_panoptic_quality_by_hand():
     quality = our_scores([(found, truth)])
     np.testing.assert_allclose(quality["pq_per_class"], [np.nan, 0.8 / 1.5, 0, np.nan])
     assert quality["pq"] == pytest.approx(0.8 / 1.5 / 2)
-    assert quality["sq"] == pytest.approx(0.8) and quality["rq"] == pytest.approx(1 / 1.5 / 2)
+    assert quality["sq"] == pytest.approx(0.8 / 2) and quality["rq"] == pytest.approx(1 / 1.5 / 2)
 
 
 def test_perfect_and_empty_images():
@@ -215,7 +215,7 @@ def test_perfect_and_empty_images():
     assert np.isnan(perfect["mask_ap_large"])
     assert np.isnan(our_scores([(nothing, nothing)])["mask_ap"])
     missed = our_scores([(nothing, truth)])
-    assert missed["mask_ap"] == missed["pq"] == 0 and np.isnan(missed["sq"])
+    assert missed["mask_ap"] == missed["pq"] == missed["sq"] == 0
 
 
 def test_the_surest_object_is_on_top_and_a_covered_one_left_out():

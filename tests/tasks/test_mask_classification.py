@@ -86,8 +86,10 @@ def test_scores_of_classes_objects_and_segments_are_recorded(run):
     ].keys()
     assert set(test["per_class"]["pq"]) == {"background", "circle", "square", "triangle", "star", "cross"}
     assert test["protocol"]["segments"].startswith("SegmentRules(score_threshold=0.1")
+    assert test["protocol"]["things"] == ["circle", "square", "triangle", "star", "cross"]
     with np.load(run / "test_images.npz") as file:
         assert file["panoptic"].shape == (4, 6, 4) and file["counts"].shape == (4, 6, 3)
+        assert file["mask_ap_left_out"].shape == (4,)
         pq = PanopticQuality().scores(file["panoptic"])["pq"]
     assert test["scores"]["pq"] == pytest.approx(pq)
     assert sorted(path.name for path in (run / "pictures").glob("*.png"))[-2:] == ["test.png", "val.png"]

@@ -24,7 +24,7 @@ from PIL import Image
 from lightning_seg.errors import UserError
 from lightning_seg.runs.directory import CONFIG
 from lightning_seg.tracking.media import PictureSet, log_confusion_matrix, log_image_scores, log_per_class
-from lightning_seg.tracking.wandb_run import WandbSettings, anonymous, sync_command
+from lightning_seg.tracking.wandb_run import WandbSettings, anonymous, best_values, sync_command
 from tests.tracking.fake_wandb import FakeWandb
 from tests.tracking.wandb_logs import of_type, records, sync
 
@@ -502,3 +502,12 @@ def test_sync_command_is_short_where_it_can_be(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     assert sync_command(tmp_path / "a b") == "lightning-seg sync 'a b'"
     assert sync_command(Path("/x")) == "lightning-seg sync /x"
+
+
+def test_the_best_epoch_is_that_of_the_score_that_chooses_the_checkpoint(tmp_path):
+    (tmp_path / "config.yaml").write_text("checkpoint: {monitor: val/pq, mode: max}")
+    (tmp_path / "metrics.csv").write_text(
+        "step,epoch,val/miou,val/pq\n9,0,0.5,0.2\n19,1,0.4,0.6\n29,2,0.3,0.1\n"
+    )
+    found = best_values(tmp_path)
+    assert found == {"val/miou": {"max": 0.5}, "val/pq": {"max": 0.6}, "best_epoch": 1}

@@ -163,7 +163,7 @@ function zoomTo(ends) {
 /* Offer the quantities that the runs of a section recorded; those chosen before stay chosen. */
 function offerQuantities() {
   const names = [...new Set(D.runs.filter((r) => r.section === state.section).flatMap((r) => Object.keys(r.curves)))];
-  const first = ["val/miou", "val/mask_ap", "val/loss", "train/loss"].filter((name) => names.includes(name));
+  const first = ["val/miou", "val/mask_ap", "val/pq", "val/loss", "train/loss"].filter((name) => names.includes(name));
   const rank = (name) => (name.startsWith("val/iou/") ? 2 : name.startsWith("train/lr") ? 1 : 0);
   const ordered = [...new Set([...first, ...names.sort((a, b) => rank(a) - rank(b))])];
   const aCurve = (name) => D.runs.some((r) => r.section === state.section && r.curves[name]?.[0].length > 1);

@@ -153,13 +153,14 @@ function renderRanking() {
 }
 
 function classOrder(groups) {
-  const values = (c) => groups.map((g) => section.groups[g].classes.iou[c]).filter((v) => v !== null);
+  const values = (c) => groups.map((g) => section.groups[g].classes.score[c]).filter((v) => v !== null);
   const keys = { label: (c) => c, worst: (c) => mean(values(c)) ?? 2, spread: (c) => Math.min(...values(c)) - Math.max(...values(c)) };
   const key = keys[$("class-order").value];
   return section.classes.map((_, c) => c).sort((a, b) => key(a) - key(b));
 }
 
 function renderClasses() {
+  $("class-view").options[0].textContent = section.of_classes;
   const host = $("classes"), view = $("class-view").value;
   const groups = shownGroups().filter((g) => view !== "difference" || g !== section.reference);
   if (!groups.length) return host.replaceChildren(el("p", { class: "note" }, "Choose an experiment above, for a difference another than the reference."));
@@ -167,7 +168,7 @@ function renderClasses() {
   const order = classOrder(groups), shown = state.all.has("classes") ? order : order.slice(0, 40);
   const of = (g, c) => {
     const k = section.groups[g].classes, pick = (key) => (k[key] ? percent(k[key][c]) : null);
-    return view === "iou" ? [pick("iou"), pick("half")] : view === "difference" ? [pick("difference"), pick("difference_half")] : [pick("missed"), pick("added"), pick("iou")];
+    return view === "score" ? [pick("score"), pick("half")] : view === "difference" ? [pick("difference"), pick("difference_half")] : [pick("missed"), pick("added"), pick("iou")];
   };
   let low = 0, high = 100;
   if (view === "difference") {
@@ -176,7 +177,7 @@ function renderClasses() {
   }
   const x = (v) => left + ((v - low) / (high - low)) * (width - left - right);
   const height = shown.length * (groups.length * bar + gap) + 24;
-  const root = svg("svg", { viewBox: `0 0 ${width} ${height}`, role: "img", "aria-label": `${view} of each class, in percent` });
+  const root = svg("svg", { viewBox: `0 0 ${width} ${height}`, role: "img", "aria-label": `${view === "score" ? section.of_classes : view} of each class, in percent` });
   for (const t of ticks(low, high, width < 500 ? 4 : 8))
     root.append(svg("line", { class: t === 0 ? "zero" : "axis", x1: x(t), x2: x(t), y1: 0, y2: height - 18 }),
       svg("text", { x: x(t), y: height - 4, "text-anchor": "middle" }, compact(t)));

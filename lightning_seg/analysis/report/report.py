@@ -110,7 +110,7 @@ def _content(comparison: Comparison) -> JsonObject:
 
 
 def _section(section: Section, budget: list[int]) -> JsonObject:
-    overlap = section.measure == MIOU
+    by_class = section.sample.value.shape[1] > 1
     own = section.sample.group(np.arange(len(section.groups)))
     half = own.half_width()
     groups = []
@@ -118,12 +118,13 @@ def _section(section: Section, budget: list[int]) -> JsonObject:
         counts = np.sum([record.counts.sum(0) for record in section.groups[i].records], axis=0)
         intersection, predicted, true = np.moveaxis(counts.astype(np.float64), -1, 0)
         union = predicted + true - intersection
-        difference = section.class_difference(i) if overlap and i in section.differences else None
+        difference = section.class_difference(i) if by_class and i in section.differences else None
         row["classes"] = {
-            "iou": own.value[i, 1:] if overlap else miou_and_iou(counts)[1:],
-            "half": half[i, 1:] if overlap else None,
+            "score": own.value[i, 1:] if by_class else miou_and_iou(counts)[1:],
+            "half": half[i, 1:] if by_class else None,
             "difference": difference[0].value if difference else None,
             "difference_half": difference[1] if difference else None,
+            "iou": ratio(intersection, union),
             "missed": ratio(true - intersection, union),
             "added": ratio(predicted - intersection, union),
         }
@@ -138,6 +139,7 @@ def _section(section: Section, budget: list[int]) -> JsonObject:
         "classes": section.protocol.get("classes", []),
         "reference": section.reference,
         "metric": section.measure.title,
+        "of_classes": "IoU" if not by_class or section.measure == MIOU else section.measure.label,
         "settings": short_names(section.settings),
         "summary": section.summary,
         "sentences": [
