@@ -169,8 +169,11 @@ def examine(data: DataSet, limit: int | None = None, progress: bool = False) -> 
         except UserError as error:
             if split == data.train_split:
                 raise
-            kind = "untested" if split == data.test_split else "split"
-            found.findings.append(Finding(kind, split, split, str(error).splitlines()[0]))
+            kind, why = "split", str(error).splitlines()[0]
+            if split == data.test_split:
+                kind = "untested"
+                why += f" To score {data.val_split}, say so: --data.init_args.test_split={data.val_split}."
+            found.findings.append(Finding(kind, split, split, why))
             continue
         found.lengths[split] = len(samples)
         if not len(samples):

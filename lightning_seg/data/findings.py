@@ -104,7 +104,9 @@ KINDS = {
     "leak": Kind(
         "the same image in two splits", True, "Remove one: a score on what was trained on means nothing."
     ),
-    "untested": Kind("no test split", False, "To score val, say so: --data.init_args.test_split=val."),
+    "untested": Kind(
+        "no test split", False, "The scores of images that chose the checkpoint are a little too good."
+    ),
     "background": Kind(
         "most pixels are 255, and class 0 never occurs",
         False,

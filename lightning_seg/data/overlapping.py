@@ -5,10 +5,15 @@ whatever the others are there. Class k + 1 of the data set, whose class 0 is the
 of the classes is background.
 """
 
+from collections.abc import Sequence
+from pathlib import Path
+
 import numpy as np
 
 from lightning_seg import IGNORE_INDEX
 from lightning_seg.data.instances import Sample
+from lightning_seg.data.volumes import map_array
+from lightning_seg.errors import UserError
 
 
 def of_classes(mask: np.ndarray, num_classes: int) -> np.ndarray:
@@ -44,6 +49,27 @@ def of_objects(sample: Sample, num_classes: int) -> np.ndarray:
     ):  # what is certain over what is not
         masks[inside != 0, label - 1] = IGNORE_INDEX if crowd else 1
     return masks
+
+
+def read_maps(path: Path, names: Sequence[str]) -> np.ndarray | None:
+    """Read masks (K, H, W) of a .npy file as (H, W, K) ``uint8``; None for every other file and shape.
+
+    Args:
+        path: A file of labels.
+        names: The classes, without the background.
+
+    Raises:
+        UserError: It has more or fewer maps than there are classes, or other types than numbers of 8 bits or truth.
+    """
+    if path.suffix.lower() != ".npy" or (array := map_array(path)).ndim != 3:
+        return None
+    if len(array) != len(names):
+        raise UserError(
+            f"{path} should hold a map for each of {', '.join(names)}: ({len(names)}, H, W); it is {array.shape}."
+        )
+    if array.dtype not in (bool, np.uint8):
+        raise UserError(f"{path} should hold 0, 1 and 255 for void as uint8, or bool; it is {array.dtype}.")
+    return np.ascontiguousarray(array.transpose(1, 2, 0)).astype(np.uint8)
 
 
 def flat(masks: np.ndarray) -> np.ndarray:

@@ -94,7 +94,8 @@ def read_whole_numbers(path: str | os.PathLike[str]) -> np.ndarray:
     array = array[..., 0] if array.ndim == 3 and array.shape[2] == 1 else array
     if array.ndim != 2 or array.dtype.kind not in "biuf":
         raise UserError(
-            f"{path} should hold one class number per pixel, but is {array.shape} of {array.dtype}."
+            f"{path} should hold one class number per pixel, but is {array.shape} of {array.dtype}. A map for each "
+            "class, (K, H, W), is read by task: MultiLabelSegmentation (Folder)."
         )
     if array.dtype.kind == "f":
         whole = array.astype(np.int64)

@@ -68,3 +68,15 @@ def test_bands_that_are_no_color_are_refused_with_their_number(tmp_path, bands, 
 def test_transparency_of_tiff_is_no_band_too_many(tmp_path):
     path = save(tmp_path / "a.tif", np.full((4, 5, 4), 255, np.uint8))
     assert (read_image(path) == 255).all() and (read_mask(path) == 255).all()
+
+
+def test_tiffs_of_many_bands_are_read_without_a_word_of_pillow(tmp_path, caplog):
+    from tests.data.bands import write_tiff
+
+    values = np.arange(8 * 16 * 16, dtype=np.uint16).reshape(8, 16, 16)
+    write_tiff(tmp_path / "a.tif", values)
+    np.testing.assert_array_equal(
+        read_image(tmp_path / "a.tif", Pixels(bands=(6, 0), value_range=(0, 4095))),
+        values[[6, 0]].transpose(1, 2, 0),
+    )
+    assert not caplog.records

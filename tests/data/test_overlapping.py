@@ -7,7 +7,9 @@ import pytest
 import torch
 
 from lightning_seg.data.class_frequencies import positive_pixels
+from lightning_seg.data.classes import label_table
 from lightning_seg.data.dataset import Split
+from lightning_seg.data.datasets.folder import Folder
 from lightning_seg.data.datasets.shapes import Shapes
 from lightning_seg.data.instances import instance_sample
 from lightning_seg.data.loading import collate
@@ -88,3 +90,28 @@ def test_what_needs_one_class_a_pixel_is_refused():
         shapes(mix=ClassMix())
     with pytest.raises(UserError, match="cache"):
         shapes(cache="disk")
+
+
+def test_maps_of_a_npy_file_are_read_and_wrong_ones_refused(tmp_path):
+    rng = np.random.default_rng(0)
+    maps = rng.choice(np.array([0, 1, 255], np.uint8), (2, 20, 30))
+    for folder, array in (("images", rng.integers(0, 256, (20, 30, 3), np.uint8)), ("masks", maps)):
+        (tmp_path / folder / "train").mkdir(parents=True)
+        np.save(tmp_path / folder / "train" / "a.npy", array)
+    given = {"root": str(tmp_path), "class_names": ["none", "a", "b"], "batch_size": 1, "crop_size": (8, 8)}
+    data = Folder(**given)
+    data.overlapping = True
+    (sample,) = data.samples("train")
+    assert np.array_equal(data.read_labels(sample)[1], maps.transpose(1, 2, 0))
+    found, counted = positive_pixels(data)
+    assert found.tolist() == (maps == 1).sum((1, 2)).tolist()
+    assert counted.tolist() == (maps < 255).sum((1, 2)).tolist()
+    data.table = label_table({255: 1})
+    assert np.array_equal(data.read_labels(sample)[1] == 1, (maps > 0).transpose(1, 2, 0))
+    data.overlapping = False
+    with pytest.raises(UserError, match="MultiLabelSegmentation"):
+        data.read_labels(sample)
+    for wrong, said in ((maps[:1], r"for each of a, b: \(2, H, W\)"), (maps.astype(float), "float64")):
+        np.save(tmp_path / "masks/train/a.npy", wrong)
+        with pytest.raises(UserError, match=said):
+            data.read_overlapping(sample)

@@ -8,6 +8,7 @@ import torch
 import torch.distributed as dist
 from sklearn.metrics import average_precision_score, f1_score, hamming_loss, jaccard_score
 
+from lightning_seg.metrics.confusion import ConfusionMatrix, predicted_labels
 from lightning_seg.metrics.multi_label import (
     STEPS,
     LogitHistograms,
@@ -20,6 +21,8 @@ from lightning_seg.metrics.multi_label import (
     probabilities_of,
 )
 from lightning_seg.metrics.scores import class_dice, class_iou, scores_of_counts
+from lightning_seg.training.losses import CrossEntropy
+from lightning_seg.training.multi_label_losses import BinaryCrossEntropy
 from tests.processes import run_ranks
 
 THRESHOLDS = torch.tensor([0.0, -1.5, 2.25])
@@ -68,6 +71,23 @@ def test_scores_equal_those_of_scikit_learn():
     accuracy = 1 - (counts[:, 1] + counts[:, 2] - 2 * counts[:, 0]).sum() / histograms.sum()
     assert accuracy == pytest.approx(right / every)
     assert scores_of_counts(counts, accuracy).miou == pytest.approx(class_iou(counts).mean())
+
+
+def test_one_logit_counts_and_costs_what_two_do():
+    """Of two classes one logit stands for the difference of two: `MultiLabelSegmentation`, `SemanticSegmentation`."""
+    one, masks = (part[:, :1] for part in data())
+    other = torch.randn(one.shape, generator=torch.Generator().manual_seed(1))
+    two = torch.cat([other, other + one], 1)
+    matrix, histograms = ConfusionMatrix(2), LogitHistograms(1)
+    matrix.update(predicted_labels(two), masks[:, 0])
+    histograms.update(one, masks)
+    (_, missed), (wrong, right) = matrix.compute().T.tolist()
+    assert counts_at(histograms.compute().numpy(), np.zeros(1)).tolist() == [
+        [right, right + wrong, right + missed]
+    ]
+    assert BinaryCrossEntropy()(one, masks) == pytest.approx(
+        CrossEntropy()(two, masks[:, 0]).item(), rel=1e-5
+    )
 
 
 def test_tuned_thresholds_have_the_highest_dice_of_all():

@@ -32,6 +32,7 @@ class Report:
         examples: Samples of the training split that show each class, from most to fewest pixels of it.
         findings: Everything that is wrong.
         bands: Of each band its name, type, lowest and highest value and mean in the training split; empty for RGB.
+        overlapping: Whether a pixel may have several classes.
     """
 
     name: str
@@ -43,6 +44,7 @@ class Report:
     examples: dict[int, list[int]] = field(default_factory=dict)
     findings: list[Finding] = field(default_factory=list)
     bands: list[list[str]] = field(default_factory=list)
+    overlapping: bool = False
 
     @property
     def ok(self) -> bool:
@@ -71,7 +73,8 @@ class Report:
         if self.pixels:
             parts.append(self._class_table())
             first = next(iter(self.pixels))
-            parts.append(f"class weights that balance {first}: {self.class_weights(first)}")
+            if not self.overlapping:  # whose losses have weights of another kind
+                parts.append(f"class weights that balance {first}: {self.class_weights(first)}")
         parts += describe(self.findings, files)
         errors = sum(finding.is_error for finding in self.findings)
         parts.append(f"{errors} errors, {len(self.findings) - errors} warnings")
@@ -120,6 +123,7 @@ def check(data: DataSet, limit: int | None = None, progress: bool = False) -> Re
     """
     found = examine(data, limit, progress)
     report = Report(type(data).__name__, data.class_names, lengths=found.lengths, findings=found.findings)
+    report.overlapping = data.overlapping
     for split in found.inspections:
         labels = found.labels(split)
         report.pixels[split], report.images[split] = labels.sum(0), (labels > 0).sum(0)

@@ -42,11 +42,11 @@ def draw_examples(data: DataSet, report: Report, path: str | Path) -> None:
         draw.text((GAP + 26, top + 28), f"{share}\n{images[label]} of {len(samples)} images", SOFT, small)
         for column, index in enumerate(report.examples.get(label, ())):
             image, mask = data.read_labels(samples[index])
-            if mask.ndim == 3 and label > 0:
-                mask, label = mask[..., label - 1], 1
-            elif mask.ndim == 3:
-                mask = flat(mask)
-            picture = Image.fromarray(_mark(data.pixels.picture(image), mask == label))
+            if mask.ndim == 2:
+                inside = mask == label
+            else:  # a map for each class but the background
+                inside = mask[..., label - 1] == 1 if label > 0 else flat(mask) == 0
+            picture = Image.fromarray(_mark(data.pixels.picture(image), inside))
             left = TEXT + column * (CELL[0] + GAP)
             sheet.paste(
                 picture, (left + (CELL[0] - picture.width) // 2, top + (CELL[1] - picture.height) // 2)

@@ -24,7 +24,7 @@ from lightning_seg.data.groups import Groups
 from lightning_seg.data.instances import Sample, instance_sample, masks_of_numbers
 from lightning_seg.data.io import count_slices, read_numbers, read_with_void
 from lightning_seg.data.lists import Names, listed_pairs
-from lightning_seg.data.overlapping import of_classes
+from lightning_seg.data.overlapping import of_classes, read_maps
 from lightning_seg.data.pixels import Image
 from lightning_seg.data.recognized import recognized
 from lightning_seg.data.volumes import Slice, file_of
@@ -215,9 +215,11 @@ class Folder(SegmentationData):
         return instance_sample(image, masks[counted], labels[counted].tolist())
 
     def read_overlapping(self, sample: Pair) -> tuple[np.ndarray, np.ndarray]:
-        """Read an image and a mask for each class: those of its objects, if they are known, or of its classes."""
+        """Read an image and a mask for each class: of its objects, of maps (K, H, W) in a .npy, or of its classes."""
         if self.objects is not None:
             return super().read_overlapping(sample)
+        if isinstance(sample[1], Path) and (maps := read_maps(sample[1], self.class_names[1:])) is not None:
+            return self.image_and_mask(sample[0], maps if self.table is None else self.table[maps])
         image, mask = self.read(sample)
         return image, of_classes(mask, self.num_classes)
 

@@ -131,7 +131,9 @@ def test_files_in_no_list_are_named(data, camvid):
 
 def test_splits_that_are_missing(data, camvid):
     data.test_split = "test"
-    assert {(finding.kind, finding.is_error) for finding in check(data).findings} == {("untested", False)}
+    report = check(data)
+    assert {(finding.kind, finding.is_error) for finding in report.findings} == {("untested", False)}
+    assert "--data.init_args.test_split=val." in report.text()
     data.val_split = "all"
     assert ("split", True) in {(finding.kind, finding.is_error) for finding in check(data).findings}
     with pytest.raises(UserError, match="does not exist"):
@@ -171,6 +173,26 @@ def test_examples_show_every_class_from_most_to_fewest_pixels(data, tmp_path):
     marked = (picture[:, TEXT:, 0] - picture[:, TEXT:, 1] > 60).sum() / (11 * CELL[0] * CELL[1])
     expected = np.mean([counts[s, label] / 3072 for label, some in report.examples.items() for s in some])
     assert 0.3 * expected < marked / columns < 3 * expected
+
+
+def test_examples_of_overlapping_classes_mark_each_the_pixels_of_its_own(tmp_path):
+    data = Shapes(
+        batch_size=2, crop_size=(32, 32), image_size=(48, 64), train_images=8, val_images=2, test_images=2
+    )
+    data.overlapping = True
+    report = check(data)
+    assert "class weights" not in report.text()
+    draw_examples(data, report, tmp_path / "classes.png")
+    picture = np.asarray(Image.open(tmp_path / "classes.png")).astype(int)
+    for label in range(1, data.num_classes):
+        for column, index in enumerate(report.examples[label]):
+            top, left = GAP + label * (CELL[1] + GAP), TEXT + column * (CELL[0] + GAP)
+            cell = picture[top : top + CELL[1], left : left + CELL[0]]
+            masks = data.read_labels(data.samples("train")[index])[1]
+            scale = min(CELL[0] / masks.shape[1], CELL[1] / masks.shape[0]) ** 2
+            expected = (masks[..., label - 1] == 1).sum() * scale
+            marked = np.ptp(cell, axis=2) > 0  # what is not marked is grey
+            assert marked.sum() == pytest.approx(expected, rel=0.25, abs=40)
 
 
 def test_a_split_that_holds_training_samples_is_refused_before_training(data):
