@@ -113,7 +113,7 @@ def measure(name: str, model: SemanticSegmentation, conditions: Conditions) -> D
     speed, disturbed = images_per_second(network.eval(), conditions)
     return Description(
         name=name,
-        network=f"{type(network).__name__}, {backbone}",
+        network=f"{network.title}, {backbone}",
         parameters={part: sum(p.numel() for p in owned) for part, owned in parameters.items()},
         trainable={
             part: sum(p.numel() for p in owned if p.requires_grad) for part, owned in parameters.items()

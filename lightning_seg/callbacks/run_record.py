@@ -94,7 +94,7 @@ class RunRecord(L.Callback):
         effective = data.batch_size * trainer.world_size * trainer.accumulate_grad_batches
         print(
             f"run      {self.run}\n"
-            f"network  {type(network).__name__},"
+            f"network  {network.title},"
             f" {parameters / 1e6:.1f} M parameters, {trainable / 1e6:.1f} M trainable\n"
             f"backbone {network.describe()}\n"
             f"data     {_describe(data)}\n"

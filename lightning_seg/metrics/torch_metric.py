@@ -67,7 +67,7 @@ class TorchMetric:
 
     Attributes:
         form: What it is given, one of `FORMS`.
-        ignores: Whether its value is independent of what stands under `ignore_index`.
+        ignores: Whether its value is independent of what stands under `ignore_index`, and of how much does.
         depends_on: What else its value depends on: "batch", "processes", or both.
 
     Raises:
@@ -117,6 +117,16 @@ class TorchMetric:
             " classes of torchmetrics.classification have that argument."
         )
         return {name: np.nan * value for name, value in self._tried.items()}
+
+    def describe(self) -> str:
+        """Say what the metric is given, what becomes of ignored pixels, and what its value depends on."""
+        void = "ignored pixels do not count" if self.ignores else "no score where any pixel is ignored"
+        words = f"{self.name} is given {self.form}, one image at a time; {void}"
+        if "batch" in self.depends_on:
+            words += "; its value is that of batches of one image"
+        if "processes" in self.depends_on:
+            words += "; its value changes with the number of processes"
+        return words
 
     def protocol(self) -> dict[str, Any]:
         """Describe it for test.json: class, settings, what it is given and what its value depends on."""
@@ -190,7 +200,11 @@ class TorchMetric:
             changed = []
             for probabilities, _, truth in images:
                 other = torch.where(void[:, None], probabilities.roll(shift, 1), probabilities)
-                changed.append((other, other.argmax(1), torch.where(void, IGNORE_INDEX, truth)))
+                masked = torch.where(void, IGNORE_INDEX, truth)
+                if shift == 1:  # more of them are not more mistakes either
+                    other = F.pad(other, (0, 0, 0, 5), mode="replicate")
+                    masked = F.pad(masked, (0, 0, 0, 5), value=IGNORE_INDEX)
+                changed.append((other, other.argmax(1), masked))
             try:
                 values.append(self._measured(changed))
             except Exception:  # a class number that is out of range

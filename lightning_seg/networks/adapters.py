@@ -122,6 +122,11 @@ class Adapter(Network):
         fitting = [a for a in auxiliary if a.shape[1] == self.num_classes] if self.training else []
         return (whole, *(crop(resize(a, x), height, width) for a in fitting)) if fitting else whole
 
+    @property
+    def title(self) -> str:
+        """The name of the module's class."""
+        return type(self.decoder).__name__
+
     def describe(self) -> str:
         """Say what the module is given, and what its backbone is."""
         return self._said
@@ -167,12 +172,11 @@ class Adapter(Network):
             UserError: They cannot be read or do not fit; the network is as it was.
         """
         if not isinstance(self.weights, str):
-            return f"as {type(self.decoder).__name__} was made"
+            return f"as {self.title} was made"
         if names_a_run(self.weights):
             return load_run(self, self.weights, find_checkpoint)
         file, choice = split_choice(self.weights)
-        name = type(self.decoder).__name__
-        return load_fitting(self, read_tree(file, FLAG), str(file), name, self._translate, choice)
+        return load_fitting(self, read_tree(file, FLAG), str(file), self.title, self._translate, choice)
 
     def _pad(self, x: Tensor) -> Tensor:
         x = super()._pad(x)

@@ -83,6 +83,11 @@ class BackboneNetwork(nn.Module):
             )
 
     @property
+    def title(self) -> str:
+        """What people call the architecture: the name of its class."""
+        return type(self).__name__
+
+    @property
     def encoder(self) -> Backbone | SimplePyramid:
         """What gives the decoder its maps, with their channels and strides: the backbone, or the pyramid around it."""
         return self.backbone if self.neck is None else self.neck

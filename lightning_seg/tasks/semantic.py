@@ -104,12 +104,15 @@ class SemanticSegmentation(SegmentationTask):
         self.image_tables: ImageTables | None = None
 
     def setup(self, stage: str) -> None:
-        """Say how a loss of another library is called, and compute the class weights that the data decides."""
+        """Say how losses and metrics of other libraries are called, and compute class weights that the data decides."""
         super().setup(stage)
         if stage == "fit" and self.trainer.is_global_zero:
             for part in self.loss.modules():
                 if isinstance(part, AnyLoss):
                     print(f"loss     {part.describe()}")
+            for metric in self.metrics:
+                if isinstance(metric, TorchMetric):
+                    print(f"metric   {metric.describe()}")
         if balanced := balanced_losses(self.loss):
             self._balance(balanced, stage)
 

@@ -97,3 +97,49 @@ def test_the_check_of_the_site_finds_dead_links_and_other_hosts(tmp_path):
     assert [line.split(" ")[:3] for line in module.faults(tmp_path)] == [
         ["a.html", "links", "to"], ["b.html", "loads", "https://h.org/s.js"], ["b.html", "links", "to"],
     ]  # fmt: skip
+
+
+def test_six_parts_of_ones_own_run_as_they_are_written(tmp_path, monkeypatch, capsys):
+    """A network, a loss, a metric, a policy, a callback and a data set, in two files of a folder."""
+    import json
+    import sys
+
+    import numpy as np
+    from PIL import Image
+
+    from lightning_seg.cli.main import main
+
+    text = (ROOT / "docs/own_code.md").read_text()
+    files = dict(re.findall(r"```\w+\n# (experiments/cups\.\w+)\n(.*?)```", text, re.S))
+    (tmp_path / "experiments").mkdir()
+    for name, content in files.items():
+        (tmp_path / name).write_text(content)
+    rng = np.random.default_rng(0)
+    for split in ("train", "val", "test"):
+        (tmp_path / "data/cups" / split).mkdir(parents=True)
+        for number in range(8 if split == "train" else 2):
+            path = tmp_path / "data/cups" / split / f"{number}.jpg"
+            Image.fromarray(rng.integers(0, 256, (40, 48, 3), np.uint8)).save(path)
+            mask = rng.integers(0, 3, (40, 48)).astype(np.uint8)
+            mask[:3] = 255
+            Image.fromarray(mask).save(path.with_suffix(".png"))
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "path", [*sys.path])
+    try:
+        quick = [
+            "--trainer.accelerator=cpu",
+            "--trainer.devices=1",
+            "--data.init_args.num_workers=0",
+            "--tracking=[]",
+        ]
+        assert main(["exp", "cups", *quick]) == 0
+    finally:
+        sys.modules.pop("cups", None)
+    said = capsys.readouterr().out
+    assert "loss     SmoothedLoss is given class numbers (B, H, W), ignored pixels as 255" in said
+    assert "metric   ImagesRight is given labels, one image at a time; ignored pixels do not count" in said
+    assert re.search(r"backbone\.0 .* frozen +no\n", said) and re.search(r"backbone\.1 .* yes\n", said)
+    assert "epoch 2: " in said and "is the hardest class" in said
+    (written,) = tmp_path.glob("runs/cups/*/test.json")
+    assert json.loads(written.read_text())["scores"]["ImagesRight"] == 0
+    assert sum(len(content.splitlines()) for content in files.values()) == 80

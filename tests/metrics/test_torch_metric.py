@@ -126,6 +126,18 @@ def test_what_depends_on_batches_and_processes_is_marked():
     adapter = TorchMetric(MeanOfBatches(), C)
     assert adapter.depends_on == ["batch", "processes"]
     assert adapter.protocol()["depends_on"] == ["batch", "processes"]
+    assert adapter.describe() == (
+        "MeanOfBatches is given labels, one image at a time; no score where any pixel is ignored;"
+        " its value is that of batches of one image; its value changes with the number of processes"
+    )
+
+
+@pytest.mark.parametrize(
+    "metric", [MeanOfBatches(), classification.MultilabelExactMatch(C, ignore_index=255)]
+)
+def test_a_metric_to_which_ignored_pixels_are_right_or_wrong_does_not_ignore_them(metric):
+    """Its value does not change with the prediction under them, and yet with their number."""
+    assert not TorchMetric(metric, C).ignores
 
 
 def test_the_protocol_holds_the_settings():

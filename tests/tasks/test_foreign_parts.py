@@ -65,6 +65,8 @@ def experiment(tmp_path, monkeypatch):
 def test_a_run_with_parts_of_other_libraries(experiment, capsys):
     assert main(["exp", "foreign.yaml"]) == 0
     said = capsys.readouterr().out
+    assert "metric   MulticlassCohenKappa is given labels, one image at a time; ignored pixels" in said
+    assert "network  PapersNet, " in said
     assert "backbone stem + down of PapersNet; images less (0.485, 0.456, 0.406)" in said
     assert "padded to multiples of 2" in said and "backbone.stem" in said
     assert "CrossEntropyLoss is given class numbers (B, H, W), ignored pixels as 255" in said

@@ -61,9 +61,7 @@ def write(
     except OSError as error:
         raise UserError(f"{path} cannot be written: {error.strerror}.") from error
     except Exception as error:  # torch, onnx and onnxruntime raise their own
-        raise UserError(
-            f"{type(network).__name__} cannot be exported as {form}: {reason_of(error)}"
-        ) from error
+        raise UserError(f"{network.title} cannot be exported as {form}: {reason_of(error)}") from error
     finally:
         unfinished.unlink(missing_ok=True)
     return run, checks
