@@ -1,0 +1,24 @@
+"""``python -m docs.scripts.learn [NAME ...]``: draw the pictures of docs/learn, print the numbers on its pages.
+
+Without a name all pages.
+"""
+
+import sys
+from importlib import import_module
+
+from docs.scripts.learn.common import FOLDER
+
+QUICK = ("maps", "pooling", "receptive_field", "dilation", "aspp", "upsampling", "batchnorm", "metrics")
+TRAINED: tuple[str, ...] = ()
+
+
+def main(names: list[str]) -> None:
+    """Draw the pictures of pages."""
+    if unknown := set(names) - {*QUICK, *TRAINED}:
+        sys.exit(f"unknown: {', '.join(sorted(unknown))}; there are {', '.join((*QUICK, *TRAINED))}")
+    for name in names or QUICK:
+        print(f"-- {name}", *import_module(f"docs.scripts.learn.{name}").draw(FOLDER), sep="\n", flush=True)
+
+
+if __name__ == "__main__":
+    main(sys.argv[1:])
