@@ -62,6 +62,7 @@ from lightning_seg.inference.inferers import SlidingWindow as SlidingWindow
 from lightning_seg.inference.inferers import UniformWindow as UniformWindow
 from lightning_seg.inference.predictor import ObjectPredictor as ObjectPredictor
 from lightning_seg.inference.predictor import Predictor as Predictor
+from lightning_seg.inference.predictor import SegmentPredictor as SegmentPredictor
 from lightning_seg.inference.segments import SegmentRules as SegmentRules
 from lightning_seg.metrics.boundary import BoundaryF1 as BoundaryF1
 from lightning_seg.metrics.boundary import BoundaryIoU as BoundaryIoU

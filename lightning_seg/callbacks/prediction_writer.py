@@ -27,6 +27,7 @@ from lightning_seg.plotting.pictures import (
     save_palette_png,
 )
 from lightning_seg.tasks.instance import InstanceSegmentation
+from lightning_seg.tasks.mask_classification import MaskClassification
 from lightning_seg.tasks.multi_label import MultiLabelSegmentation
 from lightning_seg.tasks.semantic import SemanticSegmentation
 
@@ -103,7 +104,7 @@ class PredictionWriter(L.Callback):
         palette, known = data_of(trainer).palette, data_of(trainer).pixels
         pixels = torch.from_numpy(image).permute(2, 0, 1)
         mask = module.labels(output[None], pixels[None])[0].byte().cpu().numpy()
-        void = _void(path, known)
+        void = void_at(path, known)
         mask = mask if void is None else np.where(void, np.uint8(IGNORE_INDEX), mask)
         picture = known.picture(image)
         Image.fromarray(overlay(picture, mask, palette)).save(self.outputs.file("overlays", path, ".png"))
@@ -133,7 +134,7 @@ class PredictionWriter(L.Callback):
             print(f"{self.written} images: {', '.join(self.kinds)} in {self.outputs.folder}/")
 
 
-def _void(path: str, pixels: Pixels) -> np.ndarray | None:
+def void_at(path: str, pixels: Pixels) -> np.ndarray | None:
     """Return where an image that knows its place has no data (H, W)."""
     if not is_place_known(path):
         return None
@@ -161,7 +162,7 @@ class MultiLabelWriter(PredictionWriter):
         assert isinstance(module, MultiLabelSegmentation)
         data = data_of(trainer)
         found = module.decide(output[None])[0].byte().cpu().numpy()
-        if (void := _void(path, data.pixels)) is not None:
+        if (void := void_at(path, data.pixels)) is not None:
             found = np.where(void, np.uint8(IGNORE_INDEX), found)
         drawn = overlay_maps(data.pixels.picture(image), found, data.palette)
         Image.fromarray(drawn).save(self.outputs.file("overlays", path, ".png"))
@@ -198,9 +199,14 @@ class ObjectWriter(PredictionWriter):
         self, trainer: L.Trainer, module: L.LightningModule, image: np.ndarray, output: Any, path: str
     ) -> None:
         """Write the files of one image."""
-        assert isinstance(module, InstanceSegmentation)
+        assert isinstance(module, InstanceSegmentation | MaskClassification)
         data = data_of(trainer)
-        view = view_of_found(output, module.score_threshold)
+        if isinstance(module, InstanceSegmentation):
+            view = view_of_found(output, module.score_threshold)
+            labels = view.labels
+        else:  # queries know no background: where there is no object is no class either
+            view = view_of_found(output, module.rules.score_threshold)
+            labels = np.where(view.parts == 0, np.uint8(IGNORE_INDEX), view.labels)
         listed = []
         for number, one in enumerate(annotations(output), start=1):
             runs = {**one["segmentation"], "counts": one["segmentation"]["counts"].decode()}
@@ -212,7 +218,7 @@ class ObjectWriter(PredictionWriter):
             save_palette_png(view.parts, [(0, 0, 0), *map(object_color, range(255))], numbers)
         else:  # no palette has so many
             Image.fromarray(view.parts.astype(np.uint16)).save(numbers)
-        save_palette_png(view.labels, data.palette, self.outputs.file("masks", path, ".png"))
+        save_palette_png(labels, data.palette, self.outputs.file("masks", path, ".png"))
         drawn = draw_objects(data.pixels.picture(image), {**output, "parts": view.parts}, data.class_names)
         Image.fromarray(drawn).save(self.outputs.file("overlays", path, ".png"))
 

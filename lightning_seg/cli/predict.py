@@ -74,8 +74,15 @@ def _predict_large(
     """Predict images window by window; return how many could not be read."""
     from lightning_seg.experiment.loading import load_run
     from lightning_seg.inference.large import check_windows, predict_large
+    from lightning_seg.tasks.mask_classification import MaskClassification
 
-    model, unreadable = load_run(run, ["--model.compile=false", *settings]).predictor(), 0
+    loaded = load_run(run, ["--model.compile=false", *settings])
+    if isinstance(loaded.task, MaskClassification) and loaded.task.gives != "classes":
+        raise UserError(
+            f"{images[0]} is predicted window by window, which gives classes, but no {loaded.task.gives}: add "
+            "--model.output=classes and, as --model.inference, a strategy of windows."
+        )
+    model, unreadable = loaded.predictor(), 0
     check_windows(model, images[0])
     more = ["uncertainty"] * options.uncertainty + ["probabilities"] * options.probabilities
     outputs.create(["masks", *more], run)
@@ -98,23 +105,28 @@ def _predict_small(
 ) -> int:
     """Predict whole images; return how many could not be read."""
     from lightning_seg.callbacks.prediction_writer import MultiLabelWriter, ObjectWriter, PredictionWriter
+    from lightning_seg.callbacks.segment_writer import SegmentWriter
     from lightning_seg.experiment.failures import friendly_errors
     from lightning_seg.experiment.loading import load_run
+    from lightning_seg.tasks.mask_classification import MaskClassification
 
     listed = json.dumps([str(image) for image in images])
     loaded = load_run(run, [f"--data.init_args.predict_folder={listed}", *settings])
     writer: PredictionWriter
-    if loaded.task.overlapping:
+    task = loaded.task
+    gives = task.gives if isinstance(task, MaskClassification) else "objects" if task.instances else "classes"
+    if task.overlapping:
         writer = MultiLabelWriter(outputs, run, options.uncertainty, options.probabilities)
-    elif not loaded.task.instances:
+    elif gives == "classes":
         writer = PredictionWriter(outputs, run, options.uncertainty, options.probabilities)
     elif options.uncertainty or options.probabilities:
         name = "--uncertainty" if options.uncertainty else "--probabilities"
+        also = "; --model.output=classes has it" if task.segments else ""
         raise UserError(
-            f"{name} is of pixels; a run that finds objects gives each a score, in objects/*.json."
+            f"{name} is of pixels; a run that finds {gives} gives each a score, in {gives}/*.json{also}."
         )
     else:
-        writer = ObjectWriter(outputs, run)
+        writer = (ObjectWriter if gives == "objects" else SegmentWriter)(outputs, run)
     trainer = loaded.make_trainer(writer)
     with friendly_errors(trainer, loaded.data, lambda: run):
         trainer.predict(**loaded.trainer_arguments, return_predictions=False)

@@ -68,6 +68,10 @@ class SampleReader:
         image, mask = self.read(sample)
         return SegmentSample(image, mask, range(self.num_classes))
 
+    def category_id(self, label: int) -> int:
+        """Return the number of a class in panoptic files: its label, unless the data set has numbers of its own."""
+        return label
+
     def read_overlapping(self, sample: Any) -> tuple[np.ndarray, np.ndarray]:
         """Read one sample: image (H, W, C) and masks (H, W, K), see `lightning_seg.data.overlapping`.
 

@@ -18,11 +18,17 @@ from lightning_seg.experiment.files import read_settings
 from lightning_seg.experiment.trainer import make_trainer
 from lightning_seg.inference.calibration import temperature_of
 from lightning_seg.inference.inferers import Inferer
-from lightning_seg.inference.predictor import MultiLabelPredictor, ObjectPredictor, Predictor
+from lightning_seg.inference.predictor import (
+    MultiLabelPredictor,
+    ObjectPredictor,
+    Predictor,
+    SegmentPredictor,
+)
 from lightning_seg.runs.csv_logger import RunLogger
 from lightning_seg.runs.directory import BEST_CHECKPOINT, CONFIG, JsonObject, existing_run, resume_command
 from lightning_seg.tasks.base import SegmentationTask
 from lightning_seg.tasks.instance import InstanceSegmentation
+from lightning_seg.tasks.mask_classification import MaskClassification
 from lightning_seg.tasks.multi_label import MultiLabelSegmentation
 from lightning_seg.tasks.semantic import SemanticSegmentation
 from lightning_seg.training.checkpoint_io import read
@@ -182,7 +188,7 @@ def load(
     device: str | torch.device | None = None,
     inference: Inferer | None = None,
     settings: Sequence[str] = (),
-) -> Predictor | MultiLabelPredictor | ObjectPredictor:
+) -> Predictor | MultiLabelPredictor | ObjectPredictor | SegmentPredictor:
     """Load the best checkpoint of a run, or another one, to predict images.
 
     Args:
@@ -193,7 +199,7 @@ def load(
 
     Returns:
         What maps images to labels; for a run of overlapping classes what maps them to a mask for each class, for one
-        of instance segmentation to objects.
+        of instance segmentation to objects, for one of mask classification to what its `output` says.
 
     Raises:
         UserError: It is no run, or has no checkpoint yet.
@@ -204,6 +210,9 @@ def load(
     if isinstance(task, MultiLabelSegmentation):
         task.to(_device(device))
         return task.predictor(loaded.data.palette, inference)
+    if isinstance(task, MaskClassification) and inference is None and task.gives != "classes":
+        task.to(_device(device))
+        return task.predictor(loaded.data.palette)
     if not isinstance(task, InstanceSegmentation):
         return loaded.predictor(device, inference)
     if inference is not None:

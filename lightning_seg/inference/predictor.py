@@ -22,8 +22,10 @@ from lightning_seg.data.pixels import RGB, Pixels
 from lightning_seg.errors import UserError
 from lightning_seg.inference.inferers import Inferer
 from lightning_seg.inference.precision import full_precision
+from lightning_seg.inference.segments import SegmentRules
 from lightning_seg.metrics.instance import arrays
 from lightning_seg.metrics.multi_label import decide
+from lightning_seg.networks.mask_network import MaskNetwork
 
 ImageLike = str | os.PathLike[str] | Image.Image | np.ndarray
 
@@ -185,6 +187,65 @@ class ObjectPredictor:
         order = order[found["scores"][order] >= self.score_threshold]
         kept = {name: found[name][order] for name in ("masks", "boxes", "labels", "scores")}
         return {**kept, "classes": np.array(self.class_names)[kept["labels"]]}
+
+
+class SegmentPredictor:
+    """A network of queries that maps an image (file, PIL image or array) to its segments, or to its objects, as arrays.
+
+    Args:
+        network: Gives queries; it is set to evaluation mode.
+        class_names: The classes in label order.
+        palette: The color of each class.
+        rules: How queries become segments and objects.
+        things: Classes that have objects.
+        objects: Return objects, which may overlap, instead of segments.
+        pixels: Which bands are read, and which values are expected.
+    """
+
+    def __init__(
+        self,
+        network: MaskNetwork,
+        class_names: tuple[str, ...],
+        palette: tuple[tuple[int, int, int], ...],
+        rules: SegmentRules,
+        things: tuple[int, ...],
+        objects: bool = False,
+        pixels: Pixels = RGB,
+    ) -> None:
+        self.network = network.eval()
+        self.class_names, self.palette = class_names, palette
+        self.rules, self.things, self.objects = rules, things, objects
+        self.pixels = pixels
+
+    @property
+    def device(self) -> torch.device:
+        """The device of the network."""
+        return next(self.network.parameters()).device
+
+    def __call__(self, image: ImageLike) -> dict[str, np.ndarray]:
+        """Return the segments of an image, or, surest first, its objects.
+
+        Args:
+            image: As for `Predictor`.
+
+        Returns:
+            "segments" (H, W) int32, the number of the segment at each pixel from 1 on, 0 for none, or for objects
+            "masks" (N, H, W) bool and "boxes" (N, 4) as left, top, right, bottom in pixels; and of each "labels" (N,)
+            int64, "classes" (N,), their names, and "scores" (N,) float32 in 0..1. Objects are those from the score
+            threshold of the rules on.
+        """
+        pixels = torch.from_numpy(as_image(image, self.pixels)).permute(2, 0, 1)
+        with torch.inference_mode(), full_precision(self.device):
+            queries = self.network.queries(pixels[None].to(self.device))
+            if self.objects:
+                found = self.rules.instances(queries, self.things)
+                order = np.argsort(-found["scores"], kind="stable")
+                order = order[found["scores"][order] >= self.rules.score_threshold]
+                found = {name: values[order] for name, values in found.items()}
+            else:
+                view, labels, scores = self.rules.found(queries, self.things)
+                found = {"segments": view.parts, "labels": labels, "scores": scores}
+        return {**found, "classes": np.array(self.class_names)[found["labels"]]}
 
 
 def as_image(image: ImageLike, pixels: Pixels = RGB) -> np.ndarray:

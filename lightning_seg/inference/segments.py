@@ -1,6 +1,7 @@
 """From queries to objects and to segments of which each pixel has one."""
 
 from collections.abc import Collection
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -11,6 +12,20 @@ from lightning_seg.data.instances import boxes_from_masks
 from lightning_seg.errors import UserError
 from lightning_seg.metrics.instance import View
 from lightning_seg.networks.mask_network import Queries
+
+
+class Segmented(NamedTuple):
+    """The segments of an image.
+
+    Attributes:
+        view: Number of the segment at each pixel, from 1 on, and its class.
+        labels: Class of each segment (N,) int64.
+        scores: Probability of that class (N,) float32; of all that is one class of stuff the largest.
+    """
+
+    view: View
+    labels: np.ndarray
+    scores: np.ndarray
 
 
 class SegmentRules:
@@ -46,6 +61,10 @@ class SegmentRules:
         return f"{type(self).__name__}({given})"
 
     def segments(self, queries: Queries, things: Collection[int]) -> View:
+        """Give each pixel of an image to one segment, or to none; see `found`."""
+        return self.found(queries, things).view
+
+    def found(self, queries: Queries, things: Collection[int]) -> Segmented:
         """Give each pixel of an image to one segment, or to none.
 
         Args:
@@ -57,8 +76,9 @@ class SegmentRules:
         size = queries.masks.shape[-2:]
         parts = np.zeros(size, np.int32)
         classes = np.full(size, IGNORE_INDEX, np.uint8)
+        listed: list[tuple[int, float]] = []
         if not bool(kept.any()):
-            return View(parts, classes)
+            return Segmented(View(parts, classes), np.zeros(0, np.int64), np.zeros(0, np.float32))
         chances = queries.masks[0, kept].sigmoid()
         owner = (chances * scores[kept, None, None]).argmax(0)
         inside = chances >= self.mask_threshold
@@ -67,17 +87,22 @@ class SegmentRules:
         # As published: what a query keeps of its mask is what it is the surest of, in the mask or not.
         areas = torch.stack([x.flatten(1).sum(1) for x in (own, inside, left)], 1).tolist()
         masks = left.cpu().numpy()
-        number, of_stuff = 0, dict[int, int]()
-        for mask, label, (owned, full, remaining) in zip(masks, labels[kept].tolist(), areas, strict=True):
+        of_stuff = dict[int, int]()
+        sure = zip(labels[kept].tolist(), scores[kept].tolist(), strict=True)
+        for mask, (label, score), (owned, full, remaining) in zip(masks, sure, areas, strict=True):
             if not (owned and full and remaining) or owned / full < self.overlap_threshold:
                 continue
             part = of_stuff.get(label, 0)
-            if not part:
-                number = part = number + 1
+            if part:
+                listed[part - 1] = label, max(score, listed[part - 1][1])
+            else:
+                listed.append((label, score))
+                part = len(listed)
                 if label not in things:
                     of_stuff[label] = part
             parts[mask], classes[mask] = part, label
-        return View(parts, classes)
+        kinds = np.array([label for label, _ in listed], np.int64)
+        return Segmented(View(parts, classes), kinds, np.array([score for _, score in listed], np.float32))
 
     def instances(self, queries: Queries, things: Collection[int]) -> dict[str, np.ndarray]:
         """Return the surest objects of an image, which may overlap.

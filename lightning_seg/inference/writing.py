@@ -16,7 +16,7 @@ from lightning_seg.data.volumes import Slice, part_of
 from lightning_seg.errors import UserError
 from lightning_seg.runs.directory import write_whole
 
-KINDS = ("masks", "overlays", "objects", "uncertainty", "probabilities")
+KINDS = ("masks", "overlays", "objects", "segments", "uncertainty", "probabilities")
 """Folders that predictions are written to."""
 INDEX = "predictions.json"
 """Lists the predictions of a folder, and marks it as one: its pictures are not read as images to predict."""

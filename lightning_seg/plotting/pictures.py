@@ -98,6 +98,17 @@ def draw_objects(
     return np.asarray(picture)
 
 
+def draw_segments(
+    image: np.ndarray,
+    segments: DrawnObjects,
+    class_names: Sequence[str],
+    palette: Palette,
+    width: int | None = None,
+) -> np.ndarray:
+    """Draw objects on top of the classes of stuff, if "stuff" (H, W) has them; all else as for `draw_objects`."""
+    return draw_objects(_on_stuff(image, segments, palette), segments, class_names, width)
+
+
 def _on_stuff(image: np.ndarray, objects: DrawnObjects, palette: Palette) -> np.ndarray:
     return overlay(image, objects["stuff"], palette, 0.5) if "stuff" in objects else image
 
@@ -180,10 +191,7 @@ def comparison(
         elif objects is None:
             shown = [overlay(image, mask, palette) for mask in (truth, prediction)]
         else:
-            shown = [
-                draw_objects(_on_stuff(image, of_one, palette), of_one, class_names, width)
-                for of_one in objects[i]
-            ]
+            shown = [draw_segments(image, of_one, class_names, palette, width) for of_one in objects[i]]
         parts = (image, *shown, error)
         rows.append([_fit(picture, width) for picture in parts])
     font = ImageFont.load_default(15)

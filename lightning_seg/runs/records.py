@@ -42,6 +42,7 @@ _INCIDENTAL = (
     "saving",  # its name before 0.2
     "slurm",
     "checkpoint.dirpath",
+    "model.output",
     "data.init_args.root",
     "data.init_args.seed",
     "data.init_args.num_workers",

@@ -1,7 +1,7 @@
 """Mask classification: one network for semantic, instance and panoptic segmentation."""
 
 from collections.abc import Callable, Iterable, Iterator
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import torch
@@ -16,6 +16,7 @@ from lightning_seg.data.instances import boxes_from_masks
 from lightning_seg.errors import UserError
 from lightning_seg.inference.inferers import Inferer
 from lightning_seg.inference.precision import full_precision
+from lightning_seg.inference.predictor import ImageLike, SegmentPredictor
 from lightning_seg.inference.segments import SegmentRules
 from lightning_seg.metrics.images import ImageMetric, by_class
 from lightning_seg.metrics.instance import ObjectArrays, View
@@ -41,6 +42,9 @@ class MaskClassification(SemanticSegmentation):
         optimizer: Makes the optimizer from the trainable parameters.
         class_names: The classes in label order; comes from the data module.
         things: Classes that have objects; comes from the data module.
+        output: What a prediction gives (`predict`, `lightning_seg.load`, ``lightning-seg predict``): each pixel's
+            segment, the objects, which may overlap, or each pixel's class. Unless given segments, but classes where
+            the data has no `things` or where there is an `inference` strategy.
         loss: The loss of the queries.
         rules: How queries become segments and objects.
         lr_scheduler: Makes the scheduler from the optimizer and the total number of optimizer steps.
@@ -68,6 +72,7 @@ class MaskClassification(SemanticSegmentation):
         optimizer: Callable[[Iterable], Optimizer],
         class_names: tuple[str, ...],
         things: tuple[int, ...] = (),
+        output: Literal["segments", "objects", "classes"] | None = None,
         loss: MaskLoss | None = None,
         rules: SegmentRules | None = None,
         lr_scheduler: Callable[[Optimizer, int], LRScheduler] | None = None,
@@ -98,11 +103,60 @@ class MaskClassification(SemanticSegmentation):
             temperature=temperature,
             **options,
         )
+        if inference is not None and output not in (None, "classes"):
+            raise UserError(
+                f"model.output is {output}, which whole images have only: leave model.inference out, or set "
+                "model.output: classes."
+            )
+        self.output = output
         self.mask_loss = loss or MaskLoss()
         self.rules = rules or SegmentRules()
         self.set_things(things)
         self.panoptic_counts = np.zeros((0, len(class_names), 4))
         self.mask_ap_left_out = np.zeros(0)
+
+    @property
+    def gives(self) -> Literal["segments", "objects", "classes"]:
+        """What a prediction gives.
+
+        Raises:
+            UserError: It is to give objects, but no class has any.
+        """
+        if self.output == "objects" and not self.things:
+            raise UserError(
+                "model.output is objects, but the data set has no things, classes that have objects."
+            )
+        return self.output or ("segments" if self.things and self.inference is None else "classes")
+
+    def predictor(self, palette: tuple[tuple[int, int, int], ...]) -> SegmentPredictor:
+        """Return the network with all that predictions of segments or objects need.
+
+        Args:
+            palette: The color of each class.
+        """
+        look = self.rules, self.things, self.gives == "objects", self.pixels
+        return SegmentPredictor(self.network, self.class_names, palette, *look)
+
+    def predict(  # type: ignore[override]
+        self, image: ImageLike
+    ) -> np.ndarray | dict[str, np.ndarray]:
+        """Return what `output` says of an image; the network is in evaluation mode afterwards.
+
+        Args:
+            image: A file, a PIL image or an array (H, W, 3); see `lightning_seg.inference.predictor.SegmentPredictor`.
+        """
+        return super().predict(image) if self.gives == "classes" else self.predictor(self._palette)(image)
+
+    def predict_step(self, batch: dict[str, Any], batch_idx: int) -> list[Any]:
+        """Return logits (C, H, W), a `Segmented` or objects (see `SegmentRules.instances`) for each image."""
+        if self.gives == "classes":
+            return super().predict_step(batch, batch_idx)
+        make = self.rules.instances if self.gives == "objects" else self.rules.found
+        images, sizes = batch["image"], _sizes(batch)
+        return [
+            make(self.queries(images[i : i + 1, :, :height, :width]), self.things)
+            for i, (height, width) in enumerate(sizes)
+        ]
 
     def set_things(self, things: Iterable[int]) -> None:
         """Say which classes have objects."""
@@ -210,10 +264,15 @@ class MaskClassification(SemanticSegmentation):
         return view_of_segments(*columns)[0], self.rules.segments(self.queries(image), self.things)
 
 
+def _sizes(batch: dict[str, Any]) -> list[tuple[int, int]]:
+    """Return the size of each image of a batch, without padding."""
+    images = batch["image"]
+    return batch["size"].tolist() if "size" in batch else [tuple(images.shape[-2:])] * len(images)
+
+
 def _one_by_one(batch: dict[str, Any]) -> Iterator[tuple[Tensor, dict[str, Any]]]:
     """Yield each image of a batch (1, C, H, W) and what belongs to it, without padding."""
-    sizes = batch["size"].tolist() if "size" in batch else [batch["mask"].shape[-2:]] * len(batch["mask"])
-    for i, (height, width) in enumerate(sizes):
+    for i, (height, width) in enumerate(_sizes(batch)):
         sample = {key: batch[key][i : i + 1, :height, :width] for key in ("mask", "segments")}
         also = ("segment_class", "segment_crowd", "index", "segment_list")
         sample |= {key: batch[key][i : i + 1] for key in also}

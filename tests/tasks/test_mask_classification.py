@@ -8,9 +8,11 @@ import numpy as np
 import pytest
 import torch
 import torch.distributed as dist
+from PIL import Image
 from torch.overrides import TorchFunctionMode
 
 from lightning_seg import Experiment, MaskClassification, load, load_run
+from lightning_seg.callbacks.segment_writer import distinct_ids
 from lightning_seg.cli.main import main
 from lightning_seg.data.segments import batch_columns
 from lightning_seg.errors import UserError
@@ -100,13 +102,56 @@ def test_scores_of_classes_objects_and_segments_are_recorded(run):
 def test_the_finished_network_needs_no_masks_and_predicts_as_any_other(run):
     task = load_run(run).task
     assert isinstance(task, MaskClassification) and task.things == (1, 2, 3, 4, 5)
-    labels = load(run)(np.zeros((20, 30, 3), np.uint8))
+    labels = load(run, settings=["--model.output=classes"])(np.zeros((20, 30, 3), np.uint8))
     assert labels.shape == (20, 30) and labels.max() < 6
     again = MaskClassification.load_from_checkpoint(run / "checkpoints" / "best.ckpt")
     assert again.things == task.things
     images = torch.zeros(1, 3, 32, 32)
     with torch.no_grad():
         assert torch.equal(again(images), task.eval()(images))
+
+
+def test_one_network_gives_segments_objects_and_classes_by_a_setting(run, tmp_path):
+    images = tmp_path / "images"
+    images.mkdir()
+    for name, seed in (("000000000139", 0), ("street", 1)):
+        pixels = np.random.default_rng(seed).integers(0, 256, (24, 40, 3), np.uint8)
+        Image.fromarray(pixels).save(images / f"{name}.png")
+    rules = (
+        "--model.rules={class_path: SegmentRules, init_args: {score_threshold: 0.01, overlap_threshold: 0}}"
+    )
+    assert main(["predict", str(run), str(images), "--output", str(tmp_path / "p"), rules]) == 0
+    listed = json.loads((tmp_path / "p/segments.json").read_text())
+    assert [one["image_id"] for one in listed["annotations"]] == [139, "street"]
+    assert [one["isthing"] for one in listed["categories"]] == [0, 1, 1, 1, 1, 1]
+    found = load(run, settings=[rules])(images / "street.png")
+    # As panopticapi reads a prediction: ids are red + 256 green + 256² blue, each listed once, void is 0.
+    ids = np.array(Image.open(tmp_path / "p/segments/street.png"), np.int64) @ [1, 256, 65536]
+    segments = listed["annotations"][1]["segments_info"]
+    assert len(segments) == len(found["labels"]) > 0
+    assert {one["id"] for one in segments} == set(np.unique(ids)) - {0}
+    masks = np.array(Image.open(tmp_path / "p/masks/street.png"))
+    for number, one in enumerate(segments, start=1):
+        where = ids == one["id"]
+        assert (where == (found["segments"] == number)).all() and (masks[where] == one["category_id"]).all()
+        left, top, width, height = one["bbox"]
+        assert where[top : top + height, left : left + width].sum() == one["area"] == where.sum()
+    assert (masks[ids == 0] == 255).all()
+    objects = load(run, settings=[rules, "--model.output=objects"])(images / "street.png")
+    assert (
+        objects["masks"].shape == (len(objects["boxes"]), 24, 40) and (np.diff(objects["scores"]) <= 0).all()
+    )
+    assert (
+        main(["predict", str(run), str(images), "--output", str(tmp_path / "o"), "--model.output=objects"])
+        == 0
+    )
+    assert len(json.loads((tmp_path / "o/objects/street.json").read_text())) >= len(objects["labels"])
+
+
+def test_ids_of_segments_are_distinct_and_never_that_of_void():
+    assert distinct_ids([(0, 0, 0), (1, 0, 0), (0, 1, 0), (1, 0, 0), (255, 255, 255), (255, 255, 255)]) == [
+        *(1, 2, 256, 3, 256**3 - 1, 4)
+    ]
 
 
 def test_other_networks_are_refused():

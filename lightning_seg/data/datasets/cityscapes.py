@@ -73,6 +73,10 @@ class Cityscapes(SegmentationData):
         tell_alone(masks, "*/*_gtFine_labelIds.png", pairs)
         return pairs
 
+    def category_id(self, label: int) -> int:
+        """Return the number of a class in the data set's files."""
+        return IDS[label]
+
     def read_segments(self, sample: tuple[Path, Path]) -> SegmentSample:
         """Read an image and its segments; what the annotators could not separate is a crowd.
 

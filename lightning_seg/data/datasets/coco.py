@@ -211,6 +211,10 @@ class COCO(SegmentationData):
             found.append((entry, mask, box))
         return found
 
+    def category_id(self, label: int) -> int:
+        """Return the number of a class in the data set's files, for `labels: panoptic`."""
+        return [*THING_IDS, *PANOPTIC_STUFF_IDS][label] if self.labels == "panoptic" else label
+
     def _listing(self, split: str) -> Path:
         return self.root / "annotations" / f"{self.labels}_{split}{self.year}.json"
 
