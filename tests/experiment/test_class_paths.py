@@ -12,6 +12,7 @@ from lightning_seg import PUBLIC
 from lightning_seg.errors import UserError
 from lightning_seg.experiment.class_paths import PLACES, expand_arguments, expand_settings
 from lightning_seg.experiment.experiment import ExperimentSettings
+from tests.processes import forked_python
 
 YAML = """
 model:
@@ -237,7 +238,7 @@ def test_a_run_states_the_folder_of_modules_that_lie_elsewhere(own_module, tmp_p
     (tmp_path / "run").mkdir()
     (tmp_path / "run/config.yaml").write_text(kept.text)
     code = "from lightning_seg.experiment.experiment import ExperimentSettings as E; E(['-c', 'run/config.yaml'])"
-    done = subprocess.run([sys.executable, "-c", code], cwd=tmp_path, capture_output=True, text=True)
+    done = subprocess.run([forked_python(), "-c", code], cwd=tmp_path, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
 
 
@@ -261,8 +262,9 @@ def test_a_module_of_the_users_own_hides_no_library(own_module):
 
 def test_the_console_script_finds_them_too(own_module, tmp_path):
     own_module(".")
+    script = Path(sys.executable).parent / "lightning-seg"
     done = subprocess.run(
-        [Path(sys.executable).parent / "lightning-seg", "preview-data", "mine", "--output", "out.png", "--data.init_args.num_workers=0"],
+        [forked_python(), script, "preview-data", "mine", "--output", "out.png", "--data.init_args.num_workers=0"],
         cwd=tmp_path, capture_output=True, text=True,
     )  # fmt: skip
     assert done.returncode == 0, done.stderr

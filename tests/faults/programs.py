@@ -8,12 +8,11 @@ import hashlib
 import json
 import os
 import re
-import signal
 import sys
 import time
 from pathlib import Path
 
-from tests.processes import ROOT, start
+from tests.processes import ROOT, forked_python, start
 
 TINY = """
 seed_everything: 0
@@ -54,7 +53,8 @@ class Program:
     def __init__(self, folder: Path, *arguments: str, name: str = "output", **environment: str) -> None:
         self.file = folder / f"{name}.txt"
         self.file.unlink(missing_ok=True)
-        self.process = start(_main, str(folder), list(arguments), environment, str(self.file), **environment)
+        told = (str(folder), list(arguments), environment, str(self.file), forked_python())
+        self.process = start(_main, *told, **environment)
 
     def wait(self, seconds: float = 60) -> int:
         """Wait for its end and return the exit code; kill it if it takes too long."""
@@ -73,12 +73,12 @@ class Program:
     def until(self, condition, seconds: float = 60) -> bool:
         """Wait until something is true; False if the program ended before."""
         deadline = time.monotonic() + seconds
-        while time.monotonic() < deadline:
+        while (before := time.monotonic()) < deadline:
             if condition():
                 return True
             if self.process.exitcode is not None:
                 return False
-            time.sleep(0.001)
+            time.sleep(max(0.001, 9 * (time.monotonic() - before)))  # looking takes a tenth of the time
         raise TimeoutError(self.output)
 
     @property
@@ -87,17 +87,15 @@ class Program:
         return self.file.read_text() if self.file.exists() else ""
 
 
-def _main(folder: str, arguments: list[str], environment: dict[str, str], output: str) -> None:
+def _main(folder: str, arguments: list[str], environment: dict[str, str], output: str, python: str) -> None:
     descriptor = os.open(output, os.O_WRONLY | os.O_CREAT | os.O_APPEND)
     os.dup2(descriptor, 1)
     os.dup2(descriptor, 2)
-    for number in (signal.SIGINT, signal.SIGTERM):
-        signal.signal(number, signal.default_int_handler if number == signal.SIGINT else signal.SIG_DFL)
     os.chdir(folder)
     for name in [n for n in os.environ if n.startswith(("PL_", "WANDB_"))]:
         del os.environ[name]
     os.environ.update(environment)
-    sys.argv = ["lightning-seg", *arguments]
+    sys.argv, sys.executable = ["lightning-seg", *arguments], python  # for what it starts
     from lightning_seg.cli.main import main
 
     sys.exit(main(arguments))

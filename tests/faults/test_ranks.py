@@ -7,7 +7,6 @@ import re
 import signal
 import socket
 import subprocess
-import sys
 import time
 
 import numpy as np
@@ -15,8 +14,9 @@ import pytest
 import torch
 
 from lightning_seg.training.checkpoint_io import read
+from tests.processes import forked_python
 
-from .programs import ROOT, Program, experiment, only, run
+from .programs import Program, experiment, only, run
 
 SABOTEUR = "tests.faults.saboteurs"
 
@@ -176,10 +176,10 @@ def test_torchrun_on_two_nodes(folder, trained):
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
     environment = {k: v for k, v in os.environ.items() if not k.startswith("PL_")} | {
-        "OMP_NUM_THREADS": "1", "WANDB_MODE": "disabled", "PYTHONPATH": str(ROOT)
+        "OMP_NUM_THREADS": "1", "WANDB_MODE": "disabled"
     }  # fmt: skip
     options = ["exp", "tiny.yaml", "--name=nodes", "--trainer.devices=1", "--trainer.num_nodes=2", *SAME]
-    torchrun = [sys.executable, "-m", "torch.distributed.run", "--nnodes=2", "--nproc_per_node=1",
+    torchrun = [forked_python(), "-m", "torch.distributed.run", "--nnodes=2", "--nproc_per_node=1",
                 "--master_addr=127.0.0.1", f"--master_port={port}"]  # fmt: skip
     command = ["-m", "lightning_seg", *options, "--data.init_args.batch_size=2"]
     nodes = [
@@ -195,24 +195,29 @@ def test_torchrun_on_two_nodes(folder, trained):
         torch.testing.assert_close(ours[key], theirs[key], rtol=1e-4, atol=1e-6)
 
 
-@pytest.mark.slow
 def test_processes_that_lightning_starts_end_with_the_one_that_is_killed(folder):
-    """Slow because the second process imports everything once more."""
     environment = {k: v for k, v in os.environ.items() if not k.startswith("PL_")} | {
-        "OMP_NUM_THREADS": "1", "WANDB_MODE": "disabled", "PYTHONPATH": str(ROOT)
+        "OMP_NUM_THREADS": "1", "WANDB_MODE": "disabled"
     }  # fmt: skip
-    options = ["exp", "tiny.yaml", "--name=launched", "--trainer.devices=2", "--trainer.max_epochs=100"]
-    command = [sys.executable, "-m", "lightning_seg", *options]
+    options = [
+        "exp",
+        "tiny.yaml",
+        "--name=launched",
+        "--trainer.devices=2",
+        f"--trainer.max_epochs={os.getpid()}",
+    ]
+    command = [forked_python(), "-m", "lightning_seg", *options]
     with (folder / "launched.txt").open("w") as output:
         process = subprocess.Popen(command, cwd=folder, env=environment, stdout=output, stderr=output)
     deadline = time.monotonic() + 300
     while not list(folder.glob("runs/launched/*/metrics.csv")) and time.monotonic() < deadline:
         assert process.poll() is None, (folder / "launched.txt").read_text()
         time.sleep(0.1)
-    children = subprocess.run(
-        ["pgrep", "-P", str(process.pid), "python"], capture_output=True, text=True
-    ).stdout.split()
-    os.kill(int(children[0]), signal.SIGKILL)
+    found = subprocess.run(
+        ["pgrep", "-f", f"max_epochs={os.getpid()}$"], capture_output=True, text=True
+    ).stdout
+    (second,) = {int(number) for number in found.split()} - {process.pid}
+    os.kill(second, signal.SIGKILL)
     assert process.wait(60) != 0
     assert "error: another process of this run has ended" in (folder / "launched.txt").read_text()
 

@@ -2,7 +2,6 @@
 
 import json
 import subprocess
-import sys
 import urllib.request
 
 import numpy as np
@@ -12,6 +11,7 @@ from lightning_seg.errors import UserError
 from lightning_seg.experiment.image_predictor import ImagePredictor
 from lightning_seg.runs.directory import TEST_IMAGES
 from lightning_seg.runs.records import read
+from tests.processes import forked_python
 
 
 def test_counts_are_those_of_the_test(runs):
@@ -40,7 +40,7 @@ def test_changed_data_is_said(runs, tmp_path):
 
 
 def test_compare_serves_the_page_and_its_pictures(runs):
-    command = [sys.executable, "-m", "lightning_seg", "compare", str(runs[0].parent), "--serve"]
+    command = [forked_python(), "-m", "lightning_seg", "compare", str(runs[0].parent), "--serve"]
     with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as server:
         try:
             address = next(line.split()[1] for line in server.stdout if line.startswith("report: "))

@@ -1,13 +1,11 @@
 """Metrics of torchmetrics: equal to themselves on all images at once, on any number of processes, or marked."""
 
 import os
-import socket
-import subprocess
-import sys
 
 import numpy as np
 import pytest
 import torch
+import torch.distributed as dist
 import torchmetrics
 from sklearn.metrics import average_precision_score, cohen_kappa_score, roc_auc_score
 from torchmetrics import classification, segmentation
@@ -15,41 +13,16 @@ from torchmetrics import classification, segmentation
 from lightning_seg import IGNORE_INDEX
 from lightning_seg.errors import UserError
 from lightning_seg.metrics.torch_metric import TorchMetric
+from tests.processes import run_ranks
 
 C = 4
-DATA = """
-import torch
-generator = torch.Generator().manual_seed(0)
-truth = torch.randint(4, (5, 8, 9), generator=generator).byte()
-probabilities = (torch.randn(5, 4, 8, 9, generator=generator) + torch.nn.functional.one_hot(truth.long(), 4).movedim(-1, 1)).softmax(1)
-truth[:, :2] = 255
-labels = probabilities.argmax(1).byte()
-"""
-CODE = (
-    DATA
-    + """
-import os, sys
-import torch.distributed as dist
-from torchmetrics.classification import MulticlassCalibrationError, MulticlassCohenKappa, MulticlassAUROC
-from lightning_seg.metrics.torch_metric import TorchMetric
-dist.init_process_group("gloo")
-metrics = [
-    TorchMetric(MulticlassCohenKappa(4, ignore_index=255), 4), TorchMetric(MulticlassCalibrationError(4, ignore_index=255), 4),
-    TorchMetric(MulticlassAUROC(4, average=None, thresholds=None, ignore_index=255), 4),
-]
-mine = [[0, 2, 3, 4], [1]][int(os.environ["RANK"])]
-found = {}
-for metric in metrics:
-    metric.start(torch.device("cpu"))
-    metric.update(probabilities[mine], labels[mine], truth[mine])
-    found |= metric.scores()
-torch.save(found, f"{sys.argv[1]}/{os.environ['RANK']}.pt")
-dist.destroy_process_group()
-"""
-)
-scope: dict = {}
-exec(DATA, scope)
-PROBABILITIES, LABELS, TRUTH = scope["probabilities"], scope["labels"], scope["truth"]
+GENERATOR = torch.Generator().manual_seed(0)
+TRUTH = torch.randint(4, (5, 8, 9), generator=GENERATOR).byte()
+PROBABILITIES = (
+    torch.randn(5, 4, 8, 9, generator=GENERATOR) + torch.nn.functional.one_hot(TRUTH.long(), 4).movedim(-1, 1)
+).softmax(1)
+TRUTH[:, :2] = 255
+LABELS = PROBABILITIES.argmax(1).byte()
 
 
 def measured(metric, truth=TRUTH, batch=2):
@@ -197,20 +170,31 @@ def test_a_best_value_comes_with_its_threshold():
     np.testing.assert_allclose(found["MulticlassRecallAtFixedPrecision_threshold_per_class"], threshold)
 
 
-def test_one_and_two_processes_give_the_same_numbers(tmp_path):
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = str(free.getsockname()[1])
-    environment = os.environ | {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port, "WORLD_SIZE": "2"}
-    command = [sys.executable, "-c", CODE, str(tmp_path)]
-    processes = [subprocess.Popen(command, env=environment | {"RANK": str(rank)}) for rank in range(2)]
-    assert [process.wait(timeout=120) for process in processes] == [0, 0]
-    expected = {}
-    for metric in (
+def metrics_of_all():
+    return [
         classification.MulticlassCohenKappa(C, ignore_index=255),
         classification.MulticlassCalibrationError(C, ignore_index=255),
         classification.MulticlassAUROC(C, average=None, thresholds=None, ignore_index=255),
-    ):
+    ]
+
+
+def measure_in_processes(folder):
+    rank = int(os.environ["RANK"])
+    mine, found = [[0, 2, 3, 4], [1]][rank], {}
+    dist.init_process_group("gloo")
+    for metric in metrics_of_all():
+        adapter = TorchMetric(metric, C)
+        adapter.start(torch.device("cpu"))
+        adapter.update(PROBABILITIES[mine], LABELS[mine], TRUTH[mine])
+        found |= adapter.scores()
+    torch.save(found, folder / f"{rank}.pt")
+    dist.destroy_process_group()
+
+
+def test_one_and_two_processes_give_the_same_numbers(tmp_path):
+    run_ranks(2, measure_in_processes, tmp_path)
+    expected = {}
+    for metric in metrics_of_all():
         expected |= measured(metric)[1]
     for rank in range(2):
         found = torch.load(tmp_path / f"{rank}.pt", weights_only=False)

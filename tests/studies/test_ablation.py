@@ -9,6 +9,7 @@ import subprocess
 import sys
 import textwrap
 import time
+from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 
@@ -456,17 +457,14 @@ TINY = {
 }
 
 
-@pytest.mark.slow
 def test_killed_and_continued(tmp_path):
-    """Slow because each of its three real runs imports torch in a process of its own."""
     tiny = TINY | {"experiment": str(Path("experiments/quickstart.yaml").absolute())}
     (tmp_path / "tiny.yaml").write_text(yaml.safe_dump(tiny))
     runner = Program(tmp_path, "ablation", "tiny.yaml", OMP_NUM_THREADS="1")
     wait_for(lambda: list(tmp_path.glob("runs/tiny/*/*/checkpoints/last.ckpt")), 300)
     runner.send(signal.SIGKILL)
     runner.wait()
-    for pid in _children_of_logs(tmp_path / "runs/tiny/logs"):
-        os.kill(pid, signal.SIGKILL)
+    kill_children(tmp_path / "runs/tiny/logs")
     begun = {p.parent.name for p in tmp_path.glob("runs/tiny/*/*/config.yaml")}
     assert len(begun) == 1
     printed = run(tmp_path, "ablation", "tiny.yaml", seconds=300, OMP_NUM_THREADS="1")
@@ -478,14 +476,10 @@ def test_killed_and_continued(tmp_path):
     assert "adam" in printed.split("rank", 1)[1] and (tmp_path / "runs/tiny/answer.html").exists()
 
 
-def _children_of_logs(logs):
-    """Find the processes that write into logs: those that the killed runner has left."""
-    found = []
+def kill_children(logs):
+    """Kill the processes that write into logs: those that the killed runner has left."""
     for process in Path("/proc").iterdir():
         if process.name.isdigit():
-            try:
+            with suppress(OSError):  # it has ended
                 if Path(os.readlink(process / "fd/1")).parent == logs:
-                    found.append(int(process.name))
-            except OSError:
-                continue
-    return found
+                    os.kill(int(process.name), signal.SIGKILL)

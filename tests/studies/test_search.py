@@ -25,6 +25,7 @@ from lightning_seg.studies.search import SEARCHES, Best, load, open_study
 from lightning_seg.tracking import dashboard
 from lightning_seg.tracking.wandb_log import read_log
 from lightning_seg.tracking.wandb_logger import SAMPLES
+from tests.processes import forked_python
 from tests.tracking.fake_wandb import KEY, FakeWandb
 
 # Stands for the command exp: its score is best at lr=0.01.
@@ -154,14 +155,8 @@ def test_the_command_that_tests_is_exp(tmp_path):
 
 
 def test_several_at_once_share_the_work(file, tmp_path):
-    command = [
-        sys.executable,
-        "-m",
-        "lightning_seg",
-        "search",
-        str(file(run_cap=6)),
-        f"--runs={tmp_path / 'runs'}",
-    ]
+    options = ["search", str(file(run_cap=6)), f"--runs={tmp_path / 'runs'}"]
+    command = [forked_python(), "-m", "lightning_seg", *options]
     with ThreadPoolExecutor(2) as pool:
         workers = list(pool.map(lambda _: subprocess.run(command, capture_output=True, text=True), range(2)))
     assert [worker.returncode for worker in workers] == [0, 0], workers[0].stderr + workers[1].stderr
@@ -287,7 +282,7 @@ def test_the_same_file_by_wandbs_own_sweep_and_agent(file, home, tmp_path):
     """The agent of W&B runs the command with the settings that the server chose."""
     with FakeWandb() as server:
         # The agent's ${interpreter} is the python of the PATH, this one if its environment is activated.
-        path = os.pathsep.join([str(Path(sys.executable).parent), os.environ["PATH"]])
+        path = os.pathsep.join([str(Path(forked_python()).parent), os.environ["PATH"]])
         os.environ |= {"WANDB_BASE_URL": server.url, "WANDB_API_KEY": KEY, "PATH": path}
         command = file().read_text()
         settings = yaml.safe_load(command)
@@ -299,7 +294,7 @@ def test_the_same_file_by_wandbs_own_sweep_and_agent(file, home, tmp_path):
         ]
         (tmp_path / "lr.yaml").write_text(yaml.safe_dump(settings))
         impatient = "from wandb import wandb_agent as w; from wandb.cli.cli import cli; w.Agent.POLL_INTERVAL = 0.2; cli()"
-        wandb = [sys.executable, "-c", impatient]
+        wandb = [forked_python(), "-c", impatient]
         options = {
             "cwd": tmp_path,
             "stdin": subprocess.DEVNULL,
@@ -328,9 +323,9 @@ def test_shipped_searches_can_be_read(path):
     assert names[:2] == ["lightning-seg", "fit"] and experiment_file(names[2]).is_file()
 
 
-@pytest.mark.slow
-def test_a_real_trial(tmp_path, capsys):
+def test_a_real_trial(tmp_path, capsys, monkeypatch):
     """Trains a network, small as it is: the settings reach it, and its score comes back."""
+    monkeypatch.setattr(sys, "executable", forked_python())
     small = """
         --trainer.limit_train_batches=2 --trainer.limit_val_batches=1 --trainer.limit_test_batches=2
         --trainer.max_epochs=1 --trainer.num_sanity_val_steps=0 --trainer.log_every_n_steps=1

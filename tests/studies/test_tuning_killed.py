@@ -1,14 +1,13 @@
 """A real tuned ablation that is killed five times gives the answer of one that is not."""
 
 import csv
-import os
 import signal
 
 import pytest
 import yaml
 
 from tests.faults.programs import Program, experiment, only, result, run
-from tests.studies.test_ablation import _children_of_logs
+from tests.studies.test_ablation import kill_children
 
 STUDY = {
     "experiment": "tiny.yaml",
@@ -24,7 +23,7 @@ STUDY = {
 
 @pytest.mark.slow
 def test_killed_five_times_and_continued(tmp_path):
-    """Slow because its eight real runs import torch in processes of their own, up to five of them twice."""
+    """Slow because of its eight real runs, up to five of them started twice."""
     options = {"OMP_NUM_THREADS": "1"}
     (tmp_path / "study.yaml").write_text(yaml.safe_dump(STUDY, sort_keys=False))
     experiment(tmp_path)
@@ -35,8 +34,7 @@ def test_killed_five_times_and_continued(tmp_path):
         assert runner.until(lambda seen=before: progress(tmp_path) != seen, 600), runner.output
         runner.send(signal.SIGKILL)
         runner.wait()
-        for pid in _children_of_logs(tmp_path / "runs/study/logs"):
-            os.kill(pid, signal.SIGKILL)
+        kill_children(tmp_path / "runs/study/logs")
     again = run(tmp_path, "ablation", "study.yaml", seconds=900, **options)
     assert "lr 3e-3" in whole and "lr 3e-3" in again
     for variant in ("adam", "fast"):

@@ -4,7 +4,6 @@ import json
 import os
 import re
 import subprocess
-import sys
 
 import pytest
 import yaml
@@ -13,6 +12,7 @@ from lightning_seg.cli import main as cli
 from lightning_seg.errors import UserError
 from lightning_seg.runs.records import find, read
 from lightning_seg.tracking.dashboard import TRAINING, Dashboard, describe, load, report, workspace
+from tests.processes import forked_python
 from tests.runs.made_runs import make_run
 
 
@@ -83,7 +83,7 @@ def test_published_and_read_back_from_the_server(runs, server, tmp_path):
     (tmp_path / "d.yaml").write_text(
         yaml.safe_dump({"groups": ["a", "b"], "classes": ["x"], "settings": ["m.lr"]})
     )
-    command = [sys.executable, "-m", "lightning_seg", "dashboard", str(tmp_path / "d.yaml"), "--title=T"]
+    command = [forked_python(), "-m", "lightning_seg", "dashboard", str(tmp_path / "d.yaml"), "--title=T"]
     done = subprocess.run(command, capture_output=True, text=True, stdin=subprocess.DEVNULL, cwd=tmp_path)
     assert done.returncode == 0, done.stderr
     urls = dict(line.split(": ", 1) for line in done.stdout.splitlines())

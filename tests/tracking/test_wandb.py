@@ -25,6 +25,7 @@ from lightning_seg.errors import UserError
 from lightning_seg.runs.directory import CONFIG
 from lightning_seg.tracking.media import PictureSet, log_confusion_matrix, log_image_scores, log_per_class
 from lightning_seg.tracking.wandb_run import WandbSettings, anonymous, best_values, sync_command
+from tests.processes import forked_python
 from tests.tracking.fake_wandb import FakeWandb
 from tests.tracking.wandb_logs import of_type, records, sync
 
@@ -418,9 +419,9 @@ with WandbSettings(mode="online").start(Path("e/id"), {}):
     pass
 """
     terminal, end = pty.openpty()
-    process = subprocess.Popen([sys.executable, "-c", code], cwd=tmp_path, stdin=end, stdout=end, stderr=end)
+    process = subprocess.Popen([forked_python(), "-c", code], cwd=tmp_path, stdin=end, stdout=end, stderr=end)
     os.close(end)
-    status = process.wait(timeout=120)  # the import alone may take half a minute
+    status = process.wait(timeout=120)
     said = os.read(terminal, 10_000).decode()
     assert status == 0, said
     os.close(terminal)

@@ -3,9 +3,9 @@
 import json
 import os
 import subprocess
-import sys
 from pathlib import Path
 
+from tests.processes import forked_python
 from tests.tracking.fake_wandb import KEY, FakeWandb
 
 
@@ -16,7 +16,7 @@ def records(run_dir: Path) -> list[dict]:
 
 
 def read(log: Path) -> list[dict]:
-    command = [sys.executable, "-m", "wandb", "leet", "inspect", "--json", str(log)]
+    command = [forked_python(), "-m", "wandb", "leet", "inspect", "--json", str(log)]
     out = subprocess.run(command, check=True, capture_output=True, text=True, stdin=subprocess.DEVNULL).stdout
     return [json.loads(line) for line in out.splitlines()]
 
@@ -29,7 +29,7 @@ def sync(server: FakeWandb, *arguments: object) -> tuple[int, str]:
     """Run ``lightning-seg sync``; return its exit status and what it said."""
     account = {"WANDB_BASE_URL": server.url, "WANDB_API_KEY": KEY}
     done = subprocess.run(
-        [sys.executable, "-m", "lightning_seg", "sync", *map(str, arguments)],
+        [forked_python(), "-m", "lightning_seg", "sync", *map(str, arguments)],
         env=os.environ | account,
         stdin=subprocess.DEVNULL,
         stdout=subprocess.PIPE,
