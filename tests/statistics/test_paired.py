@@ -16,7 +16,7 @@ from lightning_seg.statistics.paired import (
     simultaneous,
 )
 from tests.runs.made_runs import simulate
-from tests.statistics.simulate_verdicts import rates, simulated
+from tests.statistics.simulate_verdicts import miou, rates, simulated
 
 
 @pytest.mark.parametrize("df", [1, 1.5, 2, 4, 12, 100, 2000])
@@ -270,9 +270,11 @@ def test_coverage_and_false_alarms(seeds, seed_noise):
     covered = alarms = 0
     n = 150
     for _ in range(n):
-        planted = Sample(simulated(rng, (0, 0.03), seeds, seed_noise=seed_noise)).difference(1, 0)[0]
+        planted = Sample(simulated(rng, (0, 0.03), seeds, seed_noise=seed_noise), score=miou).difference(
+            1, 0
+        )[0]
         covered += abs(planted.value - 0.03) <= planted.half_width()
-        equal = Sample(simulated(rng, (0, 0), seeds, seed_noise=seed_noise)).difference(1, 0)[0]
+        equal = Sample(simulated(rng, (0, 0), seeds, seed_noise=seed_noise), score=miou).difference(1, 0)[0]
         alarms += equal.p() < 0.05
     assert 0.88 <= covered / n
     assert alarms / n <= 0.12
@@ -305,7 +307,7 @@ def test_coverage_of_500_simulations(seeds, seed_noise, frames, capsys):
     covered = alarms = 0
     for _ in range(500):
         planted, equal = (
-            Sample(simulated(rng, (0, gap), **kind), blocks).difference(1, 0)[0] for gap in (0.03, 0)
+            Sample(simulated(rng, (0, gap), **kind), blocks, miou).difference(1, 0)[0] for gap in (0.03, 0)
         )
         covered += abs(planted.value - 0.03) <= planted.half_width()
         alarms += equal.p() < 0.05
@@ -323,5 +325,5 @@ def test_frames_that_count_as_independent_images_are_found_out():
         groups = simulated(rng, (0, 0), images=101, seed_noise=0.003, frames=10)
         for sequence in alarms:
             blocks = image_blocks([f"video_{i}" for i in range(101)], sequence)
-            alarms[sequence] += Sample(groups, blocks).difference(1, 0)[0].p() < 0.05
+            alarms[sequence] += Sample(groups, blocks, miou).difference(1, 0)[0].p() < 0.05
     assert alarms[True] <= 8 and alarms[False] >= 12
