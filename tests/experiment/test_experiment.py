@@ -261,21 +261,21 @@ def test_every_experiment_builds(path, tmp_path, monkeypatch):
 
 def test_killed_and_resumed_is_the_same_run(workplace):
     """Killed in the second of four epochs, then continued."""
-    options = ["--name=killed", "--trainer.max_epochs=4", "--data.init_args.train_images=160"]
+    options = ["--name=killed", "--trainer.max_epochs=4", "--data.init_args.train_images=64"]
     program = Program(workplace, "exp", "tiny.yaml", *options, WANDB_MODE="offline")
     assert program.until(lambda: list(workplace.glob("runs/killed/*/checkpoints/last.ckpt")), 120)
     program.send(signal.SIGKILL)
     assert program.wait() == -signal.SIGKILL
     (run,) = (workplace / "runs/killed").iterdir()
     step = torch.load(run / "checkpoints/last.ckpt", weights_only=True)["global_step"]
-    assert 0 < step < 160
+    assert 0 < step < 64
     assert run_in(workplace, "resume", str(run)) == 0
     last = torch.load(run / "checkpoints/last.ckpt", weights_only=True)
-    assert last["global_step"] == 160 and last["epoch"] == 3
-    assert last["lr_schedulers"][0]["total_iters"] == 160  # the same schedule, at its end
+    assert last["global_step"] == 64 and last["epoch"] == 3
+    assert last["lr_schedulers"][0]["total_iters"] == 64  # the same schedule, at its end
     rows = list(csv.DictReader((run / "metrics.csv").open()))
     steps = [int(row["step"]) for row in rows if row["train/loss"]]
-    assert steps == sorted(set(steps)) and steps[-1] == 159  # nothing logged twice, nothing lost
+    assert steps == sorted(set(steps)) and steps[-1] == 63  # nothing logged twice, nothing lost
     assert len([row for row in rows if row["val/miou"]]) == 4
     ids = {p.name.rsplit("-", 3)[-3:][0] + p.name for p in (run / "wandb").glob("offline-run-*")}
     assert len(ids) == 2 and all(run.name in i for i in ids)  # two segments of one W&B run
@@ -299,7 +299,7 @@ def test_voc_folder_runs_deeplab_voc_for_two_steps(tmp_path, monkeypatch):
         picture.putpalette([i % 256 for i in range(768)])
         picture.save(root / f"SegmentationClass/{name}.png")
     arguments = [f"--data.init_args.root={tmp_path}", "--model.network.init_args.weights=false"]
-    arguments.append("--model.network.init_args.backbone=resnet18")  # takes less time than resnet50
+    arguments.append("--model.network.init_args.backbone=test_resnet")  # takes less time than resnet50
     arguments += [
         "--data.init_args.batch_size=2",
         "--data.init_args.crop_size=[64,64]",
