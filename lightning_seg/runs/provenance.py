@@ -45,8 +45,7 @@ class Repository:
                 environment inside a repository is not.
         """
         path = path.resolve()
-        folder = path if path.is_dir() else path.parent
-        root = next((p for p in (folder, *folder.parents) if (p / ".git").exists()), None)
+        root = _top(path)
         if root is None:
             return None
         found = cls(root)
@@ -161,7 +160,8 @@ def record_code(run: Path, folders: Iterable[Path] = (), package: Path = PACKAGE
     """
     ours = Repository.of(package / "__init__.py", tracked=True)
     facts = _record(ours, run, CODE_PATCH) if ours else {"commit": _installed_commit(package), "dirty": False}
-    found = dict.fromkeys(Repository.of(path) for path in (*folders, *_imported()))
+    tops = dict.fromkeys(_top(path.resolve()) for path in (*folders, *_imported()))
+    found = [Repository.of(top) for top in tops if top is not None]  # each is asked once
     others = [other for other in found if other is not None and other != ours]
     names = [USER_CODE_PATCH, *(USER_CODE_PATCH.replace(".", f"_{i}.") for i in range(2, len(others) + 1))]
     users = [
@@ -185,18 +185,19 @@ def _record(repository: Repository, run: Path, name: str) -> JsonObject:
     return facts
 
 
+def _top(path: Path) -> Path | None:
+    """Return the folder of the repository around a path, if there is one."""
+    folder = path if path.is_dir() else path.parent
+    return next((p for p in (folder, *folder.parents) if (p / ".git").exists()), None)
+
+
 def _imported() -> list[Path]:
     """List the folders of modules that are neither installed nor Python's own, such as the user's."""
-    installed = [Path(sysconfig.get_path(name)) for name in ("stdlib", "platstdlib", "scripts")]
-    found = set()
-    for module in list(sys.modules.values()):
-        file = getattr(module, "__file__", None)
-        if file and os.path.isabs(file):
-            path = Path(file)
-            inside = not {"site-packages", "dist-packages"}.isdisjoint(path.parts)
-            if not inside and not any(path.is_relative_to(folder) for folder in installed):
-                found.add(path.parent)
-    return sorted(found)
+    own = tuple(os.path.join(sysconfig.get_path(name), "") for name in ("stdlib", "platstdlib", "scripts"))
+    files = [getattr(module, "__file__", None) or "" for module in list(sys.modules.values())]
+    folders = {os.path.dirname(file) for file in files if os.path.isabs(file) and not file.startswith(own)}
+    installed = {"site-packages", "dist-packages"}
+    return sorted(Path(folder) for folder in folders if installed.isdisjoint(folder.split(os.sep)))
 
 
 def _installed_commit(package: Path) -> str | None:
