@@ -23,6 +23,13 @@ class UserError(Exception):
     The message says what was expected, what was found and what to do. The command line prints it without a
     traceback and exits with `ExitCode.USER_ERROR`. Of a line that quotes something endless the beginning and the
     end are kept.
+
+    Examples:
+        >>> try:
+        ...     Frozen(batch_norm="train", cache_gb=1)
+        ... except UserError as error:
+        ...     print(error)
+        cache_gb keeps features, and those of batch_norm: train move; leave one of them out.
     """
 
     def __init__(self, message: str) -> None:

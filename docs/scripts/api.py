@@ -37,7 +37,15 @@ files and on the command line a class is named by its short name or by its class
 choose from. Everything else, your own modules in the current folder, in `experiments/` and beside the YAML included, is
 named by its class path: `mynet.MyNet`.
 
-A name leads to its page: arguments with their defaults, shapes and units, what is raised, and the source.
+A name leads to its page: arguments with their defaults, shapes and units, what is raised, an example, and the source.
+The tests run every example; it takes for granted
+
+```python
+import lightning, numpy as np, torch
+from functools import partial
+from pathlib import Path
+from lightning_seg import NAME  # those that it uses
+```
 """
 
 

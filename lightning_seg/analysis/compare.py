@@ -47,6 +47,11 @@ def compare(
     Raises:
         UserError: There is nothing to compare, the runs named were tested under different protocols, or no group
             has the name of the baseline.
+
+    Examples:
+        >>> comparison = compare(["runs/demo"])
+        >>> "demo" in str(comparison)
+        True
     """
     folders = [Path(path) for path in paths]
     records = _chosen([read(path) for path in find(folders)], where, tags)

@@ -17,7 +17,7 @@ from lightning_seg.data.base import data_of
 from lightning_seg.data.dataset import Split
 from lightning_seg.data.loading import collate
 from lightning_seg.tasks.base import task_of
-from lightning_seg.training.finetune.policies import batch_norms
+from lightning_seg.training.finetune.parts import batch_norms
 
 _PREFIX = "network."
 
@@ -30,6 +30,10 @@ class Averaging(L.Callback, ABC):
 
     Args:
         start: Share of the training after which the average begins, 0 to 1.
+
+    Examples:
+        >>> isinstance(EMA(), Averaging), isinstance(SWA(), Averaging)
+        (True, True)
     """
 
     def __init__(self, start: float) -> None:
@@ -134,6 +138,14 @@ class EMA(Averaging):
     Args:
         decay: What remains of the average at each step; 0.999 looks back over about 1000 steps.
         start: Share of the training after which the average begins, 0 to 1.
+
+    Examples:
+        >>> average = EMA(decay=0.999)
+        >>> average.share()  # of the newest weights, in the beginning
+        0.9
+        >>> average.count = 100_000
+        >>> round(average.share(), 6)
+        0.001
     """
 
     def __init__(self, decay: float = 0.999, start: float = 0.0) -> None:
@@ -155,6 +167,12 @@ class SWA(Averaging):
         start: Share of the training after which weights are averaged, 0 to 1.
         images: Training images, augmented, from which BatchNorm's statistics are computed; they cost as much as the
             forward passes of so many. With 0 the averages of the statistics are used.
+
+    Examples:
+        >>> average = SWA(start=0.75)
+        >>> average.count = 3  # epochs in it
+        >>> average.share()
+        0.25
     """
 
     def __init__(self, start: float = 0.75, images: int = 256) -> None:

@@ -47,6 +47,11 @@ class Checkpointing(Checkpoint):
     Args:
         every_n_minutes: Time between two saves, beside those after validation; 0 saves only after validation.
         every_n_steps: Save after every n-th optimizer step, too.
+
+    Examples:
+        >>> callback = Checkpointing(every_n_minutes=5, every_n_steps=1000)
+        >>> callback.every_n_steps
+        1000
     """
 
     def __init__(self, every_n_minutes: float = 10, every_n_steps: int | None = None) -> None:
@@ -160,6 +165,10 @@ class SeededSteps(L.Callback):
 
     Args:
         seed: Of the run; False seeds nothing.
+
+    Examples:
+        >>> SeededSteps(seed=0).seed
+        0
     """
 
     def __init__(self, seed: int | Literal[False]) -> None:

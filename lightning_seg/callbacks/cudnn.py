@@ -8,6 +8,13 @@ class CudnnBenchmark(L.Callback):
     """Let cuDNN try its kernels in training, whose crops have one size, but not where sizes vary.
 
     In evaluation images keep their own sizes, and every new size would be tried anew.
+
+    Examples:
+        >>> callback = CudnnBenchmark()
+        >>> callback.on_train_start(None, None)
+        >>> torch.backends.cudnn.benchmark
+        True
+        >>> callback.on_train_end(None, None)
     """
 
     def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:

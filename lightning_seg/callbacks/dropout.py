@@ -17,6 +17,10 @@ class Dropout(L.Callback):
 
     Args:
         p: Share of the channels, 0 to 1.
+
+    Examples:
+        >>> Dropout(p=0.2).p
+        0.2
     """
 
     def __init__(self, p: float = 0.1) -> None:

@@ -17,6 +17,11 @@ class EarlyStopping(callbacks.EarlyStopping):
         min_delta: What counts as better, in units of the score.
         monitor: The score.
         mode: Whether the score is better when it is larger (max) or smaller (min).
+
+    Examples:
+        >>> callback = EarlyStopping(patience=20, min_delta=0.001)
+        >>> callback.monitor, callback.patience
+        ('val/miou', 20)
     """
 
     def __init__(

@@ -33,6 +33,10 @@ class FeatureMaps(L.Callback):
         image: An image file; the first image of the validation split by default.
         channels: Number of single channels drawn for each map: those of the largest variance over the image.
         every_n_validations: Draw after every n-th validation.
+
+    Examples:
+        >>> FeatureMaps(image="street.jpg", channels=8, every_n_validations=5).channels
+        8
     """
 
     def __init__(self, image: str | None = None, channels: int = 4, every_n_validations: int = 1) -> None:

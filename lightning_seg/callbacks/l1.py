@@ -13,6 +13,13 @@ class L1(L.Callback):
 
     Args:
         strength: Factor on the sum.
+
+    Examples:
+        >>> weight = torch.nn.Parameter(torch.tensor([[2.0, -3.0]]))
+        >>> weight.grad = torch.zeros(1, 2)
+        >>> L1(strength=0.1).on_before_optimizer_step(None, None, torch.optim.SGD([weight]))
+        >>> weight.grad
+        tensor([[ 0.1000, -0.1000]])
     """
 
     def __init__(self, strength: float) -> None:

@@ -28,6 +28,11 @@ class NonFinite(L.Callback):
             optimizer and BatchNorm's statistics stay as they were. ``train/skipped_steps`` counts them. Skipping looks
             at every step.
         every_n_steps: How often to look. On a CPU, where it costs nothing, every step.
+
+    Examples:
+        >>> callback = NonFinite(action="skip")
+        >>> callback.state_dict()
+        {'skipped': 0}
     """
 
     at_once: tuple[str, ...] = ("cpu",)  # kinds of device whose losses can be read without waiting

@@ -36,6 +36,10 @@ class OverfittingMonitor(L.Callback):
     Args:
         train_eval_fraction: Number of training images to score, always the same, as a fraction of the number of
             validation images; each validation takes longer by this fraction. 0 turns it off.
+
+    Examples:
+        >>> OverfittingMonitor(train_eval_fraction=0.5).train_eval_fraction
+        0.5
     """
 
     def __init__(self, train_eval_fraction: float = 0.25) -> None:

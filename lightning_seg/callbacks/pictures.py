@@ -37,6 +37,10 @@ class Pictures(L.Callback):
         every_n_validations: Draw after every n-th validation.
         tables_every_n: After every n-th drawing, and after the last one, W&B gets tables: the pictures side by side,
             the confusion matrix, the IoU of each class. Each of them is an artifact.
+
+    Examples:
+        >>> Pictures(count=8, every_n_validations=5).count
+        8
     """
 
     def __init__(self, count: int = 6, every_n_validations: int = 1, tables_every_n: int = 10) -> None:

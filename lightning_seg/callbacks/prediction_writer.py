@@ -48,6 +48,12 @@ class PredictionWriter(L.Callback):
     Attributes:
         written: Number of images that were predicted, by all processes once they have finished.
         unreadable: Number of images that could not be read, likewise.
+
+    Examples:
+        >>> from lightning_seg.inference.writing import Outputs
+        >>> writer = PredictionWriter(Outputs(Path("out"), names={}), run=Path("runs/x"))
+        >>> writer.kinds
+        ('masks', 'overlays')
     """
 
     kinds: tuple[str, ...] = ("masks", "overlays")
@@ -153,6 +159,12 @@ class MultiLabelWriter(PredictionWriter):
         run: The run that predicts.
         uncertainty: Also write the uncertainty.
         probabilities: Also write the probabilities.
+
+    Examples:
+        >>> from lightning_seg.inference.writing import Outputs
+        >>> writer = MultiLabelWriter(Outputs(Path("out"), names={}), run=Path("runs/x"))
+        >>> writer.kinds
+        ('masks', 'overlays')
     """
 
     def write(
@@ -188,6 +200,12 @@ class ObjectWriter(PredictionWriter):
     Args:
         outputs: Where to write.
         run: The run that predicts.
+
+    Examples:
+        >>> from lightning_seg.inference.writing import Outputs
+        >>> writer = ObjectWriter(Outputs(Path("out"), names={}), run=Path("runs/x"))
+        >>> writer.kinds
+        ('objects', 'masks', 'overlays')
     """
 
     kinds = ("objects", "masks", "overlays")

@@ -11,7 +11,12 @@ NAMES = {"val/miou": "val mIoU", "val/mask_ap": "val mask AP", "val/pq": "val PQ
 
 
 class Progress(L.Callback):
-    """Print a line after every validation; log images per second and the share of time spent waiting for data."""
+    """Print a line after every validation; log images per second and the share of time spent waiting for data.
+
+    Examples:
+        >>> isinstance(Progress(), lightning.pytorch.Callback)
+        True
+    """
 
     def __init__(self) -> None:
         self._images = 0

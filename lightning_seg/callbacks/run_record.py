@@ -51,6 +51,10 @@ class RunRecord(L.Callback):
         config: The resolved configuration as YAML.
         folders: Where the experiment's own files are, whose repository is recorded beside the package's.
         overrides: The arguments by which the run differs from its experiment, ``--key=value``.
+
+    Examples:
+        >>> RunRecord(run=Path("runs/x"), config="seed_everything: 0").run
+        PosixPath('runs/x')
     """
 
     def __init__(

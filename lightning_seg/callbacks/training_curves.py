@@ -21,6 +21,10 @@ class TrainingCurves(L.Callback):
     (``backbone0``, ``backbone1`` ... from the image on, where its stages have); ``train/gradient_norm`` is that of all
     gradients of a step, before they are clipped; ``train/peak_memory_gb`` that of the device since the training began,
     on a CPU that of the process.
+
+    Examples:
+        >>> isinstance(TrainingCurves(), lightning.pytorch.Callback)
+        True
     """
 
     def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:

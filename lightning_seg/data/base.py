@@ -96,6 +96,13 @@ class SegmentationData(SampleReader, SplitLoaders, ABC):
 
     Raises:
         UserError: If an argument makes no sense.
+
+    Examples:
+        >>> class Kitchen(SegmentationData):
+        ...     class_names, palette = ("other", "cup"), ((0, 0, 0), (230, 25, 75))
+        ...     def list_samples(self, split):
+        ...         return [(i, i.with_suffix(".png")) for i in sorted((self.root / split).glob("*.jpg"))]
+        >>> kitchen = Kitchen("data/kitchen", batch_size=8, crop_size=(256, 256))
     """
 
     palette: tuple[tuple[int, int, int], ...]

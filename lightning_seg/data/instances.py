@@ -142,6 +142,10 @@ class CopyPaste:
 
     Raises:
         UserError: If `p` is no probability.
+
+    Examples:
+        >>> Shapes(batch_size=4, crop_size=(96, 96), instances=True, mix=CopyPaste(p=0.5)).mix.p
+        0.5
     """
 
     def __init__(self, p: float = 0.5, min_pixels: int = 10) -> None:

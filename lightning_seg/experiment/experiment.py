@@ -25,6 +25,7 @@ from lightning_seg.callbacks.mirroring import Mirroring
 from lightning_seg.callbacks.run_record import RunRecord
 from lightning_seg.data.base import SegmentationData
 from lightning_seg.errors import UserError
+from lightning_seg.experiment import limits
 from lightning_seg.experiment.class_paths import folders_of_modules, make_importable
 from lightning_seg.experiment.failures import (
     end_with_first_process,
@@ -34,13 +35,6 @@ from lightning_seg.experiment.failures import (
 )
 from lightning_seg.experiment.files import experiment_file, read_files, that_differ
 from lightning_seg.experiment.lightning_parts import refuse_parts
-from lightning_seg.experiment.limits import (
-    check_seed,
-    check_weights,
-    refuse_unscored,
-    refuse_useless,
-    refuse_useless_rate,
-)
 from lightning_seg.experiment.overrides import options_of, plain
 from lightning_seg.experiment.parser import Parser, in_memory
 from lightning_seg.experiment.renamed import refuse_old_names
@@ -168,7 +162,7 @@ class ExperimentSettings(LightningCLI):
         """Parse; the name of the first YAML file names the experiment."""
         assert isinstance(args, list)  # as `__init__` gives them
         self.config: Namespace = parser.parse_args(args)
-        check_seed(self.config.seed_everything)
+        limits.check_seed(self.config.seed_everything)
         if not self.config.runs.strip():
             raise UserError("runs is empty. Name the folder of all runs, such as --runs=runs.")
         self.config.modules = list(dict.fromkeys([*self.config.modules, *folders_of_modules()]))
@@ -212,7 +206,7 @@ class TaskAndData(ExperimentSettings):
 
         A wrong argument of it shows now, not when the data is read and the weights are loaded.
         """
-        refuse_useless_rate(self.model.optimizer([torch.nn.Parameter(torch.zeros(2, 2))]))
+        limits.refuse_useless_rate(self.model.optimizer([torch.nn.Parameter(torch.zeros(2, 2))]))
         return None
 
 
@@ -227,6 +221,11 @@ class Experiment(TaskAndData):
         settings: Those of a file that the arguments do not name, already read; the arguments override them.
         run: The directory of an existing run to continue; a new one is made unless given.
         tracked: Whether curves are written, and mirrored to W&B.
+
+    Examples:
+        >>> few = {"train_images": 8, "val_images": 4, "test_images": 4, "batch_size": 4}
+        >>> short = {"data": {"init_args": few}, "trainer": {"max_epochs": 1}}
+        >>> run = Experiment.from_yaml("quickstart", name="demo", **short).train()  # trains and tests
     """
 
     def __init__(
@@ -284,7 +283,7 @@ class Experiment(TaskAndData):
         hint = print_resume_hint(self.trainer, lambda: self.run_directory)
         with self, errors, hint:
             if then_test:
-                refuse_unscored(self.config)
+                limits.refuse_unscored(self.config)
             self.trainer.fit(
                 self.model, self.datamodule, ckpt_path=self.config_init.ckpt_path, weights_only=True
             )
@@ -324,10 +323,10 @@ class Experiment(TaskAndData):
         if self.tracked and not self.datamodule.download:
             for split in (self.datamodule.train_split, self.datamodule.val_split):
                 self.datamodule.samples(split)  # raises if it is not there
-        refuse_useless(self.config)
+        limits.refuse_useless(self.config)
         refuse_parts(dict(**self.config_init.trainer), self.config_init.checkpoint)
         if self.config.ckpt_path is None:
-            check_weights(self.model.network, self.config)
+            limits.check_weights(self.model.network, self.config)
         settings = self.config.clone()
         settings.trainer.precision = self._precision()
         if self._given_run is not None:  # the checkpoint that it continues from is none of its settings

@@ -159,6 +159,11 @@ def load_run(run: str | Path, settings: Sequence[str] = ()) -> LoadedRun:
 
     Raises:
         UserError: It is no run, has no checkpoint yet, or one that does not fit its settings.
+
+    Examples:
+        >>> loaded = load_run("runs/demo")
+        >>> type(loaded.task.network).__name__, loaded.data.class_names[:2]
+        ('UNet', ('background', 'circle'))
     """
     written = None
     if Path(run).is_file():
@@ -203,6 +208,11 @@ def load(
 
     Raises:
         UserError: It is no run, or has no checkpoint yet.
+
+    Examples:
+        >>> labels = load("runs/demo")("street.jpg")  # the latest run of that experiment
+        >>> labels.shape, labels.dtype
+        ((48, 64), dtype('uint8'))
     """
     with torch.random.fork_rng(devices=[]):  # the caller's random numbers are their own
         loaded = load_run(run, ["--seed_everything=false", "--model.compile=false", *settings])

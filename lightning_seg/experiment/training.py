@@ -66,6 +66,10 @@ def resume(run: str | Path, args: Sequence[str] = (), then_test: bool = True) ->
 
     Raises:
         UserError: They change what the checkpoint has decided, such as the learning rate or the classes.
+
+    Examples:
+        >>> run = max(Path("runs/demo").iterdir())
+        >>> run = resume(run, ["--trainer.max_epochs=2"])
     """
     run = Path(run)
     if checkpoint := newest(run):

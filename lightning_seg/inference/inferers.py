@@ -29,7 +29,12 @@ GRID = 32
 
 
 class Inferer(ABC):
-    """Base of the inference strategies. Its `repr` is recorded in the protocol of every test."""
+    """Base of the inference strategies. Its `repr` is recorded in the protocol of every test.
+
+    Examples:
+        >>> [repr(SlidingWindow()), isinstance(MultiScale(), Inferer)]
+        ['SlidingWindow(size=(512, 512), overlap=0.5, margin=0)', True]
+    """
 
     @abstractmethod
     def __call__(self, predict: Predict, images: Tensor) -> Tensor:
@@ -55,6 +60,11 @@ class SlidingWindow(Inferer):
 
     Raises:
         UserError: An argument is out of its range.
+
+    Examples:
+        >>> network = UNet(2, "test_resnet", weights=False).eval()
+        >>> SlidingWindow(size=(64, 64), overlap=0.5)(network, torch.zeros(1, 3, 100, 150)).shape
+        torch.Size([1, 2, 100, 150])
     """
 
     size: tuple[int, int] = (512, 512)
@@ -164,6 +174,11 @@ class UniformWindow(Inferer):
 
     Raises:
         UserError: An argument is out of its range.
+
+    Examples:
+        >>> network = UNet(2, "test_resnet", weights=False).eval()
+        >>> UniformWindow(size=(64, 64), stride=(42, 42))(network, torch.zeros(1, 3, 100, 150)).shape
+        torch.Size([1, 2, 100, 150])
     """
 
     size: tuple[int, int] = (512, 512)
@@ -216,6 +231,11 @@ class MultiScale(Inferer):
 
     Raises:
         UserError: An argument is out of its range.
+
+    Examples:
+        >>> network = UNet(2, "test_resnet", weights=False).eval()
+        >>> MultiScale(scales=(0.5, 1), flip=True)(network, torch.zeros(1, 3, 64, 64)).shape
+        torch.Size([1, 2, 64, 64])
     """
 
     scales: tuple[float, ...] = (0.5, 0.75, 1.0, 1.25, 1.5, 1.75)

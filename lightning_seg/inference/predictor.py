@@ -42,6 +42,12 @@ class Predictor:
         postprocess: Maps logits (C, H, W), divided by the temperature, and a picture of the image (3, H, W) to labels;
             the most probable class by default.
         pixels: Which bands are read, and which values are expected.
+
+    Examples:
+        >>> predict = load("runs/demo")
+        >>> labels = predict("street.jpg")
+        >>> labels.shape, labels.dtype, predict.probabilities("street.jpg").shape
+        ((48, 64), dtype('uint8'), (6, 48, 64))
     """
 
     def __init__(
@@ -149,6 +155,12 @@ class ObjectPredictor:
         palette: The color of each class.
         score_threshold: Lowest score at which an object is returned.
         pixels: Which bands are read, and which values are expected.
+
+    Examples:
+        >>> network = MaskRCNN(2, "test_resnet", weights=False, hidden=64)
+        >>> predict = ObjectPredictor(network, ("background", "cell"), ((0, 0, 0), (230, 25, 75)))
+        >>> sorted(predict(np.zeros((64, 64, 3), np.uint8)))
+        ['boxes', 'classes', 'labels', 'masks', 'scores']
     """
 
     def __init__(

@@ -39,6 +39,13 @@ class SegmentRules:
 
     Raises:
         UserError: A threshold is not in 0..1.
+
+    Examples:
+        >>> network = EoMT(3, "test_vit", weights=False, queries=10, blocks=1).eval()
+        >>> with torch.no_grad():
+        ...     queries = network.queries(torch.zeros(1, 3, 64, 64))
+        >>> sorted(SegmentRules().instances(queries, things=(1, 2)))
+        ['boxes', 'labels', 'masks', 'scores']
     """
 
     def __init__(

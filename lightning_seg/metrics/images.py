@@ -25,6 +25,17 @@ class ImageMetric(ABC):
 
     Attributes:
         wants_probabilities: Whether `measure` needs the probabilities.
+
+    Examples:
+        >>> class Answered(ImageMetric):
+        ...     def shape(self, num_classes):
+        ...         return (1,)
+        ...     def measure(self, labels, truth, num_classes, probabilities=None):
+        ...         return np.array([(labels != 255).mean()])
+        ...     def scores(self, rows):
+        ...         return {"answered": float(rows.mean())}
+        >>> Answered().measure(np.array([[0, 255]]), np.array([[0, 1]]), 2)
+        array([0.5])
     """
 
     wants_probabilities = False

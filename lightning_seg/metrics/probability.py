@@ -13,6 +13,12 @@ class MeanAbsoluteError(ImageMetric):
 
     With two classes it is that of the foreground's probability map, the MAE of salient object detection: Perazzi et
     al., "Saliency filters", CVPR 2012. Ending in ``_image`` it is the mean over images instead.
+
+    Examples:
+        >>> metric, truth = MeanAbsoluteError(), np.array([[0, 1]], np.uint8)
+        >>> row = metric.measure(truth, truth, 2, probabilities=torch.tensor([[[0.9, 0.2]], [[0.1, 0.8]]]))
+        >>> round(float(metric.scores(row[None])["mae"]), 3)
+        0.15
     """
 
     wants_probabilities = True

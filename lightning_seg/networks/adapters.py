@@ -58,6 +58,12 @@ class Adapter(Network):
 
     Raises:
         UserError: The module or its backbone is not found, or it gives no logits of so many classes.
+
+    Examples:
+        >>> module = torch.nn.Conv2d(3, 2, 3, padding=1)
+        >>> network = Adapter(num_classes=2, module=module, stride=1)
+        >>> network(torch.zeros(1, 3, 32, 32)).shape
+        torch.Size([1, 2, 32, 32])
     """
 
     def __init__(

@@ -172,6 +172,16 @@ class Network(BackboneNetwork, LibraryLayouts):
         output_stride: Output stride of a backbone given by name, and the largest that a `Backbone` may have.
         levels: Which of four maps the decoder reads (see `BackboneNetwork`).
         in_channels: Number of channels of an image; comes from the data.
+
+    Examples:
+        >>> class Shallow(Network):
+        ...     def __init__(self, num_classes, backbone="resnet18", weights=True):
+        ...         super().__init__(backbone, weights)
+        ...         self.decoder, self.head = torch.nn.Identity(), torch.nn.Conv2d(512, num_classes, 1)
+        ...     def decode(self, x, features):
+        ...         return features[-1]
+        >>> Shallow(2, weights=False).eval()(torch.zeros(1, 3, 90, 120)).shape
+        torch.Size([1, 2, 90, 120])
     """
 
     def __init__(

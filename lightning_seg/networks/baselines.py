@@ -19,6 +19,11 @@ class FullResolution(Network):
         depth: Number of convolutions. The receptive field is ``2 * depth + 1`` pixels wide.
         channels: Channels of each convolution.
         in_channels: Number of channels of an image; comes from the data.
+
+    Examples:
+        >>> network = FullResolution(num_classes=2, depth=3, channels=8).eval()
+        >>> network(torch.zeros(1, 3, 32, 32)).shape
+        torch.Size([1, 2, 32, 32])
     """
 
     def __init__(self, num_classes: int, depth: int = 5, channels: int = 64, in_channels: int = 3) -> None:
@@ -47,6 +52,11 @@ class PatchClassifier(Network):
         patch: Side of a patch in pixels, a multiple of the backbone's stride.
         step: Pixels between the centers of patches; logits in between are interpolated.
         in_channels: Number of channels of an image; comes from the data.
+
+    Examples:
+        >>> network = PatchClassifier(num_classes=2, backbone="test_resnet", weights=False, patch=32).eval()
+        >>> network(torch.zeros(1, 3, 32, 32)).shape
+        torch.Size([1, 2, 32, 32])
     """
 
     def __init__(

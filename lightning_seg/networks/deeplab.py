@@ -35,6 +35,11 @@ class DeepLabV3(Network):
         multigrid: Relative dilations of the blocks of a ResNet's last stage; 1, 2, 4 in the paper.
         auxiliary: Whether training also gives the logits of a head on the second deepest map.
         in_channels: Number of channels of an image; comes from the data.
+
+    Examples:
+        >>> network = DeepLabV3(11, "test_resnet", weights=False, output_stride=8, atrous_rates=(12, 24, 36)).eval()
+        >>> network(torch.zeros(1, 3, 90, 120)).shape
+        torch.Size([1, 11, 90, 120])
     """
 
     layouts: ClassVar[Mapping[str, Mapping[str, str]]] = {
@@ -96,6 +101,11 @@ class DeepLabV3Plus(Network):
             the paper, 6, 12, 18 at output stride 16 and double at 8.
         dropout: Dropout after the branches are joined.
         in_channels: Number of channels of an image; comes from the data.
+
+    Examples:
+        >>> network = DeepLabV3Plus(num_classes=11, backbone="test_resnet", weights=False).eval()
+        >>> network(torch.zeros(1, 3, 90, 120)).shape
+        torch.Size([1, 11, 90, 120])
     """
 
     differs: ClassVar[Mapping[str, str]] = {"mmsegmentation": _MMSEG, "smp": SMP_DILATES}
@@ -149,6 +159,11 @@ class DeepLabLargeFOV(Network):
         dilation: Dilation of fc6 in cells of the deepest map.
         dropout: Dropout after fc6 and after fc7.
         in_channels: Number of channels of an image; comes from the data.
+
+    Examples:
+        >>> network = DeepLabLargeFOV(num_classes=21, backbone="resnet18", weights=False, decoder_channels=256).eval()
+        >>> network(torch.zeros(1, 3, 90, 120)).shape
+        torch.Size([1, 21, 90, 120])
     """
 
     def __init__(

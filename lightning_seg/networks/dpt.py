@@ -21,6 +21,11 @@ class DPT(Network):
         weights: Pretrained weights of the backbone (see `TimmBackbone`).
         decoder_channels: Channels of the fused maps.
         in_channels: Number of channels of an image; comes from the data.
+
+    Examples:
+        >>> network = DPT(num_classes=11, backbone="vit_tiny_patch16_224", weights=False, decoder_channels=32).eval()
+        >>> network(torch.zeros(1, 3, 64, 96)).shape
+        torch.Size([1, 11, 64, 96])
     """
 
     def __init__(

@@ -38,6 +38,11 @@ class EoMT(MaskNetwork):
 
     Raises:
         UserError: The backbone is no such transformer, or has no more blocks than that.
+
+    Examples:
+        >>> network = EoMT(num_classes=3, backbone="test_vit", weights=False, queries=10, blocks=1).eval()
+        >>> network(torch.zeros(1, 3, 64, 64)).shape
+        torch.Size([1, 3, 64, 64])
     """
 
     attn_mask_probs: Tensor

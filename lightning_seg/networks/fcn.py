@@ -90,6 +90,11 @@ class FCN32s(Network):
         upsampling: What makes scores larger, called with the channels of input and output and the factor. The
             authors' is `TransposedConvolution` with ``bilinear: true``, the last of them fixed.
         in_channels: Number of channels of an image; comes from the data.
+
+    Examples:
+        >>> network = FCN32s(num_classes=11, backbone="test_resnet", weights=False).eval()
+        >>> network(torch.zeros(1, 3, 90, 120)).shape
+        torch.Size([1, 11, 90, 120])
     """
 
     fused: tuple[int, ...] = (32,)  # strides, deepest first
@@ -118,13 +123,25 @@ class FCN32s(Network):
 
 
 class FCN16s(FCN32s):
-    """FCN-16s: FCN-32s with the scores of stride 16 added (see `FCN32s` for the arguments)."""
+    """FCN-16s: FCN-32s with the scores of stride 16 added (see `FCN32s` for the arguments).
+
+    Examples:
+        >>> network = FCN16s(num_classes=11, backbone="test_resnet", weights=False).eval()
+        >>> network(torch.zeros(1, 3, 90, 120)).shape
+        torch.Size([1, 11, 90, 120])
+    """
 
     fused = (32, 16)
 
 
 class FCN8s(FCN32s):
-    """FCN-8s: FCN-16s with the scores of stride 8 added (see `FCN32s` for the arguments)."""
+    """FCN-8s: FCN-16s with the scores of stride 8 added (see `FCN32s` for the arguments).
+
+    Examples:
+        >>> network = FCN8s(11, "test_resnet", weights=False, upsampling=Bilinear).eval()
+        >>> network(torch.zeros(1, 3, 90, 120)).shape
+        torch.Size([1, 11, 90, 120])
+    """
 
     fused = (32, 16, 8)
 
@@ -142,6 +159,11 @@ class FCN(Network):
         dropout: Dropout before the head.
         auxiliary: Whether training also gives the logits of a head on the second deepest map.
         in_channels: Number of channels of an image; comes from the data.
+
+    Examples:
+        >>> network = FCN(num_classes=11, backbone="test_resnet", weights=False).eval()
+        >>> network(torch.zeros(1, 3, 90, 120)).shape
+        torch.Size([1, 11, 90, 120])
     """
 
     layouts: ClassVar[Mapping[str, Mapping[str, str]]] = {

@@ -15,6 +15,11 @@ class FPN(PyramidNetwork):
         head_channels: Channels of the decoder's output.
         dropout: Dropout before the head.
         in_channels: Number of channels of an image; comes from the data.
+
+    Examples:
+        >>> network = FPN(num_classes=11, backbone="test_resnet", weights=False).eval()
+        >>> network(torch.zeros(1, 3, 90, 120)).shape
+        torch.Size([1, 11, 90, 120])
     """
 
     def __init__(

@@ -31,6 +31,11 @@ class Linear(Network):
 
     Raises:
         UserError: The backbone has fewer maps.
+
+    Examples:
+        >>> network = Linear(num_classes=11, backbone="resnet18", weights=False, maps=2, batch_norm=True).eval()
+        >>> network(torch.zeros(1, 3, 90, 120)).shape
+        torch.Size([1, 11, 90, 120])
     """
 
     def __init__(

@@ -13,6 +13,11 @@ class LinkNet(PyramidNetwork):
         weights: Pretrained weights of the backbone (see `TimmBackbone`).
         decoder_channels: Channels of the decoder's output.
         in_channels: Number of channels of an image; comes from the data.
+
+    Examples:
+        >>> network = LinkNet(num_classes=11, backbone="test_resnet", weights=False).eval()
+        >>> network(torch.zeros(1, 3, 90, 120)).shape
+        torch.Size([1, 11, 90, 120])
     """
 
     def __init__(

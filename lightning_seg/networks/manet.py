@@ -14,6 +14,11 @@ class MAnet(PyramidNetwork):
         decoder_channels: Channels after each of the five steps, deepest first.
         attention_channels: Channels of the keys and queries of the attention over positions.
         in_channels: Number of channels of an image; comes from the data.
+
+    Examples:
+        >>> network = MAnet(num_classes=11, backbone="test_resnet", weights=False).eval()
+        >>> network(torch.zeros(1, 3, 90, 120)).shape
+        torch.Size([1, 11, 90, 120])
     """
 
     def __init__(

@@ -36,6 +36,12 @@ class Mask2Former(MaskNetwork):
 
     Raises:
         UserError: transformers is not installed, the backbone has other maps, or a number makes no sense.
+
+    Examples:
+        >>> small = {"queries": 10, "encoder_layers": 1, "decoder_layers": 1}
+        >>> network = Mask2Former(num_classes=3, backbone="test_resnet", weights=False, **small).eval()
+        >>> network(torch.zeros(1, 3, 64, 64)).shape
+        torch.Size([1, 3, 64, 64])
     """
 
     decoder: nn.ModuleDict

@@ -35,6 +35,11 @@ class MaskNetwork(Network, ABC):
         output_stride: Output stride of a backbone given by name, and the largest that a `Backbone` may have.
         levels: Which of four maps the decoder reads (see `BackboneNetwork`).
         in_channels: Number of channels of an image; comes from the data.
+
+    Examples:
+        >>> network = EoMT(3, "test_vit", weights=False, queries=10, blocks=1)
+        >>> isinstance(network, MaskNetwork), len(network.train()(torch.zeros(2, 3, 64, 64)))
+        (True, 2)
     """
 
     @abstractmethod

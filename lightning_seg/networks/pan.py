@@ -17,6 +17,11 @@ class PAN(PyramidNetwork):
         output_stride: Stride in pixels of the deepest feature map.
         decoder_channels: Channels of every map in the decoder.
         in_channels: Number of channels of an image; comes from the data.
+
+    Examples:
+        >>> network = PAN(num_classes=11, backbone="test_resnet", weights=False).eval()
+        >>> network(torch.zeros(1, 3, 90, 120)).shape
+        torch.Size([1, 11, 90, 120])
     """
 
     differs: ClassVar[Mapping[str, str]] = {"smp": SMP_DILATES}

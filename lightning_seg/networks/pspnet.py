@@ -23,6 +23,11 @@ class PSPNet(Network):
         dropout: Dropout before the head.
         auxiliary: Whether training also gives the logits of a head on the second deepest map.
         in_channels: Number of channels of an image; comes from the data.
+
+    Examples:
+        >>> network = PSPNet(num_classes=11, backbone="test_resnet", weights=False).eval()
+        >>> network(torch.zeros(1, 3, 90, 120)).shape
+        torch.Size([1, 11, 90, 120])
     """
 
     layouts: ClassVar[Mapping[str, Mapping[str, str]]] = {

@@ -15,6 +15,11 @@ class SegFormer(PyramidNetwork):
         weights: Pretrained weights of the backbone (see `TimmBackbone`).
         decoder_channels: Channels of the decoder.
         in_channels: Number of channels of an image; comes from the data.
+
+    Examples:
+        >>> network = SegFormer(num_classes=11, backbone=MixTransformer("mit_b0", weights=False)).eval()
+        >>> network(torch.zeros(1, 3, 90, 120)).shape
+        torch.Size([1, 11, 90, 120])
     """
 
     def __init__(

@@ -59,6 +59,11 @@ class SegNet(Network):
         upsampling: What makes maps larger, called with the channels of input and output and the factor 2.
         layers: Convolutions of each decoder stage, finest first; by default the mirror image of VGG16's.
         in_channels: Number of channels of an image; comes from the data.
+
+    Examples:
+        >>> network = SegNet(num_classes=11, backbone="resnet18", weights=False, upsampling=MaxUnpooling).eval()
+        >>> network(torch.zeros(1, 3, 90, 120)).shape
+        torch.Size([1, 11, 90, 120])
     """
 
     def __init__(
@@ -97,6 +102,11 @@ class SegNetBasic(Network):
         upsampling: What makes maps larger, called with the channels of input and output and the factor 2.
         pooling: Makes a pooling from its kernel size, 2 (see `PlainBackbone`).
         in_channels: Number of channels of an image; comes from the data.
+
+    Examples:
+        >>> network = SegNetBasic(num_classes=11, channels=16, upsampling=Bilinear).eval()
+        >>> network(torch.zeros(1, 3, 90, 120)).shape
+        torch.Size([1, 11, 90, 120])
     """
 
     def __init__(

@@ -22,6 +22,11 @@ class UNet(PyramidNetwork):
         output_stride: Stride in pixels of the deepest feature map.
         decoder_channels: Channels after each of the five steps, deepest first.
         in_channels: Number of channels of an image; comes from the data.
+
+    Examples:
+        >>> network = UNet(num_classes=11, backbone="resnet18", weights=False).eval()
+        >>> network(torch.zeros(1, 3, 90, 120)).shape  # any height and width will do
+        torch.Size([1, 11, 90, 120])
     """
 
     differs: ClassVar[Mapping[str, str]] = {
@@ -59,6 +64,11 @@ class ClassicUNet(Network):
         upsampling: What makes maps larger, called with the channels of input and output and the factor 2.
         pooling: Makes a pooling from its kernel size, 2 (see `PlainBackbone`).
         in_channels: Number of channels of an image; comes from the data.
+
+    Examples:
+        >>> network = ClassicUNet(num_classes=2, channels=8, pooling=torch.nn.AvgPool2d, in_channels=1).eval()
+        >>> network(torch.zeros(1, 1, 64, 64)).shape
+        torch.Size([1, 2, 64, 64])
     """
 
     def __init__(

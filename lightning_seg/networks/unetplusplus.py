@@ -13,6 +13,11 @@ class UNetPlusPlus(PyramidNetwork):
         weights: Pretrained weights of the backbone (see `TimmBackbone`).
         decoder_channels: Channels after each of the five steps, deepest first.
         in_channels: Number of channels of an image; comes from the data.
+
+    Examples:
+        >>> network = UNetPlusPlus(num_classes=2, backbone="resnet18", weights=False).eval()
+        >>> network(torch.zeros(1, 3, 64, 64)).shape
+        torch.Size([1, 2, 64, 64])
     """
 
     def __init__(

@@ -15,6 +15,11 @@ class UPerNet(PyramidNetwork):
         decoder_channels: Channels of every map in the decoder.
         auxiliary: Whether training also gives the logits of a head on the second deepest map.
         in_channels: Number of channels of an image; comes from the data.
+
+    Examples:
+        >>> network = UPerNet(num_classes=11, backbone="test_resnet", weights=False).eval()
+        >>> network(torch.zeros(1, 3, 90, 120)).shape
+        torch.Size([1, 11, 90, 120])
     """
 
     def __init__(

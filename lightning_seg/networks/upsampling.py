@@ -26,6 +26,10 @@ class Upsampling(nn.Module):
         in_channels: Channels of the input.
         out_channels: Channels of the output.
         scale: Factor by which height and width grow.
+
+    Examples:
+        >>> issubclass(Bilinear, Upsampling), Bilinear(8, 4, scale=2)(torch.zeros(1, 8, 3, 5)).shape
+        (True, torch.Size([1, 4, 6, 10]))
     """
 
     mode: str = "nearest"
@@ -53,7 +57,13 @@ class Upsampling(nn.Module):
 
 
 class BedOfNails(Upsampling):
-    """Each value in the upper left corner of its cell, zeros elsewhere."""
+    """Each value in the upper left corner of its cell, zeros elsewhere.
+
+    Examples:
+        >>> BedOfNails(1, 1)(torch.tensor([[[[1.0, 2.0]]]]))[0, 0]
+        tensor([[1., 0., 2., 0.],
+                [0., 0., 0., 0.]])
+    """
 
     def upsample(self, x: Tensor) -> Tensor:
         """Spread maps (B, C, H, W) over (B, C, scale * H, scale * W)."""
@@ -63,17 +73,35 @@ class BedOfNails(Upsampling):
 
 
 class Nearest(Upsampling):
-    """Each value repeated over its cell."""
+    """Each value repeated over its cell.
+
+    Examples:
+        >>> Nearest(1, 1)(torch.tensor([[[[1.0, 2.0]]]]))[0, 0]
+        tensor([[1., 1., 2., 2.],
+                [1., 1., 2., 2.]])
+    """
 
 
 class Bilinear(Upsampling):
-    """Linear interpolation between the centers of cells."""
+    """Linear interpolation between the centers of cells.
+
+    Examples:
+        >>> Bilinear(1, 1)(torch.tensor([[[[1.0, 2.0]]]]))[0, 0]
+        tensor([[1.0000, 1.2500, 1.7500, 2.0000],
+                [1.0000, 1.2500, 1.7500, 2.0000]])
+    """
 
     mode = "bilinear"
 
 
 class Bicubic(Upsampling):
-    """Cubic interpolation between the centers of cells; it can overshoot the range of its input."""
+    """Cubic interpolation between the centers of cells; it can overshoot the range of its input.
+
+    Examples:
+        >>> Bicubic(1, 1)(torch.tensor([[[[1.0, 2.0]]]]))[0, 0]
+        tensor([[0.8945, 1.2266, 1.7734, 2.1055],
+                [0.8945, 1.2266, 1.7734, 2.1055]])
+    """
 
     mode = "bicubic"
 
@@ -88,6 +116,12 @@ class MaxUnpooling(Upsampling):
 
     Raises:
         UserError: If the scale is not 2.
+
+    Examples:
+        >>> pooled = torch.tensor([[[[0.0, 5.0], [0.0, 0.0]]]])  # the map that the encoder pooled
+        >>> MaxUnpooling(1, 1)(torch.tensor([[[[7.0]]]]), pooled)[0, 0]
+        tensor([[0., 7.],
+                [0., 0.]])
     """
 
     def __init__(self, in_channels: int, out_channels: int, scale: int = 2) -> None:
@@ -118,6 +152,10 @@ class TransposedConvolution(Upsampling):
         scale: Factor by which height and width grow.
         bilinear: Begin as `Bilinear`, as FCN does, with kernels of twice the scale. Otherwise kernels begin
             at random and have the size of a cell, so that they do not overlap.
+
+    Examples:
+        >>> TransposedConvolution(8, 4, scale=2)(torch.zeros(1, 8, 3, 5)).shape
+        torch.Size([1, 4, 6, 10])
     """
 
     def __init__(self, in_channels: int, out_channels: int, scale: int = 2, bilinear: bool = False) -> None:
@@ -144,7 +182,12 @@ class TransposedConvolution(Upsampling):
 
 
 class PixelShuffle(Upsampling):
-    """A 3x3 convolution to scale * scale times the channels, rearranged into the cell (arXiv:1609.05158)."""
+    """A 3x3 convolution to scale * scale times the channels, rearranged into the cell (arXiv:1609.05158).
+
+    Examples:
+        >>> PixelShuffle(8, 4, scale=4)(torch.zeros(1, 8, 3, 5)).shape
+        torch.Size([1, 4, 12, 20])
+    """
 
     def __init__(self, in_channels: int, out_channels: int, scale: int = 2) -> None:
         nn.Module.__init__(self)
@@ -164,6 +207,10 @@ class InterpolationConvolution(Upsampling):
         out_channels: Channels of the output.
         scale: Factor by which height and width grow.
         mode: How to interpolate.
+
+    Examples:
+        >>> InterpolationConvolution(8, 4, mode="nearest")(torch.zeros(1, 8, 3, 5)).shape
+        torch.Size([1, 4, 6, 10])
     """
 
     def __init__(

@@ -25,6 +25,11 @@ class Step:
     Attributes:
         classes: Names or numbers of the classes that it changes. None means all.
         class_names: The classes in label order, once it is bound to them.
+
+    Examples:
+        >>> step = RemoveSmall(smallest=5, classes=["cup"]).bind(("other", "cup", "plate"))
+        >>> step.numbers(3)
+        [1]
     """
 
     classes: Sequence[str | int] | None = None
@@ -62,7 +67,15 @@ class Step:
 
 
 class ProbabilityStep(Step, ABC):
-    """A step that refines probabilities."""
+    """A step that refines probabilities.
+
+    Examples:
+        >>> class Sharpen(ProbabilityStep):
+        ...     def __call__(self, probabilities, image):
+        ...         return probabilities**2 / (probabilities**2).sum(0)
+        >>> Sharpen()(np.array([[[0.8]], [[0.2]]]), None).round(2).ravel()
+        array([0.94, 0.06])
+    """
 
     @abstractmethod
     def __call__(self, probabilities: np.ndarray, image: np.ndarray) -> np.ndarray:
@@ -78,7 +91,15 @@ class ProbabilityStep(Step, ABC):
 
 
 class LabelStep(Step, ABC):
-    """A step that changes labels."""
+    """A step that changes labels.
+
+    Examples:
+        >>> class Invert(LabelStep):
+        ...     def __call__(self, labels, probabilities, image):
+        ...         return 1 - labels
+        >>> Invert()(np.array([[0, 1]]), None, None)
+        array([[1, 0]])
+    """
 
     @abstractmethod
     def __call__(self, labels: np.ndarray, probabilities: np.ndarray, image: np.ndarray) -> np.ndarray:

@@ -21,6 +21,13 @@ class RemoveSmall(LabelStep):
     Args:
         smallest: Area in pixels of the smallest component that is kept.
         classes: Names or numbers of the classes to change, one after the other. None means all.
+
+    Examples:
+        >>> labels = np.zeros((8, 8), np.uint8)
+        >>> labels[1:4, 1:4] = labels[6, 6] = 1
+        >>> probabilities, image = np.full((2, 8, 8), 0.5, np.float32), np.zeros((8, 8, 3), np.uint8)
+        >>> int(RemoveSmall(smallest=5)(labels, probabilities, image).sum())  # of 10 pixels of class 1
+        9
     """
 
     smallest: int = 50
@@ -42,6 +49,13 @@ class KeepLargest(LabelStep):
     Args:
         count: Number of components that are kept.
         classes: Names or numbers of the classes to change. None means all.
+
+    Examples:
+        >>> labels = np.zeros((8, 8), np.uint8)
+        >>> labels[1:4, 1:4] = labels[6, 6] = 1
+        >>> probabilities, image = np.full((2, 8, 8), 0.5, np.float32), np.zeros((8, 8, 3), np.uint8)
+        >>> int(KeepLargest(count=1, classes=[1])(labels, probabilities, image).sum())  # of 10 pixels of class 1
+        9
     """
 
     count: int = 1

@@ -27,6 +27,12 @@ class ConfidenceThreshold(LabelStep):
 
     Raises:
         UserError: The threshold is not in 0..1.
+
+    Examples:
+        >>> probabilities = np.array([[[0.9, 0.55]], [[0.1, 0.45]]], np.float32)
+        >>> step = ConfidenceThreshold(threshold=0.6)
+        >>> step(np.array([[0, 0]], np.uint8), probabilities, np.zeros((1, 2, 3), np.uint8))
+        array([[  0, 255]], dtype=uint8)
     """
 
     threshold: float = 0.5
@@ -63,6 +69,13 @@ class RegionGrowing(LabelStep):
 
     Raises:
         UserError: The probability is not in 0..1, or scikit-image is not installed.
+
+    Examples:
+        >>> probabilities = np.full((2, 8, 8), 0.5, np.float32)
+        >>> probabilities[:, 0, 0] = 0.05, 0.95  # one sure pixel of class 1
+        >>> labels, image = probabilities.argmax(0).astype(np.uint8), np.zeros((8, 8, 3), np.uint8)
+        >>> int(RegionGrowing(seed=0.9)(labels, probabilities, image).sum())
+        64
     """
 
     seed: float = 0.9

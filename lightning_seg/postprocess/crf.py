@@ -40,6 +40,12 @@ class DenseCRF(ProbabilityStep):
 
     Raises:
         UserError: A parameter is out of its range.
+
+    Examples:
+        >>> probabilities = np.full((2, 32, 32), 0.5, np.float32)
+        >>> image = np.zeros((32, 32, 3), np.uint8)
+        >>> DenseCRF(iterations=2)(probabilities, image).shape
+        (2, 32, 32)
     """
 
     iterations: int = 10
@@ -111,6 +117,12 @@ class PydenseCRF(ProbabilityStep):
 
     Raises:
         UserError: pydensecrf2 is not installed.
+
+    Examples:
+        >>> probabilities = np.full((2, 32, 32), 0.5, np.float32)
+        >>> image = np.zeros((32, 32, 3), np.uint8)
+        >>> PydenseCRF(iterations=2)(probabilities, image).shape
+        (2, 32, 32)
     """
 
     iterations: int = 10

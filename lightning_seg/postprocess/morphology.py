@@ -63,7 +63,16 @@ class Morphology(LabelStep):
 
 
 class Erosion(Morphology):
-    """Remove the pixels of a class within the radius of its boundary."""
+    """Remove the pixels of a class within the radius of its boundary.
+
+    Examples:
+        >>> labels = np.zeros((9, 9), np.uint8)
+        >>> labels[2:7, 2:7] = 1
+        >>> labels[4, 4] = 0
+        >>> probabilities, image = np.full((2, 9, 9), 0.5, np.float32), np.zeros((9, 9, 3), np.uint8)
+        >>> int(Erosion(radius=1, classes=[1])(labels, probabilities, image).sum())  # of 24 pixels of class 1
+        4
+    """
 
     def change(self, mask: np.ndarray) -> np.ndarray:
         """Erode."""
@@ -71,7 +80,16 @@ class Erosion(Morphology):
 
 
 class Dilation(Morphology):
-    """Add the pixels within the radius of a class; where two classes meet, the later one wins."""
+    """Add the pixels within the radius of a class; where two classes meet, the later one wins.
+
+    Examples:
+        >>> labels = np.zeros((9, 9), np.uint8)
+        >>> labels[2:7, 2:7] = 1
+        >>> labels[4, 4] = 0
+        >>> probabilities, image = np.full((2, 9, 9), 0.5, np.float32), np.zeros((9, 9, 3), np.uint8)
+        >>> int(Dilation(radius=1, classes=[1])(labels, probabilities, image).sum())  # of 24 pixels of class 1
+        45
+    """
 
     def change(self, mask: np.ndarray) -> np.ndarray:
         """Dilate."""
@@ -79,7 +97,16 @@ class Dilation(Morphology):
 
 
 class Opening(Morphology):
-    """Remove the parts of a class that are thinner than the disk: specks, threads, spikes."""
+    """Remove the parts of a class that are thinner than the disk: specks, threads, spikes.
+
+    Examples:
+        >>> labels = np.zeros((9, 9), np.uint8)
+        >>> labels[2:7, 2:7] = 1
+        >>> labels[4, 4] = 0
+        >>> probabilities, image = np.full((2, 9, 9), 0.5, np.float32), np.zeros((9, 9, 3), np.uint8)
+        >>> int(Opening(radius=1, classes=[1])(labels, probabilities, image).sum())  # of 24 pixels of class 1
+        16
+    """
 
     def change(self, mask: np.ndarray) -> np.ndarray:
         """Erode, then dilate."""
@@ -87,7 +114,16 @@ class Opening(Morphology):
 
 
 class Closing(Morphology):
-    """Fill what is thinner than the disk between the parts of a class: cracks and gaps."""
+    """Fill what is thinner than the disk between the parts of a class: cracks and gaps.
+
+    Examples:
+        >>> labels = np.zeros((9, 9), np.uint8)
+        >>> labels[2:7, 2:7] = 1
+        >>> labels[4, 4] = 0
+        >>> probabilities, image = np.full((2, 9, 9), 0.5, np.float32), np.zeros((9, 9, 3), np.uint8)
+        >>> int(Closing(radius=1, classes=[1])(labels, probabilities, image).sum())  # of 24 pixels of class 1
+        25
+    """
 
     def change(self, mask: np.ndarray) -> np.ndarray:
         """Dilate, then erode."""
@@ -103,6 +139,14 @@ class FillHoles(LabelStep):
     Args:
         largest: Area in pixels of the largest hole that is filled. None fills all.
         classes: Names or numbers of the classes to change, one after the other. None means all.
+
+    Examples:
+        >>> labels = np.zeros((9, 9), np.uint8)
+        >>> labels[2:7, 2:7] = 1
+        >>> labels[4, 4] = 0
+        >>> probabilities, image = np.full((2, 9, 9), 0.5, np.float32), np.zeros((9, 9, 3), np.uint8)
+        >>> int(FillHoles(classes=[1])(labels, probabilities, image).sum())  # of 24 pixels of class 1
+        25
     """
 
     largest: int | None = None

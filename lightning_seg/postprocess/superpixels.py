@@ -23,6 +23,12 @@ class Superpixels(ProbabilityStep):
 
     Raises:
         UserError: The area is less than 2 pixels, or scikit-image is not installed.
+
+    Examples:
+        >>> probabilities = np.full((2, 32, 32), 0.5, np.float32)
+        >>> image = np.zeros((32, 32, 3), np.uint8)
+        >>> Superpixels(area=64)(probabilities, image).shape
+        (2, 32, 32)
     """
 
     area: float = 100.0

@@ -65,6 +65,10 @@ class SegmentationTask(L.LightningModule, ABC):
         matrix: Confusion matrix (C, C) of the last finished evaluation, over all processes.
         per_image: Counts (N, C, 3) of the last finished test: intersection, predicted, true pixels.
         image_scores: The scores of the last finished evaluation beside those of the matrix.
+
+    Examples:
+        >>> [t.__name__ for t in (SemanticSegmentation, InstanceSegmentation) if issubclass(t, SegmentationTask)]
+        ['SemanticSegmentation', 'InstanceSegmentation']
     """
 
     monitor = "val/miou"

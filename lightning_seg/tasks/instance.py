@@ -50,6 +50,12 @@ class InstanceSegmentation(SegmentationTask):
         mask_ap_left_out: Mask AP of the last test without each block of images (see `ObjectScores.left_out`).
         panoptic_counts: What each image of the last test adds to panoptic quality, (N, C, 4).
         per_image: Counts (N, C, 3) of the semantic view of the last test: intersection, predicted, true pixels.
+
+    Examples:
+        >>> network = MaskRCNN(num_classes=2, backbone="test_resnet", weights=False, hidden=64)
+        >>> task = InstanceSegmentation(network, torch.optim.AdamW, ("background", "cell"))
+        >>> task.monitor, task.instances
+        ('val/mask_ap', True)
     """
 
     network: Detector

@@ -71,6 +71,12 @@ class MultiLabelSegmentation(SegmentationTask):
 
     Raises:
         UserError: The loss is for classes of which each pixel has one, or a threshold is no probability.
+
+    Examples:
+        >>> network = UNet(num_classes=2, backbone="test_resnet", weights=False)  # none for the background
+        >>> task = MultiLabelSegmentation(network, torch.optim.AdamW, ("other", "cat", "dog"))
+        >>> task.scored_classes, task(torch.zeros(2, 3, 64, 64)).shape
+        (('cat', 'dog'), torch.Size([2, 2, 64, 64]))
     """
 
     network: Network

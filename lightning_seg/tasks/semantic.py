@@ -62,6 +62,12 @@ class SemanticSegmentation(SegmentationTask):
         matrix: Confusion matrix (C, C) of the last finished evaluation, over all processes.
         per_image: Counts (N, C, 3) of the last finished test: intersection, predicted, true pixels.
         image_scores: The scores of `metrics` in the last finished evaluation that computed them.
+
+    Examples:
+        >>> network = UNet(num_classes=2, backbone="test_resnet", weights=False)
+        >>> task = SemanticSegmentation(network, torch.optim.AdamW, ("other", "cup"), finetune=Frozen())
+        >>> task.monitor, task(torch.zeros(2, 3, 64, 64)).shape
+        ('val/miou', torch.Size([2, 2, 64, 64]))
     """
 
     network: Network

@@ -18,6 +18,10 @@ class FullyShard(ModelParallelStrategy):
     Each stage of the backbone, and then the rest of the network, is gathered when it is needed and freed again.
     Within a machine the network is spread over the devices; on several machines each holds a copy. A checkpoint is one
     file, the same as without it.
+
+    Examples:
+        >>> isinstance(FullyShard(), lightning.pytorch.strategies.Strategy)
+        True
     """
 
     def __init__(self) -> None:

@@ -25,6 +25,10 @@ class PixelLoss(nn.Module):
     Args:
         class_weights: One factor for each class, or how to compute them from the pixels of the training split
             (see `balanced_weights`); the mean is weighted accordingly. None weights all pixels alike.
+
+    Examples:
+        >>> issubclass(FocalLoss, PixelLoss), issubclass(DiceLoss, PixelLoss)
+        (True, False)
     """
 
     class_weights: Tensor | None
@@ -57,6 +61,11 @@ class CrossEntropy(PixelLoss):
     Args:
         label_smoothing: Share of the target probability spread evenly over all classes, 0 to 1.
         class_weights: Weights of the classes (see `PixelLoss`).
+
+    Examples:
+        >>> logits = torch.tensor([[[[2.0, 0.0]], [[0.0, 0.0]]]])  # (B, C, H, W) = (1, 2, 1, 2)
+        >>> CrossEntropy(label_smoothing=0.1)(logits, torch.tensor([[[0, 255]]]))  # the second pixel is ignored
+        tensor(0.2269)
     """
 
     def __init__(
@@ -83,6 +92,11 @@ class FocalLoss(PixelLoss):
     Args:
         gamma: Exponent of (1 - p); 0 is cross-entropy.
         class_weights: Weights of the classes (see `PixelLoss`), the paper's alpha.
+
+    Examples:
+        >>> logits = torch.tensor([[[[2.0, 0.0]], [[0.0, 0.0]]]])  # (B, C, H, W) = (1, 2, 1, 2)
+        >>> FocalLoss(gamma=2)(logits, torch.tensor([[[0, 255]]]))  # the second pixel is ignored
+        tensor(0.0018)
     """
 
     def __init__(self, gamma: float = 2.0, class_weights: list[float] | Balance | None = None) -> None:
@@ -104,6 +118,11 @@ class OHEMCrossEntropy(PixelLoss):
         threshold: Pixels whose true class has a probability below this are hard, 0 to 1.
         keep: At least this share of the batch's pixels counts, the hardest ones, 0 to 1.
         class_weights: Weights of the classes (see `PixelLoss`); they do not decide what is hard.
+
+    Examples:
+        >>> logits = torch.tensor([[[[2.0, 0.0]], [[0.0, 0.0]]]])  # (B, C, H, W) = (1, 2, 1, 2)
+        >>> OHEMCrossEntropy(threshold=0.7)(logits, torch.tensor([[[0, 255]]]))  # the second pixel is ignored
+        tensor(0.1269)
     """
 
     def __init__(
@@ -139,6 +158,11 @@ class TverskyLoss(nn.Module):
     Args:
         alpha: Weight of false positives.
         beta: Weight of false negatives; above `alpha` it favors finding small objects.
+
+    Examples:
+        >>> logits = torch.tensor([[[[2.0, 0.0]], [[0.0, 0.0]]]])  # (B, C, H, W) = (1, 2, 1, 2)
+        >>> TverskyLoss(alpha=0.3, beta=0.7)(logits, torch.tensor([[[0, 255]]]))  # the second pixel is ignored
+        tensor(0.0865)
     """
 
     def __init__(self, alpha: float = 0.3, beta: float = 0.7) -> None:
@@ -160,21 +184,39 @@ class TverskyLoss(nn.Module):
 
 
 class DiceLoss(TverskyLoss):
-    """One minus the Dice coefficient, 2 TP / (2 TP + FP + FN), of soft counts (see `TverskyLoss`)."""
+    """One minus the Dice coefficient, 2 TP / (2 TP + FP + FN), of soft counts (see `TverskyLoss`).
+
+    Examples:
+        >>> logits = torch.tensor([[[[2.0, 0.0]], [[0.0, 0.0]]]])  # (B, C, H, W) = (1, 2, 1, 2)
+        >>> DiceLoss()(logits, torch.tensor([[[0, 255]]]))  # the second pixel is ignored
+        tensor(0.0634)
+    """
 
     def __init__(self) -> None:
         super().__init__(0.5, 0.5)
 
 
 class JaccardLoss(TverskyLoss):
-    """One minus the intersection over union, TP / (TP + FP + FN), of soft counts (see `TverskyLoss`)."""
+    """One minus the intersection over union, TP / (TP + FP + FN), of soft counts (see `TverskyLoss`).
+
+    Examples:
+        >>> logits = torch.tensor([[[[2.0, 0.0]], [[0.0, 0.0]]]])  # (B, C, H, W) = (1, 2, 1, 2)
+        >>> JaccardLoss()(logits, torch.tensor([[[0, 255]]]))  # the second pixel is ignored
+        tensor(0.1192)
+    """
 
     def __init__(self) -> None:
         super().__init__(1, 1)
 
 
 class LovaszLoss(nn.Module):
-    """Lovász-Softmax: the convex surrogate of one minus IoU, over all pixels of the batch (arXiv:1705.08790)."""
+    """Lovász-Softmax: the convex surrogate of one minus IoU, over all pixels of the batch (arXiv:1705.08790).
+
+    Examples:
+        >>> logits = torch.tensor([[[[2.0, 0.0]], [[0.0, 0.0]]]])  # (B, C, H, W) = (1, 2, 1, 2)
+        >>> LovaszLoss()(logits, torch.tensor([[[0, 255]]]))  # the second pixel is ignored
+        tensor(0.1192)
+    """
 
     def forward(self, logits: Tensor, masks: Tensor) -> Tensor:
         """Return the scalar loss of logits (B, C, H, W) against masks (B, H, W)."""
@@ -200,6 +242,11 @@ class CompoundLoss(nn.Module):
     Args:
         losses: The losses.
         weights: One factor for each; all 1 unless given.
+
+    Examples:
+        >>> logits = torch.tensor([[[[2.0, 0.0]], [[0.0, 0.0]]]])  # (B, C, H, W) = (1, 2, 1, 2)
+        >>> CompoundLoss([CrossEntropy(), DiceLoss()], weights=[1.0, 0.5])(logits, torch.tensor([[[0, 255]]]))
+        tensor(0.1586)
     """
 
     def __init__(self, losses: list[nn.Module], weights: list[float] | None = None) -> None:

@@ -55,6 +55,11 @@ class MaskLoss(nn.Module):
 
     Raises:
         UserError: A number makes no sense.
+
+    Examples:
+        >>> loss = MaskLoss(points=1024)
+        >>> loss.class_weight, loss.mask_weight, loss.dice_weight
+        (2.0, 5.0, 5.0)
     """
 
     def __init__(

@@ -26,6 +26,10 @@ class MultiLabelLoss(nn.Module, ABC):
 
     Raises:
         UserError: A weight is not above 0.
+
+    Examples:
+        >>> issubclass(BinaryFocalLoss, MultiLabelLoss)
+        True
     """
 
     positive_weights: Tensor | None
@@ -72,7 +76,13 @@ class MultiLabelLoss(nn.Module, ABC):
 
 
 class BinaryCrossEntropy(MultiLabelLoss):
-    """Cross-entropy of each class being there or not."""
+    """Cross-entropy of each class being there or not.
+
+    Examples:
+        >>> logits = torch.tensor([[[[2.0]], [[-1.0]]]])  # (B, K, H, W) = (1, 2, 1, 1)
+        >>> BinaryCrossEntropy()(logits, torch.tensor([[[[1]], [[255]]]]))  # void for the second class
+        tensor(0.1269)
+    """
 
     def of_pixels(self, logits: Tensor, truth: Tensor) -> Tensor:
         """Return the loss (B, K, H, W) of each pixel of each class."""
@@ -85,6 +95,11 @@ class BinaryFocalLoss(MultiLabelLoss):
     Args:
         gamma: Exponent of one minus the probability of the truth; 0 is cross-entropy.
         positive_weights: See `MultiLabelLoss`; the paper's alpha is that weight divided by one more.
+
+    Examples:
+        >>> logits = torch.tensor([[[[2.0]], [[-1.0]]]])  # (B, K, H, W) = (1, 2, 1, 1)
+        >>> BinaryFocalLoss(gamma=2)(logits, torch.tensor([[[[1]], [[255]]]]))  # void for the second class
+        tensor(0.0018)
     """
 
     def __init__(self, gamma: float = 2.0, positive_weights: list[float] | Balance | None = None) -> None:
@@ -105,6 +120,11 @@ class BinaryDiceLoss(nn.Module):
 
     Classes that are not in the batch's truth are left out. They learn nothing then, so it goes well with
     `BinaryCrossEntropy` in a `CompoundLoss`.
+
+    Examples:
+        >>> logits = torch.tensor([[[[2.0]], [[-1.0]]]])  # (B, K, H, W) = (1, 2, 1, 1)
+        >>> BinaryDiceLoss()(logits, torch.tensor([[[[1]], [[255]]]]))  # void for the second class
+        tensor(0.0634)
     """
 
     def forward(self, logits: Tensor, masks: Tensor) -> Tensor:

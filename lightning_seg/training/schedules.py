@@ -57,6 +57,12 @@ class Constant(Schedule):
         optimizer: The optimizer.
         steps: Number of optimizer steps of the training.
         warmup: Share of the training in which the learning rate rises linearly.
+
+    Examples:
+        >>> optimizer = torch.optim.SGD([torch.zeros(1, requires_grad=True)], lr=0.1)
+        >>> schedule = Constant(optimizer, steps=100, warmup=0.5)
+        >>> [round(schedule.lr_lambdas[0](step), 2) for step in (0, 25, 50, 75, 100)]
+        [0.02, 0.51, 1.0, 1.0, 1.0]
     """
 
     def __init__(self, optimizer: Optimizer, steps: int, warmup: float = 0.05) -> None:
@@ -74,6 +80,12 @@ class Poly(Schedule):
 
     Raises:
         UserError: The power is negative: the learning rate would grow without end.
+
+    Examples:
+        >>> optimizer = torch.optim.SGD([torch.zeros(1, requires_grad=True)], lr=0.1)
+        >>> schedule = Poly(optimizer, steps=100, power=0.9)
+        >>> [round(schedule.lr_lambdas[0](step), 2) for step in (0, 25, 50, 75, 100)]
+        [1.0, 0.77, 0.54, 0.29, 0.0]
     """
 
     def __init__(self, optimizer: Optimizer, steps: int, power: float = 0.9, warmup: float = 0.0) -> None:
@@ -93,6 +105,12 @@ class Cosine(Schedule):
 
     Raises:
         UserError: `end` is no factor from 0 to 1.
+
+    Examples:
+        >>> optimizer = torch.optim.SGD([torch.zeros(1, requires_grad=True)], lr=0.1)
+        >>> schedule = Cosine(optimizer, steps=100, end=0.01)
+        >>> [round(schedule.lr_lambdas[0](step), 2) for step in (0, 25, 50, 75, 100)]
+        [1.0, 0.86, 0.51, 0.15, 0.01]
     """
 
     def __init__(self, optimizer: Optimizer, steps: int, end: float = 0.0, warmup: float = 0.0) -> None:
@@ -118,6 +136,12 @@ class HeadFirst(LambdaLR):
 
     Raises:
         UserError: The shares leave nothing of the training, or the power is negative.
+
+    Examples:
+        >>> groups = [{"params": [torch.zeros(1, requires_grad=True)], "backbone": b} for b in (False, True)]
+        >>> schedule = HeadFirst(torch.optim.SGD(groups), steps=100, head_warmup=0.1, backbone_warmup=0.1)
+        >>> [[round(curve(step), 2) for step in (0, 10, 20, 60)] for curve in schedule.lr_lambdas]  # head, backbone
+        [[0.0, 1.0, 0.9, 0.48], [0.0, 0.0, 1.0, 0.54]]
     """
 
     def __init__(
@@ -163,6 +187,12 @@ class MultiStep(Schedule):
 
     Raises:
         UserError: The milestones are no such fractions, or not in order, or `gamma` is not above 0 and up to 1.
+
+    Examples:
+        >>> optimizer = torch.optim.SGD([torch.zeros(1, requires_grad=True)], lr=0.1)
+        >>> schedule = MultiStep(optimizer, steps=100, milestones=(0.6, 0.9))
+        >>> [round(schedule.lr_lambdas[0](step), 2) for step in (0, 25, 50, 75, 100)]
+        [1.0, 1.0, 1.0, 0.1, 0.01]
     """
 
     def __init__(
@@ -201,6 +231,11 @@ class OneCycle(OneCycleLR):
 
     Raises:
         UserError: `pct_start` is not from 0 to below 1, or a factor is not above 0.
+
+    Examples:
+        >>> optimizer = torch.optim.SGD([torch.zeros(1, requires_grad=True)], lr=0.1, momentum=0.9)
+        >>> OneCycle(optimizer, steps=100).get_last_lr()  # it rises to 0.1
+        [0.0040000000000000036]
     """
 
     def __init__(
@@ -247,6 +282,10 @@ class Plateau(ReduceLROnPlateau):
 
     Raises:
         UserError: `factor` is not between 0 and 1, or `patience` below 0.
+
+    Examples:
+        >>> Plateau(torch.optim.SGD([torch.zeros(1, requires_grad=True)]), steps=100, monitor="val/loss").monitor
+        'val/loss'
     """
 
     def __init__(

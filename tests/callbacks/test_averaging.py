@@ -15,7 +15,8 @@ from lightning_seg.data.datasets.shapes import Shapes
 from lightning_seg.data.loading import collate
 from lightning_seg.networks.linear import Linear
 from lightning_seg.tasks.semantic import SemanticSegmentation
-from lightning_seg.training.finetune.policies import Frozen, FrozenStages, batch_norms
+from lightning_seg.training.finetune.parts import batch_norms
+from lightning_seg.training.finetune.policies import Frozen, FrozenStages
 
 EPOCHS, STEPS = 4, 3
 

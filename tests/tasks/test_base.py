@@ -8,7 +8,8 @@ from torch.utils.data import DataLoader
 from lightning_seg.errors import UserError
 from lightning_seg.networks.linear import Linear
 from lightning_seg.tasks.semantic import SemanticSegmentation
-from lightning_seg.training.finetune.policies import FrozenStages, batch_norms
+from lightning_seg.training.finetune.parts import batch_norms
+from lightning_seg.training.finetune.policies import FrozenStages
 
 
 def fit(weights, checkpoint=None, epochs=1):

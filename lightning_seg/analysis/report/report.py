@@ -53,6 +53,11 @@ def write_report(comparison: Comparison, file: Path, heading: Heading | None = N
         comparison: What `lightning_seg.analysis.compare.compare` found.
         file: Where to write; its folder is made.
         heading: The question and the variants of an ablation.
+
+    Examples:
+        >>> write_report(compare(["runs/demo"]), Path("report.html"))
+        >>> Path("report.html").exists()
+        True
     """
     file.parent.mkdir(parents=True, exist_ok=True)
     file.write_text(page(comparison, heading or Heading()), encoding="utf-8")

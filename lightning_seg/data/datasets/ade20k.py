@@ -24,6 +24,10 @@ class ADE20K(SegmentationData):
         download: Download what is missing (0.9 GB).
         test_split: Split of the final score.
         **kwargs: As for every data set.
+
+    Examples:
+        >>> ADE20K.class_names[:3], ADE20K.palette[1]
+        (('wall', 'building', 'sky'), (0, 128, 0))
     """
 
     class_names = tuple(

@@ -37,6 +37,10 @@ class Annotated(Folder):
         void_labels: Labels whose regions are void (`ignore_index`), over everything else.
         skip_labels: Labels whose regions are left out.
         **kwargs: As for `Folder`, but those of masks.
+
+    Examples:
+        >>> [kind.__name__ for kind in (COCOFormat, CVAT, LabelMe) if issubclass(kind, Annotated)]
+        ['COCOFormat', 'CVAT', 'LabelMe']
     """
 
     def __init__(

@@ -22,6 +22,10 @@ class CamVid(SegmentationData):
     Args:
         root: Folder with `train.txt`, `train/`, `trainannot/` and the same for val and test.
         **kwargs: As for every data set.
+
+    Examples:
+        >>> CamVid.class_names[:3], CamVid.palette[1]
+        (('sky', 'building', 'pole'), (128, 0, 0))
     """
 
     class_names = (
@@ -105,6 +109,11 @@ class CamVidOriginal(SegmentationData):
         root: Folder with `701_StillsRaw_full/` and `LabeledApproved_full/`.
         merge: Merge the 31 classes to the usual 11.
         **kwargs: As for every data set.
+
+    Examples:
+        >>> data = CamVidOriginal("data/CamVidOriginal", merge=False, batch_size=4, crop_size=(360, 480))
+        >>> len(data.class_names)
+        31
     """
 
     sequence = True

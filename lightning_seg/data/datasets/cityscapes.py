@@ -28,6 +28,10 @@ class Cityscapes(SegmentationData):
         root: Folder with `leftImg8bit/` and `gtFine/`, or with the two zip files, which are then unpacked.
         test_split: Split of the final score.
         **kwargs: As for every data set.
+
+    Examples:
+        >>> Cityscapes.class_names[:3], Cityscapes.palette[1]
+        (('road', 'sidewalk', 'building'), (244, 35, 232))
     """
 
     class_names = (

@@ -83,6 +83,10 @@ class COCO(SegmentationData):
 
     Raises:
         UserError: An annotation file holds something that has no certain meaning.
+
+    Examples:
+        >>> COCO("data/coco", labels="panoptic", batch_size=8, crop_size=(512, 512)).num_outputs
+        133
     """
 
     def __init__(

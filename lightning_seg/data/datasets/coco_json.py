@@ -28,6 +28,12 @@ class COCOFormat(Annotated):
             `train`, `valid` and `test`, with the images beside the file: set `images` to ``{split}`` and `val_split` to
             `valid`.
         **kwargs: As for `Annotated`.
+
+    Examples:
+        >>> settings = dict(split_ratios={"train": 0.8, "val": 0.2}, batch_size=8, crop_size=(256, 256))
+        >>> data = COCOFormat("pets", ["background", "cat", "dog"], file="annotations.json", **settings)
+        >>> data.class_names
+        ('background', 'cat', 'dog')
     """
 
     def __init__(

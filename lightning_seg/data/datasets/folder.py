@@ -71,6 +71,13 @@ class Folder(SegmentationData):
 
     Raises:
         UserError: If the arguments do not fit together.
+
+    Examples:
+        >>> settings = dict(split_ratios={"train": 1}, batch_size=1, crop_size=(8, 8))
+        >>> data = Folder("cracks", ["background", "crack"], labels={255: 1}, **settings)
+        >>> image, mask = data.read(data.samples("train")[0])
+        >>> image.shape, mask.shape, np.unique(mask)
+        ((8, 8, 3), (8, 8), array([0, 1], dtype=uint8))
     """
 
     def __init__(

@@ -28,6 +28,12 @@ class HuggingFace(SegmentationData):
             Labels that are not named stay as they are.
         config: Configuration of the data set, if it has several.
         **kwargs: As for every data set.
+
+    Examples:
+        >>> settings = dict(batch_size=8, crop_size=(320, 320))
+        >>> data = HuggingFace("nateraw/pascal-voc-2012", ["background", "person"], mask="mask", **settings)
+        >>> data.num_outputs
+        2
     """
 
     def __init__(

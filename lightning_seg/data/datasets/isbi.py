@@ -23,6 +23,10 @@ class ISBI(SegmentationData):
         root: Folder with `image/` and `label/`.
         test_split: Split of the final score.
         **kwargs: As for every data set.
+
+    Examples:
+        >>> ISBI.class_names[:3], ISBI.palette[1]
+        (('membrane', 'cell'), (235, 235, 210))
     """
 
     class_names = ("membrane", "cell")

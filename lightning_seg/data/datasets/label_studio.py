@@ -29,6 +29,12 @@ class LabelStudio(Annotated):
         class_names: The background, then the labels of the regions.
         file: The JSON file in `root`.
         **kwargs: As for `Annotated`.
+
+    Examples:
+        >>> settings = dict(split_ratios={"train": 0.8, "val": 0.2}, batch_size=8, crop_size=(256, 256))
+        >>> data = LabelStudio("pets", ["background", "cat", "dog"], **settings)
+        >>> data.class_names
+        ('background', 'cat', 'dog')
     """
 
     def __init__(

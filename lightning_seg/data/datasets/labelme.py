@@ -28,6 +28,12 @@ class LabelMe(Annotated):
         class_names: The background, then the labels of the shapes.
         annotations: Folder of the JSON files in `root`; that of the images unless given.
         **kwargs: As for `Annotated`.
+
+    Examples:
+        >>> settings = dict(split_ratios={"train": 0.8, "val": 0.2}, batch_size=8, crop_size=(256, 256))
+        >>> data = LabelMe("pets", ["background", "cat", "dog"], **settings)
+        >>> data.class_names
+        ('background', 'cat', 'dog')
     """
 
     def __init__(

@@ -34,6 +34,13 @@ class MaskFiles(Annotated):
             known (`void`).
         void: The number in the masks that says that it is not known whether the class is there.
         **kwargs: As for `Annotated`.
+
+    Examples:
+        >>> settings = dict(split_ratios={"train": 1}, batch_size=1, crop_size=(8, 8))
+        >>> data = MaskFiles("cells", ["background", "cell"], files="masks/{name}/*", **settings)
+        >>> image, mask = data.read(data.samples("train")[0])
+        >>> image.shape, int(mask.sum())
+        ((8, 8, 3), 4)
     """
 
     def __init__(

@@ -27,6 +27,10 @@ class OxfordPet(SegmentationData):
         root: Folder with `images/` and `annotations/`.
         download: Download what is missing (0.8 GB).
         **kwargs: As for every data set.
+
+    Examples:
+        >>> OxfordPet.class_names[:3], OxfordPet.palette[1]
+        (('background', 'pet'), (255, 167, 38))
     """
 
     class_names = ("background", "pet")

@@ -20,6 +20,10 @@ class PennFudan(SegmentationData):
     Args:
         root: Folder with `PNGImages/` and `PedMasks/`.
         **kwargs: As for every data set.
+
+    Examples:
+        >>> PennFudan.class_names[:3], PennFudan.palette[1]
+        (('background', 'pedestrian'), (220, 20, 60))
     """
 
     class_names = ("background", "pedestrian")

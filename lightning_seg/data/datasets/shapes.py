@@ -27,6 +27,12 @@ class Shapes(SegmentationData):
         val_images: Number of validation images.
         test_images: Number of test images.
         **kwargs: As for every data set.
+
+    Examples:
+        >>> data = Shapes(train_images=8, batch_size=4, crop_size=(64, 64))
+        >>> image, mask = data.read(data.samples("train")[0])
+        >>> image.shape, mask.shape, data.class_names
+        ((96, 96, 3), (96, 96), ('background', 'circle', 'square', 'triangle', 'star', 'cross'))
     """
 
     class_names = ("background", "circle", "square", "triangle", "star", "cross")

@@ -42,6 +42,10 @@ class VOC(SegmentationData):
         download: Download what is missing (2 GB for 2012) into `root`.
         test_split: Split of the final score; 2007 also has `test`.
         **kwargs: As for every data set.
+
+    Examples:
+        >>> VOC.class_names[:3], VOC.palette[1]
+        (('background', 'aeroplane', 'bicycle'), (128, 0, 0))
     """
 
     class_names = (

@@ -28,6 +28,12 @@ class YOLOPolygons(Annotated):
         class_names: The background, then the classes in YOLO's order.
         annotations: Folder of the text files in `root`, which has the folders of `images`.
         **kwargs: As for `Annotated`; `images` may be ``{split}/images``, with ``{split}/labels`` for `annotations`.
+
+    Examples:
+        >>> settings = dict(split_ratios={"train": 0.8, "val": 0.2}, batch_size=8, crop_size=(256, 256))
+        >>> data = YOLOPolygons("pets", ["background", "cat", "dog"], **settings)
+        >>> data.class_names
+        ('background', 'cat', 'dog')
     """
 
     def __init__(

@@ -30,6 +30,10 @@ class ColorJitter:
         contrast: Factor drawn from 1 ± this.
         saturation: Factor drawn from 1 ± this.
         hue: Shift drawn from ± this, in turns of the color circle, at most 0.5.
+
+    Examples:
+        >>> Shapes(batch_size=4, crop_size=(96, 96), color=ColorJitter(brightness=0.4, contrast=0.4)).color.contrast
+        0.4
     """
 
     brightness: float = 0.0

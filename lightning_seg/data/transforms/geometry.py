@@ -113,6 +113,13 @@ class RandomScaleCrop(v2.Transform):
         large_scale_jitter: `scale_range` is relative to the magnification at which the image just fits into `size`, not
             to the image itself. With (0.1, 2) this is the large-scale jitter of Ghiasi et al., "Simple copy-paste",
             CVPR 2021.
+
+    Examples:
+        >>> from torchvision import tv_tensors
+        >>> image = tv_tensors.Image(torch.zeros(3, 40, 60, dtype=torch.uint8))
+        >>> mask = tv_tensors.Mask(torch.zeros(40, 60, dtype=torch.uint8))
+        >>> [x.shape for x in RandomScaleCrop(size=(32, 32), scale_range=(0.5, 2))(image, mask)]
+        [torch.Size([3, 32, 32]), torch.Size([32, 32])]
     """
 
     def __init__(
@@ -221,6 +228,11 @@ class RandomHorizontalFlip(v2.Transform):
 
     Args:
         p: Probability.
+
+    Examples:
+        >>> from torchvision import tv_tensors
+        >>> RandomHorizontalFlip(p=1)(tv_tensors.Mask(torch.tensor([[0, 1, 2]])))
+        Mask([[2, 1, 0]])
     """
 
     def __init__(self, p: float = 0.5) -> None:

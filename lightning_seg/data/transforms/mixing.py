@@ -20,6 +20,14 @@ class Mix(ABC):
 
     Raises:
         UserError: If `p` is no probability.
+
+    Examples:
+        >>> class Swap(Mix):
+        ...     def mix(self, batch, other):
+        ...         return {"image": other["image"], "mask": other["mask"]}
+        >>> batch = {"image": torch.tensor([1, 2]), "mask": torch.tensor([3, 4])}
+        >>> Swap(p=1)(batch)["image"]
+        tensor([2, 1])
     """
 
     def __init__(self, p: float = 0.5) -> None:
@@ -49,6 +57,11 @@ class MixUp(Mix):
     Args:
         alpha: Parameter of the beta distribution of the share.
         p: Probability that a batch is mixed.
+
+    Examples:
+        >>> batch = {"image": torch.rand(4, 3, 8, 8), "mask": torch.randint(0, 3, (4, 8, 8))}
+        >>> sorted(MixUp(p=1)(batch))
+        ['image', 'mask', 'mask2', 'mix']
     """
 
     def __init__(self, alpha: float = 0.4, p: float = 0.5) -> None:
@@ -71,6 +84,11 @@ class CutMix(Mix):
     Args:
         alpha: Parameter of the beta distribution of the share of the rectangle.
         p: Probability that a batch is mixed.
+
+    Examples:
+        >>> batch = {"image": torch.rand(4, 3, 8, 8), "mask": torch.randint(0, 3, (4, 8, 8))}
+        >>> CutMix(alpha=1, p=1)(batch)["mask"].shape
+        torch.Size([4, 8, 8])
     """
 
     def __init__(self, alpha: float = 1.0, p: float = 0.5) -> None:
@@ -97,6 +115,11 @@ class ClassMix(Mix):
 
     Args:
         p: Probability that a batch is mixed.
+
+    Examples:
+        >>> batch = {"image": torch.rand(4, 3, 8, 8), "mask": torch.randint(0, 3, (4, 8, 8))}
+        >>> ClassMix(p=1)(batch)["mask"].shape
+        torch.Size([4, 8, 8])
     """
 
     def mix(self, batch: Batch, other: Batch) -> Batch:

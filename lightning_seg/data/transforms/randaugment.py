@@ -70,6 +70,13 @@ class RandAugment(v2.Transform):
 
     Raises:
         UserError: If the strength is out of range.
+
+    Examples:
+        >>> from torchvision import tv_tensors
+        >>> image = tv_tensors.Image(torch.zeros(3, 32, 32, dtype=torch.uint8))
+        >>> mask = tv_tensors.Mask(torch.zeros(32, 32, dtype=torch.uint8))
+        >>> [x.shape for x in RandAugment(operations=2, strength=0.3)(image, mask)]
+        [torch.Size([3, 32, 32]), torch.Size([32, 32])]
     """
 
     def __init__(self, operations: int = 2, strength: float | None = 0.3) -> None:
@@ -107,6 +114,12 @@ class Cutout(v2.Transform):
         holes: Number of holes.
         size: Side of a hole, as a fraction of the shorter side of the image.
         p: Probability.
+
+    Examples:
+        >>> from torchvision import tv_tensors
+        >>> image = tv_tensors.Image(torch.ones(3, 64, 64, dtype=torch.uint8))
+        >>> bool(Cutout(size=0.5, p=1)(image).sum() < image.sum())
+        True
     """
 
     def __init__(self, holes: int = 1, size: float = 0.25, p: float = 0.5) -> None:

@@ -26,6 +26,11 @@ class Backbone(nn.Module):
         pyramid: Makes the pyramid around it for decoders that read several strides; None for the decoder's own choice.
         image_size: Height and width of the only images that it takes; None if any will do.
         scaling: How images are normalized, if not as 8 bits by `mean` and `std`.
+
+    Examples:
+        >>> backbone = TimmBackbone("resnet18", weights=False)
+        >>> isinstance(backbone, Backbone), backbone.strides, backbone.channels
+        (True, [2, 4, 8, 16, 32], [64, 64, 128, 256, 512])
     """
 
     plain = False

@@ -20,6 +20,10 @@ class MixTransformer(Backbone):
 
     Raises:
         UserError: There is no such encoder.
+
+    Examples:
+        >>> [tuple(x.shape) for x in MixTransformer("mit_b0", weights=False)(torch.zeros(1, 3, 64, 64))]
+        [(1, 32, 16, 16), (1, 64, 8, 8), (1, 160, 4, 4), (1, 256, 2, 2)]
     """
 
     def __init__(self, name: str = "mit_b0", weights: bool | str = True) -> None:

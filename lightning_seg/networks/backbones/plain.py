@@ -16,6 +16,12 @@ class PlainBackbone(Backbone):
         pooling: Makes the pooling between two stages from its kernel size, 2: ``torch.nn.MaxPool2d``,
             ``torch.nn.AvgPool2d``, or the latter with ``divisor_override: 1`` for sum pooling.
         in_channels: Number of channels of an image.
+
+    Examples:
+        >>> blocks = [torch.nn.Conv2d(3, 8, 3, padding=1), torch.nn.Conv2d(8, 16, 3, padding=1)]
+        >>> backbone = PlainBackbone(blocks, channels=[8, 16], pooling=torch.nn.MaxPool2d)
+        >>> [tuple(x.shape) for x in backbone(torch.zeros(1, 3, 32, 32))]
+        [(1, 8, 32, 32), (1, 16, 16, 16)]
     """
 
     def __init__(

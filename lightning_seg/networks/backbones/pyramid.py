@@ -87,6 +87,11 @@ class BEiTPyramid(SimplePyramid):
         backbone: The transformer.
         output_stride: Stride of the deepest level.
         levels: Which of the four levels are made.
+
+    Examples:
+        >>> pyramid = BEiTPyramid(TimmBackbone("test_vit", weights=False))
+        >>> pyramid.strides, pyramid.channels
+        ([4, 8, 16, 32], [64, 64, 64, 64])
     """
 
     def __init__(
@@ -110,6 +115,11 @@ class ViTDetPyramid(SimplePyramid):
         output_stride: Stride of the deepest level.
         levels: Which of the four levels are made.
         channels: Channels of every level.
+
+    Examples:
+        >>> pyramid = ViTDetPyramid(TimmBackbone("test_vit", weights=False))
+        >>> pyramid.strides, pyramid.channels
+        ([4, 8, 16, 32], [256, 256, 256, 256])
     """
 
     def __init__(

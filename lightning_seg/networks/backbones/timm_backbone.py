@@ -56,6 +56,11 @@ class TimmBackbone(Backbone):
 
     Raises:
         UserError: If timm does not know the name, or cannot build it with these settings.
+
+    Examples:
+        >>> backbone = TimmBackbone("resnet18", weights=False, output_stride=16)
+        >>> backbone.strides, [tuple(x.shape) for x in backbone(torch.zeros(1, 3, 64, 64))][-1]
+        ([2, 4, 8, 16, 16], (1, 512, 4, 4))
     """
 
     def __init__(

@@ -13,6 +13,10 @@ class Anchors(AnchorGenerator):
     Args:
         levels: Square root of the area of the anchors of each level, finest first, in pixels.
         shapes: Height over width.
+
+    Examples:
+        >>> Anchors(levels=(16, 32, 64, 128, 256), shapes=(0.5, 1, 2)).num_anchors_per_location()
+        [3, 3, 3, 3, 3]
     """
 
     cells: Tensor
@@ -43,6 +47,11 @@ class DataAnchors(Anchors):
     A box belongs to the level whose usual size is nearest to its own; the anchors of a level get the median size
     of its boxes, and a level without boxes keeps its size. The shapes are three quantiles (1/6, 1/2, 5/6) of
     those of all boxes, so that each stands for a third of them. All of it is part of the checkpoint.
+
+    Examples:
+        >>> sizes, shapes = DataAnchors().fit(torch.tensor([[0.0, 0.0, 20.0, 40.0], [5.0, 5.0, 95.0, 105.0]]))
+        >>> [round(size) for size in sizes], [round(shape, 2) for shape in shapes]
+        ([28, 64, 95, 256, 512], [1.23, 1.49, 1.81])
     """
 
     in_checkpoint = True

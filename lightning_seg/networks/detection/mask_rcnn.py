@@ -65,6 +65,11 @@ class MaskRCNN(Detector):
 
     Raises:
         UserError: The backbone lacks a feature map.
+
+    Examples:
+        >>> network = MaskRCNN(num_classes=2, backbone="test_resnet", weights=False, hidden=64).eval()
+        >>> sorted(network(torch.zeros(1, 3, 64, 64))[0])
+        ['boxes', 'labels', 'masks', 'scores']
     """
 
     def __init__(

@@ -36,6 +36,11 @@ class MaskRCNNC4(Detector):
 
     Raises:
         UserError: The backbone lacks a feature map.
+
+    Examples:
+        >>> network = MaskRCNNC4(num_classes=2, backbone="test_resnet", weights=False).eval()
+        >>> sorted(network(torch.zeros(1, 3, 64, 64))[0])
+        ['boxes', 'labels', 'masks', 'scores']
     """
 
     def __init__(

@@ -9,8 +9,8 @@ from torch import Tensor, nn
 from lightning_seg.errors import UserError
 from lightning_seg.networks.backbones.tensor_file import ADDED
 from lightning_seg.networks.base import BackboneNetwork
-from lightning_seg.training.finetune.parts import BatchNorm, Part
-from lightning_seg.training.finetune.policies import Full, GradualUnfreeze, batch_norms
+from lightning_seg.training.finetune.parts import BatchNorm, Part, batch_norms
+from lightning_seg.training.finetune.policies import Full, GradualUnfreeze
 
 
 class BitFit(Full):
@@ -18,6 +18,12 @@ class BitFit(Full):
 
     Args:
         backbone_lr_mult: Factor on the learning rate of the biases.
+
+    Examples:
+        >>> network = Linear(2, "test_vit", weights=False)
+        >>> BitFit().apply(network)
+        >>> sum(p.numel() for p in network.backbone.parameters() if p.requires_grad)
+        3968
     """
 
     def __init__(self, backbone_lr_mult: float = 1.0) -> None:
@@ -40,6 +46,12 @@ class NormsOnly(Full):
     Args:
         backbone_lr_mult: Factor on the learning rate of the norms.
         batch_norm: Whether BatchNorm uses the statistics of the batch (``train``) or of the pretraining (``eval``).
+
+    Examples:
+        >>> network = UNet(2, "test_resnet", weights=False)
+        >>> NormsOnly().apply(network)
+        >>> sum(p.numel() for p in network.backbone.parameters() if p.requires_grad)
+        2080
     """
 
     def __init__(self, backbone_lr_mult: float = 1.0, batch_norm: BatchNorm = "eval") -> None:
@@ -71,6 +83,12 @@ class Adapters(Full):
     Args:
         width: Features within an adapter.
         backbone_lr_mult: Factor on the learning rate of the adapters.
+
+    Examples:
+        >>> network = Linear(2, "test_vit", weights=False)
+        >>> Adapters(width=8).apply(network)
+        >>> sum(p.numel() for p in network.backbone.parameters() if p.requires_grad)
+        6576
     """
 
     def __init__(self, width: int = 64, backbone_lr_mult: float = 1.0) -> None:
@@ -120,6 +138,12 @@ class VisualPrompts(Full):
     Args:
         prompts: Tokens of each block.
         backbone_lr_mult: Factor on the learning rate of the prompts.
+
+    Examples:
+        >>> network = Linear(2, "test_vit", weights=False)
+        >>> VisualPrompts(prompts=5).apply(network)
+        >>> sum(p.numel() for p in network.backbone.parameters() if p.requires_grad)
+        1920
     """
 
     def __init__(self, prompts: int = 10, backbone_lr_mult: float = 1.0) -> None:
@@ -159,6 +183,13 @@ class ProbeThenFinetune(GradualUnfreeze):
         probe: When the backbone begins to train: a fraction of the training below 1, or a whole epoch.
         backbone_lr_mult: Factor on the learning rate of the backbone.
         batch_norm: What its BatchNorm does then (see `Full`).
+
+    Examples:
+        >>> network = UNet(2, "test_resnet", weights=False)
+        >>> policy = ProbeThenFinetune(probe=0.3)
+        >>> policy.apply(network)
+        >>> policy.advance(network, epoch=0, progress=0.3)  # the backbone begins to train
+        False
     """
 
     def __init__(
@@ -227,6 +258,12 @@ class DecoderNorms(Full):
     Args:
         policy: What else trains; `Full` unless given.
         batch_norm: ``eval`` keeps the statistics, ``frozen`` also scale and shift, ``train`` changes nothing.
+
+    Examples:
+        >>> network = UNet(2, "test_resnet", weights=False)
+        >>> policy = DecoderNorms(Frozen(), batch_norm="eval")
+        >>> [(part.name, part.batch_norm) for part in policy.parts(network)][-2:]
+        [('decoder', 'eval'), ('head', None)]
     """
 
     def __init__(self, policy: Full | None = None, batch_norm: BatchNorm = "eval") -> None:

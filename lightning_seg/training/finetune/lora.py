@@ -20,6 +20,12 @@ class LoRA(Full):
         alpha: Factor on the change, relative to its rank.
         layers: Only layers with this in their name, such as ``attn`` or ``qkv``; all unless given.
         backbone_lr_mult: Factor on the learning rate of the adapters.
+
+    Examples:
+        >>> network = Linear(2, "test_vit", weights=False)
+        >>> LoRA(rank=4, layers="qkv").apply(network)
+        >>> sum(p.numel() for p in network.backbone.parameters() if p.requires_grad)
+        6144
     """
 
     magnitude = False
@@ -60,6 +66,12 @@ class DoRA(LoRA):
         alpha: Factor on the change, relative to its rank.
         layers: Only layers with this in their name (see `LoRA`).
         backbone_lr_mult: Factor on the learning rate of the adapters.
+
+    Examples:
+        >>> network = Linear(2, "test_vit", weights=False)
+        >>> DoRA(rank=4, layers="qkv").apply(network)
+        >>> sum(p.numel() for p in network.backbone.parameters() if p.requires_grad)
+        7296
     """
 
     magnitude = True

@@ -1,6 +1,6 @@
 """What a policy does with each part of a network, as a table."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
@@ -10,6 +10,12 @@ from torch.optim import Optimizer
 from lightning_seg.plotting.tables import text_table
 
 BatchNorm = Literal["train", "eval", "frozen"]
+Norm = nn.BatchNorm1d | nn.BatchNorm2d | nn.BatchNorm3d | nn.SyncBatchNorm
+
+
+def batch_norms(module: nn.Module) -> Iterator[Norm]:
+    """Yield the layers of a module that keep running statistics."""
+    return (part for part in module.modules() if isinstance(part, Norm))
 
 
 @dataclass(frozen=True)

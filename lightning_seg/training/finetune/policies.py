@@ -1,6 +1,5 @@
 """Fine-tuning policies: which parts of a pretrained backbone train, when, how fast, and what its BatchNorm does."""
 
-from collections.abc import Iterator
 from dataclasses import replace
 from typing import Any, Literal
 
@@ -9,9 +8,7 @@ from torch import nn
 from lightning_seg.errors import UserError
 from lightning_seg.networks.base import BackboneNetwork, Network
 from lightning_seg.training.finetune.groups import depth
-from lightning_seg.training.finetune.parts import BatchNorm, Part
-
-Norm = nn.BatchNorm1d | nn.BatchNorm2d | nn.BatchNorm3d | nn.SyncBatchNorm
+from lightning_seg.training.finetune.parts import BatchNorm, Part, batch_norms
 
 
 class Full:
@@ -21,6 +18,10 @@ class Full:
         backbone_lr_mult: Factor on the learning rate for the backbone.
         batch_norm: What the backbone's BatchNorm does in the parts that train: ``train`` uses and updates the
             statistics of the batch, ``eval`` keeps those of the pretraining, ``frozen`` also keeps scale and shift.
+
+    Examples:
+        >>> [part.lr_factor for part in Full(backbone_lr_mult=0.1).parts(UNet(2, "test_resnet", weights=False))]
+        [0.1, 0.1, 0.1, 0.1, 0.1, 1.0, 1.0]
     """
 
     def __init__(self, backbone_lr_mult: float = 1.0, batch_norm: BatchNorm = "train") -> None:
@@ -161,6 +162,10 @@ class Frozen(Full):
 
     Raises:
         UserError: `cache_gb` is set although BatchNorm's statistics change.
+
+    Examples:
+        >>> [part.batch_norm for part in Frozen().parts(UNet(2, "test_resnet", weights=False))]
+        ['frozen', 'frozen', 'frozen', 'frozen', 'frozen', 'train', None]
     """
 
     def __init__(
@@ -222,6 +227,10 @@ class LinearProbe(Frozen):
         batch_norm: What the backbone's BatchNorm does (see `Frozen`).
         cache_gb: Gigabytes in which features are kept (see `Frozen`).
         cache_on: Where they are kept (see `Frozen`).
+
+    Examples:
+        >>> LinearProbe().frozen_stages(5)
+        5
     """
 
     def apply(self, network: BackboneNetwork) -> None:
@@ -249,6 +258,10 @@ class FrozenStages(Full):
         stages: Number of stages to freeze.
         backbone_lr_mult: Factor on the learning rate for the stages that train.
         batch_norm: What BatchNorm does in the stages that train (see `Full`).
+
+    Examples:
+        >>> [part.batch_norm for part in FrozenStages(2).parts(UNet(2, "test_resnet", weights=False))]
+        ['frozen', 'frozen', 'train', 'train', 'train', 'train', None]
     """
 
     def __init__(self, stages: int, backbone_lr_mult: float = 1.0, batch_norm: BatchNorm = "train") -> None:
@@ -277,6 +290,10 @@ class GradualUnfreeze(Full):
             training below 1, or all as whole epochs; 0 is the start. Stages without a time stay frozen.
         backbone_lr_mult: Factor on the learning rate for the stages that train.
         batch_norm: What BatchNorm does in the stages that train (see `Full`).
+
+    Examples:
+        >>> GradualUnfreeze(schedule=[0.2, 0.5]).frozen_stages(5)  # the first three never train
+        3
     """
 
     def __init__(
@@ -350,6 +367,10 @@ class LayerwiseDecay(Full):
         batch_norm: What the backbone's BatchNorm does (see `Full`).
         from_last_block: Count from the last step, which then trains as fast as the decoder, and give the embeddings of
             a plain transformer the rate of its first block, as in EoMT (arXiv:2503.19108).
+
+    Examples:
+        >>> [round(LayerwiseDecay(decay=0.5).stage_lr(stage, 4), 3) for stage in range(4)]
+        [0.062, 0.125, 0.25, 0.5]
     """
 
     def __init__(
@@ -376,8 +397,3 @@ class LayerwiseDecay(Full):
         if self.from_last_block:
             return float(self.decay ** max(0, stages - 1 - max(stage, 1)))
         return float(self.decay ** (stages - stage))
-
-
-def batch_norms(module: nn.Module) -> Iterator[Norm]:
-    """Yield the layers of a module that keep running statistics."""
-    return (part for part in module.modules() if isinstance(part, Norm))

@@ -23,7 +23,8 @@ from lightning_seg.training.finetune.added import (
     VisualPrompts,
 )
 from lightning_seg.training.finetune.lora import DoRA, LoRA
-from lightning_seg.training.finetune.policies import FrozenStages, batch_norms
+from lightning_seg.training.finetune.parts import batch_norms
+from lightning_seg.training.finetune.policies import FrozenStages
 
 IMAGES = torch.randint(256, (2, 3, 64, 64), generator=torch.Generator().manual_seed(1), dtype=torch.uint8)
 # Name: the policy, the backbone, and the ends of the names that move within it.
