@@ -15,6 +15,7 @@ import time
 from collections.abc import Callable
 from contextlib import suppress
 from functools import cache
+from multiprocessing.connection import Connection, wait
 from multiprocessing.process import BaseProcess
 from pathlib import Path
 from threading import Thread
@@ -81,36 +82,43 @@ def forked_python() -> str:
     can be sent signals, and its exit code is that of the program. Only PYTHONPATH is that of the tests.
     """
     folder = Path(tempfile.mkdtemp())
-    server = start(_serve, str(folder / "socket"), PATH)
+    ends, alive = CONTEXT.Pipe(duplex=False)
 
     def end() -> None:
-        server.kill()
+        alive.close()  # as it is when this process is killed
         shutil.rmtree(folder)
 
     atexit.register(end)
+    start(_serve, str(folder / "socket"), PATH, ends).join()
     command = shlex.join(
         [sys.executable, "-IS", str(ROOT / "tests/forked_python.py"), str(folder / "socket")]
     )
     python = folder / "python"
     python.write_text(f'#!/bin/sh\nexec {command} "$@"\n')
     python.chmod(0o755)
-    while not (folder / "socket").exists():
-        assert server.is_alive()
+    for _ in range(6000):
+        if (folder / "socket").exists():
+            break
         time.sleep(0.01)
     return str(python)
 
 
-def _serve(path: str, modules: list[str]) -> None:
+def _serve(path: str, modules: list[str], ends: Connection) -> None:
     """Fork for everyone who connects: once to wait for the program, and once to be the program."""
+    if os.fork():
+        return  # the server is no child that a test would find among its own
     signal.signal(signal.SIGCHLD, signal.SIG_IGN)  # nobody waits for those who wait
     with socket.socket(socket.AF_UNIX) as listener:
         listener.bind(f"{path}.new")
         listener.listen(64)
         os.rename(f"{path}.new", path)
-        connection, _ = listener.accept()
-        while os.fork():
-            connection.close()
+        while ends not in wait([listener, ends]):
             connection, _ = listener.accept()
+            if not os.fork():
+                break
+            connection.close()
+        else:
+            os._exit(0)
     signal.signal(signal.SIGCHLD, signal.SIG_DFL)
     length, files, *_ = socket.recv_fds(connection, 8, 3)
     with connection.makefile("rb") as stream:

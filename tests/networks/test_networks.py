@@ -1,5 +1,8 @@
 """What every network promises, whatever its architecture and backbone."""
 
+from copy import deepcopy
+from functools import cache
+
 import pytest
 import torch
 from torch import nn
@@ -67,16 +70,23 @@ NETWORKS = {
 }
 
 
-@pytest.fixture(params=NETWORKS)
-def network(request):
+@cache
+def built(name):
     torch.manual_seed(0)
-    build, arguments = NETWORKS[request.param]
+    build, arguments = NETWORKS[name]
     arguments = {"backbone": "test_resnet", "weights": False, **arguments}
     if arguments["backbone"] is None:
         del arguments["backbone"], arguments["weights"]
     elif callable(arguments["backbone"]):
         arguments["backbone"] = arguments["backbone"]()
     return build(5, **arguments)
+
+
+@pytest.fixture(params=NETWORKS)
+def network(request):
+    network = deepcopy(built(request.param))  # takes less time than building it again
+    torch.manual_seed(1)
+    return network
 
 
 def images(*size, seed=0):
