@@ -20,6 +20,7 @@ from lightning_seg.callbacks.prediction_writer import ObjectWriter as ObjectWrit
 from lightning_seg.callbacks.prediction_writer import PredictionWriter as PredictionWriter
 from lightning_seg.callbacks.progress import Progress as Progress
 from lightning_seg.callbacks.run_record import RunRecord as RunRecord
+from lightning_seg.callbacks.segment_writer import SegmentWriter as SegmentWriter
 from lightning_seg.callbacks.training_curves import TrainingCurves as TrainingCurves
 from lightning_seg.data.base import SegmentationData as SegmentationData
 from lightning_seg.data.datasets.ade20k import ADE20K as ADE20K
