@@ -4,7 +4,7 @@ import inspect
 import json
 from array import array
 from bisect import bisect_left
-from collections.abc import Collection
+from collections.abc import Callable, Collection, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any, BinaryIO, NamedTuple
@@ -14,7 +14,9 @@ import numpy as np
 from lightning_seg.data import json_file
 from lightning_seg.data.coco_index import Id, order
 from lightning_seg.data.compact import Store, pack_texts, store_if_large
+from lightning_seg.data.io import read_image
 from lightning_seg.data.json_file import Entries, read_entries
+from lightning_seg.data.segments import Numbered, number_segments
 from lightning_seg.errors import UserError
 
 
@@ -60,6 +62,56 @@ class PanopticFile:
         columns = (self._store[key][first:end].tolist() for key in ("numbers", "categories", "crowds"))
         return [Segment(*values) for values in zip(*columns, strict=True)]
 
+    def numbered(self, path: Path, number: Id, class_of: Mapping[Id, int]) -> Numbered:
+        """Read the mask of the image with an id.
+
+        Args:
+            path: The mask's file.
+            number: The id.
+            class_of: Class of each category.
+
+        Raises:
+            UserError: The mask has a segment that is not listed.
+        """
+        segments = self.segments(number)
+        numbers = read_image(path).astype(np.int32) @ np.array([1, 256, 65536])
+        listed = [0, *(segment.number for segment in segments)]
+        if len(strange := np.setdiff1d(numbers, listed)):
+            raise UserError(
+                f"{path} has {len(strange)} segments that the JSON does not list, the first being {strange[0]}. Use "
+                "the JSON that belongs to these masks."
+            )
+        return number_segments(
+            numbers,
+            {segment.number: class_of[segment.category] for segment in segments},
+            {segment.number for segment in segments if segment.is_crowd},
+        )
+
+
+class Listed(Sequence[tuple[Path, Path, Id]]):
+    """Samples, each made when it is asked for.
+
+    Args:
+        count: How many there are.
+        make: Makes the one at a place.
+    """
+
+    def __init__(self, count: int, make: Callable[[int], tuple[Path, Path, Id]]) -> None:
+        self._rows, self._make = range(count), make
+
+    def __len__(self) -> int:
+        return len(self._rows)
+
+    def __getitem__(self, i: Any) -> Any:
+        rows = self._rows[i]
+        return [*map(self._make, rows)] if isinstance(rows, range) else self._make(rows)
+
+
+def panoptic_sample(folder: Path, masks: Path, file: PanopticFile, row: int) -> tuple[Path, Path, Id]:
+    """Return image, mask and id of a row of a file, whose images and masks lie in two folders."""
+    image, mask, number = file.names(row)
+    return folder / image, masks / mask, number
+
 
 def read_panoptic(path: Path, categories: Collection[Id]) -> PanopticFile:
     """Read a file of panoptic annotations; of a large one what was found is kept in the cache.
@@ -90,7 +142,7 @@ def _index(path: Path, categories: Collection[Id], _: BinaryIO) -> dict[str, np.
             for segment in entry["segments_info"]:
                 if segment["category_id"] not in categories or type(segment["id"]) is not int:
                     raise UserError(
-                        f"{path}: a segment of {mask} is of no category of COCO's {len(categories)}, or has no id: "
+                        f"{path}: a segment of {mask} is of none of {len(categories)} categories, or has no id: "
                         f"{segment}."
                     )
                 numbers.append(segment["id"])

@@ -19,7 +19,7 @@ from lightning_seg.data.loading import seed_of, seeded
 from lightning_seg.data.pixels import DTYPES, RGB, Pixels
 from lightning_seg.data.protocol import DataSet, Pair
 from lightning_seg.data.rasters import Box
-from lightning_seg.data.segments import SegmentSample, batch_columns
+from lightning_seg.data.segments import SegmentSample, batch_columns, mask_of
 from lightning_seg.data.transforms.geometry import random_by_torch
 from lightning_seg.data.volumes import Slice, part_of
 from lightning_seg.data.windows import Windows
@@ -112,8 +112,11 @@ class Split(Dataset[dict[str, Any]]):
                     pixels, labels = read_pair(self.data, sample)
                 else:
                     pixels, labels = self.cache[index % len(self.samples)]
-                for cut in self.data.geometry if self.train else ():
-                    pixels, labels = cut.arrays(pixels, labels, random)
+                if self.train:
+                    crop, flip = self.data.geometry
+                    balanced = segments is not None and crop.class_balanced_crops
+                    classes = mask_of(labels, segments.classes) if segments and balanced else None
+                    pixels, labels = flip.arrays(*crop.arrays(pixels, labels, random, classes), random)
             numbers = self.data.num_classes if segments is None else len(segments.classes)
             if self.data.overlapping:
                 numbers = 2  # not there, or there

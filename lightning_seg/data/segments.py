@@ -64,6 +64,13 @@ def number_segments(
     )
 
 
+def mask_of(numbers: np.ndarray, classes: Sequence[int]) -> np.ndarray:
+    """Return the class of each pixel (H, W) ``uint8`` from its segment's number, `IGNORE_INDEX` where it has none."""
+    table = np.full(256, IGNORE_INDEX, np.uint8)
+    table[: len(classes)] = classes
+    return np.asarray(table[numbers])
+
+
 def batch_columns(numbers: torch.Tensor, classes: Sequence[int], crowds: Sequence[int]) -> dict[str, Any]:
     """Lay out the segments of an image for a batch; those without a pixel are none.
 

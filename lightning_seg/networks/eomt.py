@@ -76,11 +76,15 @@ class EoMT(MaskNetwork):
         self.head = QueryHead(width, num_classes)
         self.register_buffer("attn_mask_probs", torch.ones(blocks))
         self._probs = [1.0] * blocks  # the same, known without waiting for the device
+        self._masked = [
+            True
+        ] * blocks  # the only part that changes what is computed: a compiled network follows it
         self.register_load_state_dict_post_hook(_recall)  # type: ignore[no-untyped-call]
 
     def recall(self) -> None:
         """Take note of the probabilities of masks that were loaded."""
         self._probs = [float(p) for p in self.attn_mask_probs.tolist()]
+        self._masked = [p > 0 for p in self._probs]
 
     def anneal(self, progress: float) -> None:
         """Set the probability that a query's attention is masked, which falls to 0 in one block after the other.
@@ -92,7 +96,7 @@ class EoMT(MaskNetwork):
         done = [min(1.0, max(0.0, 6 * progress - begin)) for begin in begins]
         probs = [(1 - share) ** 0.9 for share in done]
         if probs != self._probs:
-            self._probs = probs
+            self._probs, self._masked = probs, [p > 0 for p in probs]
             self.attn_mask_probs.copy_(torch.tensor(probs), non_blocking=True)
 
     def layers(self, x: Tensor) -> list[Queries]:
@@ -118,10 +122,10 @@ class EoMT(MaskNetwork):
         found: list[Queries] = []
         for i, block in enumerate(model.blocks[first:]):
             mask = None
-            if self.training or self._probs[i] > 0:
+            if self.training or self._masked[i]:
                 found.append(self._predict(model.norm(tokens), start, grid))
-                if self._probs[i] > 0:
-                    mask = self._attention(found[-1].masks, start, grid, self._probs[i])
+                if self._masked[i]:
+                    mask = self._attention(found[-1].masks, start, grid, self.attn_mask_probs[i])
             tokens = block(tokens, attn_mask=mask, **options)
         found.append(self._predict(model.norm(tokens), start, grid))
         return found
@@ -131,12 +135,12 @@ class EoMT(MaskNetwork):
         out: Queries = self.head(self.decoder(patches), tokens[:, -self.count :])
         return out
 
-    def _attention(self, masks: Tensor, start: int, grid: tuple[int, int], prob: float) -> Tensor:
+    def _attention(self, masks: Tensor, start: int, grid: tuple[int, int], prob: Tensor) -> Tensor:
         """Say which token attends to which, (B, 1, N, N): a query to the patches of its mask, others to all."""
         small = F.interpolate(masks.detach().float(), grid, mode="bilinear", align_corners=False)
         seen = small.flatten(2) > 0
-        if self.training and prob < 1:
-            seen |= (torch.rand(seen.shape[:2], device=seen.device) > prob)[..., None]
+        if self.training:
+            seen |= (torch.rand(*seen.shape[:2], device=seen.device) > prob)[..., None]
         size = start + seen.shape[2] + self.count
         attends = torch.ones(len(seen), size, size, dtype=torch.bool, device=seen.device)
         attends[:, -self.count :, start : -self.count] = seen

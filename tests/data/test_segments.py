@@ -13,8 +13,9 @@ OF = {"image_size": (48, 64), "batch_size": 2, "crop_size": (40, 40), "num_worke
 
 
 def test_the_mask_of_an_image_with_segments_is_that_of_one_without():
-    for train in (False, True):
-        plain, segmented = (Split(Shapes(segments=s, **OF), "train", train) for s in (False, True))
+    for train, balanced in ((False, 0.0), (True, 0.0), (True, 1.0)):  # crops balance classes, not segments
+        of = OF | {"class_balanced_crops": balanced}
+        plain, segmented = (Split(Shapes(segments=s, **of), "train", train) for s in (False, True))
         for i in range(4):
             one, other = plain[3, i], segmented[3, i]
             assert all(torch.equal(one[key], other[key]) for key in ("image", "mask"))

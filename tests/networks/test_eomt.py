@@ -3,6 +3,7 @@
 import numpy as np
 import pytest
 import torch
+from torch._dynamo.testing import CompileCounter
 
 from lightning_seg.errors import UserError
 from lightning_seg.networks.backbones.timm_backbone import TimmBackbone
@@ -162,6 +163,17 @@ def test_masking_ends_in_one_block_after_the_other_as_published(steps, starts, e
         ours.anneal(step / steps)
         done = [min(1, max(0, (step - a) / (b - a))) for a, b in zip(starts, ends, strict=True)]
         np.testing.assert_allclose(ours.attn_mask_probs, (1 - np.array(done)) ** 0.9, atol=1e-6)
+
+
+@pytest.mark.slow
+def test_a_compiled_network_is_compiled_anew_only_when_masking_ends_in_a_block():
+    """Slow because torch traces the network three times."""
+    ours, counter = network().train(), CompileCounter()
+    ours.compile(backend=counter)
+    for progress, times in ((0.0, 1), (0.2, 1), (0.25, 1), (0.34, 2), (0.75, 2), (1.0, 3)):
+        ours.anneal(progress)
+        ours(images())
+        assert counter.frame_count == times
 
 
 def test_a_finished_network_masks_nothing():

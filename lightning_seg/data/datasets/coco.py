@@ -1,6 +1,6 @@
 """COCO: everyday scenes; things as instances, stuff and panoptic annotations as classes."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any, Literal
@@ -15,11 +15,10 @@ from lightning_seg.data.classes import default_palette, label_table
 from lightning_seg.data.coco_file import CocoFile, read_coco
 from lightning_seg.data.coco_index import Annotation, CocoImages, Id, plain
 from lightning_seg.data.coco_masks import turn, turn_box
-from lightning_seg.data.coco_panoptic import PanopticFile, read_panoptic
+from lightning_seg.data.coco_panoptic import Listed, PanopticFile, panoptic_sample, read_panoptic
 from lightning_seg.data.files import glob_visible
 from lightning_seg.data.instances import instance_sample
-from lightning_seg.data.io import read_image
-from lightning_seg.data.segments import Numbered, SegmentSample, number_segments
+from lightning_seg.data.segments import Numbered, SegmentSample, mask_of
 from lightning_seg.errors import UserError
 
 THINGS = (
@@ -138,7 +137,7 @@ class COCO(SegmentationData):
         if self.labels == "panoptic":
             masks = self.root / "annotations" / f"panoptic_{images.name}"
             segments = self._segments[masks] = read_panoptic(listing, self.class_of)
-            return _Listed(len(segments), partial(_panoptic_sample, images, masks, segments))
+            return Listed(len(segments), partial(panoptic_sample, images, masks, segments))
         file = self._file(listing)
         ours = dict(zip(self.class_of, self.class_names[1:], strict=True))
         if file.categories != ours:
@@ -146,7 +145,7 @@ class COCO(SegmentationData):
             raise UserError(
                 f"{listing} has other categories than the other split: {differing[:6]}. All splits need the same ones."
             )
-        return _Listed(len(file.images), partial(_instance_sample, images, file.images))
+        return Listed(len(file.images), partial(_instance_sample, images, file.images))
 
     def read(self, sample: tuple[Any, ...]) -> tuple[np.ndarray, np.ndarray]:
         """Read an image and its mask, or paint the mask."""
@@ -154,10 +153,7 @@ class COCO(SegmentationData):
             return super().read(sample)
         image = self.read_image(sample[0])
         if self.labels == "panoptic":
-            found = self._panoptic(sample[1], sample[2])
-            table = np.full(256, IGNORE_INDEX, np.uint8)
-            table[: len(found.classes)] = found.classes
-            return image, table[found.numbers]
+            return image, mask_of(*self._panoptic(sample[1], sample[2])[:2])
         mask = np.zeros(image.shape[:2], np.uint8)
         painted = [(entry, _area(entry, one), one) for entry, one, _ in self._painted(sample, image)]
         for entry, _, one in sorted(painted, key=lambda found: (not found[0].is_crowd, -found[1])):
@@ -241,19 +237,7 @@ class COCO(SegmentationData):
 
     def _panoptic(self, path: Path, number: Id) -> Numbered:
         file = next(file for folder, file in self._segments.items() if path.is_relative_to(folder))
-        segments = file.segments(number)
-        numbers = read_image(path).astype(np.int32) @ np.array([1, 256, 65536])
-        listed = [0, *(segment.number for segment in segments)]
-        if len(strange := np.setdiff1d(numbers, listed)):
-            raise UserError(
-                f"{path} has {len(strange)} segments that the JSON does not list, the first being {strange[0]}. Use "
-                "the JSON that belongs to these masks."
-            )
-        return number_segments(
-            numbers,
-            {segment.number: self.class_of[segment.category] for segment in segments},
-            {segment.number for segment in segments if segment.is_crowd},
-        )
+        return file.numbered(path, number, self.class_of)
 
 
 def _area(entry: Annotation, mask: np.ndarray) -> float:
@@ -261,29 +245,5 @@ def _area(entry: Annotation, mask: np.ndarray) -> float:
     return float(mask.sum()) if entry.area is None else entry.area
 
 
-class _Listed(Sequence[tuple[Path, Path, Id]]):
-    """Samples, each made when it is asked for.
-
-    Args:
-        count: How many there are.
-        make: Makes the one at a place.
-    """
-
-    def __init__(self, count: int, make: Callable[[int], tuple[Path, Path, Id]]) -> None:
-        self._rows, self._make = range(count), make
-
-    def __len__(self) -> int:
-        return len(self._rows)
-
-    def __getitem__(self, i: Any) -> Any:
-        rows = self._rows[i]
-        return [*map(self._make, rows)] if isinstance(rows, range) else self._make(rows)
-
-
 def _instance_sample(folder: Path, images: CocoImages, row: int) -> tuple[Path, Path, Id]:
     return folder / images.names[row], images.path, images.id_at(row)
-
-
-def _panoptic_sample(folder: Path, masks: Path, file: PanopticFile, row: int) -> tuple[Path, Path, Id]:
-    image, mask, number = file.names(row)
-    return folder / image, masks / mask, number

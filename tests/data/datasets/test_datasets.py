@@ -419,6 +419,45 @@ def test_cityscapes_has_cars_one_by_one_and_persons_that_are_not_separated_as_a_
     ]  # fmt: skip
 
 
+def ade20k_panoptic(root):
+    """As Mask2Former's preparation writes it: ids and colors by panopticapi's IdGenerator, images called by name."""
+    ids = labels(0, 7895160, 7895161, 329878)  # void; two chairs; floor
+    base = root / "ADEChallengeData2016"
+    for split, folder in (("train", "training"), ("val", "validation")):
+        name = f"ADE_{split}_00000001"
+        write(base / "images" / folder / f"{name}.jpg", photo())
+        colors = np.stack([ids % 256, ids // 256 % 256, ids // 65536], -1)
+        write(base / f"ade20k_panoptic_{split}" / f"{name}.png", colors)
+        kinds = {7895160: 19, 7895161: 19, 329878: 3}
+        segments = [
+            {"id": i, "category_id": c, "iscrowd": 0, "area": 4, "bbox": [0, 0, 2, 2]}
+            for i, c in kinds.items()
+        ]
+        categories = [{"name": "floor", "id": 3, "isthing": 0}, {"name": "chair", "id": 19, "isthing": 1}]
+        contents = {
+            "images": [{"id": name, "file_name": f"{name}.jpg", "width": 8, "height": 8}],
+            "annotations": [{"image_id": name, "file_name": f"{name}.png", "segments_info": segments}],
+            "categories": categories,
+        }
+        (base / f"ade20k_panoptic_{split}.json").write_text(json.dumps(contents))
+    return ADE20K(str(root), labels="panoptic", **ARGUMENTS), labels(255, 19, 19, 3), {"train": 1, "val": 1}
+
+
+def test_ade20k_has_chairs_one_by_one_and_floor_as_a_whole(tmp_path):
+    data, mask, _ = ade20k_panoptic(tmp_path)
+    found = data.read_segments(data.samples("val")[0])
+    assert found.classes == [3, 19, 19] and not found.crowds
+    assert [data.class_names[c] for c in (3, 19)] == ["floor", "chair"]
+    np.testing.assert_array_equal(found.numbers, labels(255, 1, 2, 0))
+    np.testing.assert_array_equal(data.read(data.samples("val")[0])[1], mask)
+    assert (
+        len(data.things) == 100 and 19 in data.things and 3 not in data.things and data.category_id(19) == 19
+    )
+    (tmp_path / "ADEChallengeData2016" / "ade20k_panoptic_val.json").unlink()
+    with pytest.raises(UserError, match=r"ade20k_panoptic_val.json does not exist\.\nMake it of"):
+        ADE20K(str(tmp_path), labels="panoptic", **ARGUMENTS).samples("val")
+
+
 def test_coco_panoptic_has_segments_with_their_crowds(tmp_path):
     data, mask, _ = coco_panoptic(tmp_path)
     listing = tmp_path / "annotations" / "panoptic_val2017.json"
