@@ -53,8 +53,8 @@ def as_pixels(
     elif array.shape[2] not in (1, 3):
         raise UserError(
             f"{name} has {array.shape[2]} bands. State which of them to use, and in which order, counted from 0: "
-            f"--data.init_args.bands={[*range(array.shape[2])]}".replace(", ", ",")
-            + " for all of them. None is left out without a word."
+            f"--data.init_args.bands=[{','.join(map(str, range(array.shape[2])))}] for all of them. None is left out "
+            "without a word."
         )
     array = _own_type(array, name)
     if void is not None and void.any():

@@ -55,6 +55,7 @@ class Annotated(Folder):
         if refused:
             raise UserError(f"data.init_args.{refused[0]} is of masks; {type(self).__name__} has none.")
         super().__init__(root, class_names, **kwargs)
+        self.how_to_get = f"The images should be in {self.image_pattern}/ (data.init_args.images)."
         self.numbers = {name: number for number, name in enumerate(class_names) if number > 0}
         for labels, number in ((void_labels, IGNORE_INDEX), (skip_labels, -1)):
             for label in labels or ():
@@ -77,6 +78,20 @@ class Annotated(Folder):
             sample: The sample.
             size: Height and width of the upright image.
         """
+
+    def no_area(self, where: str, kind: str, label: str) -> UserError:
+        """Make the error for a shape that has no pixels.
+
+        Args:
+            where: File and entry.
+            kind: What the tool calls such shapes.
+            label: The label that it has.
+        """
+        others = f", or leave its label out with --data.init_args.skip_labels=[{label!r}]"
+        return UserError(
+            f"{where} is of the kind {kind!r}, which has no area. Draw a polygon, or remove it in the annotation tool"
+            f"{others if label not in self.class_names else ''}."
+        )
 
     def read(self, sample: Any) -> tuple[np.ndarray, np.ndarray]:
         """Read an image and paint its mask."""

@@ -86,7 +86,7 @@ class COCOFormat(Annotated):
     def _file(self, path: Path) -> CocoFile:
         if path not in self._known:
             if not path.is_file():
-                raise self.missing(path)
+                raise self.missing(path, f"data.init_args.file says where it is in root (now {self.file}).")
             self._known[path] = read_coco(path)
         return self._known[path]
 

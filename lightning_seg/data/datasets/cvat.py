@@ -62,10 +62,7 @@ class CVAT(Annotated):
                 continue
             spot = f"{where}, shape {place}"
             if shape.tag not in _AREAS:
-                raise UserError(
-                    f"{spot} is a {shape.tag}, which is no polygon and no mask. Leave its label out with "
-                    f"--data.init_args.skip_labels=[{label!r}], or draw polygons."
-                )
+                raise self.no_area(spot, shape.tag, label)
             try:
                 found.append(_region(shape, label, spot))
             except (TypeError, ValueError, AttributeError):

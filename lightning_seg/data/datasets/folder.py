@@ -150,7 +150,8 @@ class Folder(SegmentationData):
             UserError: If there is no such split, or an image and a mask have no partner.
         """
         if not self.images.is_dir():
-            raise self.missing(self.images, f"{self.how_to_get} {recognized(self.root)}".strip())
+            other = recognized(self.root, type(self).__name__)
+            raise self.missing(self.images, f"{self.how_to_get} {other}".strip())
         if type(self)._pairs is Folder._pairs and not self.masks.is_dir():
             raise self.missing(self.masks, f"{self.how_to_get} {recognized(self.root)}".strip())
         if self.divided:

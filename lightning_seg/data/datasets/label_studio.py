@@ -89,10 +89,7 @@ class LabelStudio(Annotated):
                     f"{spot}: the image was turned in Label Studio. Save it as it is shown there."
                 )
             if kind not in ("polygonlabels", "brushlabels"):
-                raise UserError(
-                    f"{spot} is of the kind {kind!r}, no polygon and no brush. Leave its label out with "
-                    f"--data.init_args.skip_labels=[{labels[0]!r}], or draw polygons."
-                )
+                raise self.no_area(spot, kind, labels[0])
             try:
                 if kind == "polygonlabels":
                     points = np.array(value["points"], float) * np.array(size[::-1]) / 100

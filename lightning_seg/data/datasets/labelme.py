@@ -65,20 +65,27 @@ class LabelMe(Annotated):
             where = f"{path}: shape {place + 1}"
             if not isinstance(shape, dict) or not isinstance(shape.get("label"), str):
                 raise UserError(f"{where} has no label.")
-            if self.numbers.get(shape["label"]) != -1:
-                found.append(_region(shape, where, size))
+            if self.numbers.get(shape["label"]) == -1:
+                continue
+            kind = shape.get("shape_type") or "polygon"
+            if kind not in _AREAS:
+                raise self.no_area(where, kind, shape["label"])
+            found.append(_region(shape, kind, where, size))
         return found
 
 
-def _region(shape: dict[str, Any], where: str, size: tuple[int, int]) -> Region:
-    label, kind = shape["label"], shape.get("shape_type") or "polygon"
+_AREAS = ("polygon", "rectangle", "circle", "mask")
+
+
+def _region(shape: dict[str, Any], kind: str, where: str, size: tuple[int, int]) -> Region:
+    label = shape["label"]
     try:
         points = np.array(shape["points"], float).reshape(-1, 2)
     except (KeyError, TypeError, ValueError):
         raise UserError(f"{where} has no points [[x, y], ...].") from None
     if kind == "polygon":
         return polygon(where, label, [points.ravel().tolist()])
-    if kind in ("rectangle", "circle", "mask") and len(points) != 2:
+    if len(points) != 2:
         raise UserError(f"{where} is a {kind} of {len(points)} points; it has two.")
     if kind == "rectangle":
         (x1, y1), (x2, y2) = points.tolist()
@@ -87,18 +94,13 @@ def _region(shape: dict[str, Any], where: str, size: tuple[int, int]) -> Region:
         rows, columns = np.indices(size) + 0.5  # centers of the pixels
         (x, y), radius = points[0], np.hypot(*(points[1] - points[0]))
         return whole(where, label, np.hypot(columns - x, rows - y) <= radius)
-    if kind == "mask":
-        try:
-            content = io.BytesIO(base64.b64decode(shape["mask"], validate=True))
-            with Image.open(content) as picture:
-                mask = np.asarray(picture) != 0
-        except (KeyError, TypeError, binascii.Error, OSError, ValueError):
-            raise UserError(f"{where} is a mask without the picture of it, a PNG in base64.") from None
-        left, top, right, bottom = (points + 0.5).astype(int).ravel().tolist()
-        if mask.shape != (bottom - top + 1, right - left + 1):
-            raise UserError(f"{where}: its mask is of {mask.shape} pixels, but its points say otherwise.")
-        return box(where, label, mask, (top, left))
-    raise UserError(
-        f"{where} is a {kind}, which has no area. Leave its label out with --data.init_args.skip_labels=[{label!r}], "
-        "or draw polygons."
-    )
+    try:
+        content = io.BytesIO(base64.b64decode(shape["mask"], validate=True))
+        with Image.open(content) as picture:
+            mask = np.asarray(picture) != 0
+    except (KeyError, TypeError, binascii.Error, OSError, ValueError):
+        raise UserError(f"{where} is a mask without the picture of it, a PNG in base64.") from None
+    left, top, right, bottom = (points + 0.5).astype(int).ravel().tolist()
+    if mask.shape != (bottom - top + 1, right - left + 1):
+        raise UserError(f"{where}: its mask is of {mask.shape} pixels, but its points say otherwise.")
+    return box(where, label, mask, (top, left))

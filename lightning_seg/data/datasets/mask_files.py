@@ -13,7 +13,7 @@ from lightning_seg.data.datasets.annotated import Annotated
 from lightning_seg.data.files import is_hidden, is_image, without_ending
 from lightning_seg.data.io import read_mask
 from lightning_seg.data.reader import with_void
-from lightning_seg.data.regions import Region, one_class, whole
+from lightning_seg.data.regions import Region, one_class, refuse_other_size, whole
 from lightning_seg.errors import UserError
 
 
@@ -108,15 +108,18 @@ class MaskFiles(Annotated):
         for part in (*sample[1:], ""):
             if isinstance(part, Path):
                 files += 1
-                found += self._read(part, label)
+                found += self._read(part, label, size, sample[0])
             else:
                 if label and not files and self.if_missing == "void":
                     found.append(Region(str(sample[0]), label, lambda size: np.ones(size, bool), crowd=True))
                 label, files = part, 0
         return found
 
-    def _read(self, path: Path, label: str) -> list[Region]:
+    def _read(self, path: Path, label: str, size: tuple[int, int], image: Path) -> list[Region]:
         numbers = read_mask(path)
+        refuse_other_size(
+            str(path), (numbers.shape[0], numbers.shape[1]), size, image
+        )  # also where it is empty
         present = [number for number in np.unique(numbers).tolist() if number not in (0, self.void)]
         if len(present) > 1:
             number = IGNORE_INDEX if IGNORE_INDEX in present else present[-1]

@@ -49,7 +49,9 @@ class YOLOPolygons(Annotated):
         self._check_names()
         folder = self.root / self.annotations.partition("{split}")[0]
         if not folder.is_dir():
-            raise self.missing(folder)
+            raise self.missing(
+                folder, "data.init_args.annotations names the folder of the text files in root."
+            )
         found = {
             composed(without_ending(p.relative_to(folder)).as_posix()): p
             for p in glob_visible(folder, "**/*.txt")

@@ -236,6 +236,9 @@ def test_what_a_missing_or_uncertain_mask_means_is_said_by_settings(tmp_path):
         data.read_overlapping(samples(data)["a"])
     known = MaskFiles(str(tmp_path), CLASSES, void=128, **GIVEN)
     assert known.read_overlapping(samples(known)["a"])[1][[3, 5, 7], 0, 1].tolist() == [1, 255, 0]
+    Image.fromarray(three[:-9] * 0).save(file)  # nothing in it, but it is of another image
+    with pytest.raises(UserError, match="a.png is for"):
+        known.read_overlapping(samples(known)["a"])
 
 
 def test_classes_that_claim_one_pixel_are_an_error_where_it_can_have_one_class(tmp_path):
@@ -277,8 +280,14 @@ def test_faults_of_files_are_one_error_each(tmp_path):
     fails(data, "is for 56x40 pixels.*EXIF")
     line = {"label": "cat", "points": [[1, 1], [2, 2]], "shape_type": "line"}
     file.write_text(json.dumps(contents | {"shapes": [line]}))
-    fails(data, "shape 1 is a line, which has no area")
+    fails(data, "shape 1 is of the kind 'line', which has no area.*tool.$")
+    file.write_text(json.dumps(contents | {"shapes": [line | {"label": "head"}]}))
+    fails(data, r"skip_labels=\['head'\]")
     file.unlink()
+    with pytest.raises(
+        UserError, match=r"photos does not exist.\nThe images should be in photos/ \(data.*images\).\n"
+    ):
+        LabelMe(str(tmp_path / "labelme"), CLASSES, images="photos", **GIVEN).samples("train")
     fails(LabelMe(str(tmp_path / "labelme"), CLASSES, **GIVEN), "1 of 4 images have no annotation of LabelMe")
 
     data, _ = made(make_yolo, tmp_path / "yolo", 0)
@@ -313,7 +322,7 @@ def test_faults_of_files_are_one_error_each(tmp_path):
     file = tmp_path / "cvat/annotations.xml"
     text = file.read_text()
     file.write_text(text.replace("<polygon", "<polyline", 1).replace("</polygon>", "</polyline>", 1))
-    fails(data, "is a polyline")
+    fails(data, "of the kind 'polyline'")
     file.write_text(text[:-5])
     fails(CVAT(str(tmp_path / "cvat"), CLASSES, **GIVEN), "no XML, or cut off")
 
