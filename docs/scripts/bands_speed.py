@@ -1,8 +1,8 @@
 """How fast training samples of four bands of 16 bits are made, beside torchgeo's pipeline: a table of processor time.
 
-`python docs/scripts/bands_speed.py FOLDER`, where FOLDER holds `bands` of `docs/scripts/eight_datasets.py`. torchgeo's is
-that of its Landsat data modules: rasterio, float32, then Kornia's normalization, random resized crop and flip of the
-batch. Needs `torchgeo` and `kornia`.
+`python docs/scripts/bands_speed.py FOLDER`; FOLDER holds `bands` of `docs/scripts/eight_datasets.py`. torchgeo's
+pipeline is that of its Landsat data modules: rasterio, float32, then Kornia's normalization, random resized crop and
+flip of the batch. Needs `torchgeo` and `kornia`.
 """
 
 import sys
