@@ -215,13 +215,22 @@ def _check(path: str, key: str, places: tuple[str, ...]) -> None:
             where += (
                 "; modules are looked for in the current folder, in experiments/ and beside the YAML, too"
             )
-        ours = [f"{m.name}.{name}" for m in pkgutil.iter_modules([*_FOLDERS])]
-        raise UserError(f"{key}: {where}.{_nearest(path, _named_in(places), ours)}") from error
+        raise UserError(f"{key}: {where}.{_nearest(path, _named_in(places), _in_folders())}") from error
     except Exception as error:  # a module may fail in any way
         raise UserError(f"{key}: {module} cannot be imported: {_last_line(error)}.") from error
     if not hasattr(found, name):
         others = [f"{module}.{n}" for n in dir(found) if isinstance(getattr(found, n), type)]
         raise UserError(f"{key}: {module} has no {name!r}.{_nearest(path, {}, others)}")
+
+
+def _in_folders() -> list[str]:
+    """Return the class paths of what the user's own modules define, which are read and not imported."""
+    found = []
+    for file in (file for folder in _FOLDERS for file in Path(folder).glob("*.py")):
+        with suppress(OSError, UnicodeDecodeError):
+            names = re.findall(r"^(?:class|def) (\w+)", file.read_text(encoding="utf-8"), re.M)
+            found += [f"{file.stem}.{name}" for name in names]
+    return found
 
 
 def _last_line(error: Exception) -> str:

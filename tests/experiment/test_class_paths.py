@@ -160,6 +160,7 @@ def test_what_was_imported_before_changes_nothing(experiment):
         ("--model.optimizer.class_path=torch.optim.AdamWW", "torch.optim.AdamW"),
         ("--model.optimizer.class_path=torch.optims.AdamW", "torch.optim.AdamW"),
         ("--data=mydatta.Mine", "mydata.Mine"),
+        ("--data=mydatta.Mina", "mydata.Mine"),
     ],
 )
 def test_a_misspelt_class_names_the_nearest(experiment, argument, hint):
@@ -168,6 +169,13 @@ def test_a_misspelt_class_names_the_nearest(experiment, argument, hint):
         settings(experiment, argument)
     assert f"Did you mean {hint}?" in str(caught.value)
     assert str(caught.value).count("\n") < 4
+
+
+def test_a_module_that_is_not_there_suggests_no_class_that_is_not_there(experiment):
+    Path("mydata.py").write_text("class Mine: ...\n")
+    with pytest.raises(UserError, match="no module 'mydat'") as caught:
+        settings(experiment, "--data=mydat.Foo")
+    assert "Did you mean" not in str(caught.value)
 
 
 @pytest.mark.parametrize(
