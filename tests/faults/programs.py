@@ -56,7 +56,7 @@ class Program:
         told = (str(folder), list(arguments), environment, str(self.file), forked_python())
         self.process = start(_main, *told, **environment)
 
-    def wait(self, seconds: float = 60) -> int:
+    def wait(self, seconds: float = 300) -> int:
         """Wait for its end and return the exit code; kill it if it takes too long."""
         self.process.join(seconds)
         if self.process.exitcode is None:
@@ -70,7 +70,7 @@ class Program:
         if self.process.exitcode is None:
             os.kill(self.process.pid, number)
 
-    def until(self, condition, seconds: float = 60) -> bool:
+    def until(self, condition, seconds: float = 300) -> bool:
         """Wait until something is true; False if the program ended before."""
         deadline = time.monotonic() + seconds
         while (before := time.monotonic()) < deadline:
@@ -101,7 +101,7 @@ def _main(folder: str, arguments: list[str], environment: dict[str, str], output
     sys.exit(main(arguments))
 
 
-def run(folder: Path, *arguments: str, seconds: float = 60, **environment: str) -> str:
+def run(folder: Path, *arguments: str, seconds: float = 300, **environment: str) -> str:
     """Run the program to its end, which must be good, and return what it printed."""
     program = Program(folder, *arguments, **environment)
     code = program.wait(seconds)
