@@ -46,7 +46,8 @@ def experiment_file(name: str) -> Path:
     names = experiment_names()
     if not names:
         raise UserError(
-            f"no experiment {name!r}: there is no folder {EXPERIMENTS}/ here; run from the repository."
+            f"no experiment {name!r}: there is no folder {EXPERIMENTS}/ with experiments here. Go to the one that has"
+            " it, name the YAML itself, or begin here: lightning-seg new NAME."
         )
     close = difflib.get_close_matches(name, names, n=1)
     hint = f" Did you mean {close[0]}?" if close else ""

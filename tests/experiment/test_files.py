@@ -11,7 +11,7 @@ from lightning_seg.experiment.files import experiment_file, that_differ
 
 def test_no_experiments_folder(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    with pytest.raises(UserError, match="run from the repository"):
+    with pytest.raises(UserError, match="begin here: lightning-seg new NAME"):
         experiment_file("quickstart")
 
 
