@@ -60,6 +60,14 @@ def save(figure: Figure, folder: Path, name: str) -> None:
     """Write a picture as a PNG of at most 256 colors."""
     buffer = io.BytesIO()
     figure.savefig(buffer, format="png", facecolor="white", metadata={"Software": None})
-    picture = Image.open(buffer).convert("RGB").quantize(256, dither=Image.Dither.NONE)
+    picture = (
+        Image.open(buffer)
+        .convert("RGB")
+        .quantize(256, method=Image.Quantize.FASTOCTREE, dither=Image.Dither.NONE)
+    )
+    colors = picture.getpalette() or []
+    paper = 3 * picture.getpixel((picture.width - 1, picture.height - 1))
+    colors[paper : paper + 3] = [255, 255, 255]  # which the fewer bits of an octree make a shade darker
+    picture.putpalette(colors)
     folder.mkdir(parents=True, exist_ok=True)
     picture.save(folder / f"{name}.png", optimize=True)
