@@ -1,7 +1,7 @@
 """``python -m docs.scripts.learn [NAME ...]``: draw the pictures of docs/learn, print the numbers on its pages.
 
-Without a name all that take seconds. Those of `TRAINED` train small networks on `Shapes` first, one minute of one
-core, unless their runs are in runs/learn.
+Without a name all that take seconds. Those of `TRAINED` train small networks on `Shapes` first, two minutes of one
+core in all, unless their runs are in runs/learn.
 """
 
 import sys
@@ -10,7 +10,7 @@ from importlib import import_module
 from docs.scripts.learn.common import FOLDER
 
 QUICK = ("maps", "pooling", "receptive_field", "dilation", "aspp", "upsampling", "batchnorm", "metrics")
-TRAINED = ("skips", "crf", "speed")
+TRAINED = ("skips", "crf", "fitting", "speed")
 
 
 def main(names: list[str]) -> None:

@@ -55,7 +55,7 @@ def draw(folder: Path) -> list[str]:
             out = up(torch.ones(1, 3, 8, 8))[0, :, 2:-2, 2:-2].detach()
             uneven = f"{float(out.std((1, 2)).mean()):.2f}"
             place = patterns[LEARNED.index(name)]
-            show(place, _stretched(out), name.strip())
+            show(place, _stretched(out), name.strip().removesuffix("Conv."))
             learn(up, train)
         found = enlarge(up, test).detach()
         error = float((found - test).square().mean().sqrt()) * 255
