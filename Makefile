@@ -50,6 +50,7 @@ lint: $(HERE).venv/ready ## check style, types, and that the dependencies fit to
 	@$(BIN)/uv pip check --quiet --python $(BIN)/python
 
 docs: $(HERE).venv/docs ## build the documentation into site/, where index.html opens without a server; check its links
+	@cd $(HERE) && .venv/bin/python -m docs.scripts.learn >/dev/null
 	@cd $(HERE) && .venv/bin/zensical build --clean --strict
 	@cd $(HERE) && .venv/bin/python docs/scripts/check_site.py site
 
