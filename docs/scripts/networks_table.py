@@ -62,7 +62,7 @@ are drawn, 64x64, on a CPU.
 - **train**: after four steps all weights are finite, and those of the backbone have changed.
 - **freeze**: with the policy `Frozen` the hash of the backbone's state, BatchNorm's statistics included, is that from
   before the training, and the rest has changed.
-- **resume**: killed after three of the four steps, within an epoch, and continued, a run ends with the weights, the
+- **resume**: stopped after three of the four steps, within an epoch, and continued, a run ends with the weights, the
   optimizer's state and the test.json of the one that nothing happened to, bit for bit.
 - **two processes**: the confusion matrix of each of the five test images, and all scores, are those of one process.
 - **export**: of the ONNX file onnxruntime makes the same label for every pixel, of validation images and of noise of
