@@ -8,9 +8,11 @@ import warnings
 from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
+from typing import Any, TypeVar
 
 import lightning as L
 import torch
+from lightning.fabric.utilities import move_data_to_device
 from torch import Tensor, nn
 from torch.utils.data import DataLoader
 
@@ -18,9 +20,12 @@ from lightning_seg.bench.turns import Goal
 from lightning_seg.callbacks.progress import Progress
 from lightning_seg.experiment.experiment import TaskAndData
 from lightning_seg.experiment.trainer import device_of
+from lightning_seg.networks.mask_network import MaskNetwork
 from lightning_seg.runs.csv_logger import RunLogger
+from lightning_seg.tasks.mask_classification import MaskClassification
 from lightning_seg.tasks.semantic import SemanticSegmentation
 from lightning_seg.training.finetune.policies import Frozen, Full
+from lightning_seg.training.mask_loss import targets_of
 from lightning_seg.training.precision import choose_precision
 
 OURS, BARE, PLAIN, FROZEN = "ours", "bare loop", "bare loop, 32 bits, contiguous", "ours, frozen backbone"
@@ -31,6 +36,7 @@ GOALS = (
     Goal(OURS, AUTOTIMM, 2.4),
     Goal(FROZEN, OURS, 2.3),
 )
+N = TypeVar("N", bound=nn.Module)
 WARM = 2  # steps of each turn that are not timed
 
 
@@ -64,11 +70,13 @@ class TrainBench:
         size = (data.batch_size, 3, *data.crop_size)
         images = torch.randint(256, size, generator=generator, dtype=torch.uint8)
         self.num_classes = data.num_classes
-        self.batch = {
+        self.batch: dict[str, Any] = {
             "image": images.contiguous(memory_format=torch.channels_last),
             "mask": images[:, 0] % data.num_classes,
             "index": torch.arange(len(images)),
         }
+        if experiment.model.segments:
+            self.batch |= _rectangles(len(images), size[2:], data.num_classes)
 
     @property
     def device_name(self) -> str:
@@ -94,35 +102,32 @@ class TrainBench:
         """Return the experiment's task under another policy."""
         model = self.experiment.model
         assert isinstance(model, SemanticSegmentation)
-        return SemanticSegmentation(
-            copy.deepcopy(model.network).requires_grad_(True),  # whatever the experiment freezes
-            model.optimizer,
-            model.class_names,
-            loss=model.loss,
-            finetune=finetune,
-        )
+        given = model.optimizer, model.class_names
+        if isinstance(model, MaskClassification):
+            return MaskClassification(
+                _trainable(model.network), *given, model.things, loss=model.mask_loss, finetune=finetune
+            )
+        return SemanticSegmentation(_trainable(model.network), *given, loss=model.loss, finetune=finetune)
 
     def bare(self, arithmetic: Callable, layout: torch.memory_format) -> Callable[[], float]:
         """Return a loop that does a step's work and nothing else."""
         task = self.task(Full())
         network: nn.Module = task.network.to(self.device).to(memory_format=layout).train()
-        loss = copy.deepcopy(task.loss).to(self.device)
+        loss = _bare_loss(task.to(self.device))
         optimizer = task.optimizer(network.parameters())
-        images = self.batch["image"].contiguous(memory_format=layout)
+        given = self.batch | {"image": self.batch["image"].contiguous(memory_format=layout)}
 
         def run() -> float:
             for step in range(WARM + self.steps):
                 if step == WARM:
                     start = self.clock()
-                x, y = images.to(self.device), self.batch["mask"].to(self.device)
+                if isinstance(network, MaskNetwork):
+                    network.anneal(step / (WARM + self.steps))  # as the task: it changes what a step costs
+                batch = move_data_to_device(given, self.device)
                 with arithmetic():
-                    logits = network(x)
-                    outputs: list[Tensor] = list(logits) if isinstance(logits, tuple) else [logits]
-                    total = sum(
-                        (1.0 if i == 0 else task.auxiliary_weight) * loss(o, y) for i, o in enumerate(outputs)
-                    )
+                    total = loss(batch)
                 optimizer.zero_grad()
-                total.backward()  # type: ignore[attr-defined]
+                total.backward()
                 optimizer.step()
             return (self.clock() - start) / self.steps
 
@@ -187,18 +192,45 @@ class TrainBench:
             return tensor
 
         task.to(self.device).train()
-        task.log = lambda *args, **kwargs: None  # type: ignore[method-assign, assignment]
-        batch = {key: value.to(self.device) for key, value in self.batch.items()}
+        task.log = task.log_dict = lambda *args, **kwargs: None  # type: ignore[method-assign, assignment]
+        batch = move_data_to_device(self.batch, self.device)
         own = {p.untyped_storage().data_ptr() for p in task.parameters()}
         with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor), self.autocast():
-            if bare:
-                logits = task.network(batch["image"])
-                logits = logits[0] if isinstance(logits, tuple) else logits
-                loss = task.loss(logits, batch["mask"])
-            else:
-                loss = task.training_step(batch, 0)
+            loss = _bare_loss(task)(batch) if bare else task.training_step(batch, 0)
         del loss
         return sum(size for pointer, size in kept.items() if pointer not in own)
+
+
+def _trainable(network: N) -> N:
+    """Return a copy that trains whole, whatever the experiment freezes."""
+    return copy.deepcopy(network).requires_grad_(True)
+
+
+def _bare_loss(task: SemanticSegmentation) -> Callable[[dict[str, Any]], Tensor]:
+    """Return what a loop of one's own would compute of a batch: the loss, and nothing of what the task adds."""
+
+    def loss(batch: dict[str, Any]) -> Tensor:
+        output = task.network(batch["image"])
+        if isinstance(task, MaskClassification):
+            numbers = task.network.pad_segments(batch["segments"])
+            targets = targets_of(numbers, batch["segment_class"], batch["segment_list"])
+            return torch.stack([layer.total for layer in task.mask_loss(output, targets)]).sum()
+        first, *auxiliary = output if isinstance(output, tuple) else [output]
+        total: Tensor = task.loss(first, batch["mask"])
+        return total + sum(task.auxiliary_weight * task.loss(each, batch["mask"]) for each in auxiliary)
+
+    return loss
+
+
+def _rectangles(images: int, size: tuple[int, int], num_classes: int) -> dict[str, Any]:
+    """Return segments for each image, nine rectangles."""
+    rows, columns = (torch.arange(side) * 3 // side for side in size)
+    numbers = (3 * rows[:, None] + columns).to(torch.uint8)
+    return {
+        "segments": numbers.expand(images, *size).contiguous(),
+        "segment_class": (torch.arange(256) % num_classes).to(torch.uint8).repeat(images, 1),
+        "segment_list": [list(range(9)) for _ in range(images)],
+    }
 
 
 class _Clock(L.Callback):

@@ -58,7 +58,7 @@ def _train(arguments: list[str]) -> None:
     parser.add_argument("--peers", action="store_true", help="time other frameworks, too (the extra 'peers')")
     _add_clock(parser)
     options, settings = parser.parse_with_settings(arguments)
-    experiment = _experiment(settings)
+    experiment = _experiment(settings, segments=True)
     data = experiment.datamodule
 
     from lightning_seg.bench import peers, train
@@ -203,14 +203,14 @@ def _add_clock(parser: Arguments) -> None:
     )
 
 
-def _experiment(settings: list[str]) -> "TaskAndData":
+def _experiment(settings: list[str], segments: bool = False) -> "TaskAndData":
     from lightning_seg.experiment.experiment import TaskAndData
     from lightning_seg.tasks.semantic import SemanticSegmentation
 
     experiment = TaskAndData(settings)
-    if not isinstance(experiment.model, SemanticSegmentation) or experiment.model.segments:
+    if not isinstance(experiment.model, SemanticSegmentation) or (experiment.model.segments and not segments):
         raise UserError(
-            f"bench times networks that give each pixel a class, not the task {type(experiment.model).__name__}; take"
-            " an experiment such as quickstart"
+            "this bench times networks that give each pixel a class, not the task "
+            f"{type(experiment.model).__name__}; take an experiment such as quickstart"
         )
     return experiment

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from lightning_seg.bench import evaluate, guard
-from lightning_seg.bench.train import BARE, FROZEN, OURS, TrainBench
+from lightning_seg.bench.train import BARE, FROZEN, OURS, TrainBench, _bare_loss
 from lightning_seg.bench.turns import Goal, ratio, table, take_turns
 from lightning_seg.cli.main import main
 from lightning_seg.experiment.experiment import TaskAndData
@@ -95,7 +95,24 @@ def test_peers_need_the_network_that_all_have(capsys):
     assert "DeepLabV3" in capsys.readouterr().err
 
 
-@pytest.mark.parametrize("command", [["bench", "train"], ["profile"]])
+def test_a_step_of_mask_classification_does_the_bare_loops_work_and_keeps_as_much():
+    """The same random points, the same loss; what is kept for the backward pass is counted on the same batch."""
+    bench = TrainBench(
+        TaskAndData(["-c", "experiments/eomt_shapes.yaml", "--data.init_args.batch_size=2"]), 1
+    )
+    task = bench.task(bench.experiment.model.finetune)
+    task.log = task.log_dict = lambda *args, **kwargs: None
+    losses = []
+    for step in (_bare_loss(task), lambda batch: task.training_step(batch, 0)):
+        torch.manual_seed(0)
+        losses.append(step(bench.batch).item())
+    assert losses[0] == losses[1] > 0
+    assert float(next(iter(bench.memory().values()))) == pytest.approx(1, abs=0.01)
+    ways = bench.ways()
+    assert all(0 < ways[name]() < 60 for name in (OURS, BARE))
+
+
+@pytest.mark.parametrize("command", [["bench", "eval"], ["profile"]])
 def test_networks_that_give_segments_are_refused_in_a_line(command, capsys, tmp_path, monkeypatch):
     file = Path("experiments/eomt_shapes.yaml").resolve()
     monkeypatch.chdir(tmp_path)
