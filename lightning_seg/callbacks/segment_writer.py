@@ -32,6 +32,12 @@ class SegmentWriter(PredictionWriter):
     Args:
         outputs: Where to write.
         run: The run that predicts.
+
+    Examples:
+        >>> from lightning_seg.inference.writing import Outputs
+        >>> writer = SegmentWriter(Outputs(Path("out"), names={}), run=Path("runs/x"))
+        >>> writer.kinds
+        ('segments', 'masks', 'overlays')
     """
 
     kinds = ("segments", "masks", "overlays")

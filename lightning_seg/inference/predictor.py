@@ -212,6 +212,14 @@ class SegmentPredictor:
         things: Classes that have objects.
         objects: Return objects, which may overlap, instead of segments.
         pixels: Which bands are read, and which values are expected.
+
+    Examples:
+        >>> network = EoMT(2, "test_vit", weights=False, queries=10, blocks=1)
+        >>> palette = ((0, 0, 0), (230, 25, 75))
+        >>> predict = SegmentPredictor(network, ("ground", "star"), palette, SegmentRules(), things=(1,))
+        >>> found = predict(np.zeros((64, 64, 3), np.uint8))
+        >>> sorted(found), found["segments"].shape
+        (['classes', 'labels', 'scores', 'segments'], (64, 64))
     """
 
     def __init__(
