@@ -7,6 +7,8 @@ core in all, unless their runs are in runs/learn.
 import sys
 from importlib import import_module
 
+import torch
+
 from docs.scripts.learn.common import FOLDER
 
 QUICK = ("maps", "pooling", "receptive_field", "dilation", "aspp", "upsampling", "batchnorm", "metrics")
@@ -17,6 +19,7 @@ def main(names: list[str]) -> None:
     """Draw the pictures of pages."""
     if unknown := set(names) - {*QUICK, *TRAINED}:
         sys.exit(f"unknown: {', '.join(sorted(unknown))}; there are {', '.join((*QUICK, *TRAINED))}")
+    torch.set_num_threads(1)  # sums in one order, so that a picture drawn again is the same file
     for name in names or QUICK:
         print(f"-- {name}", *import_module(f"docs.scripts.learn.{name}").draw(FOLDER), sep="\n", flush=True)
 
