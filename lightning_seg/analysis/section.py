@@ -10,6 +10,7 @@ from lightning_seg.analysis.groups import TRUTH, Group, other_differences
 from lightning_seg.analysis.metrics import MIOU, Measure
 from lightning_seg.analysis.settings import MISSING, varied_settings
 from lightning_seg.runs.directory import JsonObject
+from lightning_seg.runs.records import Record
 from lightning_seg.statistics.blocks import image_blocks
 from lightning_seg.statistics.paired import (
     Differences,
@@ -62,16 +63,18 @@ class Section:
         means = {name: float(np.mean(values)) for name, values in scores.items()}
         self.groups = sorted(groups, key=lambda g: -np.nan_to_num(measure.best * means[g.name], nan=-np.inf))
         self.sample: GroupScores
+        records = [record for group in groups for record in group.records]
+        scored = _scored(protocol, records)
         if measure.of_counts is None:
             left_out = _left_out(self.groups) if measure.name == "mask_ap" else None
             values = [scores[g.name] for g in self.groups]
-            self.sample = RunScores(values, measure.percent, left_out, len(groups[0].records[0].image_names))
+            self.sample = RunScores(values, measure.percent, left_out, len(scored))
         else:
-            records = [record for group in groups for record in group.records]
             known = next((r.image_groups for r in records if r.image_groups is not None), None)
             sequence = any(record.sequence for record in records)
-            blocks = image_blocks(records[0].image_names, sequence, block, known)
-            counts = [[measure.counts(record) for record in group.records] for group in self.groups]
+            shown = [records[0].image_names[i] for i in scored]
+            blocks = image_blocks(shown, sequence, block, None if known is None else known[scored])
+            counts = [[measure.counts(record)[scored] for record in group.records] for group in self.groups]
             self.sample = Sample(counts, blocks, measure.of_counts)
         names = [group.name for group in self.groups]
         self.has_baseline = baseline in names
@@ -347,6 +350,14 @@ class Section:
         if not self.judged:
             return ONE_SEED if d.certain else SAME_IMAGES if np.isfinite(d.low) else ""
         return SAME if not d.certain else BETTER if self.measure.best * d.value > 0 else WORSE
+
+
+def _scored(protocol: JsonObject, records: Sequence[Record]) -> np.ndarray:
+    """Return the places of the images that were scored; `limit_test_batches` leaves the others out."""
+    places = np.arange(len(records[0].image_names))
+    if protocol.get("images", len(places)) >= len(places):
+        return places
+    return np.flatnonzero(np.sum([record.counts.sum((1, 2)) for record in records], axis=0))
 
 
 def _title(protocol: JsonObject) -> str:

@@ -8,6 +8,7 @@ from typing import Any
 import lightning as L
 import numpy as np
 from PIL import Image
+from scipy.ndimage import find_objects
 
 from lightning_seg import IGNORE_INDEX
 from lightning_seg.callbacks.prediction_writer import PredictionWriter, void_at
@@ -63,18 +64,19 @@ class SegmentWriter(PredictionWriter):
         file = self.outputs.file("segments", path, ".png")
         Image.fromarray(picture.astype(np.uint8)).save(file)
         listed = []
-        for number, (label, score) in enumerate(zip(labels.tolist(), scores.tolist(), strict=True), start=1):
-            rows, columns = np.nonzero(view.parts == number)
-            if not len(rows):
+        places = find_objects(view.parts, max_label=len(labels))
+        found = zip(places, labels.tolist(), scores.tolist(), strict=True)
+        for number, (place, label, score) in enumerate(found, start=1):
+            if place is None:  # all of it is where the image has no data
                 continue
-            left, top = int(columns.min()), int(rows.min())
+            rows, columns = place
             listed.append(
                 {
                     "id": int(ids[number]),
                     "category_id": data.category_id(label),
                     "iscrowd": 0,
-                    "area": len(rows),
-                    "bbox": [left, top, int(columns.max()) - left + 1, int(rows.max()) - top + 1],
+                    "area": int((view.parts[place] == number).sum()),
+                    "bbox": [columns.start, rows.start, columns.stop - columns.start, rows.stop - rows.start],
                     "score": round(score, 6),
                 }
             )

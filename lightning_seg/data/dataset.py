@@ -114,8 +114,9 @@ class Split(Dataset[dict[str, Any]]):
                     pixels, labels = self.cache[index % len(self.samples)]
                 if self.train:
                     crop, flip = self.data.geometry
-                    balanced = segments is not None and crop.class_balanced_crops
-                    classes = mask_of(labels, segments.classes) if segments and balanced else None
+                    classes = None  # of the segments, whose numbers `labels` has
+                    if segments is not None and crop.class_balanced_crops:
+                        classes = mask_of(labels, segments.classes)
                     pixels, labels = flip.arrays(*crop.arrays(pixels, labels, random, classes), random)
             numbers = self.data.num_classes if segments is None else len(segments.classes)
             if self.data.overlapping:

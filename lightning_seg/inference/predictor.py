@@ -195,10 +195,7 @@ class ObjectPredictor:
         pixels = torch.from_numpy(as_image(image, self.pixels)).permute(2, 0, 1)
         with torch.inference_mode(), full_precision(self.device):
             found = arrays(self.network(pixels[None].to(self.device))[0])
-        order = np.argsort(-found["scores"], kind="stable")
-        order = order[found["scores"][order] >= self.score_threshold]
-        kept = {name: found[name][order] for name in ("masks", "boxes", "labels", "scores")}
-        return {**kept, "classes": np.array(self.class_names)[kept["labels"]]}
+        return _named(_surest(found, self.score_threshold), self.class_names)
 
 
 class SegmentPredictor:
@@ -258,14 +255,22 @@ class SegmentPredictor:
         with torch.inference_mode(), full_precision(self.device):
             queries = self.network.queries(pixels[None].to(self.device))
             if self.objects:
-                found = self.rules.instances(queries, self.things)
-                order = np.argsort(-found["scores"], kind="stable")
-                order = order[found["scores"][order] >= self.rules.score_threshold]
-                found = {name: values[order] for name, values in found.items()}
+                found = _surest(self.rules.instances(queries, self.things), self.rules.score_threshold)
             else:
                 view, labels, scores = self.rules.found(queries, self.things)
                 found = {"segments": view.parts, "labels": labels, "scores": scores}
-        return {**found, "classes": np.array(self.class_names)[found["labels"]]}
+        return _named(found, self.class_names)
+
+
+def _surest(objects: dict[str, np.ndarray], threshold: float) -> dict[str, np.ndarray]:
+    """Return the objects from a score on, those of the highest first."""
+    order = np.argsort(-objects["scores"], kind="stable")
+    order = order[objects["scores"][order] >= threshold]
+    return {name: values[order] for name, values in objects.items()}
+
+
+def _named(found: dict[str, np.ndarray], class_names: tuple[str, ...]) -> dict[str, np.ndarray]:
+    return {**found, "classes": np.array(class_names)[found["labels"]]}
 
 
 def as_image(image: ImageLike, pixels: Pixels = RGB) -> np.ndarray:

@@ -76,9 +76,8 @@ class EoMT(MaskNetwork):
         self.head = QueryHead(width, num_classes)
         self.register_buffer("attn_mask_probs", torch.ones(blocks))
         self._probs = [1.0] * blocks  # the same, known without waiting for the device
-        self._masked = [
-            True
-        ] * blocks  # the only part that changes what is computed: a compiled network follows it
+        # Whether it is above 0, all that changes what is computed: a compiled network follows it.
+        self._masked = [True] * blocks
         self.register_load_state_dict_post_hook(_recall)  # type: ignore[no-untyped-call]
 
     def recall(self) -> None:

@@ -145,9 +145,8 @@ class Mask2Former(MaskNetwork):
                 f"{source} does not hold the decoders of this Mask2Former: {'; '.join(wrong[:3])}; {len(wrong)} "
                 "tensors in all. Choose its queries, channels and layers, and a backbone of the same channels."
             )
-        if why := misfit({key: own[key] for key in found}, Translation(found))[
-            0
-        ]:  # of another kind, NaN or infinite
+        why, *_ = misfit({key: own[key] for key in found}, Translation(found))
+        if why:  # of another kind, NaN or infinite
             raise UserError(f"{source} does not hold the decoders of this Mask2Former: {why}.")
         self.load_state_dict(found, strict=False)
         return f"decoders {len(found)} tensors of {source}{left}"

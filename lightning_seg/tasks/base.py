@@ -18,6 +18,7 @@ from torch.optim import Adam, Optimizer
 from torch.optim.lr_scheduler import LRScheduler
 
 from lightning_seg.data.base import SegmentationData, data_of
+from lightning_seg.data.groups import group_numbers
 from lightning_seg.data.pixels import RGB, Measurement, Pixels, restored
 from lightning_seg.errors import UserError
 from lightning_seg.metrics.confusion import ImageCounts
@@ -343,6 +344,10 @@ class SegmentationTask(L.LightningModule, ABC):
         """What `lr_scaling` multiplies all learning rates by: devices times accumulated batches, or its root."""
         gathered = self.trainer.world_size * self.trainer.accumulate_grad_batches
         return float(gathered ** {"none": 0, "linear": 1, "sqrt": 0.5}[self.lr_scaling])
+
+    def _test_groups(self) -> np.ndarray | None:
+        data = data_of(self.trainer)
+        return group_numbers([data.group_of(sample) for sample in data.samples(data.test_split)])
 
     def _once(self, look: Callable[[SegmentationData], T]) -> T:
         """Have one process look at the data; the others wait for what it finds."""

@@ -9,9 +9,8 @@ from torch import Tensor
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler
 
-from lightning_seg.data.base import SegmentationData, data_of
+from lightning_seg.data.base import SegmentationData
 from lightning_seg.data.dataset import Split
-from lightning_seg.data.groups import group_numbers
 from lightning_seg.inference.precision import full_precision
 from lightning_seg.inference.predictor import ImageLike, ObjectPredictor
 from lightning_seg.metrics.confusion import ConfusionMatrix
@@ -111,9 +110,7 @@ class InstanceSegmentation(SegmentationTask):
 
     def on_test_epoch_end(self) -> None:
         """Log the scores of the test split, and keep the counts of its images and the mask AP without some of them."""
-        data = data_of(self.trainer)
-        groups = group_numbers([data.group_of(sample) for sample in data.samples(data.test_split)])
-        self.mask_ap_left_out = self.objects.left_out(groups=groups)
+        self.mask_ap_left_out = self.objects.left_out(groups=self._test_groups())
         self.panoptic_counts = self.objects.counts()
         super().on_test_epoch_end()
 

@@ -10,8 +10,6 @@ from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler
 from torchmetrics import Metric
 
-from lightning_seg.data.base import data_of
-from lightning_seg.data.groups import group_numbers
 from lightning_seg.data.instances import boxes_from_masks
 from lightning_seg.errors import UserError
 from lightning_seg.inference.inferers import Inferer
@@ -206,9 +204,7 @@ class MaskClassification(SemanticSegmentation):
         """Log the scores of the test split and keep the counts of its images."""
         self.panoptic_counts = self.panoptic.counts()
         if self.things and self.inference is None:
-            data = data_of(self.trainer)
-            groups = group_numbers([data.group_of(sample) for sample in data.samples(data.test_split)])
-            self.mask_ap_left_out = self.panoptic.left_out(groups)
+            self.mask_ap_left_out = self.panoptic.left_out(self._test_groups())
         super().on_test_epoch_end()
 
     def measured(self, batch: dict[str, Any]) -> Iterator[tuple[Tensor, Tensor, Tensor]]:

@@ -44,6 +44,20 @@ def test_ranks_stop_at_the_noise(runs):
     assert section.comparisons == 3
 
 
+def test_images_that_a_limit_left_out_of_the_test_count_for_nothing(tmp_path):
+    for seed in range(3):
+        for name, shift in (("plain", 0.0), ("good", 0.05)):
+            counts = simulate(np.random.default_rng([seed, len(name)]), shift, images=6)
+            make_run(tmp_path / "few", name, seed, counts=counts)
+            padded = np.zeros((20, *counts.shape[1:]), int)
+            padded[3:9] = counts  # as another process would score them
+            make_run(tmp_path / "limited", name, seed, counts=padded, protocol={"images": 6})
+    few, limited = (compare([tmp_path / folder]).sections[0].rows() for folder in ("few", "limited"))
+    for name in ("score", "low", "high", "difference", "difference_low", "difference_high"):
+        assert [row[name] for row in limited] == pytest.approx([row[name] for row in few], nan_ok=True)
+    assert "6 images" in compare([tmp_path / "limited"]).sections[0].sample.images
+
+
 def test_a_baseline(runs):
     (section,) = compare([runs], baseline="plai").sections
     assert section.groups[section.reference].name == "plain"

@@ -117,9 +117,8 @@ class MaskFiles(Annotated):
 
     def _read(self, path: Path, label: str, size: tuple[int, int], image: Path) -> list[Region]:
         numbers = read_mask(path)
-        refuse_other_size(
-            str(path), (numbers.shape[0], numbers.shape[1]), size, image
-        )  # also where it is empty
+        # also where it is empty
+        refuse_other_size(str(path), (numbers.shape[0], numbers.shape[1]), size, image)
         present = [number for number in np.unique(numbers).tolist() if number not in (0, self.void)]
         if len(present) > 1:
             number = IGNORE_INDEX if IGNORE_INDEX in present else present[-1]
