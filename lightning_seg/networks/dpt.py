@@ -1,6 +1,7 @@
 """DPT: dense prediction from a vision transformer."""
 
 import math
+from collections.abc import Sequence
 
 from torch import Tensor
 
@@ -20,6 +21,8 @@ class DPT(Network):
             and 32. With patches of 14 pixels the strides are 7/8 of those.
         weights: Pretrained weights of the backbone (see `TimmBackbone`).
         decoder_channels: Channels of the fused maps.
+        map_channels: Channels of the four maps before they are fused, as the paper has them for ViT-L. DINOv2's authors
+            take an eighth, a quarter, a half and all of the transformer's: 48, 96, 192, 384 for ViT-S.
         in_channels: Number of channels of an image; comes from the data.
 
     Examples:
@@ -34,6 +37,7 @@ class DPT(Network):
         backbone: str | Backbone = "vit_base_patch16_224",
         weights: bool | str = True,
         decoder_channels: int = 256,
+        map_channels: Sequence[int] = (256, 512, 1024, 1024),
         in_channels: int = 3,
     ) -> None:
         from segmentation_models_pytorch.decoders.dpt.decoder import DPTDecoder, DPTSegmentationHead
@@ -45,6 +49,8 @@ class DPT(Network):
                 "DPT needs four maps of a plain vision transformer, or maps of strides 4, 8, 16 and 32, but this one "
                 f"has {self.backbone.strides}. Choose one such as vit_base_patch16_224 or resnet50."
             )
+        if len(map_channels) != 4:
+            raise UserError(f"DPT: map_channels must be four numbers, one a map, got {list(map_channels)}.")
         self.stride = 32
         if self.backbone.plain:
             patch = strides[-1]
@@ -55,6 +61,7 @@ class DPT(Network):
             encoder_output_strides=strides,
             encoder_has_prefix_tokens=False,
             readout="ignore",
+            intermediate_channels=map_channels,
             fusion_channels=decoder_channels,
         )
         self.head = DPTSegmentationHead(decoder_channels, num_classes, upsampling=1)

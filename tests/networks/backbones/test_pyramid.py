@@ -97,12 +97,20 @@ def test_a_network_asks_for_its_pyramid_and_the_user_for_another():
 )
 def test_dpt_takes_patches_of_any_size(patch, factors):
     """Its four maps differ by factors of two, and an image of any size comes back whole."""
-    network = DPT(3, vit(patch, out_indices=[0, 1, 2, 3]), decoder_channels=8).eval()
+    channels = (3, 6, 12, 24)
+    network = DPT(3, vit(patch, out_indices=[0, 1, 2, 3]), decoder_channels=8, map_channels=channels).eval()
+    found = [block.project_to_out_channel.out_channels for block in network.decoder.reassemble_blocks]
+    assert tuple(found) == channels
     seen = []
     for block in network.decoder.reassemble_blocks:
         block.register_forward_hook(lambda _, args, out: seen.append(out.shape[-1] / args[0].shape[-1]))
     assert network(torch.zeros(1, 3, 50, 61, dtype=torch.uint8)).shape == (1, 3, 50, 61)
     assert seen == pytest.approx(factors)
+
+
+def test_dpt_wants_channels_for_each_of_its_four_maps():
+    with pytest.raises(UserError, match=r"four numbers.*\[8, 16\]"):
+        DPT(3, vit(out_indices=[0, 1, 2, 3]), map_channels=(8, 16))
 
 
 def test_mask_rcnn_trains_on_a_plain_transformer():
