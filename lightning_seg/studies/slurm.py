@@ -1,18 +1,23 @@
 """Training as a SLURM job that outlives its time limit and preemption."""
 
+import io
 import os
 import re
 import shutil
 import signal
 import subprocess
+import tempfile
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, redirect_stderr, suppress
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from lightning_seg.errors import UserError
 from lightning_seg.experiment.slurm_settings import Slurm
 from lightning_seg.runs.directory import CONFIG, new_run, resume_command
+
+if TYPE_CHECKING:
+    from lightning_seg.experiment.experiment import ExperimentSettings
 
 FOLDER = "slurm"  # in the run directory: the job's script and log
 EXPERIMENT = f"{FOLDER}/experiment.yaml"
@@ -30,31 +35,67 @@ def submit(args: list[str]) -> str:
     Raises:
         UserError: A setting is wrong, submitit is not installed, or there is no SLURM or it refuses the job.
     """
-    from lightning_seg.experiment.experiment import ExperimentSettings
-
-    settings = ExperimentSettings(args)
-    trainer, wanted = settings.config.trainer, settings.config.slurm
-    trainer.devices = devices = number_of_devices(trainer.devices)
+    settings = _settings(args)
+    trainer = settings.config.trainer
     run = new_run(Path(settings.config.runs), settings.config.name)
-    gpus = 0 if trainer.accelerator == "cpu" else devices
     try:
-        with submission(
-            run / FOLDER, settings.config.name, wanted, trainer.num_nodes, devices, gpus
-        ) as executor:
+        with _submission(settings, run / FOLDER) as executor:
             (run / FOLDER).mkdir(exist_ok=True)
             (run / EXPERIMENT).write_text(settings.text)
             job = executor.submit(Job(run))
     except UserError:
         shutil.rmtree(run)  # of a run that never was
+        with suppress(OSError):  # the experiment has other runs
+            run.parent.rmdir()
         raise
     log = run / FOLDER / f"{job.job_id}_0_log.out"
     print(
-        f"job {job.job_id}, {trainer.num_nodes} node(s) x {devices} task(s): {run}\n"
+        f"job {job.job_id}, {trainer.num_nodes} node(s) x {trainer.devices} task(s): {run}\n"
         f"follow  tail -F {log}\n"
         f"state   squeue --jobs {job.job_id}\n"
         f"stop    scancel --signal=INT {job.job_id}   (saves; {resume_command(run)} continues)"
     )
     return str(job.job_id)
+
+
+def script(args: list[str]) -> str:
+    """Check an experiment and return the script that `submit` would give to sbatch; no SLURM is needed.
+
+    Args:
+        args: ``-c FILE [--key=value ...]``, as for training here.
+
+    Raises:
+        UserError: A setting is wrong, or submitit is not installed.
+    """
+    settings = _settings(args)
+    with tempfile.TemporaryDirectory() as temporary:
+        folder = Path(temporary).absolute()
+        for program in ("sbatch", "srun"):  # submitit writes its script when it submits, and looks for both
+            (folder / program).write_text("#!/bin/sh\necho Submitted batch job 0\n")
+            (folder / program).chmod(0o700)
+        path = os.environ["PATH"]
+        try:
+            os.environ["PATH"] = f"{folder}{os.pathsep}{path}"
+            with _submission(settings, folder) as executor:
+                text: str = executor.submit(Job(folder)).paths.submission_file.read_text()
+        finally:
+            os.environ["PATH"] = path
+    run = Path(settings.config.runs, settings.config.name, "<id>").absolute()
+    return text.replace(str(folder), str(run / FOLDER))
+
+
+def _settings(args: list[str]) -> "ExperimentSettings":
+    from lightning_seg.experiment.experiment import ExperimentSettings
+
+    settings = ExperimentSettings(args)
+    settings.config.trainer.devices = number_of_devices(settings.config.trainer.devices)
+    return settings
+
+
+def _submission(settings: "ExperimentSettings", folder: Path) -> AbstractContextManager[Any]:
+    config, trainer = settings.config, settings.config.trainer
+    gpus = 0 if trainer.accelerator == "cpu" else trainer.devices
+    return submission(folder, config.name, config.slurm, trainer.num_nodes, trainer.devices, gpus)
 
 
 @contextmanager
@@ -99,7 +140,8 @@ def submission(
             **({"slurm_partition": wanted.partition} if wanted.partition else {}),
             **more,
         )
-        yield executor
+        with redirect_stderr(io.StringIO()):  # submitit prints what the error says, too
+            yield executor
     except (RuntimeError, ValueError, OSError, submitit.core.utils.FailedJobError) as error:
         hint = ""
         if gpus and ("gres" in str(error) or "GPU" in str(error)):
