@@ -23,6 +23,11 @@ KINDS = {
         "Make it, or give it a larger share of split_ratios (Folder), or choose another with "
         "--data.init_args.val_split or test_split.",
     ),
+    "few": Kind(
+        "fewer training images than batch_size",
+        True,
+        "Training does not begin. Lower --data.init_args.batch_size, or give the training split more images.",
+    ),
     "unpaired": Kind(
         "without a partner",
         True,

@@ -26,6 +26,7 @@ class DataSet(Protocol):
     train_split: str
     val_split: str
     test_split: str
+    batch_size: int
     crop_size: tuple[int, int]
     transforms: list[v2.Transform]
     color: ColorJitter | None

@@ -128,6 +128,10 @@ def check(data: DataSet, limit: int | None = None, progress: bool = False) -> Re
         labels = found.labels(split)
         report.pixels[split], report.images[split] = labels.sum(0), (labels > 0).sum(0)
         report.around[split] = ((labels > 0) * labels.sum(1, keepdims=True)).sum(0)
+    train = report.lengths.get(data.train_split, 0) * data.samples_per_image
+    if 0 < train < data.batch_size:
+        why = f"{train} images, and a step on one device needs batch_size {data.batch_size}"
+        report.findings.append(Finding("few", data.train_split, data.train_split, why))
     report.bands = _bands(data, found.inspections.get(data.train_split, []))
     if limit is not None:
         report.findings += shared(data, report.lengths)
