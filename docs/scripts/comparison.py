@@ -13,7 +13,17 @@ import torch
 from PIL import Image
 from torch.optim import AdamW
 
-from lightning_seg import CrossEntropy, DiceLoss, Experiment, LovaszLoss, Poly, Shapes, UNet, compare, write_report
+from lightning_seg import (
+    CrossEntropy,
+    DiceLoss,
+    Experiment,
+    LovaszLoss,
+    Poly,
+    Shapes,
+    UNet,
+    compare,
+    write_report,
+)
 
 RUNS = Path("runs")
 WIDTH, HEIGHT = 1100, 900  # of the window, in pixels
@@ -52,7 +62,13 @@ def train(loss: type[torch.nn.Module], seed: int) -> None:
             "loss": loss,
         },
         data=partial(
-            Shapes, train_images=200, val_images=40, test_images=60, batch_size=16, crop_size=(96, 96), num_workers=0
+            Shapes,
+            train_images=200,
+            val_images=40,
+            test_images=60,
+            batch_size=16,
+            crop_size=(96, 96),
+            num_workers=0,
         ),
         trainer={"max_epochs": 4, "check_val_every_n_epoch": 2, "precision": "32-true", "accelerator": "cpu"},
         tracking=[],

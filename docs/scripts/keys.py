@@ -13,7 +13,8 @@ What `lightning-seg fit --help` says, as a page; `python docs/scripts/keys.py` w
 current. Every key is one of the YAML and of the command line: `trainer: {max_epochs: 5}` is `--trainer.max_epochs=5`.
 An experiment states `model.network`, `model.optimizer` and `data`; all else has the default that stands here. What a
 class takes under `init_args` is on its page of the [reference](api.md); `--model.network.help=UNet` prints it, too. The
-keys of `model` are those of `SemanticSegmentation`; other tasks have [their own](reference/tasks.md).
+keys of `model` are those of `SemanticSegmentation`; other tasks have [their own](reference/tasks.md). Those of
+`data.init_args` are what every data set takes; what else one takes is on [its page](reference/data_datasets.md).
 """
 TITLES = {
     "": "The experiment",
@@ -67,13 +68,20 @@ def keys() -> str:
     import contextlib
     import io
 
+    from jsonargparse import ArgumentParser
+
     from lightning_seg.cli.fit import main
+    from lightning_seg.data.base import SegmentationData
+
+    data = ArgumentParser()  # the parser of experiments knows only the classes that are named
+    data.add_class_arguments(SegmentationData, "data.init_args")
 
     out = io.StringIO()
     before, os.environ["COLUMNS"] = os.environ.get("COLUMNS"), "100000"  # one line a key
     try:
         with contextlib.redirect_stdout(out), contextlib.suppress(SystemExit):
             main(["--help"])
+        out.write(data.format_help())
     finally:
         os.environ.pop("COLUMNS") if before is None else os.environ.update(COLUMNS=before)
     return page(out.getvalue())

@@ -88,10 +88,11 @@ def compare(
         if all((path / CONFIG).is_file() for path in folders):
             raise UserError(
                 f"these runs cannot be compared, because their protocols differ in {differ}. Test them alike, name"
-                " runs of one protocol, or give a folder to get a table for each"
+                f" runs of one protocol, or give a folder to get a table for each{_limited(usable)}"
             )
         remarks.append(
-            f"{len(protocols)} protocols are not comparable with each other: they differ in {differ}"
+            f"{len(protocols)} protocols are not comparable with each other: they differ in"
+            f" {differ}{_limited(usable)}"
         )
     keys = [
         part for name in ([group_by] if isinstance(group_by, str) else group_by) for part in name.split(",")
@@ -120,6 +121,23 @@ def compare(
         if titles.count(section.title) > 1:  # the same files with other masks
             section.title += f", {TRUTH} {section.protocol[TRUTH]}"
     return Comparison(sections, records, remarks)
+
+
+def _limited(usable: Sequence[tuple[JsonObject, Record]]) -> str:
+    """Name the runs of which `limit_test_batches` explains why they have scored fewer images than others."""
+    most = max(fields.get("images", 0) for fields, _ in usable)
+    limits = [(fields, r, (r.config.get("trainer") or {}).get("limit_test_batches")) for fields, r in usable]
+    found = [
+        str(record.path)
+        for fields, record, limit in limits
+        if fields.get("images", 0) < most and limit is not None and (isinstance(limit, int) or limit < 1)
+    ]
+    more = f" and {len(found) - 1} more" * (len(found) > 1)
+    return (
+        f". trainer.limit_test_batches left images out of {found[0]}{more}: 'lightning-seg test {found[0]}' scores all"
+        if found
+        else ""
+    )
 
 
 def _chosen(records: Sequence[Record], where: Sequence[str], tags: Sequence[str]) -> list[Record]:

@@ -39,7 +39,7 @@ from lightning_seg.tasks.semantic import SemanticSegmentation
 from lightning_seg.tracking.media import log_image_scores
 from lightning_seg.tracking.wandb_logger import WandbRunLogger
 from lightning_seg.training.finetune.groups import describe_groups, group_table
-from lightning_seg.training.finetune.parts import never_reached
+from lightning_seg.training.finetune.parts import never_reached, random_forever
 from lightning_seg.training.finetune.parts import table as part_table
 
 
@@ -138,8 +138,11 @@ class RunRecord(L.Callback):
                     " validated and cannot become the best checkpoint; let the training end with a validation"
                     " (trainer.max_epochs or max_steps, check_val_every_n_epoch, val_check_interval)"
                 )
-            if late := never_reached(task.finetune.parts(task.network), trainer.max_epochs or -1):
+            parts = task.finetune.parts(task.network)
+            if late := never_reached(parts, trainer.max_epochs or -1):
                 print(f"note     {late}")
+            if useless := random_forever(parts, task.pretrained):
+                print(f"WARNING  {useless}")
         for logger in loggers_of(trainer, RunLogger) if trainer.is_global_zero else []:
             logger.rewind(trainer.global_step)
 

@@ -19,7 +19,9 @@ def main(arguments: list[str]) -> None:
         default="here",
         help="slurm: submit a job that saves, is queued again and continues when its time is over",
     )
-    parser.add_argument("--plan", action="store_true", help="with --launcher slurm: show the job, and submit nothing")
+    parser.add_argument(
+        "--plan", action="store_true", help="with --launcher slurm: show the job, and submit nothing"
+    )
     options, settings = parser.parse_with_settings(arguments)
     if options.launcher == "slurm":
         from lightning_seg.studies.slurm import script, submit

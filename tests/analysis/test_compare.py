@@ -135,6 +135,17 @@ def test_runs_of_different_protocols_are_refused(tmp_path, field, value, says):
     assert names(compare([a, b], across=[field])) in ([["a", "b"]], [["b", "a"]])
 
 
+@pytest.mark.parametrize(("limit", "told"), [(2, True), (0.5, True), (1.0, False), (None, False)])
+def test_the_limit_that_left_images_out_is_named(tmp_path, limit, told):
+    whole = make_run(tmp_path, "a", config={"trainer": {"limit_test_batches": 0.1}})  # of its training alone
+    some = make_run(tmp_path, "b", protocol={"images": 1}, config={"trainer": {"limit_test_batches": limit}})
+    with pytest.raises(UserError) as error:
+        compare([whole, some])
+    said = f"limit_test_batches left images out of {some}: 'lightning-seg test {some}' scores all"
+    assert (said in str(error.value)) == (said in compare([tmp_path]).remarks[0]) == told
+    assert f"out of {whole}" not in str(error.value)
+
+
 def test_the_same_protocol_on_other_pixels_is_refused(tmp_path):
     rng = np.random.default_rng(1)
     a = make_run(tmp_path, "a")

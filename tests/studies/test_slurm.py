@@ -21,7 +21,12 @@ def test_the_plan_of_a_job_is_its_script_and_nothing_is_submitted(job, monkeypat
     arguments, runs = job
     main([*arguments, "--plan", "--slurm.partition=gpu", "--slurm.options={constraint: a100}"])
     script = capsys.readouterr().out
-    for line in ("partition=gpu", "ntasks-per-node=2", "constraint=a100", f"output={runs}/quickstart/<id>/slurm/"):
+    for line in (
+        "partition=gpu",
+        "ntasks-per-node=2",
+        "constraint=a100",
+        f"output={runs}/quickstart/<id>/slurm/",
+    ):
         assert f"#SBATCH --{line}" in script
     assert not runs.exists()
     with pytest.raises(UserError, match="--launcher slurm"):

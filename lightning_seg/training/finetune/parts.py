@@ -68,6 +68,24 @@ def never_reached(parts: Sequence[Part], epochs: int) -> str:
     return f"{names} would train from epoch {first:g} on, but the last is {epochs - 1}: the first is 0"
 
 
+def random_forever(parts: Sequence[Part], weights: str) -> str:
+    """Warn of a backbone, or stages of it, that begins at random and never trains; nothing if there is none.
+
+    Args:
+        parts: The parts of the network.
+        weights: What the training begins with, in words.
+    """
+    fixed = [part for part in parts if part.name.startswith("backbone") and not part.start]
+    names = [part.name for part in fixed if part.trainable < part.parameters / 2]
+    if not names or not weights.startswith("random"):
+        return ""
+    which = f"{names[0]} to {names[-1]} begin" if len(names) > 1 else f"{names[0]} begins"
+    return (
+        f"{which} at random and will not train: the rest learns from random features. Give the backbone weights"
+        " (model.network.init_args.weights: true, a file or run:RUN), or train it (leave out model.finetune)"
+    )
+
+
 def waiting_again(stages: Iterable[tuple[str, nn.Module]], optimizer: Optimizer) -> list[str]:
     """Name the stages that have trained, as the optimizer of a checkpoint knows, but do not now.
 

@@ -217,7 +217,9 @@ def test_lists_that_divide_groups_are_refused_and_the_remedy_works(tmp_path):
 def test_a_batch_larger_than_the_training_split_and_ratios_without_a_test_split_are_told(tmp_path):
     write(tmp_path, 4)
     found = {finding.kind: finding for finding in check(folder(tmp_path, batch_size=3)).findings}
-    assert found["few"].is_error and "2 images" in found["few"].detail and "batch_size 3" in found["few"].detail
+    assert (
+        found["few"].is_error and "2 images" in found["few"].detail and "batch_size 3" in found["few"].detail
+    )
     assert "few" not in kinds(folder(tmp_path, batch_size=3, samples_per_image=2))
     found = {f.kind: f for f in check(folder(tmp_path, split_ratios={"train": 3, "val": 1})).findings}
     assert not found["untested"].is_error

@@ -2,7 +2,8 @@
 
 import torch
 
-from lightning_seg.training.finetune.parts import Part, never_reached, waiting_again
+from lightning_seg import Frozen, FrozenStages, Full, GradualUnfreeze, UNet
+from lightning_seg.training.finetune.parts import Part, never_reached, random_forever, waiting_again
 
 
 def part(name, start):
@@ -27,3 +28,19 @@ def test_stages_that_trained_before_the_checkpoint_and_wait_again_are_named():
     assert waiting_again(stages, optimizer) == []  # the first has never trained
     stages[1][1].requires_grad_(False)
     assert waiting_again(stages, optimizer) == ["b"]
+
+
+def test_a_backbone_that_begins_at_random_and_never_trains_is_told():
+    network = UNet(2, "test_resnet", weights=False)
+    for policy, told in (
+        (Frozen(), "backbone.stage0 to backbone.stage4 begin"),
+        (FrozenStages(1), "stage0 begins"),
+    ):
+        policy.apply(network)
+        assert told in random_forever(policy.parts(network), network.load_weights())
+        assert not random_forever(policy.parts(network), "backbone 12 of 12 tensors of weights.pth")
+        network.requires_grad_(True)
+    for policy in (Full(), GradualUnfreeze([0.1, 0.2, 0.3, 0.4, 0.5])):
+        policy.apply(network)
+        policy.advance(network, 0, 0.0)
+        assert not random_forever(policy.parts(network), "random")
