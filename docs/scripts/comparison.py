@@ -17,10 +17,10 @@ from lightning_seg import (
     CrossEntropy,
     DiceLoss,
     Experiment,
+    FCN8s,
     LovaszLoss,
     Poly,
     Shapes,
-    UNet,
     compare,
     write_report,
 )
@@ -56,21 +56,21 @@ def train(loss: type[torch.nn.Module], seed: int) -> None:
         runs=str(RUNS),
         seed_everything=seed,
         model={
-            "network": partial(UNet, backbone="test_resnet", weights=False),
-            "optimizer": partial(AdamW, lr=3e-3),
+            "network": partial(FCN8s, backbone="test_resnet", weights=False),
+            "optimizer": partial(AdamW, lr=2e-3),
             "lr_scheduler": Poly,
             "loss": loss,
         },
         data=partial(
             Shapes,
-            train_images=200,
-            val_images=40,
+            train_images=300,
+            val_images=30,
             test_images=60,
             batch_size=16,
             crop_size=(96, 96),
             num_workers=0,
         ),
-        trainer={"max_epochs": 4, "check_val_every_n_epoch": 2, "precision": "32-true", "accelerator": "cpu"},
+        trainer={"max_epochs": 4, "check_val_every_n_epoch": 4, "precision": "32-true", "accelerator": "cpu"},
         tracking=[],
     ).train()
 

@@ -26,6 +26,19 @@ ARCHITECTURES = (
     "unetplusplus.UNetPlusPlus",
 )
 BACKBONES = ("resnet50", "resnet101", "vgg16")
+HEAD = """# Export
+
+```
+lightning-seg export RUN                   # RUN/model.onnx, compared with the checkpoint, and a program that runs it
+lightning-seg export RUN --labels          # the file gives labels (B, H, W) instead of logits
+lightning-seg export RUN --format pt2      # torch.export
+```
+
+Needs the extra `export` (onnx, onnxruntime). [Without this package](inference.md#without-this-package) says what is in the
+file and what is not.
+
+## How exact each architecture is
+"""
 REMARK = (
     "SegNet puts a value where the maximum of a cell was. Where two values of a cell are equal but for rounding, "
     "another place can win: on VGG16, pixels that differ by a millionth do the same to PyTorch itself."
@@ -71,7 +84,7 @@ if __name__ == "__main__":
     used = ", ".join(f"{package} {version(package)}" for package in ("torch", "onnx", "onnxruntime"))
     sizes = " and ".join(f"{shape[0]} of {shape[2]}x{shape[3]}" for shape in SIZES)
     Path(sys.argv[1]).write_text(
-        "# ONNX export\n\nWritten by `python docs/scripts/export_table.py FILE`: networks of 21 classes with random "
+        f"{HEAD}\nWritten by `python docs/scripts/export_table.py FILE`: networks of 21 classes with random "
         "weights, exported with pre-processing inside and dynamic batch, height and width (opset 18), compared in "
         f"onnxruntime on noise images, {sizes}; the worse of the two. {used}.\n\n{table()}\n\n{REMARK}\n"
     )

@@ -14,7 +14,7 @@ from typing import Any
 
 from lightning_seg.errors import UserError
 from lightning_seg.runs.records import find
-from lightning_seg.tracking.wandb_log import has_files, mend, read_log
+from lightning_seg.tracking.transaction_log import has_files, mend, read_log
 
 _BUSY = 600  # seconds without a line after which a run without an end is taken for dead
 _PATIENCE = 10  # seconds the server has to show what it was sent

@@ -23,7 +23,7 @@ from lightning_seg.studies import search_results
 from lightning_seg.studies.parameters import suggest
 from lightning_seg.studies.search import SEARCHES, Best, load, open_study
 from lightning_seg.tracking import dashboard
-from lightning_seg.tracking.wandb_log import read_log
+from lightning_seg.tracking.transaction_log import read_log
 from lightning_seg.tracking.wandb_logger import SAMPLES
 from tests.processes import forked_python
 from tests.tracking.fake_wandb import KEY, FakeWandb

@@ -7,7 +7,7 @@ import pytest
 
 from lightning_seg.cli import main as cli
 from lightning_seg.runs.directory import CONFIG
-from lightning_seg.tracking.wandb_log import mend, read_log, write_log
+from lightning_seg.tracking.transaction_log import mend, read_log, write_log
 from lightning_seg.tracking.wandb_run import WandbSettings
 from tests.tracking.fake_wandb import KEY, FakeWandb
 from tests.tracking.wandb_logs import read, sync
