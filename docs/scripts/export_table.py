@@ -34,8 +34,8 @@ lightning-seg export RUN --labels          # the file gives labels (B, H, W) ins
 lightning-seg export RUN --format pt2      # torch.export
 ```
 
-Needs the extra `export` (onnx, onnxruntime). [Without this package](inference.md#without-this-package) says what is in the
-file and what is not.
+Needs the extra `export` (onnx, onnxruntime). [Without this package](inference.md#without-this-package) says what is in
+the file and what is not.
 
 ## How exact each architecture is
 """
