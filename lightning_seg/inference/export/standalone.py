@@ -103,11 +103,12 @@ picture.putpalette({[value for color in palette for value in color]})
 picture.save("mask.png")
 """
     if thresholds is not None:
+        least = [0.5] * len(thresholds) if labels else list(thresholds.values())
         written = f"""\
-maps = {_CALL[form]}[0]  # one for each class
-least = {list(thresholds.values())}  # logits from which on a class is there
+maps = {_CALL[form]}[0]  # one for each class: {"1 where it is" if labels else "its logits"}
+least = {least}  # from which on a class is there
 for name, values, threshold in zip({[name.replace("/", "_") for name in thresholds]}, maps, least):
-    Image.fromarray((values >= {"1" if labels else "threshold"}).astype(np.uint8) * 255).save(f"mask_{{name}}.png")
+    Image.fromarray((values >= threshold).astype(np.uint8) * 255).save(f"mask_{{name}}.png")
 """
     return f"""\
 import sys
