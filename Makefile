@@ -52,7 +52,7 @@ lint: $(READY) ## check style, types, and that the dependencies fit together
 
 docs: $(READY:ready=docs) ## build the documentation into site/, where index.html opens without a server; check its links
 	@cd $(HERE) && .venv/bin/python -m docs.scripts.learn >/dev/null
-	@cd $(HERE) && .venv/bin/zensical build --clean --strict
+	@cd $(HERE) && .venv/bin/python -m zensical build --clean --strict
 	@cd $(HERE) && .venv/bin/python docs/scripts/check_site.py site
 
 $(HERE).venv/docs: $(READY)

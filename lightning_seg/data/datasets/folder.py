@@ -176,10 +176,10 @@ class Folder(SegmentationData):
             grouped = self.groups or (self.stacks and not self.sequence)
             groups = [self.group_of(pair) for pair in pairs] if grouped else None
             return divide(pairs, self.split_ratios, self.split_seed, groups, self.sequence)[split]
-        no_share = f"split_ratios gives no share to {split!r}, " if self.split_ratios else ""
+        no_share = f"split_ratios gives no share to {split!r}. " if self.split_ratios else ""
         raise UserError(
-            f"There is no split {split!r} in {self.root}: {no_share}no {split}.txt and no {self.images.name}/{split}/. "
-            "Make one of them, or give split_ratios, for example "
+            f"There is no split {split!r} in {self.root}: no {split}.txt and no {self.images.name}/{split}/. "
+            f"{no_share}Make one of them, or give split_ratios, for example "
             "--data.init_args.split_ratios='{train: 0.8, val: 0.1, test: 0.1}'."
         )
 
