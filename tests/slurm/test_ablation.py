@@ -2,7 +2,6 @@
 
 import os
 import subprocess
-import sys
 import tempfile
 import time
 from pathlib import Path
@@ -11,6 +10,7 @@ import pytest
 import yaml
 
 from tests.faults.programs import ROOT, experiment, only
+from tests.processes import forked_python
 
 from .cluster import Cluster, missing, slurm
 
@@ -27,7 +27,7 @@ def cluster():
 
 def ablation(folder, *options):
     environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)}
-    command = [sys.executable, "-m", "lightning_seg", "ablation", "study.yaml", *options]
+    command = [forked_python(), "-m", "lightning_seg", "ablation", "study.yaml", *options]
     done = subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True, timeout=600)
     assert done.returncode == 0, done.stdout + done.stderr
     return done.stdout

@@ -3,7 +3,6 @@
 import os
 import re
 import subprocess
-import sys
 import tempfile
 import time
 from pathlib import Path
@@ -11,6 +10,7 @@ from pathlib import Path
 import pytest
 
 from tests.faults.programs import ROOT, experiment, only, result
+from tests.processes import forked_python
 
 from .cluster import Cluster, missing, slurm
 
@@ -35,7 +35,7 @@ def lightning_seg(folder, *arguments, **environment):
     environment = os.environ | {
         "OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT), "WANDB_MODE": "disabled", **environment
     }  # fmt: skip
-    command = [sys.executable, "-m", "lightning_seg", *arguments]
+    command = [forked_python(), "-m", "lightning_seg", *arguments]
     done = subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True, timeout=600)
     assert done.returncode == 0, done.stdout + done.stderr
     return done.stdout
