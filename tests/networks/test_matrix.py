@@ -18,6 +18,7 @@ NETWORKS = [FCN8s, DeepLabV3, DeepLabV3Plus, UNet, SegNet, PSPNet, FPN, UPerNet,
 
 
 @pytest.mark.slow
+@pytest.mark.usefixtures("few_random_numbers")
 @pytest.mark.parametrize("backbone", ["resnet50", "resnet101", "vgg16"])
 @pytest.mark.parametrize("build", NETWORKS)
 def test_trains_on_one_odd_image(build, backbone):

@@ -66,6 +66,7 @@ def test_normalization_is_that_of_the_pretrained_configuration():
 
 
 @torch.no_grad()
+@pytest.mark.usefixtures("few_random_numbers")
 @pytest.mark.parametrize(("name", "output_stride"), [("vgg11", 16), ("vgg11_bn", 8)])
 def test_dilated_vgg_holds_the_maps_of_the_strided_one(name, output_stride):
     """The hole algorithm: every second (fourth) value of the dense maps is what the strided network gives."""
@@ -266,11 +267,11 @@ def test_fcn32s_on_vgg16_has_the_parameters_of_the_paper():
     assert [tuple(f.shape[1:]) for f in pools] == [(256, 8, 12), (512, 4, 6), (4096, 2, 3)]
 
 
-@pytest.mark.slow
 @torch.no_grad()
+@pytest.mark.usefixtures("few_random_numbers")
 def test_fully_connected_layers_of_vgg_become_convolutions():
-    """On one 224x224 image the middle of fc7 is torchvision's classifier's. Slow: 500 MB of weights."""
-    vgg = torchvision.models.vgg11().eval()
+    """On one 224x224 image the middle of fc7 is torchvision's classifier's."""
+    vgg = torchvision.models.vgg11(init_weights=False).eval()
     backbone = ConvolutionalVGG("vgg11", weights=False).eval()
     backbone.set_weights(vgg.state_dict())
     x = torch.rand(1, 3, 224, 224)
