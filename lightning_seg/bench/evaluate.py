@@ -10,6 +10,7 @@ from torchmetrics import MetricCollection
 from lightning_seg import IGNORE_INDEX
 from lightning_seg.bench.train import TrainBench
 from lightning_seg.bench.turns import Goal
+from lightning_seg.data.batch import Batch
 from lightning_seg.inference.precision import full_precision
 from lightning_seg.metrics.confusion import ConfusionMatrix, predicted_labels
 
@@ -84,7 +85,7 @@ def validation(bench: TrainBench, size: tuple[int, int]) -> dict[str, Callable[[
     generator = torch.Generator().manual_seed(0)
     images = torch.randint(256, (len(bench.batch["image"]), 3, *size), generator=generator, dtype=torch.uint8)
     images = images.contiguous(memory_format=torch.channels_last).to(bench.device)
-    batch = {
+    batch: Batch = {
         "image": images,
         "mask": images[:, 0] % bench.num_classes,
         "index": torch.arange(len(images), device=bench.device),

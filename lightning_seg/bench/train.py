@@ -8,7 +8,7 @@ import warnings
 from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import TypeVar
 
 import lightning as L
 import torch
@@ -18,6 +18,7 @@ from torch.utils.data import DataLoader
 
 from lightning_seg.bench.turns import Goal
 from lightning_seg.callbacks.progress import Progress
+from lightning_seg.data.batch import Batch
 from lightning_seg.experiment.experiment import TaskAndData
 from lightning_seg.experiment.trainer import device_of
 from lightning_seg.networks.mask_network import MaskNetwork
@@ -70,7 +71,7 @@ class TrainBench:
         size = (data.batch_size, 3, *data.crop_size)
         images = torch.randint(256, size, generator=generator, dtype=torch.uint8)
         self.num_classes = data.num_classes
-        self.batch: dict[str, Any] = {
+        self.batch: Batch = {
             "image": images.contiguous(memory_format=torch.channels_last),
             "mask": images[:, 0] % data.num_classes,
             "index": torch.arange(len(images)),
@@ -206,10 +207,10 @@ def _trainable(network: N) -> N:
     return copy.deepcopy(network).requires_grad_(True)
 
 
-def _bare_loss(task: SemanticSegmentation) -> Callable[[dict[str, Any]], Tensor]:
+def _bare_loss(task: SemanticSegmentation) -> Callable[[Batch], Tensor]:
     """Return what a loop of one's own would compute of a batch: the loss, and nothing of what the task adds."""
 
-    def loss(batch: dict[str, Any]) -> Tensor:
+    def loss(batch: Batch) -> Tensor:
         output = task.network(batch["image"])
         if isinstance(task, MaskClassification):
             numbers = task.network.pad_segments(batch["segments"])
@@ -222,7 +223,7 @@ def _bare_loss(task: SemanticSegmentation) -> Callable[[dict[str, Any]], Tensor]
     return loss
 
 
-def _rectangles(images: int, size: tuple[int, int], num_classes: int) -> dict[str, Any]:
+def _rectangles(images: int, size: tuple[int, int], num_classes: int) -> Batch:
     """Return segments for each image, nine rectangles."""
     rows, columns = (torch.arange(side) * 3 // side for side in size)
     numbers = (3 * rows[:, None] + columns).to(torch.uint8)

@@ -6,7 +6,6 @@ instead of the average when the test follows in the same process, and end an epo
 
 from abc import ABC, abstractmethod
 from collections.abc import Iterator
-from typing import Any
 
 import lightning as L
 import numpy as np
@@ -14,9 +13,11 @@ import torch
 from torch import Tensor
 
 from lightning_seg.data.base import data_of
+from lightning_seg.data.batch import Batch
 from lightning_seg.data.dataset import Split
 from lightning_seg.data.loading import collate
 from lightning_seg.tasks.base import task_of
+from lightning_seg.training.checkpoint_io import Checkpoint
 from lightning_seg.training.finetune.parts import batch_norms
 
 _PREFIX = "network."
@@ -90,7 +91,7 @@ class Averaging(L.Callback, ABC):
         self._put(pl_module, inside=True)
 
     def on_save_checkpoint(
-        self, trainer: L.Trainer, pl_module: L.LightningModule, checkpoint: dict[str, Any]
+        self, trainer: L.Trainer, pl_module: L.LightningModule, checkpoint: Checkpoint
     ) -> None:
         """Save the average as the network, and the weights beside it."""
         if not self.count:
@@ -101,7 +102,7 @@ class Averaging(L.Callback, ABC):
         checkpoint["unaveraged"] = weights
 
     def on_load_checkpoint(
-        self, trainer: L.Trainer, pl_module: L.LightningModule, checkpoint: dict[str, Any]
+        self, trainer: L.Trainer, pl_module: L.LightningModule, checkpoint: Checkpoint
     ) -> None:
         """Go on with weights and average."""
         if trainer.state.fn != "fit" or "unaveraged" not in checkpoint:
@@ -211,7 +212,7 @@ class SWA(Averaging):
             norm.momentum = momentum
             norm.eval()
 
-    def _batches(self, trainer: L.Trainer) -> Iterator[dict[str, Any]]:
+    def _batches(self, trainer: L.Trainer) -> Iterator[Batch]:
         """Yield augmented training batches, spread over the split; the same on all processes."""
         data = data_of(trainer)
         split = Split(data, data.train_split, train=True)

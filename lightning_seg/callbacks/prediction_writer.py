@@ -2,8 +2,8 @@
 
 import json
 import sys
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 import lightning as L
 import numpy as np
@@ -12,6 +12,7 @@ from PIL import Image
 
 from lightning_seg import IGNORE_INDEX
 from lightning_seg.data.base import data_of
+from lightning_seg.data.batch import Batch
 from lightning_seg.data.pixels import Pixels
 from lightning_seg.data.rasters import is_place_known, opened, void_of, write_like
 from lightning_seg.inference.inferers import entropy
@@ -79,8 +80,8 @@ class PredictionWriter(L.Callback):
         self,
         trainer: L.Trainer,
         pl_module: L.LightningModule,
-        outputs: Any,
-        batch: dict[str, Any],
+        outputs: Sequence[object],
+        batch: Batch,
         *args: object,
     ) -> None:
         """Write the files of one batch."""
@@ -95,7 +96,7 @@ class PredictionWriter(L.Callback):
             self.written += 1
 
     def write(
-        self, trainer: L.Trainer, module: L.LightningModule, image: np.ndarray, output: Any, path: str
+        self, trainer: L.Trainer, module: L.LightningModule, image: np.ndarray, output: object, path: str
     ) -> None:
         """Write the files of one image.
 
@@ -106,7 +107,7 @@ class PredictionWriter(L.Callback):
             output: What the task predicts for the image.
             path: File of the image.
         """
-        assert isinstance(module, SemanticSegmentation)
+        assert isinstance(module, SemanticSegmentation) and isinstance(output, torch.Tensor)
         palette, known = data_of(trainer).palette, data_of(trainer).pixels
         pixels = torch.from_numpy(image).permute(2, 0, 1)
         mask = module.labels(output[None], pixels[None])[0].byte().cpu().numpy()
@@ -168,10 +169,10 @@ class MultiLabelWriter(PredictionWriter):
     """
 
     def write(
-        self, trainer: L.Trainer, module: L.LightningModule, image: np.ndarray, output: Any, path: str
+        self, trainer: L.Trainer, module: L.LightningModule, image: np.ndarray, output: object, path: str
     ) -> None:
         """Write the files of one image."""
-        assert isinstance(module, MultiLabelSegmentation)
+        assert isinstance(module, MultiLabelSegmentation) and isinstance(output, torch.Tensor)
         data = data_of(trainer)
         found = module.decide(output[None])[0].byte().cpu().numpy()
         if (void := void_at(path, data.pixels)) is not None:
@@ -214,10 +215,10 @@ class ObjectWriter(PredictionWriter):
         super().__init__(outputs, run)
 
     def write(
-        self, trainer: L.Trainer, module: L.LightningModule, image: np.ndarray, output: Any, path: str
+        self, trainer: L.Trainer, module: L.LightningModule, image: np.ndarray, output: object, path: str
     ) -> None:
         """Write the files of one image."""
-        assert isinstance(module, InstanceSegmentation | MaskClassification)
+        assert isinstance(module, InstanceSegmentation | MaskClassification) and isinstance(output, dict)
         data = data_of(trainer)
         if isinstance(module, InstanceSegmentation):
             view = view_of_found(output, module.score_threshold)
@@ -241,7 +242,7 @@ class ObjectWriter(PredictionWriter):
         Image.fromarray(drawn).save(self.outputs.file("overlays", path, ".png"))
 
 
-def images_of(batch: dict[str, Any]) -> list[np.ndarray]:
+def images_of(batch: Batch) -> list[np.ndarray]:
     """Return the images of a batch as (H, W, C) arrays without the padding."""
     images: torch.Tensor = batch["image"]
     sizes = batch["size"].tolist() if "size" in batch else [images.shape[-2:]] * len(images)

@@ -147,7 +147,7 @@ class RunRecord(L.Callback):
             logger.rewind(trainer.global_step)
 
     def on_save_checkpoint(
-        self, trainer: L.Trainer, pl_module: L.LightningModule, checkpoint: dict[str, Any]
+        self, trainer: L.Trainer, pl_module: L.LightningModule, checkpoint: dict[str, object]
     ) -> None:
         """Put the settings into the checkpoint, by which it can be used where the run directory is not."""
         checkpoint["settings"] = self.config

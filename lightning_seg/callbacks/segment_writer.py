@@ -3,7 +3,6 @@
 import json
 from collections.abc import Iterable
 from pathlib import Path
-from typing import Any
 
 import lightning as L
 import numpy as np
@@ -47,7 +46,7 @@ class SegmentWriter(PredictionWriter):
         super().__init__(outputs, run)
 
     def write(
-        self, trainer: L.Trainer, module: L.LightningModule, image: np.ndarray, output: Any, path: str
+        self, trainer: L.Trainer, module: L.LightningModule, image: np.ndarray, output: object, path: str
     ) -> None:
         """Write the files of one image."""
         assert isinstance(module, MaskClassification) and isinstance(output, Segmented)

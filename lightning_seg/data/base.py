@@ -5,7 +5,7 @@ from collections.abc import Callable, Iterable, Sequence
 from functools import cached_property, partial
 from pathlib import Path
 from types import FunctionType
-from typing import Any, Literal, cast
+from typing import Literal, cast
 
 import cv2
 import lightning as L
@@ -13,6 +13,7 @@ import numpy as np
 from lightning.pytorch.utilities import rank_zero_warn
 from torchvision.transforms import v2
 
+from lightning_seg.data.batch import SampleKey
 from lightning_seg.data.cache import cache_key, fingerprint, in_memory, on_disk
 from lightning_seg.data.classes import check_classes
 from lightning_seg.data.compact import compact
@@ -177,7 +178,7 @@ class SegmentationData(SampleReader, SplitLoaders, ABC):
         self._pool = dict.fromkeys(f"{train_split}+{val_split}".split("+"))  # what folds divide
         if fold is not None:
             self.val_split = self.test_split = f"fold {fold} of {folds}"
-        self._samples: dict[str, Sequence[Any]] = {}
+        self._samples: dict[str, Sequence[object]] = {}
         self._caches: dict[str, Sequence[tuple[np.ndarray, np.ndarray]]] = {}
         self._crop = partial(
             RandomScaleCrop,
@@ -196,23 +197,23 @@ class SegmentationData(SampleReader, SplitLoaders, ABC):
     # What a data set states
 
     @abstractmethod
-    def list_samples(self, split: str) -> Sequence[Any]:
+    def list_samples(self, split: str) -> Sequence[object]:
         """List all samples of a split, usually pairs (image path, mask path), always in the same order.
 
         Raises:
             UserError: If the split does not exist; see `missing`.
         """
 
-    def name_of(self, sample: Any) -> str:
+    def name_of(self, sample: SampleKey) -> str:
         """Name a sample for people: by default its image's file name without ending, or the sample as it is."""
         first = parts_of(sample)[0]
         return Path(first).stem if isinstance(first, str | Path) else str(sample)
 
-    def group_of(self, sample: Any) -> str | None:
+    def group_of(self, sample: SampleKey) -> str | None:
         """Name what a sample belongs to that must not be divided between folds, such as a patient; None for nothing."""
         return None
 
-    def __getstate__(self) -> dict[str, Any]:  # workers that are not forked get a copy
+    def __getstate__(self) -> dict[str, object]:  # workers that are not forked get a copy
         return {**vars(self), "trainer": None, "_caches": {}}
 
     def fetch(self) -> None:
@@ -220,7 +221,7 @@ class SegmentationData(SampleReader, SplitLoaders, ABC):
 
     # What everybody may ask
 
-    def samples(self, split: str) -> Sequence[Any]:
+    def samples(self, split: str) -> Sequence[object]:
         """The samples of a split; the "index" of a batch is a position in this list.
 
         Raises:
@@ -242,7 +243,7 @@ class SegmentationData(SampleReader, SplitLoaders, ABC):
 
     def _divide(self, fold: int) -> None:
         """Make the training and the validation split of a fold; both may come from the training split alone."""
-        found: dict[str, Any] = {}  # each sample once
+        found: dict[str, object] = {}  # each sample once
         for split in self._pool:
             try:
                 found |= {repr(sample): sample for sample in listed(self.list_samples, split)}
@@ -255,16 +256,16 @@ class SegmentationData(SampleReader, SplitLoaders, ABC):
         for split, wanted in ((self.train_split, ~held_out), (self.val_split, held_out)):
             self._keep(split, [sample for sample, take in zip(samples, wanted, strict=True) if take])
 
-    def _keep(self, split: str, samples: Sequence[Any]) -> None:
+    def _keep(self, split: str, samples: Sequence[object]) -> None:
         if split == self.train_split and self.train_share < 1:
             groups = [*map(self.group_of, samples)]
             samples = share_of(samples, self.train_share, self.read_labels, groups, self._key(samples))
         self._samples[split] = compact(samples)
 
-    def _key(self, samples: Sequence[Any]) -> Callable[[], str]:
+    def _key(self, samples: Sequence[object]) -> Callable[[], str]:
         return partial(cache_key, self, "overlapping" if self.overlapping else "labels", samples)
 
-    def _kept(self, samples: Sequence[Any]) -> Sequence[Any]:
+    def _kept(self, samples: Sequence[object]) -> Sequence[object]:
         return readable(self.read_labels, samples) if self.skip_unreadable else samples
 
     def cached(self, split: str) -> Sequence[tuple[np.ndarray, np.ndarray]] | None:
@@ -286,7 +287,7 @@ class SegmentationData(SampleReader, SplitLoaders, ABC):
         return self.num_classes - self.overlapping
 
     @property
-    def reading_settings(self) -> dict[str, Any]:
+    def reading_settings(self) -> dict[str, object]:
         """The settings that decide what `read` gives: those that a subclass adds to the ones of every data set."""
         return {"bands": self.pixels.bands} | {
             name: value

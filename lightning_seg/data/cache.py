@@ -11,7 +11,7 @@ from contextlib import suppress
 from functools import lru_cache, partial
 from pathlib import Path
 from types import CodeType, FunctionType
-from typing import Any
+from typing import TypeVar
 
 import numpy as np
 
@@ -29,18 +29,20 @@ from lightning_seg.data import (
     volumes,
 )
 from lightning_seg.data.cache_folder import cache_folder
+from lightning_seg.data.compact import Rows
 from lightning_seg.data.loading import in_parallel
 from lightning_seg.data.pixels import DTYPES
 from lightning_seg.data.protocol import DataSet, Pair
 from lightning_seg.data.volumes import Slice, file_of, parts_of
 from lightning_seg.errors import UserError
 
+T = TypeVar("T")
 _READERS = (
     io, bands, containers, png, stored, rasters, volumes, classes, regions, coco_masks, overlapping,
 )  # fmt: skip
 
 
-def in_memory(read: Callable[[Any], Pair], samples: Sequence[Any], title: str) -> list[Pair]:
+def in_memory(read: Callable[[T], Pair], samples: Sequence[T], title: str) -> list[Pair]:
     """Read all samples into memory, which forked workers then share.
 
     Args:
@@ -60,7 +62,7 @@ def in_memory(read: Callable[[Any], Pair], samples: Sequence[Any], title: str) -
     return list(_read_all(read, samples, title))
 
 
-class DiskCache(Sequence[Any]):
+class DiskCache(Rows[Pair]):
     """Samples in one memory-mapped file, which all workers and processes of a machine share.
 
     Args:
@@ -76,8 +78,9 @@ class DiskCache(Sequence[Any]):
     def __len__(self) -> int:
         return len(self.places)
 
-    def __getitem__(self, i: Any) -> Any:
-        start, height, width, channels, kind = self.places[i].tolist()
+    def at(self, row: int) -> Pair:
+        """Image (H, W, C) and mask (H, W) of a sample."""
+        start, height, width, channels, kind = self.places[row].tolist()
         dtype = np.dtype(DTYPES[kind])
         middle = start + height * width * channels * dtype.itemsize
         image = self.bytes[start:middle].view(dtype).reshape(height, width, channels)
@@ -88,7 +91,7 @@ class DiskCache(Sequence[Any]):
         return DiskCache, (self.folder,)
 
 
-def on_disk(read: Callable[[Any], Pair], samples: Sequence[Any], key: str, title: str) -> DiskCache:
+def on_disk(read: Callable[[T], Pair], samples: Sequence[T], key: str, title: str) -> DiskCache:
     """Open the cache of these samples; build it if there is none.
 
     Several processes may ask at once: one builds, the others wait for it. What a killed process leaves is
@@ -123,7 +126,7 @@ def on_disk(read: Callable[[Any], Pair], samples: Sequence[Any], key: str, title
     return DiskCache(folder)
 
 
-def cache_key(data: DataSet, split: str, samples: Sequence[Any]) -> str:
+def cache_key(data: DataSet, split: str, samples: Sequence[object]) -> str:
     """Name what is computed from a split, so that a change of files, settings or code gives another name.
 
     Args:
@@ -134,7 +137,7 @@ def cache_key(data: DataSet, split: str, samples: Sequence[Any]) -> str:
     kinds = (k for k in type(data).__mro__ if k is type(data) or vars(k).keys() & {"list_samples", "read"})
     code = [*map(inspect.getsource, _READERS), *(_source(kind) for kind in kinds)]
     digest = hashlib.sha256("".join(code).encode())
-    _feed(digest, data.reading_settings)
+    _feed(digest.update, data.reading_settings)
     state = lru_cache(64)(_state)  # many samples may have one annotation file
     for sample in samples:
         for part in parts_of(sample):
@@ -164,7 +167,7 @@ def _source(kind: type) -> str:
         )
 
 
-def fingerprint(root: Path, splits: Mapping[str, Sequence[Any]]) -> str:
+def fingerprint(root: Path, splits: Mapping[str, Sequence[object]]) -> str:
     """Hash the names and sizes of all files of some splits: equal data, equal fingerprint.
 
     Args:
@@ -189,18 +192,18 @@ def fingerprint(root: Path, splits: Mapping[str, Sequence[Any]]) -> str:
     return digest.hexdigest()[:16]
 
 
-def _feed(digest: Any, value: Any) -> None:
+def _feed(update: Callable[[bytes], object], value: object) -> None:
     """Add a setting to a digest: an array by its bytes, an object of ours by its attributes."""
     if isinstance(value, np.ndarray):
-        digest.update(value.tobytes())
+        update(value.tobytes())
     elif isinstance(value, dict):
         for key in sorted(value, key=str):
-            digest.update(f"\0{key}=".encode())
-            _feed(digest, value[key])
+            update(f"\0{key}=".encode())
+            _feed(update, value[key])
     elif hasattr(value, "__dict__"):  # an object of this package, such as a `ColorMask`
-        _feed(digest, vars(value))
+        _feed(update, vars(value))
     else:
-        digest.update(repr(value).encode())
+        update(repr(value).encode())
 
 
 def _write(pairs: Iterable[Pair], folder: Path) -> None:
@@ -216,13 +219,13 @@ def _write(pairs: Iterable[Pair], folder: Path) -> None:
     np.save(folder / "index.npy", np.array(index, np.int64).reshape(-1, 5))
 
 
-def _read_all(read: Callable[[Any], Pair], samples: Sequence[Any], title: str) -> Iterator[Pair]:
+def _read_all(read: Callable[[T], Pair], samples: Sequence[T], title: str) -> Iterator[Pair]:
     from rich.progress import track
 
     return iter(track(in_parallel(read, samples), title, len(samples), transient=True))
 
 
-def _estimate(read: Callable[[Any], Pair], samples: Sequence[Any]) -> float:
+def _estimate(read: Callable[[T], Pair], samples: Sequence[T]) -> float:
     """Bytes of all samples, from a few of them."""
     some = np.linspace(0, len(samples) - 1, min(8, len(samples))).astype(int)
     return len(samples) * float(np.mean([sum(part.nbytes for part in read(samples[i])) for i in some]))

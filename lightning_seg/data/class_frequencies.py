@@ -2,7 +2,7 @@
 
 from collections.abc import Callable
 from contextlib import suppress
-from typing import Any, Literal
+from typing import Literal
 
 import numpy as np
 
@@ -25,7 +25,7 @@ def class_frequencies(data: DataSet) -> tuple[np.ndarray, np.ndarray]:
         Pixels of each class (C,), and for each class the pixels of all images in which it occurs (C,).
     """
 
-    def count(sample: Any) -> np.ndarray:
+    def count(sample: object) -> np.ndarray:
         labels = np.bincount(data.read(sample)[1].ravel(), minlength=256)
         counts = labels[: data.num_classes]
         return np.stack([counts, labels.sum() * (counts > 0)])
@@ -44,7 +44,7 @@ def positive_pixels(data: DataSet) -> tuple[np.ndarray, np.ndarray]:
         Pixels with each class but the background (K,), and pixels that are not void for it (K,).
     """
 
-    def count(sample: Any) -> np.ndarray:
+    def count(sample: object) -> np.ndarray:
         masks = data.read_labels(sample)[1]
         return np.stack([(masks == 1).sum((0, 1)), (masks != IGNORE_INDEX).sum((0, 1))])
 
@@ -52,7 +52,7 @@ def positive_pixels(data: DataSet) -> tuple[np.ndarray, np.ndarray]:
     return found[0], found[1]
 
 
-def _counted(data: DataSet, what: str, count: Callable[[Any], np.ndarray], classes: int) -> np.ndarray:
+def _counted(data: DataSet, what: str, count: Callable[[object], np.ndarray], classes: int) -> np.ndarray:
     """Sum the counts (2, classes) of all training samples, or find the sum in the cache."""
     samples = data.samples(data.train_split)
     file = cache_folder() / f"{what}-{cache_key(data, data.train_split, samples)}.npy"

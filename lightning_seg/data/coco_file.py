@@ -13,13 +13,13 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any, BinaryIO, NoReturn
+from typing import Any, BinaryIO, NoReturn, TypeGuard
 
 import numpy as np
 
 from lightning_seg.data import coco_index, coco_masks, json_file
 from lightning_seg.data.coco_index import Annotation, CocoImages, Id, order, pack
-from lightning_seg.data.coco_masks import decompress
+from lightning_seg.data.coco_masks import RunLengths, decompress
 from lightning_seg.data.compact import pack_texts, store_if_large
 from lightning_seg.data.json_file import Entries, read_entries
 from lightning_seg.errors import UserError
@@ -72,7 +72,7 @@ def _index(path: Path, values: BinaryIO) -> dict[str, np.ndarray]:
     return {**packed, "categories": letters, "categories.ends": ends}
 
 
-def _shown(entries: Entries, path: Path) -> Iterable[Any]:
+def _shown(entries: Entries, path: Path) -> Iterable[object]:
     """The entries, with a progress bar if there are many."""
     if len(entries) < 50_000:
         return entries
@@ -82,7 +82,7 @@ def _shown(entries: Entries, path: Path) -> Iterable[Any]:
 
 
 def _annotations(
-    entries: Iterable[Any],
+    entries: Iterable[object],
     path: Path,
     images: Mapping[Id, tuple[str, tuple[int, int] | None]],
     categories: Mapping[Id, str],
@@ -119,7 +119,7 @@ def _annotations(
         yield image, label, annotation
 
 
-def read_categories(contents: Mapping[str, Any], path: Path, used: set[Id | None]) -> dict[Id, str]:
+def read_categories(contents: Mapping[str, object], path: Path, used: set[Id | None]) -> dict[Id, str]:
     """Read names by id, in the order of the ids.
 
     Args:
@@ -159,14 +159,13 @@ def read_categories(contents: Mapping[str, Any], path: Path, used: set[Id | None
     return {number: categories[number] for number in ids}
 
 
-def _images(rows: Iterable[Any], path: Path) -> dict[Id, tuple[str, tuple[int, int] | None]]:
+def _images(rows: Iterable[object], path: Path) -> dict[Id, tuple[str, tuple[int, int] | None]]:
     """Read names and sizes by id, in the order of the ids."""
     images: dict[Id, tuple[str, tuple[int, int] | None]] = {}
     owners: dict[str, Id] = {}
     for entry in rows:
-        number, name = (
-            (_id(entry.get("id")), entry.get("file_name")) if isinstance(entry, dict) else (None, None)
-        )
+        known = entry if isinstance(entry, dict) else {}
+        number, name = _id(known.get("id")), known.get("file_name")
         if number is None or not isinstance(name, str) or not name:
             raise UserError(f"{path}: an image needs an id and a file_name, this is {_quoted(entry)}.")
         name = posixpath.normpath(name)
@@ -177,7 +176,7 @@ def _images(rows: Iterable[Any], path: Path) -> dict[Id, tuple[str, tuple[int, i
                 f"{path}: image {name} is listed twice, with the ids {owners[name]!r} and {number!r}."
             )
         owners[name] = number
-        stated = (entry.get("height"), entry.get("width"))
+        stated = known.get("height"), known.get("width")
         size = None
         if stated != (None, None):
             height, width = map(_id, stated)
@@ -192,7 +191,7 @@ def _images(rows: Iterable[Any], path: Path) -> dict[Id, tuple[str, tuple[int, i
     return dict(sorted(images.items(), key=lambda item: order(item[0])))
 
 
-def _annotation(entry: Mapping[str, Any], where: str, category: Id) -> Annotation:
+def _annotation(entry: Mapping[str, object], where: str, category: Id) -> Annotation:
     is_crowd = entry.get("iscrowd")
     if is_crowd not in (None, 0, 1):
         raise UserError(f"{where}: iscrowd is {_quoted(is_crowd)}, neither 0 nor 1.")
@@ -218,7 +217,7 @@ def _annotation(entry: Mapping[str, Any], where: str, category: Id) -> Annotatio
     )
 
 
-def _runs(segmentation: Mapping[str, Any], where: str) -> dict[str, Any]:
+def _runs(segmentation: Mapping[str, object], where: str) -> RunLengths:
     counts, size = segmentation.get("counts"), segmentation.get("size")
     if isinstance(counts, str):
         try:
@@ -238,10 +237,10 @@ def _runs(segmentation: Mapping[str, Any], where: str) -> dict[str, Any]:
     return {"size": size, "counts": counts}
 
 
-def _polygons(segmentation: Any, where: str) -> list[list[float]]:
+def _polygons(segmentation: object, where: str) -> list[list[float]]:
     """Read polygons, one polygon that is not nested, or polygons of points [x, y]."""
 
-    def wrong(what: Any, why: str) -> NoReturn:
+    def wrong(what: object, why: str) -> NoReturn:
         raise UserError(f"{where}: its polygon {_quoted(what)} {why}.")
 
     if not isinstance(segmentation, list):
@@ -264,14 +263,14 @@ def _polygons(segmentation: Any, where: str) -> list[list[float]]:
     return polygons
 
 
-def _is_points(part: Sequence[Any]) -> bool:
+def _is_points(part: Sequence[object]) -> bool:
     """Whether all of a list are [x, y]."""
     return len(part) > 2 and all(
         isinstance(p, list) and len(p) == 2 and all(map(_is_number, p)) for p in part
     )
 
 
-def _list(contents: Mapping[str, Any], key: str, path: Path) -> list[Any]:
+def _list(contents: Mapping[str, object], key: str, path: Path) -> list[object]:
     found = contents.get(key)
     if not isinstance(found, list):
         raise UserError(
@@ -280,7 +279,7 @@ def _list(contents: Mapping[str, Any], key: str, path: Path) -> list[Any]:
     return found
 
 
-def _id(value: Any) -> Id | None:
+def _id(value: object) -> Id | None:
     """Read an id: a whole number, also as text, or a name; None if it is neither."""
     if isinstance(value, str):
         text = value.strip()
@@ -290,7 +289,7 @@ def _id(value: Any) -> Id | None:
     return value if type(value) is int else None
 
 
-def _is_number(value: Any) -> bool:
+def _is_number(value: object) -> TypeGuard[float]:
     return type(value) is float and math.isfinite(value) or type(value) is int and abs(value) < _MOST_EXACT
 
 
@@ -299,6 +298,6 @@ def _are_numbers(values: Sequence[Any]) -> bool:
     return quickly or all(map(_is_number, values))
 
 
-def _quoted(value: Any) -> str:
+def _quoted(value: object) -> str:
     text = json.dumps(value)
     return text if len(text) < 80 else f"{text[:60]} ..."

@@ -6,13 +6,13 @@ from bisect import bisect_left
 from collections.abc import ItemsView, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import BinaryIO
 
 import numpy as np
 from PIL import Image
 
-from lightning_seg.data.coco_masks import paint
-from lightning_seg.data.compact import Store, TextWriter, pack_texts
+from lightning_seg.data.coco_masks import Segmentation, paint
+from lightning_seg.data.compact import Rows, Store, TextWriter, pack_texts
 from lightning_seg.data.containers import ORIENTATION
 from lightning_seg.errors import UserError
 
@@ -35,7 +35,7 @@ class Annotation:
 
     where: str
     category: Id
-    segmentation: Any
+    segmentation: Segmentation
     is_crowd: bool
     area: float | None
     box: tuple[float, ...] | None
@@ -58,7 +58,7 @@ class Annotation:
         Raises:
             UserError: As `paint`.
         """
-        if not isinstance(self.segmentation, dict):
+        if isinstance(self.segmentation, list):
             refuse_misplaced(self.where, self.segmentation, size)
             return
         stated = tuple(self.segmentation["size"] or size)
@@ -166,10 +166,10 @@ class CocoImages(Mapping[Id, CocoImage]):
         where = f"{self.path}: image {name}"
         return CocoImage(where, name, (height, width) if height else None, _Annotations(self, row))
 
-    def __getstate__(self) -> dict[str, Any]:  # workers that are not forked open the arrays again
+    def __getstate__(self) -> dict[str, object]:  # workers that are not forked open the arrays again
         return {"path": self.path, "categories": self.categories, "_store": self._store}
 
-    def __setstate__(self, state: Mapping[str, Any]) -> None:
+    def __setstate__(self, state: Mapping[str, object]) -> None:
         vars(self).update(state)
         self._open()
 
@@ -189,7 +189,7 @@ class CocoImages(Mapping[Id, CocoImage]):
         category, is_crowd, area = int(record[0]), bool(record[1]), float(record[2])
         box = None if np.isnan(record[3]) else tuple(record[3:7].tolist())
         kind, count = record[7:_HEADER].astype(int).tolist()
-        segmentation: Any
+        segmentation: Segmentation
         if kind:
             height, width, *counts = record[_HEADER:].astype(np.int64).tolist()
             segmentation = {"size": [height, width] if height else None, "counts": counts}
@@ -215,7 +215,7 @@ class _Items(ItemsView[Id, CocoImage]):
         return ((self._images.id_at(row), self._images.at(row)) for row in range(len(self._images)))
 
 
-class _Annotations(Sequence[Annotation]):
+class _Annotations(Rows[Annotation]):
     def __init__(self, images: CocoImages, row: int) -> None:
         self._images, self._row = images, row
 
@@ -223,11 +223,8 @@ class _Annotations(Sequence[Annotation]):
         first, end = self._images.span(self._row)
         return end - first
 
-    def __getitem__(self, i: Any) -> Any:
-        places = range(*self._images.span(self._row))[i]
-        if isinstance(places, range):
-            return [self._images.annotation(place, self._row) for place in places]
-        return self._images.annotation(places, self._row)
+    def at(self, row: int) -> Annotation:
+        return self._images.annotation(self._images.span(self._row)[0] + row, self._row)
 
 
 def pack(
@@ -253,16 +250,16 @@ def pack(
     rows, lengths, labels = array("q"), array("q"), TextWriter()
     for number, label, entry in annotations:
         found = entry.segmentation
-        parts: list[list[float]]
-        if isinstance(found, dict):
-            lengths_of_parts, parts = [], [list(found["size"] or (0, 0)), found["counts"]]
-        else:
+        parts: Sequence[Sequence[float]]
+        if isinstance(found, list):
             lengths_of_parts, parts = [*map(len, found)], found
+        else:
+            lengths_of_parts, parts = [], [found["size"] or (0, 0), found["counts"]]
         area = np.nan if entry.area is None else entry.area
         record = array("d", [place_of[entry.category], entry.is_crowd, area, *(entry.box or [np.nan] * 4)])
-        record.extend([isinstance(found, dict), len(lengths_of_parts), *lengths_of_parts])
+        record.extend([not isinstance(found, list), len(lengths_of_parts), *lengths_of_parts])
         for part in parts:
-            record.fromlist(part)
+            record.extend(part)
         values.write(record.tobytes())
         rows.append(row_of[number])
         lengths.append(len(record))

@@ -1,9 +1,25 @@
 """Masks as COCO's format writes them: polygons, and run lengths down the columns, compressed or not."""
 
 from collections.abc import Sequence
-from typing import Any
+from typing import TypedDict
 
 import numpy as np
+
+
+class RunLengths(TypedDict):
+    """Run lengths down the columns; the size, height and width, may not be known."""
+
+    size: list[int] | None
+    counts: list[int]
+
+
+class Compressed(TypedDict):
+    """Run lengths as a text; see `decompress`."""
+
+    counts: str
+
+
+Segmentation = list[list[float]] | RunLengths  # the former are polygons [[x, y, x, y, ...], ...]
 
 
 def decompress(text: str) -> list[int]:
@@ -33,7 +49,7 @@ def decompress(text: str) -> list[int]:
     return counts
 
 
-def paint(segmentation: Any, size: tuple[int, int]) -> np.ndarray:
+def paint(segmentation: Segmentation | Compressed, size: tuple[int, int]) -> np.ndarray:
     """Turn a COCO segmentation into a mask, pixel by pixel as COCO's own tools do.
 
     Args:
@@ -45,7 +61,7 @@ def paint(segmentation: Any, size: tuple[int, int]) -> np.ndarray:
         Mask (H, W), ``bool``.
     """
     height, width = size
-    if isinstance(segmentation, dict):
+    if not isinstance(segmentation, list):
         counts = segmentation["counts"]
         counts = decompress(counts) if isinstance(counts, str) else counts
         values = np.arange(len(counts)) % 2 == 1

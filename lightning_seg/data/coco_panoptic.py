@@ -4,16 +4,16 @@ import inspect
 import json
 from array import array
 from bisect import bisect_left
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping
 from functools import partial
 from pathlib import Path
-from typing import Any, BinaryIO, NamedTuple
+from typing import BinaryIO, NamedTuple
 
 import numpy as np
 
 from lightning_seg.data import json_file
 from lightning_seg.data.coco_index import Id, order
-from lightning_seg.data.compact import Store, pack_texts, store_if_large
+from lightning_seg.data.compact import Rows, Store, pack_texts, store_if_large
 from lightning_seg.data.io import read_image
 from lightning_seg.data.json_file import Entries, read_entries
 from lightning_seg.data.segments import Numbered, number_segments
@@ -88,7 +88,10 @@ class PanopticFile:
         )
 
 
-class Listed(Sequence[tuple[Path, Path, Id]]):
+CocoSample = tuple[Path, Path, Id]  # image, its annotations or its mask, and its id there
+
+
+class Listed(Rows[tuple[Path, Path, Id]]):
     """Samples, each made when it is asked for.
 
     Args:
@@ -97,14 +100,14 @@ class Listed(Sequence[tuple[Path, Path, Id]]):
     """
 
     def __init__(self, count: int, make: Callable[[int], tuple[Path, Path, Id]]) -> None:
-        self._rows, self._make = range(count), make
+        self._count, self._make = count, make
 
     def __len__(self) -> int:
-        return len(self._rows)
+        return self._count
 
-    def __getitem__(self, i: Any) -> Any:
-        rows = self._rows[i]
-        return [*map(self._make, rows)] if isinstance(rows, range) else self._make(rows)
+    def at(self, row: int) -> tuple[Path, Path, Id]:
+        """The sample at a place."""
+        return self._make(row)
 
 
 def panoptic_sample(folder: Path, masks: Path, file: PanopticFile, row: int) -> tuple[Path, Path, Id]:
@@ -152,7 +155,7 @@ def _index(path: Path, categories: Collection[Id], _: BinaryIO) -> dict[str, np.
         found.sort(key=lambda one: order(one[0]))
         if twice := [a for a, b in zip(found, found[1:], strict=False) if a[0] == b[0]]:
             raise UserError(f"{path}: image {twice[0][1]} has two masks, {twice[0][2]} and another.")
-        texts: dict[str, Any] = {
+        texts: dict[str, tuple[np.ndarray, np.ndarray]] = {
             "ids": pack_texts(json.dumps(one[0]) for one in found),
             "images": pack_texts(one[1] for one in found),
             "masks": pack_texts(one[2] for one in found),

@@ -11,11 +11,12 @@ import os
 import pickle
 import shutil
 import uuid
+from abc import abstractmethod
 from array import array
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import BinaryIO, TypeVar, overload
 
 import numpy as np
 
@@ -26,10 +27,27 @@ _FEW = 2000  # samples, of which copies do no harm
 _SMALL = 1 << 23  # bytes of a file that is read faster than it is worth to keep what is in it
 _ENDS = 1 << 20  # bytes at both ends of a file that tell whether it is the same
 _PLAIN = (str, int, float, type(None), type(Path()))
+T = TypeVar("T")
 Build = Callable[[BinaryIO], dict[str, np.ndarray]]
 
 
-class Texts(Sequence[str]):
+class Rows(Sequence[T]):
+    """A sequence whose parts are made anew when they are asked for."""
+
+    @abstractmethod
+    def at(self, row: int) -> T:
+        """The part at a place, counted from 0."""
+
+    @overload
+    def __getitem__(self, i: int) -> T: ...
+    @overload
+    def __getitem__(self, i: slice) -> list[T]: ...
+    def __getitem__(self, i: int | slice) -> T | list[T]:
+        rows = range(len(self))[i]
+        return self.at(rows) if isinstance(rows, int) else [self.at(row) for row in rows]
+
+
+class Texts(Rows[str]):
     """Texts in two arrays, as `pack_texts` makes them.
 
     Args:
@@ -43,11 +61,9 @@ class Texts(Sequence[str]):
     def __len__(self) -> int:
         return len(self._ends) - 1
 
-    def __getitem__(self, i: Any) -> Any:
-        if isinstance(i, slice):
-            return [self[k] for k in range(*i.indices(len(self)))]
-        i = range(len(self))[i]
-        return bytes(self._letters[self._ends[i] : self._ends[i + 1]]).decode("utf-8", "surrogatepass")
+    def at(self, row: int) -> str:
+        """The text at a place."""
+        return bytes(self._letters[self._ends[row] : self._ends[row + 1]]).decode("utf-8", "surrogatepass")
 
 
 def pack_texts(texts: Iterable[str]) -> tuple[np.ndarray, np.ndarray]:
@@ -74,14 +90,14 @@ class TextWriter:
         return np.frombuffer(self._letters, np.uint8), np.array(self._ends, np.int64)
 
 
-class Packed(Sequence[Any]):
+class Packed(Rows[object]):
     """Samples as bytes; each is made anew when it is asked for.
 
     Args:
         samples: Anything that can be pickled.
     """
 
-    def __init__(self, samples: Iterable[Any]) -> None:
+    def __init__(self, samples: Iterable[object]) -> None:
         content, ends = io.BytesIO(), [0]
         for sample in samples:
             content.write(pickle.dumps(sample, pickle.HIGHEST_PROTOCOL))
@@ -91,14 +107,12 @@ class Packed(Sequence[Any]):
     def __len__(self) -> int:
         return len(self._ends) - 1
 
-    def __getitem__(self, i: Any) -> Any:
-        if isinstance(i, slice):
-            return [self[k] for k in range(*i.indices(len(self)))]
-        i = range(len(self))[i]
-        return pickle.loads(bytes(self._bytes[self._ends[i] : self._ends[i + 1]]))
+    def at(self, row: int) -> object:
+        """The sample at a place."""
+        return pickle.loads(bytes(self._bytes[self._ends[row] : self._ends[row + 1]]))
 
 
-def compact(samples: Sequence[Any]) -> Sequence[Any]:
+def compact(samples: Sequence[object]) -> Sequence[object]:
     """Pack a long list of samples, if they are nothing but paths, texts and numbers, which come out as they were."""
     if not isinstance(samples, list) or len(samples) < _FEW:
         return samples
@@ -146,7 +160,7 @@ class Store:
             return self._values[start : start + length]
         return np.frombuffer(os.pread(self._file.fileno(), 8 * length, 8 * start), np.float64)
 
-    def __reduce__(self) -> tuple[type["Store"], tuple[Any, ...]]:
+    def __reduce__(self) -> tuple[type["Store"], tuple[object, ...]]:
         if self.folder is None:
             return Store, (None, self._arrays, self._values)
         return Store, (self.folder,)

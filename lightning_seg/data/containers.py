@@ -3,7 +3,7 @@
 import logging
 import os
 from collections.abc import Mapping
-from typing import IO, Any, NamedTuple
+from typing import IO, NamedTuple
 
 import numpy as np
 from PIL import Image, TiffImagePlugin, WebPImagePlugin
@@ -29,7 +29,7 @@ logging.getLogger(TiffImagePlugin.__name__).setLevel(logging.CRITICAL)
 class Tiff(NamedTuple):
     """Tags of a page of a TIFF, its number among all pages, and how many are pictures; None where GDAL has to say."""
 
-    tags: Mapping[int, Any]
+    tags: Mapping[int, object]
     page: int
     pages: int | None
 

@@ -3,7 +3,6 @@
 from collections.abc import Sequence
 from pathlib import Path
 from random import Random
-from typing import Any
 
 import cv2
 import numpy as np
@@ -12,6 +11,7 @@ from torch.utils.data import Dataset
 from torchvision import tv_tensors
 
 from lightning_seg import IGNORE_INDEX
+from lightning_seg.data.batch import Item
 from lightning_seg.data.files import list_images
 from lightning_seg.data.instances import as_batch_item, augment
 from lightning_seg.data.io import read_image
@@ -26,7 +26,7 @@ from lightning_seg.data.windows import Windows
 from lightning_seg.errors import UserError
 
 
-def read_pair(data: DataSet, sample: Any) -> Pair:
+def read_pair(data: DataSet, sample: object) -> Pair:
     """Read a sample: image (H, W, C) and mask (H, W).
 
     Raises:
@@ -35,7 +35,7 @@ def read_pair(data: DataSet, sample: Any) -> Pair:
     return _checked(data, *data.read_labels(sample), sample)
 
 
-def _checked(data: DataSet, image: np.ndarray, labels: np.ndarray, sample: Any) -> Pair:
+def _checked(data: DataSet, image: np.ndarray, labels: np.ndarray, sample: object) -> Pair:
     if image.shape[:2] != labels.shape[:2]:
         raise UserError(f"Image and mask differ in size, {image.shape[:2]} and {labels.shape[:2]}: {sample}")
     if image.shape[2] != data.pixels.count or image.dtype.name not in DTYPES:
@@ -52,7 +52,7 @@ def mask_tensor(labels: np.ndarray) -> torch.Tensor:
     return mask if mask.ndim == 2 else mask.permute(2, 0, 1)
 
 
-class Split(Dataset[dict[str, Any]]):
+class Split(Dataset[Item]):
     """One split of a data set as a torch `Dataset`.
 
     Args:
@@ -76,13 +76,13 @@ class Split(Dataset[dict[str, Any]]):
     def __len__(self) -> int:
         return len(self.samples) * (self.data.samples_per_image if self.train else 1)
 
-    def sample_at(self, index: int) -> Any:
+    def sample_at(self, index: int) -> object:
         """The sample at an index; in training each comes `samples_per_image` times."""
         if index >= len(self):  # where a loop over all of them ends
             raise IndexError(f"index {index} of a split with {len(self)} samples")
         return self.samples[index % len(self.samples)]
 
-    def __getitem__(self, key: int | tuple[int, int]) -> dict[str, Any]:
+    def __getitem__(self, key: int | tuple[int, int]) -> Item:
         """Read and, in training, augment a sample.
 
         Args:
@@ -126,15 +126,16 @@ class Split(Dataset[dict[str, Any]]):
                     f"{type(self.data).__name__} has the classes 0 to {numbers - 1}, but the mask of "
                     f"{sample} has label {labels[labels < 255].max()}. 'lightning-seg check-data' lists all such files."
                 )
-            out = {"image": torch.from_numpy(pixels).permute(2, 0, 1), "mask": mask_tensor(labels)}
+            image, mask = torch.from_numpy(pixels).permute(2, 0, 1), mask_tensor(labels)
             if self.train and self.data.transforms:
                 with seeded(self.seed, epoch, index):
-                    out = self._transform(**out)
+                    image, mask = self._transform(image, mask)
+            out: Item = {"image": image, "mask": mask, "index": index}
             if self.train and self.data.color is not None:
-                out["color"] = self._draw_color(out["image"], random)
+                out["color"] = self._draw_color(image, random)
             if segments is not None:
-                out |= batch_columns(out["mask"], segments.classes, segments.crowds)
-            return {**out, "index": index}
+                out = {**out, **batch_columns(mask, segments.classes, segments.crowds)}
+            return out
         except Exception as error:
             error.add_note(f"while preparing the sample {sample}")
             raise
@@ -152,7 +153,7 @@ class Split(Dataset[dict[str, Any]]):
         cut = inside.cut(image, crop.fill, nearest=False), inside.cut(labels, (IGNORE_INDEX,), nearest=True)
         return flip.arrays(*cut, random)
 
-    def _objects(self, sample: Any, epoch: int, index: int) -> dict[str, Any]:
+    def _objects(self, sample: object, epoch: int, index: int) -> Item:
         """Read and, in training, augment a sample with objects."""
         found = self.data.read_instances(sample)
         if len(found["labels"]) and int(found["labels"].max()) >= self.data.num_classes:
@@ -180,16 +181,16 @@ class Split(Dataset[dict[str, Any]]):
             return self.data.color.draw(mean, random, pixels.black)
         return self.data.color.draw_bands(image.float().mean((1, 2)).tolist(), random, pixels.black)
 
-    def _transform(self, image: torch.Tensor, mask: torch.Tensor) -> dict[str, torch.Tensor]:
+    def _transform(self, image: torch.Tensor, mask: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         """Apply the user's transforms; what they fill in with 0 becomes `IGNORE_INDEX`."""
-        dtypes = {"image": image.dtype, "mask": mask.dtype}
+        dtypes = image.dtype, mask.dtype
         image, mask = tv_tensors.Image(image), tv_tensors.Mask(255 - mask)
         for transform in self.data.transforms:
             image, mask = transform(image, mask)
-        out = {"image": image.as_subclass(torch.Tensor), "mask": 255 - mask.as_subclass(torch.Tensor)}
-        for name, tensor in out.items():
-            self._check_kept(name, tensor, dtypes[name])
-        return out
+        image, mask = image.as_subclass(torch.Tensor), 255 - mask.as_subclass(torch.Tensor)
+        self._check_kept("image", image, dtypes[0])
+        self._check_kept("mask", mask, dtypes[1])
+        return image, mask
 
     def _check_kept(self, name: str, tensor: torch.Tensor, dtype: torch.dtype) -> None:
         if tensor.dtype != dtype or tuple(tensor.shape[-2:]) != self.data.crop_size:
@@ -200,7 +201,7 @@ class Split(Dataset[dict[str, Any]]):
             )
 
 
-class Images(Dataset[dict[str, Any]]):
+class Images(Dataset[Item]):
     """Images without masks, for prediction.
 
     Args:
@@ -216,7 +217,7 @@ class Images(Dataset[dict[str, Any]]):
     def __len__(self) -> int:
         return len(self.paths)
 
-    def __getitem__(self, key: int | tuple[int, int]) -> dict[str, Any]:
+    def __getitem__(self, key: int | tuple[int, int]) -> Item:
         """Read the image at an index; "error" says why it cannot be read, and the image is a black one then."""
         index = key[1] if isinstance(key, tuple) else key
         error = ""

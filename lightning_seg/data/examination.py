@@ -4,7 +4,6 @@ from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
-from typing import Any
 
 import cv2
 import numpy as np
@@ -49,7 +48,7 @@ class Inspection:
     dtype: str = ""
 
 
-def inspect(data: DataSet, split: str, sample: Any) -> Inspection:
+def inspect(data: DataSet, split: str, sample: object) -> Inspection:
     """Look at one sample.
 
     Args:
@@ -132,7 +131,7 @@ class Examination:
         findings: Everything that is wrong.
     """
 
-    samples: dict[str, Sequence[Any]] = field(default_factory=dict)
+    samples: dict[str, Sequence[object]] = field(default_factory=dict)
     lengths: dict[str, int] = field(default_factory=dict)
     inspections: dict[str, list[Inspection]] = field(default_factory=dict)
     findings: list[Finding] = field(default_factory=list)
@@ -201,7 +200,7 @@ def _groups(data: DataSet, splits: Iterable[str]) -> list[Finding]:
     return sorted(found, key=lambda finding: (finding.split, finding.file))
 
 
-def _choose(data: DataSet, samples: Sequence[Any], limit: int) -> list[int]:
+def _choose(data: DataSet, samples: Sequence[object], limit: int) -> list[int]:
     """Choose samples evenly, and as many whose files have other palettes, bits or formats than most."""
     chosen = set(np.linspace(0, len(samples) - 1, limit).astype(int).tolist())
     looked = np.linspace(0, len(samples) - 1, min(len(samples), 1000)).astype(int).tolist()
@@ -235,7 +234,7 @@ def refuse_faulty(data: DataSet, samples: int = 16) -> None:
         rank_zero_warn("\n".join(describe(warnings, files=5)))
 
 
-def files_of(data: DataSet, sample: Any) -> tuple[str, str]:
+def files_of(data: DataSet, sample: object) -> tuple[str, str]:
     """Name the image and the mask of a sample."""
     paths = [str(part) for part in parts_of(sample) if file_of(part) is not None]
     return (paths[0], paths[-1]) if paths else (data.name_of(sample), data.name_of(sample))

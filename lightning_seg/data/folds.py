@@ -2,28 +2,30 @@
 
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
-from typing import Any
+from typing import TypeVar
 
 import numpy as np
 from lightning.pytorch.utilities import rank_zero_warn
 
+from lightning_seg.data.batch import SampleKey
 from lightning_seg.data.cache_folder import cache_folder, keep_array
 from lightning_seg.data.loading import in_parallel
 from lightning_seg.data.overlapping import pixels_of_labels
 from lightning_seg.errors import UserError
 
-Read = Callable[[Any], tuple[np.ndarray, np.ndarray]]
+T = TypeVar("T")
+Read = Callable[[SampleKey], tuple[np.ndarray, np.ndarray]]
 Key = Callable[[], str]
 _MANY = 500  # samples, below which the masks are read anew
 
 
 def divide(
-    items: Sequence[Any],
+    items: Sequence[T],
     ratios: Mapping[str, float],
     seed: int = 0,
     groups: Sequence[str | None] | None = None,
     in_order: bool = False,
-) -> dict[str, list[Any]]:
+) -> dict[str, list[T]]:
     """Divide items into named parts, each in the order of the items: at random, by groups, or in blocks.
 
     Args:
@@ -112,7 +114,7 @@ def group_folds(groups: Sequence[str | None], folds: int) -> np.ndarray:
 
 
 def fold_of_each(
-    samples: Sequence[Any],
+    samples: Sequence[object],
     folds: int,
     read: Read,
     groups: Sequence[str | None],
@@ -188,7 +190,7 @@ def block_folds(total: int, folds: int) -> np.ndarray:
     return np.repeat(np.arange(folds), [len(part) for part in np.array_split(np.arange(total), folds)])
 
 
-def presence(read: Read, samples: Sequence[Any], key: Key | None = None) -> np.ndarray:
+def presence(read: Read, samples: Sequence[object], key: Key | None = None) -> np.ndarray:
     """Tell which labels occur in which samples.
 
     Args:
@@ -216,10 +218,10 @@ def presence(read: Read, samples: Sequence[Any], key: Key | None = None) -> np.n
     return found
 
 
-def readable(read: Read, samples: Sequence[Any]) -> list[Any]:
+def readable(read: Read, samples: Sequence[T]) -> list[T]:
     """Leave out the samples that cannot be read, and say how many and which."""
 
-    def problem(sample: Any) -> str:
+    def problem(sample: object) -> str:
         try:
             image, mask = read(sample)
         except UserError as error:

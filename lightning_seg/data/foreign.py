@@ -3,9 +3,9 @@
 import inspect
 import pkgutil
 import random
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from typing import Any
+from typing import Any, cast
 
 import lightning as L
 import numpy as np
@@ -16,6 +16,7 @@ from torch.utils.data import DataLoader, IterableDataset, RandomSampler, Sequent
 
 from lightning_seg import IGNORE_INDEX
 from lightning_seg.data.base import SegmentationData
+from lightning_seg.data.batch import Batch, Item
 from lightning_seg.data.classes import default_palette
 from lightning_seg.data.dataset import Split
 from lightning_seg.data.loading import FILLER, Loader, seed_of, seeded
@@ -90,7 +91,7 @@ class ForeignData(SegmentationData):
         self.palette = tuple((int(r), int(g), int(b)) for r, g, b in colors)
         self.void = ignore_index
         self.mean, self.std = mean, std
-        self._loaders: dict[str, DataLoader[Any]] = {}
+        self._loaders: dict[str, DataLoader[object]] = {}
 
     def list_samples(self, split: str) -> list[tuple[str, int]]:
         """List the positions in the loader's data set.
@@ -122,7 +123,7 @@ class ForeignData(SegmentationData):
             image, mask = self._pair(self._dataset(split)[index])
         return self._image(image), self._mask(mask)
 
-    def train_dataloader(self) -> Any:
+    def train_dataloader(self) -> "Loader | _Batches":  # type: ignore[override]
         """Load batches of the training loader's data set, or those of the loader where it has its own ways."""
         loader = self._loaders[self.train_split]
         ways = _own_ways(loader)
@@ -147,7 +148,7 @@ class ForeignData(SegmentationData):
         """Load the test loader's data set in order."""
         return self._loader(_Items(self, self.test_split), self.eval_batch_size)
 
-    def convert(self, batch: Any) -> dict[str, torch.Tensor]:
+    def convert(self, batch: object) -> Batch:
         """Turn a batch of the loader into "image" (B, 3, H, W) and "mask" (B, H, W), both ``uint8``, and "index"."""
         images, masks = self._pair(batch)
         pairs = [(self._image(image), self._mask(mask)) for image, mask in zip(images, masks, strict=True)]
@@ -195,10 +196,10 @@ class ForeignData(SegmentationData):
         height, width = self.item(self.train_split, 0, 0)[1].shape
         self.crop_size = (height, width)
 
-    def _dataset(self, split: str) -> Any:
-        return self._loaders[split].dataset
+    def _dataset(self, split: str) -> Sequence[object]:
+        return cast(Sequence[object], self._loaders[split].dataset)
 
-    def _pair(self, item: Any) -> tuple[Any, Any]:
+    def _pair(self, item: object) -> tuple[Any, Any]:
         if isinstance(item, Mapping):
             image = next((item[key] for key in _IMAGES if key in item), None)
             mask = next((item[key] for key in _MASKS if key in item), None)
@@ -218,7 +219,7 @@ class ForeignData(SegmentationData):
             )
         return image, mask
 
-    def _image(self, image: Any) -> np.ndarray:
+    def _image(self, image: object) -> np.ndarray:
         pixels = torch.as_tensor(np.asarray(image) if not isinstance(image, torch.Tensor) else image)
         if pixels.ndim == 2:
             pixels = pixels[None]
@@ -248,7 +249,7 @@ class ForeignData(SegmentationData):
             )
         return (pixels * 255).round().clamp(0, 255).to(torch.uint8)
 
-    def _mask(self, mask: Any) -> np.ndarray:
+    def _mask(self, mask: object) -> np.ndarray:
         labels = torch.as_tensor(np.asarray(mask) if not isinstance(mask, torch.Tensor) else mask)
         labels = labels.squeeze(0) if labels.ndim == 3 else labels
         if labels.is_floating_point() and bool((labels == labels.round()).all()):
@@ -272,9 +273,9 @@ class _Items(Split):
 
     data: ForeignData
 
-    def __getitem__(self, key: int | tuple[int, int]) -> dict[str, Any]:
+    def __getitem__(self, key: int | tuple[int, int]) -> Item:
         epoch, index = key if isinstance(key, tuple) else (0, key)
-        split, position = self.samples[index]
+        split, position = cast(tuple[str, int], self.samples[index])
         pixels, labels = self.data.item(split, position, epoch if self.train else 0)
         if (labels + 1).max() > self.data.num_classes:  # ignore_index, 255, wraps to 0
             raise UserError(
@@ -288,25 +289,25 @@ class _Items(Split):
 class _Batches:
     """The batches of a loader that has its own ways, converted."""
 
-    def __init__(self, loader: DataLoader[Any], data: ForeignData) -> None:
+    def __init__(self, loader: DataLoader[object], data: ForeignData) -> None:
         self.loader, self.data = loader, data
         self.waiting = 0.0  # not measured
 
     def __len__(self) -> int:
         return len(self.loader)
 
-    def __iter__(self) -> Iterator[dict[str, torch.Tensor]]:
+    def __iter__(self) -> Iterator[Batch]:
         return map(self.data.convert, iter(self.loader))
 
 
-def _own_ways(loader: DataLoader[Any]) -> str:
+def _own_ways(loader: DataLoader[object]) -> str:
     """Say what a loader does that cannot be done for it: nothing if its order and its batches are the usual ones."""
     if not isinstance(loader.sampler, RandomSampler | SequentialSampler) or loader.batch_size is None:
         return "a sampler"
     return "" if loader.collate_fn is default_collate else "a collate_fn"
 
 
-def _size_of(loader: DataLoader[Any]) -> int:
+def _size_of(loader: DataLoader[object]) -> int:
     return int(getattr(loader.batch_sampler, "batch_size", 1))
 
 

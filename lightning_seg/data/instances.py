@@ -7,16 +7,14 @@ A sample is a dictionary of "image" (3, H, W) ``uint8``, "masks" (N, H, W) ``uin
 """
 
 from collections.abc import Iterable, Sequence
-from typing import Any
 
 import numpy as np
 import torch
 from torchvision import tv_tensors
 from torchvision.transforms import v2
 
+from lightning_seg.data.batch import Batch, Item, Sample
 from lightning_seg.errors import UserError
-
-Sample = dict[str, Any]
 
 
 def instance_sample(
@@ -113,13 +111,13 @@ def augment(sample: Sample, transforms: Iterable[v2.Transform], min_pixels: int 
     return sanitize(sample, min_pixels)
 
 
-def as_batch_item(sample: Sample, index: int) -> dict[str, Any]:
+def as_batch_item(sample: Sample, index: int) -> Item:
     """Lay out a sample for a batch: "image", "index", and all of the objects in "targets", as plain tensors."""
     targets = {k: v.as_subclass(torch.Tensor) for k, v in sample.items() if k != "image"}
     return {"image": sample["image"].as_subclass(torch.Tensor), "targets": targets, "index": index}
 
 
-def mix_objects(batch: dict[str, Any], mix: "CopyPaste") -> dict[str, Any]:
+def mix_objects(batch: Batch, mix: "CopyPaste") -> Batch:
     """Mix the images of a batch and their "targets", on whatever device they are."""
     samples = [{"image": i, **t} for i, t in zip(batch["image"], batch["targets"], strict=True)]
     items = [as_batch_item(sample, 0) for sample in mix(samples)]

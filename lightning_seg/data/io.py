@@ -7,7 +7,6 @@ says so.
 import os
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 import cv2
 import numpy as np
@@ -351,7 +350,7 @@ def _open(path: str | os.PathLike[str], kind: str) -> tuple[Image.Image, Stored]
     raise UserError(f"The {kind} {path} {size}.")
 
 
-def header_of(path: str | os.PathLike[str]) -> tuple[Any, ...]:
+def header_of(path: str | os.PathLike[str]) -> tuple[object, ...]:
     """What the beginning of a file tells without decoding it: files of one kind have equal headers."""
     try:
         with Image.open(path) as image:

@@ -13,7 +13,7 @@ _BLANKS = " \t\n\r"
 _WINDOW = 1 << 22  # letters
 
 
-def read_any_json(path: Path) -> Any:
+def read_any_json(path: Path) -> object:
     """Read a JSON file.
 
     Raises:
@@ -28,7 +28,7 @@ def read_any_json(path: Path) -> Any:
         raise UserError(f"{path} is no JSON, or cut off: {error}.") from None
 
 
-def read_json(path: Path) -> Mapping[str, Any]:
+def read_json(path: Path) -> Mapping[str, object]:
     """Read a JSON file that holds a mapping.
 
     Raises:
@@ -68,7 +68,7 @@ class Entries:
             yield marshal.loads(self._file.read(int.from_bytes(self._file.read(8))))
 
 
-def read_entries(path: Path, lists: Mapping[str, Entries]) -> Mapping[str, Any]:
+def read_entries(path: Path, lists: Mapping[str, Entries]) -> Mapping[str, object]:
     """Read as `read_json`, but put the entries of some lists aside, so that the file is never in memory as a whole.
 
     Args:
@@ -86,8 +86,8 @@ def read_entries(path: Path, lists: Mapping[str, Entries]) -> Mapping[str, Any]:
             entries.clear()
         contents = dict(read_json(path))  # says what is wrong
         for key in lists.keys() & contents.keys():
-            if isinstance(contents[key], list):
-                for entry in contents[key]:
+            if isinstance(listed := contents[key], list):
+                for entry in listed:
                     lists[key].append(entry)
                 contents[key] = []
         return contents
@@ -101,8 +101,8 @@ class _Walk:
         self._text, self._at = "", 0
         self._decoder = json.JSONDecoder(object_pairs_hook=lambda pairs: _unique(pairs, path))
 
-    def mapping(self, lists: Mapping[str, Entries]) -> dict[str, Any]:
-        pairs: list[tuple[str, Any]] = []
+    def mapping(self, lists: Mapping[str, Entries]) -> dict[str, object]:
+        pairs: list[tuple[str, object]] = []
         self._take("{")
         if self._next() == "}":
             self._at += 1
@@ -110,7 +110,7 @@ class _Walk:
             while True:
                 if self._next() != '"':
                     raise ValueError
-                key = self._value()
+                key = str(self._value())
                 self._take(":")
                 if key in lists and self._next() == "[":
                     self._list(lists[key])
@@ -133,7 +133,7 @@ class _Walk:
             if self._take(",]") == "]":
                 return
 
-    def _value(self) -> Any:
+    def _value(self) -> object:
         self._next()
         while True:
             try:
@@ -172,7 +172,7 @@ class _Walk:
         return bool(new)
 
 
-def _unique(pairs: list[tuple[str, Any]], path: Path) -> dict[str, Any]:
+def _unique(pairs: list[tuple[str, object]], path: Path) -> dict[str, object]:
     found = dict(pairs)
     if len(found) < len(pairs):
         keys = [key for key, _ in pairs]

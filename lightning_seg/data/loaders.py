@@ -2,12 +2,11 @@
 
 import os
 from abc import abstractmethod
-from typing import Any
 
 import lightning as L
 import torch
-from torch.utils.data import Dataset
 
+from lightning_seg.data.batch import Batch
 from lightning_seg.data.dataset import Images, Split
 from lightning_seg.data.instances import CopyPaste, mix_objects
 from lightning_seg.data.loading import EpochSampler, Loader, choose_workers, collate, outlive_signal, seeded
@@ -50,7 +49,7 @@ class SplitLoaders(L.LightningDataModule):
         """Load the images of `predict_folder`: "image", "index" and "path", a list of file names."""
         return self._loader(Images(self.predict_folder or ".", self.pixels), self.eval_batch_size)
 
-    def on_after_batch_transfer(self, batch: dict[str, Any], dataloader_idx: int) -> dict[str, Any]:
+    def on_after_batch_transfer(self, batch: Batch, dataloader_idx: int) -> Batch:
         """Apply the color jitter of a training batch and mix its samples, on the device."""
         if "color" in batch:
             batch["image"] = apply_color(batch["image"], batch.pop("color"), self.pixels.limits)
@@ -61,7 +60,7 @@ class SplitLoaders(L.LightningDataModule):
                 batch = mix_objects(batch, self.mix) if isinstance(self.mix, CopyPaste) else self.mix(batch)
         return batch
 
-    def _loader(self, dataset: Dataset[dict[str, Any]], batch_size: int) -> Loader:
+    def _loader(self, dataset: Split | Images, batch_size: int) -> Loader:
         train = getattr(dataset, "train", False)
         trainer = self.trainer
         rank, world_size = (trainer.global_rank, trainer.world_size) if trainer else (0, 1)

@@ -6,11 +6,12 @@ import os
 import signal
 import threading
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence, Sized
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, suppress
 from multiprocessing import active_children
-from typing import Any
+from multiprocessing.process import BaseProcess
+from typing import Any, TypeVar, cast
 
 import lightning as L
 import torch
@@ -19,8 +20,11 @@ from torch.nn.functional import pad
 from torch.utils.data import DataLoader, Dataset, DistributedSampler
 
 from lightning_seg import IGNORE_INDEX
+from lightning_seg.data.batch import Batch, Item
 from lightning_seg.errors import UserError
 
+T = TypeVar("T")
+R = TypeVar("R")
 FILLER = -1  # the index of a sample that no score counts; read as the last one
 WAIT = 300.0  # seconds that a batch may take to come from a worker
 
@@ -48,14 +52,16 @@ class EpochSampler(DistributedSampler[tuple[int, int]]):
 
     def __init__(
         self,
-        dataset: Any,
+        dataset: Sized,
         train: bool,
         seed: int = 0,
         rank: int = 0,
         world_size: int = 1,
         keep_step: bool = False,
     ) -> None:
-        super().__init__(dataset, world_size, rank, shuffle=train, seed=seed, drop_last=train)
+        super().__init__(
+            cast(Dataset[Item], dataset), world_size, rank, shuffle=train, seed=seed, drop_last=train
+        )
         if not (train or keep_step):
             self.num_samples = len(range(rank, len(dataset), world_size))
         self._skipped = 0
@@ -75,7 +81,7 @@ class EpochSampler(DistributedSampler[tuple[int, int]]):
         return iter([(self.epoch, index) for index in mine[self._skipped :]])
 
 
-class Loader(DataLoader[dict[str, Any]]):
+class Loader(DataLoader[Item]):
     """`DataLoader` that can continue in mid-epoch, and whose workers report a user's error as the user's.
 
     Lightning saves and restores its state with the checkpoint. It starts with the first batch that is asked
@@ -85,11 +91,11 @@ class Loader(DataLoader[dict[str, Any]]):
     _done: tuple[int, int] = (0, 0)  # epoch, batches handed out in it
     _resume: tuple[int, int] = (0, 0)
     _waited, _lasted = 0.0, 0.0  # seconds in this epoch
-    _workers: frozenset[Any] | set[Any] = frozenset()
+    _workers: frozenset[BaseProcess] = frozenset()
     _asked: float | None = None  # when the batch was asked for that is being waited for
     _fault = ""  # what has become of the workers if it did not come
 
-    def __iter__(self) -> Iterator[Any]:  # type: ignore[override]
+    def __iter__(self) -> Iterator[Batch]:  # type: ignore[override]
         epoch, batches = getattr(self.sampler, "epoch", 0), 0
         if epoch == self._resume[0]:
             batches = self._resume[1]
@@ -192,7 +198,7 @@ def outlive_signal(_: int) -> None:
     signal.signal(signal.SIGTERM, lambda *_: signal.alarm(60))
 
 
-def in_parallel(function: Callable[[Any], Any], items: Sequence[Any], title: str = "") -> Iterator[Any]:
+def in_parallel(function: Callable[[T], R], items: Sequence[T], title: str = "") -> Iterator[R]:
     """Apply a function to all items with a thread per core, in order; decoding releases the interpreter's lock.
 
     Args:
@@ -208,7 +214,7 @@ def in_parallel(function: Callable[[Any], Any], items: Sequence[Any], title: str
     return iter(track(results, title, len(items), transient=True))
 
 
-def _in_parallel(function: Callable[[Any], Any], items: Sequence[Any]) -> Iterator[Any]:
+def _in_parallel(function: Callable[[T], R], items: Sequence[T]) -> Iterator[R]:
     with ThreadPoolExecutor(os.cpu_count()) as pool:
         for start in range(0, len(items), 256):  # few results in memory at a time
             yield from pool.map(function, items[start : start + 256])
@@ -246,7 +252,7 @@ def seeded(*numbers: int) -> Iterator[None]:
         generator.set_state(before)
 
 
-def collate(samples: Sequence[dict[str, Any]]) -> dict[str, Any]:
+def collate(samples: Sequence[Item]) -> Batch:
     """Stack samples to a batch, the images in channels_last memory without transposing them.
 
     Images of different size are padded at the bottom and right to the largest, masks with `IGNORE_INDEX`, and
@@ -254,7 +260,8 @@ def collate(samples: Sequence[dict[str, Any]]) -> dict[str, Any]:
     """
     filler = all(sample["index"] == FILLER for sample in samples)
     samples = samples[:1] if filler else [sample for sample in samples if sample["index"] != FILLER]
-    columns = {key: [sample[key] for sample in samples] for key in samples[0]}
+    rows: list[Mapping[str, Any]] = [*samples]  # whatever their keys
+    columns = {key: [row[key] for row in rows] for key in rows[0]}
     images = columns["image"]
     sizes = [tuple(image.shape[-2:]) for image in images]
     if len(set(sizes)) > 1:
@@ -274,10 +281,10 @@ def collate(samples: Sequence[dict[str, Any]]) -> dict[str, Any]:
     }
     batch["index"] = torch.tensor(columns["index"])
     batch["image"] = batch["image"].permute(0, 3, 1, 2)
-    return {**batch, "filler": True} if filler else batch
+    return cast(Batch, {**batch, "filler": True} if filler else batch)
 
 
-def choose_workers(dataset: Dataset[Any], trainer: L.Trainer | None) -> int:
+def choose_workers(dataset: Dataset[object], trainer: L.Trainer | None) -> int:
     """Choose the number of worker processes from the time a sample takes and the cores of this process."""
     times = []
     for index in range(min(3, len(dataset))):  # type: ignore[arg-type]

@@ -222,7 +222,7 @@ def make_pixels(
     return pixels
 
 
-def restored(content: Mapping[str, Any]) -> Pixels:
+def restored(content: Mapping[str, object]) -> Pixels:
     """Make `Pixels` of what `dataclasses.asdict` has made of them, perhaps with lists in place of tuples."""
     known: dict[str, Any] = {}
     for name, value in content.items():

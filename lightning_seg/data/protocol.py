@@ -2,12 +2,12 @@
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Protocol
 
 import numpy as np
 from torchvision.transforms import v2
 
-from lightning_seg.data.instances import Sample
+from lightning_seg.data.batch import Sample, SampleKey
 from lightning_seg.data.pixels import Image, Measurement, Pixels
 from lightning_seg.data.segments import SegmentSample
 from lightning_seg.data.transforms.color import ColorJitter
@@ -51,39 +51,39 @@ class DataSet(Protocol):
         """Number of classes, background included, void not."""
 
     @property
-    def reading_settings(self) -> dict[str, Any]:
+    def reading_settings(self) -> dict[str, object]:
         """The settings that decide what `read` gives."""
 
     @property
     def run_seed(self) -> int:
         """The seed of order and augmentation."""
 
-    def samples(self, split: str) -> Sequence[Any]:
+    def samples(self, split: str) -> Sequence[object]:
         """The samples of a split."""
 
     def cached(self, split: str) -> Sequence[Pair] | None:
         """The decoded samples of a split, if they are kept."""
 
-    def read(self, sample: Any) -> Pair:
+    def read(self, sample: SampleKey) -> Pair:
         """Read one sample: image (H, W, C) and mask (H, W)."""
 
-    def image_of(self, sample: Any) -> Image:
+    def image_of(self, sample: SampleKey) -> Image:
         """Read the image of a sample alone, and where it has no data."""
 
-    def windows(self, sample: Any) -> Windows | None:
+    def windows(self, sample: SampleKey) -> Windows | None:
         """Parts of a large sample, where they can be read alone."""
 
-    def read_labels(self, sample: Any) -> Pair:
+    def read_labels(self, sample: SampleKey) -> Pair:
         """Read one sample: image and mask (H, W), or masks (H, W, K) if classes may overlap."""
 
-    def read_instances(self, sample: Any) -> Sample:
+    def read_instances(self, sample: SampleKey) -> Sample:
         """Read one sample with its objects."""
 
-    def read_segments(self, sample: Any) -> SegmentSample:
+    def read_segments(self, sample: SampleKey) -> SegmentSample:
         """Read one sample with its segments."""
 
-    def group_of(self, sample: Any) -> str | None:
+    def group_of(self, sample: SampleKey) -> str | None:
         """Name what a sample belongs to that must not be divided; None for nothing."""
 
-    def name_of(self, sample: Any) -> str:
+    def name_of(self, sample: SampleKey) -> str:
         """Name a sample for people."""

@@ -4,12 +4,15 @@ import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
 from lightning_seg import IGNORE_INDEX
 from lightning_seg.errors import UserError
+
+if TYPE_CHECKING:
+    from rasterio.io import DatasetReader, DatasetWriter
 
 TILE = 256
 """Pixels a side of what a written TIFF file holds in one piece."""
@@ -37,7 +40,7 @@ class Raster(NamedTuple):
 
 
 @contextmanager
-def opened(path: str | Path) -> Iterator[Any]:
+def opened(path: str | Path) -> Iterator["DatasetReader"]:
     """Open a raster file with rasterio.
 
     Raises:
@@ -58,7 +61,7 @@ def opened(path: str | Path) -> Iterator[Any]:
             ) from None
 
 
-def numbers_of(file: Any, bands: Sequence[int | str] | None, name: str | Path) -> list[int]:
+def numbers_of(file: "DatasetReader", bands: Sequence[int | str] | None, name: str | Path) -> list[int]:
     """Find bands of an open raster file by number or name, or all but transparency; GDAL counts from 1.
 
     Raises:
@@ -94,7 +97,7 @@ def places_of(
     return places
 
 
-def read(file: Any, numbers: Sequence[int], box: Box | None = None) -> Raster:
+def read(file: "DatasetReader", numbers: Sequence[int], box: Box | None = None) -> Raster:
     """Read bands of an open raster file.
 
     Args:
@@ -118,8 +121,12 @@ def read(file: Any, numbers: Sequence[int], box: Box | None = None) -> Raster:
 
 @contextmanager
 def created(
-    path: Path, like: Any, bands: int = 1, dtype: str = "uint8", palette: Sequence[Sequence[int]] = ()
-) -> Iterator[Any]:
+    path: Path,
+    like: "DatasetReader",
+    bands: int = 1,
+    dtype: str = "uint8",
+    palette: Sequence[Sequence[int]] = (),
+) -> Iterator["DatasetWriter"]:
     """Create a tiled, compressed GeoTIFF of the size and the place of an open raster file.
 
     Args:
@@ -148,13 +155,15 @@ def created(
         yield file
 
 
-def write(file: Any, values: np.ndarray, top: int = 0, left: int = 0) -> None:
+def write(file: "DatasetWriter", values: np.ndarray, top: int = 0, left: int = 0) -> None:
     """Write a part (H, W) or (C, H, W) of an open file, from its upper left corner on."""
     values = values[None] if values.ndim == 2 else values
     file.write(values, window=((top, top + values.shape[1]), (left, left + values.shape[2])))
 
 
-def void_of(file: Any, bands: Sequence[int | str] | None, box: Box | None = None) -> np.ndarray | None:
+def void_of(
+    file: "DatasetReader", bands: Sequence[int | str] | None, box: Box | None = None
+) -> np.ndarray | None:
     """Where the bands that are read of an open raster file have no data (H, W); None where it has none to mark it."""
     numbers = numbers_of(file, bands, file.name)
     return read(file, numbers, box).void if any(v is not None for v in file.nodatavals) else None

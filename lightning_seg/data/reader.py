@@ -1,13 +1,12 @@
 """How the samples of a data set become arrays."""
 
 import os
-from typing import Any
 
 import cv2
 import numpy as np
 
 from lightning_seg import IGNORE_INDEX
-from lightning_seg.data.instances import Sample
+from lightning_seg.data.batch import Sample, SampleKey
 from lightning_seg.data.io import read_image, read_mask, read_with_void
 from lightning_seg.data.overlapping import of_classes, of_objects
 from lightning_seg.data.pixels import Image, Pixels
@@ -31,7 +30,7 @@ class SampleReader:
     overlapping: bool
     table: np.ndarray | None = None
 
-    def read(self, sample: Any) -> tuple[np.ndarray, np.ndarray]:
+    def read(self, sample: SampleKey) -> tuple[np.ndarray, np.ndarray]:
         """Read one sample: image (H, W, C) and mask (H, W) ``uint8`` with `IGNORE_INDEX` for void."""
         image, mask = sample
         labels = read_mask(mask)
@@ -47,23 +46,23 @@ class SampleReader:
         """Read an image file and join it with its mask (H, W) or masks (H, W, K); see `with_void`."""
         return with_void(read_with_void(path, self.pixels), labels)
 
-    def windows(self, sample: Any) -> Windows | None:
+    def windows(self, sample: SampleKey) -> Windows | None:
         """Parts of a large sample, where they can be read alone."""
         if type(self).read is not SampleReader.read:
             return None
         return windows_of(sample, self.pixels, self.table)
 
-    def image_of(self, sample: Any) -> Image:
+    def image_of(self, sample: SampleKey) -> Image:
         """Read the image of a sample alone, and where it has no data."""
         if type(self).read is SampleReader.read:
             return read_with_void(sample[0], self.pixels)
         return Image(self.read(sample)[0])
 
-    def read_instances(self, sample: Any) -> Sample:
+    def read_instances(self, sample: SampleKey) -> Sample:
         """Read one sample with its objects (see `lightning_seg.data.instances`), where the data set knows them."""
         raise self.no_instances()
 
-    def read_segments(self, sample: Any) -> SegmentSample:
+    def read_segments(self, sample: SampleKey) -> SegmentSample:
         """Read one sample with its segments: as it is, one for each class; data sets with `things` do otherwise."""
         image, mask = self.read(sample)
         return SegmentSample(image, mask, range(self.num_classes))
@@ -72,7 +71,7 @@ class SampleReader:
         """Return the number of a class in panoptic files: its label, unless the data set has numbers of its own."""
         return label
 
-    def read_overlapping(self, sample: Any) -> tuple[np.ndarray, np.ndarray]:
+    def read_overlapping(self, sample: SampleKey) -> tuple[np.ndarray, np.ndarray]:
         """Read one sample: image (H, W, C) and masks (H, W, K), see `lightning_seg.data.overlapping`.
 
         Unless a data set knows better, they are those of its objects or, if it has none, of its classes.
@@ -83,7 +82,7 @@ class SampleReader:
         objects = self.read_instances(sample)
         return objects["image"].permute(1, 2, 0).numpy(), of_objects(objects, self.num_classes)
 
-    def read_labels(self, sample: Any) -> tuple[np.ndarray, np.ndarray]:
+    def read_labels(self, sample: SampleKey) -> tuple[np.ndarray, np.ndarray]:
         """Read one sample with its mask (H, W), or with masks (H, W, K) if classes may overlap."""
         return self.read_overlapping(sample) if self.overlapping else self.read(sample)
 

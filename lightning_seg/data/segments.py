@@ -1,12 +1,13 @@
 """Samples with segments: every pixel belongs to one segment, or to none; a segment has a class."""
 
 from collections.abc import Collection, Mapping, Sequence
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 import torch
 
 from lightning_seg import IGNORE_INDEX
+from lightning_seg.data.batch import Segments
 from lightning_seg.errors import UserError
 
 MOST = 255  # segments of an image: their numbers are uint8, and 255 is no segment
@@ -71,7 +72,7 @@ def mask_of(numbers: np.ndarray, classes: Sequence[int]) -> np.ndarray:
     return np.asarray(table[numbers])
 
 
-def batch_columns(numbers: torch.Tensor, classes: Sequence[int], crowds: Sequence[int]) -> dict[str, Any]:
+def batch_columns(numbers: torch.Tensor, classes: Sequence[int], crowds: Sequence[int]) -> Segments:
     """Lay out the segments of an image for a batch; those without a pixel are none.
 
     Args:

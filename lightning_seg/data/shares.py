@@ -2,7 +2,7 @@
 
 import re
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import TypeVar
 
 import numpy as np
 from lightning.pytorch.utilities import rank_zero_warn
@@ -10,11 +10,12 @@ from lightning.pytorch.utilities import rank_zero_warn
 from lightning_seg.data.folds import Key, Read, presence
 from lightning_seg.errors import UserError
 
+T = TypeVar("T")
 _STRETCH = re.compile(r"(.+)\[(\d*\.?\d*):(\d*\.?\d*)\]")
 _MOST = 5000  # samples, above which chance stratifies well enough and nothing is read
 
 
-def listed(list_samples: Callable[[str], Sequence[Any]], part: str) -> Sequence[Any]:
+def listed(list_samples: Callable[[str], Sequence[T]], part: str) -> Sequence[T]:
     """List the samples of a split, or of a stretch of its list: ``val[:0.5]`` is its first half.
 
     Args:
@@ -39,8 +40,8 @@ def listed(list_samples: Callable[[str], Sequence[Any]], part: str) -> Sequence[
 
 
 def share_of(
-    samples: Sequence[Any], share: float, read: Read, groups: Sequence[str | None], key: Key | None = None
-) -> list[Any]:
+    samples: Sequence[T], share: float, read: Read, groups: Sequence[str | None], key: Key | None = None
+) -> list[T]:
     """Take a share of samples in which every class is about as frequent as in all of them.
 
     Shares are nested: a smaller one is part of a larger one. Samples of a group stay together.
@@ -55,7 +56,7 @@ def share_of(
     Returns:
         At least one sample, in the order of the samples.
     """
-    units: dict[Any, list[int]] = {}
+    units: dict[int | str, list[int]] = {}
     for i, group in enumerate(groups):
         units.setdefault(i if group is None else f"group {group}", []).append(i)
     members = list(units.values())

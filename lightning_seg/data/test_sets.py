@@ -3,7 +3,6 @@
 import io
 import zlib
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any
 
 import cv2
 import numpy as np
@@ -11,6 +10,7 @@ from PIL import Image
 
 from lightning_seg import IGNORE_INDEX
 from lightning_seg.data.base import SegmentationData
+from lightning_seg.data.batch import SampleKey
 from lightning_seg.errors import UserError
 
 _SEVERITIES = (1, 2, 3, 4, 5)
@@ -40,23 +40,23 @@ class FurtherTest(SegmentationData):
         self.class_names, self.palette, self.sequence = data.class_names, data.palette, data.sequence
         self.pixels = data.pixels
 
-    def list_samples(self, split: str) -> Sequence[Any]:
+    def list_samples(self, split: str) -> Sequence[object]:
         """List the samples of the data set."""
         return self.data.samples(split)
 
-    def samples(self, split: str) -> Sequence[Any]:
+    def samples(self, split: str) -> Sequence[object]:
         """Return the samples of the data set."""
         return self.data.samples(split)
 
-    def read(self, sample: Any) -> tuple[np.ndarray, np.ndarray]:
+    def read(self, sample: SampleKey) -> tuple[np.ndarray, np.ndarray]:
         """Read a sample of the data set."""
         return self.data.read(sample)
 
-    def name_of(self, sample: Any) -> str:
+    def name_of(self, sample: SampleKey) -> str:
         """Name a sample as the data set does."""
         return self.data.name_of(sample)
 
-    def group_of(self, sample: Any) -> str | None:
+    def group_of(self, sample: SampleKey) -> str | None:
         """Name what a sample belongs to as the data set does."""
         return self.data.group_of(sample)
 
@@ -85,7 +85,7 @@ class Corrupted(FurtherTest):
         super().__init__(data, {"corruption": f"{corruption} {severity}"})
         self.corruption, self.severity = corruption, severity
 
-    def read(self, sample: Any) -> tuple[np.ndarray, np.ndarray]:
+    def read(self, sample: SampleKey) -> tuple[np.ndarray, np.ndarray]:
         """Read a sample and spoil its image.
 
         Raises:
@@ -129,7 +129,7 @@ class SameClasses(FurtherTest):
             if name in class_names:
                 self._to[label] = class_names.index(name)
 
-    def read(self, sample: Any) -> tuple[np.ndarray, np.ndarray]:
+    def read(self, sample: SampleKey) -> tuple[np.ndarray, np.ndarray]:
         """Read a sample and map the classes of its mask."""
         image, mask = self.data.read(sample)
         return image, self._to[mask]

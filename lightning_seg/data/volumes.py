@@ -7,7 +7,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from importlib import import_module
 from pathlib import Path
-from typing import Any
+from types import ModuleType
 
 import numpy as np
 
@@ -43,12 +43,12 @@ def part_of(text: str) -> Path | Slice:
     return Slice(Path(found[1]), int(found[2]))
 
 
-def file_of(part: Any) -> Path | None:
+def file_of(part: object) -> Path | None:
     """The file that a part of a sample is, or is a slice of; None where it is neither."""
     return part.path if isinstance(part, Slice) else part if isinstance(part, Path) else None
 
 
-def parts_of(sample: Any) -> Sequence[Any]:
+def parts_of(sample: object) -> Sequence[object]:
     """The files and numbers that a sample consists of: a tuple's or list's, or the sample itself."""
     return sample if isinstance(sample, tuple | list) else (sample,)
 
@@ -137,7 +137,7 @@ def _reading(path: Path) -> Iterator[None]:
         raise UserError(f"{path} cannot be read ({reason}). Replace it or leave it out.") from None
 
 
-def _optional(package: str, path: Path) -> Any:
+def _optional(package: str, path: Path) -> ModuleType:
     try:
         return import_module(package)
     except ImportError:

@@ -1,10 +1,11 @@
 """Windows of large images: a crop of a training image reads no more of the file than it shows."""
 
+import os
 from collections.abc import Callable
 from dataclasses import replace
 from functools import lru_cache
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import cv2
 import numpy as np
@@ -21,6 +22,7 @@ from lightning_seg.data.volumes import map_array
 from lightning_seg.errors import UserError
 
 LARGE = 2**24  # pixels; smaller images are decoded whole, which is as fast
+File = str | os.PathLike[str]
 _TIFF = (".tif", ".tiff")
 
 
@@ -36,7 +38,7 @@ class Windows(NamedTuple):
     read: Callable[[Box], tuple[np.ndarray, np.ndarray]]
 
 
-def windows_of(sample: Any, pixels: Pixels, table: np.ndarray | None) -> Windows | None:
+def windows_of(sample: tuple[File, File], pixels: Pixels, table: np.ndarray | None) -> Windows | None:
     """Find out whether parts of a sample can be read: of a large TIFF or .npy file.
 
     A mask that is such a file, too, is read by parts, any other whole.
@@ -86,7 +88,7 @@ def _image_part(path: Path, pixels: Pixels, box: Box) -> tuple[np.ndarray, np.nd
     return as_pixels(values, chosen, path, void), void
 
 
-def _mask_part(path: Any, box: Box, size: tuple[int, int]) -> np.ndarray:
+def _mask_part(path: File, box: Box, size: tuple[int, int]) -> np.ndarray:
     """Read a part of a mask (h, w), ``uint8``; the numbers are those that `read_mask` gives."""
     if not isinstance(path, Path) or not _is_plain_mask(path):
         whole = read_mask(path)
@@ -98,7 +100,7 @@ def _mask_part(path: Any, box: Box, size: tuple[int, int]) -> np.ndarray:
     return part
 
 
-def _refuse_other_size(path: Any, mask: tuple[int, int], image: tuple[int, int]) -> None:
+def _refuse_other_size(path: File, mask: tuple[int, int], image: tuple[int, int]) -> None:
     if mask != image:
         raise UserError(f"Image and mask differ in size, {image} and {mask}: {path}")
 

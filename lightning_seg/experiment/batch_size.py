@@ -3,13 +3,13 @@
 import gc
 import warnings
 from contextlib import nullcontext
-from typing import Any
 
 import torch
 from torch import Tensor
 from torch.optim import Optimizer
 
 from lightning_seg.data.base import SegmentationData
+from lightning_seg.data.batch import Batch
 from lightning_seg.data.segments import batch_columns
 from lightning_seg.experiment.failures import is_out_of_memory
 from lightning_seg.tasks.base import SegmentationTask
@@ -54,9 +54,7 @@ def largest_batch(
     return fits
 
 
-def _step(
-    task: SegmentationTask, optimizer: Optimizer, batch: dict[str, Any], dtype: torch.dtype | None
-) -> None:
+def _step(task: SegmentationTask, optimizer: Optimizer, batch: Batch, dtype: torch.dtype | None) -> None:
     device = batch["image"].device.type
     with torch.autocast(device, dtype) if dtype else nullcontext():
         loss = task.training_step(batch, 0)
@@ -66,7 +64,7 @@ def _step(
     optimizer.zero_grad()
 
 
-def _random_batch(data: SegmentationData, size: int, device: torch.device) -> dict[str, Any]:
+def _random_batch(data: SegmentationData, size: int, device: torch.device) -> Batch:
     """Make noise of a batch's shape; where objects are sought, each image has as many as crowded ones have."""
     shape = size, data.num_channels, *data.crop_size
     images = torch.randint(256, shape, dtype=torch.uint8, device=device)
@@ -74,15 +72,17 @@ def _random_batch(data: SegmentationData, size: int, device: torch.device) -> di
     if data.overlapping:
         shape = size, data.num_outputs, *data.crop_size
         masks = torch.randint(2, shape, dtype=torch.uint8, device=device)
-    batch = {"image": images.contiguous(memory_format=torch.channels_last), "mask": masks}
+    batch: Batch = {"image": images.contiguous(memory_format=torch.channels_last), "mask": masks}
     if data.segments:
         numbers = torch.randint(OBJECTS, (size, *data.crop_size), dtype=torch.uint8)
         columns = batch_columns(numbers, [i % data.num_classes for i in range(OBJECTS)], ())
-        repeated = {
-            key: columns[key].expand(size, -1).to(device) for key in ("segment_class", "segment_crowd")
+        batch |= {
+            "mask": columns["mask"].to(device),
+            "segments": columns["segments"].to(device),
+            "segment_class": columns["segment_class"].expand(size, -1).to(device),
+            "segment_crowd": columns["segment_crowd"].expand(size, -1).to(device),
+            "segment_list": [columns["segment_list"]] * size,
         }
-        of_images = {key: columns[key].to(device) for key in ("mask", "segments")}
-        batch |= repeated | of_images | {"segment_list": [columns["segment_list"]] * size}
     if not data.instances:
         return batch
     corners = torch.rand(OBJECTS, 2, 2, device=device).sort(1)[0] * torch.tensor(

@@ -32,7 +32,7 @@ class _Kind:
 
     key: str
     adapter: type
-    is_foreign: Callable[[Any], bool]
+    is_foreign: Callable[[object], bool]
     kept: tuple[str, ...]  # of the adapter's settings, with another class
 
     @property
@@ -45,7 +45,7 @@ class _Kind:
         return frozenset(inspect.signature(self.adapter).parameters) - hidden
 
 
-def _is_foreign_data(target: Any) -> bool:
+def _is_foreign_data(target: object) -> bool:
     if not isinstance(target, type):
         return callable(target)
     return issubclass(target, LightningDataModule) and not issubclass(target, SegmentationData)

@@ -3,7 +3,6 @@
 docs/lightning.md lists what was tried, and how it went.
 """
 
-from collections.abc import Mapping
 from typing import Any
 
 from lightning.pytorch import Callback
@@ -22,6 +21,7 @@ from lightning.pytorch.plugins.io import CheckpointIO
 from lightning.pytorch.strategies import DeepSpeedStrategy, FSDPStrategy, Strategy
 
 from lightning_seg.errors import UserError
+from lightning_seg.runs.directory import JsonObject
 
 REFUSED: dict[type[Callback], str] = {
     StochasticWeightAveraging: "its average is neither validated nor saved nor tested. Use SWA (docs/training.md)",
@@ -49,7 +49,7 @@ _OURS = ("best", "last", "previous")  # checkpoints of every run
 _STRATEGIES: dict[str, type[Strategy]] = {"fsdp": FSDPStrategy, "deepspeed": DeepSpeedStrategy}
 
 
-def refuse_parts(settings: Mapping[str, Any], own: ModelCheckpoint) -> None:
+def refuse_parts(settings: JsonObject, own: ModelCheckpoint) -> None:
     """Refuse parts of Lightning with which a run would not be what it says it is.
 
     Args:

@@ -5,17 +5,18 @@ import math
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import Protocol
 
 import numpy as np
 import torch
+from lightning.fabric.utilities import move_data_to_device
 from PIL import Image, ImageDraw, ImageFont
 from torch import Tensor
 from torch.nn import functional as F
-from torch.utils.data import DataLoader
 
 from lightning_seg import IGNORE_INDEX
 from lightning_seg.data.base import SegmentationData
+from lightning_seg.data.batch import Batch
 from lightning_seg.data.folds import block_folds, group_folds
 from lightning_seg.runs.directory import BEST_CHECKPOINT, PICTURES
 
@@ -23,6 +24,18 @@ CALIBRATION = "calibration.json"
 LARGEST = 20.0  # temperature; the smallest is its inverse
 _PIXELS = 200_000  # whose logits the temperature is fitted to
 _SIDE, _GAP = 300, 56
+Font = ImageFont.ImageFont | ImageFont.FreeTypeFont
+
+
+class Evaluating(Protocol):
+    """What calibration asks of a task."""
+
+    @property
+    def device(self) -> torch.device:
+        """Where its network is."""
+
+    def evaluated(self, batch: Batch) -> Iterator[tuple[Tensor, Tensor, Tensor, Tensor]]:
+        """Yield images, logits (B, C, H, W), masks (B, H, W) and their index (B,)."""
 
 
 class Reliability:
@@ -162,7 +175,9 @@ class Calibration:
         return [run / CALIBRATION, picture]
 
 
-def calibrate(task: Any, loaders: Mapping[str, DataLoader], fitted_on: str, half: np.ndarray) -> Calibration:
+def calibrate(
+    task: Evaluating, loaders: Mapping[str, Iterable[Batch]], fitted_on: str, half: np.ndarray
+) -> Calibration:
     """Fit a temperature on one split, check it on held-out images of it, and measure the calibration on all splits.
 
     Args:
@@ -227,7 +242,11 @@ def draw(found: dict[str, tuple[Reliability, Reliability]], temperature: float) 
 
 
 def _diagram(
-    pen: ImageDraw.ImageDraw, font: Any, corner: tuple[int, int], title: str, table: np.ndarray
+    pen: ImageDraw.ImageDraw,
+    font: Font,
+    corner: tuple[int, int],
+    title: str,
+    table: np.ndarray,
 ) -> None:
     """Draw the accuracy of each bin as a bar, its confidence as a line, and its share of the pixels below."""
     (left, top), bins = corner, len(table)
@@ -252,7 +271,7 @@ def _diagram(
     pen.text((left, bottom + 52), "blue: accuracy; red: confidence; grey: share of pixels", "black", font)
 
 
-def _sample(task: Any, loader: Iterable, per_image: int) -> tuple[Tensor, Tensor, Tensor]:
+def _sample(task: Evaluating, loader: Iterable[Batch], per_image: int) -> tuple[Tensor, Tensor, Tensor]:
     """Draw equally many pixels from every image; return their logits (N, C), labels (N,) and numbers of images (N,)."""
     generator = torch.Generator().manual_seed(0)
     parts = []
@@ -266,7 +285,9 @@ def _sample(task: Any, loader: Iterable, per_image: int) -> tuple[Tensor, Tensor
     return logits, labels, images
 
 
-def _measure(task: Any, loader: Iterable, temperature: float) -> tuple[Reliability, Reliability]:
+def _measure(
+    task: Evaluating, loader: Iterable[Batch], temperature: float
+) -> tuple[Reliability, Reliability]:
     before, after = Reliability(), Reliability()
     with torch.inference_mode():
         for logits, masks, _ in _evaluated(task, loader):
@@ -275,10 +296,9 @@ def _measure(task: Any, loader: Iterable, temperature: float) -> tuple[Reliabili
     return before, after
 
 
-def _evaluated(task: Any, loader: Iterable) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
+def _evaluated(task: Evaluating, loader: Iterable[Batch]) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
     for batch in loader:
-        batch = {key: value.to(task.device) for key, value in batch.items()}
-        for _, logits, masks, index in task.evaluated(batch):
+        for _, logits, masks, index in task.evaluated(move_data_to_device(batch, task.device)):
             yield logits.float(), masks, index
 
 

@@ -1,7 +1,7 @@
 """Scores of objects: COCO's average precision of boxes and masks, and panoptic quality."""
 
-from collections.abc import Mapping, Sequence
-from typing import Any, Literal, NamedTuple
+from collections.abc import Mapping
+from typing import Any, Literal, NamedTuple, TypedDict, TypeVar
 
 import numpy as np
 import torch.distributed as dist
@@ -13,6 +13,19 @@ from lightning_seg.metrics.objects import PanopticQuality, panoptic_counts
 from lightning_seg.metrics.scores import class_mean
 
 ObjectArrays = Mapping[str, np.ndarray]
+CocoEntry = dict[str, Any]  # an object as COCO's tools take it, who add to it what they compute
+T = TypeVar("T")
+
+
+class ImageRecord(TypedDict, total=False):
+    """What is kept of an image: height and width, `panoptic_counts`, and what was found there and is there."""
+
+    size: tuple[int, int]
+    matches: np.ndarray
+    found: list[CocoEntry]
+    truth: list[CocoEntry]
+
+
 """The objects of an image: "boxes" (N, 4) as x1, y1, x2, y2 in pixels, "labels" (N,) from 1, "masks" (N, H, W) bool;
 predicted ones have "scores" (N,), true ones may have "iscrowd" (N,), several objects as one, and "area" (N,): what COCO
 calls their size, if it is not the number of pixels."""
@@ -48,7 +61,7 @@ class ObjectScores:
 
     def __init__(self, num_classes: int) -> None:
         self.num_classes = num_classes
-        self._records: dict[int, dict[str, Any]] = {}
+        self._records: dict[int, ImageRecord] = {}
 
     def update(
         self, index: int, found: ObjectArrays, truth: ObjectArrays, found_view: View, true_view: View
@@ -68,7 +81,7 @@ class ObjectScores:
         )
         matches[0] = 0  # the background is no object
         self._records[index] = {
-            "size": true_view.parts.shape,
+            "size": (true_view.parts.shape[0], true_view.parts.shape[1]),
             "found": annotations(found),
             "truth": annotations(truth),
             "matches": matches,
@@ -123,16 +136,16 @@ def arrays(objects: Mapping[str, Tensor]) -> dict[str, np.ndarray]:
     return {key: value.cpu().numpy() for key, value in {**objects, "masks": masks}.items()}
 
 
-def gather(mine: dict[int, Any]) -> dict[int, Any]:
+def gather(mine: dict[int, T]) -> dict[int, T]:
     """Merge what the processes hold, which may be nothing, on every process."""
     if not (dist.is_available() and dist.is_initialized()):
         return mine
-    parts: list[Any] = [None] * dist.get_world_size()
+    parts: list[dict[int, T]] = [{}] * dist.get_world_size()
     dist.all_gather_object(parts, mine)
     return {index: record for part in parts for index, record in part.items()}
 
 
-def annotations(objects: ObjectArrays) -> list[dict[str, Any]]:
+def annotations(objects: ObjectArrays) -> list[CocoEntry]:
     """Write the objects of an image as COCO does, masks as run lengths, scores as ``score``."""
     from faster_coco_eval.core import mask as coco_mask
 
@@ -144,7 +157,7 @@ def annotations(objects: ObjectArrays) -> list[dict[str, Any]]:
     boxes = objects["boxes"].astype(np.float64)
     sizes = boxes[:, 2:] - boxes[:, :2]
     crowd = _crowd(objects)
-    written: list[dict[str, Any]] = [
+    written: list[CocoEntry] = [
         {
             "category_id": int(objects["labels"][i]),
             "bbox": [*boxes[i, :2].tolist(), *sizes[i].tolist()],
@@ -160,7 +173,7 @@ def annotations(objects: ObjectArrays) -> list[dict[str, Any]]:
 
 
 def average_precision(
-    records: Mapping[int, Mapping[str, Any]], num_classes: int, kind: Literal["segm", "bbox"]
+    records: Mapping[int, ImageRecord], num_classes: int, kind: Literal["segm", "bbox"]
 ) -> tuple[dict[str, float], np.ndarray]:
     """Compute COCO's average precision, with at most 100 objects of a class in an image.
 
@@ -193,7 +206,7 @@ def average_precision(
 
 
 def ap_left_out(
-    records: Mapping[int, Mapping[str, Any]],
+    records: Mapping[int, ImageRecord],
     num_classes: int,
     blocks: int = 20,
     groups: np.ndarray | None = None,
@@ -251,21 +264,25 @@ def _crowd(objects: ObjectArrays) -> np.ndarray:
     return objects.get("iscrowd", np.zeros(len(objects["labels"]), bool))
 
 
-def _coco(records: Mapping[int, Mapping[str, Any]], which: str, num_classes: int, area: str) -> Any:
+def _coco(
+    records: Mapping[int, ImageRecord], which: Literal["found", "truth"], num_classes: int, area: str
+) -> Any:
     """Index annotations as COCO's tools want them; the area is that of the mask, or of the box, if not given."""
     from faster_coco_eval import COCO
     from faster_coco_eval.core import mask as coco_mask
 
-    listed: list[dict[str, Any]] = []
+    listed: list[CocoEntry] = []
     for index, record in records.items():
         for one in record[which]:
             width, height = one["bbox"][2:]
             pixels = coco_mask.area(one["segmentation"]) if area == "segm" else width * height
             listed.append({"area": float(pixels), **one, "id": len(listed) + 1, "image_id": index})
-    sizes: Sequence[tuple[int, Any]] = [(index, record["size"]) for index, record in records.items()]
     coco = COCO()
     coco.dataset = {
-        "images": [{"id": index, "height": int(size[0]), "width": int(size[1])} for index, size in sizes],
+        "images": [
+            {"id": index, "height": record["size"][0], "width": record["size"][1]}
+            for index, record in records.items()
+        ],
         "categories": [{"id": label} for label in range(1, num_classes)],
         "annotations": listed,
     }

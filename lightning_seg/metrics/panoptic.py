@@ -1,7 +1,6 @@
 """Scores of segments: panoptic quality, of things and of stuff, and the average precision of the things."""
 
 from collections.abc import Mapping, Sequence
-from typing import Any
 
 import numpy as np
 from scipy.ndimage import find_objects
@@ -9,6 +8,7 @@ from scipy.ndimage import find_objects
 from lightning_seg import IGNORE_INDEX
 from lightning_seg.metrics.images import Values
 from lightning_seg.metrics.instance import (
+    ImageRecord,
     ObjectArrays,
     View,
     annotations,
@@ -33,7 +33,7 @@ class PanopticScores:
 
     def __init__(self, num_classes: int, things: Sequence[int]) -> None:
         self.num_classes, self.things = num_classes, tuple(things)
-        self._records: dict[int, dict[str, Any]] = {}
+        self._records: dict[int, ImageRecord] = {}
 
     def update(
         self,
@@ -56,10 +56,12 @@ class PanopticScores:
         counts = panoptic_counts(
             found.labels, found.parts, truth.labels, truth.parts, self.num_classes, crowds
         )
-        record: dict[str, Any] = {"size": truth.parts.shape, "matches": counts}
+        height, width = truth.parts.shape
+        record: ImageRecord = {"size": (height, width), "matches": counts}
         if objects is not None:  # COCO's classes begin with 1
-            for name, side in zip(("found", "truth"), objects, strict=True):
-                record[name] = annotations({**side, "labels": side["labels"] + 1})
+            record["found"], record["truth"] = (
+                annotations({**side, "labels": side["labels"] + 1}) for side in objects
+            )
         self._records[index] = record
 
     def compute(self) -> Values:
@@ -99,7 +101,7 @@ class PanopticScores:
         """Return ``mask_ap`` without each block of the images of all processes (see `ap_left_out`), (J,)."""
         return ap_left_out(gather(self._records), self.num_classes + 1, groups=groups)
 
-    def _rows(self, records: Mapping[int, Mapping[str, Any]]) -> np.ndarray:
+    def _rows(self, records: Mapping[int, ImageRecord]) -> np.ndarray:
         rows = [record["matches"] for record in records.values()]
         return np.stack(rows) if rows else np.zeros((0, self.num_classes, 4))
 

@@ -2,7 +2,6 @@
 
 import re
 from collections.abc import Mapping
-from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -42,7 +41,7 @@ _TRANSFORMERS = {
 _UNUSED = re.compile(r"^(encoder\.pixel_(mean|std)|criterion\.|embeddings\.(position_ids|mask_token))")
 
 
-def load_published(network: nn.Module, tree: Any, source: str) -> str:
+def load_published(network: nn.Module, tree: object, source: str) -> str:
     """Give an EoMT the weights of one that was published.
 
     Args:

@@ -36,7 +36,7 @@ _PLAIN = (bool, int, float, str, type(None))
 IMAGENET: tuple[Mean, Mean] = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 
 
-def is_foreign(target: Any) -> bool:
+def is_foreign(target: object) -> bool:
     """Whether something makes modules that are no networks of this package: a class of them, a function, a method."""
     if isinstance(target, type):
         return issubclass(target, nn.Module) and not issubclass(target, BackboneNetwork)
@@ -169,7 +169,7 @@ def _built(value: Any) -> Any:
     return [_built(part) for part in value] if isinstance(value, list) else value
 
 
-def _config_parameter(target: Any) -> str | None:
+def _config_parameter(target: object) -> str | None:
     """Return the argument that takes a configuration of transformers, which holds the number of classes."""
     hints = _hints(target)
     return next(
@@ -202,5 +202,5 @@ def _hints(target: Any) -> dict[str, Any]:
         return {}
 
 
-def _is_plain(value: Any) -> bool:
+def _is_plain(value: object) -> bool:
     return isinstance(value, _PLAIN) or (isinstance(value, list | tuple) and all(map(_is_plain, value)))

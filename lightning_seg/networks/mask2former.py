@@ -1,6 +1,6 @@
 """Mask2Former: masked attention on a pyramid of maps, as transformers implements it, on any backbone here."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -108,9 +108,9 @@ class Mask2Former(MaskNetwork):
         if self.pretrained is None:
             return said
         tree, source, _ = read_weights("Mask2Former", self.pretrained)
-        return f"{said}; {self.set_published(tree, source)}"
+        return f"{said}; {self.set_published(tree if isinstance(tree, dict) else {}, source)}"
 
-    def set_published(self, state: dict[str, Any], source: str) -> str:
+    def set_published(self, state: Mapping[str, Tensor], source: str) -> str:
         """Take all but the backbone from the state dict of transformers' Mask2FormerForUniversalSegmentation.
 
         Args:

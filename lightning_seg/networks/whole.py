@@ -6,7 +6,7 @@ architecture differs, the error says so.
 
 import re
 from collections.abc import Iterator, Mapping
-from typing import Any, ClassVar
+from typing import ClassVar
 
 from torch import Tensor, nn
 
@@ -41,7 +41,7 @@ class LibraryLayouts(nn.Module):
     differs: ClassVar[Mapping[str, str]] = {}
 
 
-def load_whole(network: LibraryLayouts, tree: Any, source: str) -> str | None:
+def load_whole(network: LibraryLayouts, tree: object, source: str) -> str | None:
     """Load a whole network in a library's layout: backbone, decoder, and the head if it has as many classes.
 
     Args:
@@ -107,7 +107,7 @@ def load_whole(network: LibraryLayouts, tree: Any, source: str) -> str | None:
     return said + "; smp enlarges small logits with align_corners, here without" * (library == "smp")
 
 
-def _found(tree: Any) -> Iterator[tuple[str, dict[str, Tensor]]]:
+def _found(tree: object) -> Iterator[tuple[str, dict[str, Tensor]]]:
     for _, state in nested_states(tree):
         for wrapper in ("", *_WRAPPERS):
             inner = {

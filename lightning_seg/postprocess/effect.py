@@ -3,7 +3,6 @@
 import time
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
-from typing import Any
 
 import numpy as np
 
@@ -12,6 +11,7 @@ from lightning_seg.metrics.boundary import BoundaryF1, f1
 from lightning_seg.metrics.images import counted, overlap
 from lightning_seg.metrics.scores import nan_mean
 from lightning_seg.postprocess.chain import Chain
+from lightning_seg.runs.directory import JsonObject
 from lightning_seg.statistics.blocks import image_blocks
 from lightning_seg.statistics.paired import Sample
 from lightning_seg.statistics.words import difference_sentence
@@ -68,7 +68,7 @@ def measure(
     return effects
 
 
-def compare(effects: Sequence[Effect], block: int = 1) -> tuple[list[dict[str, Any]], list[str]]:
+def compare(effects: Sequence[Effect], block: int = 1) -> tuple[list[JsonObject], list[str]]:
     """Compare effects with the first one by a bootstrap over images.
 
     Args:
@@ -89,7 +89,7 @@ def compare(effects: Sequence[Effect], block: int = 1) -> tuple[list[dict[str, A
     rows, sentences = [], []
     for i, effect in enumerate(effects):
         answered, pixels = np.sum(effect.answered, axis=0)
-        row: dict[str, Any] = {
+        row: JsonObject = {
             "name": effect.name,
             "miou": 100 * float(sample.value[i, 0]),
             "boundary_f1": 100 * float(outlines.value[i, 0]),

@@ -23,6 +23,7 @@ from jsonargparse import ArgumentParser
 from lightning_seg.errors import UserError, did_you_mean, parameters_of_subclasses, without_noise
 from lightning_seg.postprocess import components, confidence, crf, morphology, superpixels
 from lightning_seg.postprocess.chain import Chain, Step
+from lightning_seg.runs.directory import JsonObject
 
 # jsonargparse finds the steps by their short names where these were imported.
 _STEPS = (components, confidence, crf, morphology, superpixels)
@@ -39,7 +40,7 @@ class Recipe:
     """
 
     name: str
-    steps: list[dict[str, Any]]
+    steps: list[JsonObject]
     ranges: list[dict[str, list[Any]]]
 
     def build(self, class_names: tuple[str, ...]) -> Chain:
@@ -66,12 +67,12 @@ class Recipe:
         return any(self.ranges)
 
     @property
-    def settings(self) -> dict[str, Any]:
+    def settings(self) -> JsonObject:
         """Current values of the settings that can be tuned, by ``<position>.<setting>``."""
         built = [_build(step, number) for number, step in enumerate(self.steps, 1)]
         return {f"{i}.{name}": getattr(built[i], name) for i, r in enumerate(self.ranges) for name in r}
 
-    def with_settings(self, settings: dict[str, Any]) -> "Recipe":
+    def with_settings(self, settings: JsonObject) -> "Recipe":
         """Return the recipe with other values, by ``<position>.<setting>``."""
         steps = copy.deepcopy(self.steps)
         for key, value in settings.items():
@@ -145,7 +146,7 @@ def tune(recipe: Recipe, score: Callable[[Recipe], float], trials: int, seed: in
         ) from None
     optuna.logging.set_verbosity(optuna.logging.WARNING)
 
-    def suggest(trial: Any) -> dict[str, Any]:
+    def suggest(trial: optuna.Trial) -> JsonObject:
         found = {}
         for i, ranges in enumerate(recipe.ranges):
             for name, values in ranges.items():
@@ -177,7 +178,7 @@ class _StepParser(ArgumentParser):
         raise UserError(f"{message}{did_you_mean(message, parameters_of_subclasses(Step))}") from None
 
 
-def _build(step: dict[str, Any], number: int) -> Step:
+def _build(step: JsonObject, number: int) -> Step:
     parser = _StepParser(exit_on_error=False)
     parser.add_argument("--step", type=Step)
     try:

@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import IO, Any
 
 from lightning_seg.errors import UserError
+from lightning_seg.runs.directory import JsonObject
 from lightning_seg.studies.slots import Slot
 
 PROGRAM = [sys.executable, "-m", "lightning_seg"]  # a process of its own for each run
@@ -225,9 +226,7 @@ class Command:
         subprocess.run([*PROGRAM, *self.arguments], check=True, env=environment)
 
 
-def submit_after(
-    config: Mapping[str, Any], folder: Path, ids: Sequence[str], arguments: Sequence[str]
-) -> str:
+def submit_after(config: JsonObject, folder: Path, ids: Sequence[str], arguments: Sequence[str]) -> str:
     """Submit a command as a job that begins when others have ended, however they did.
 
     Args:

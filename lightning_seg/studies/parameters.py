@@ -2,19 +2,23 @@
 
 import json
 from collections.abc import Mapping
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from lightning_seg.errors import UserError
+from lightning_seg.runs.directory import JsonObject
+
+if TYPE_CHECKING:
+    from optuna import Trial
 
 
-def suggest(trial: Any, parameters: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:
+def suggest(trial: "Trial", parameters: Mapping[str, JsonObject]) -> JsonObject:
     """Let Optuna choose a value for each parameter.
 
     Args:
-        trial: An ``optuna.Trial``.
+        trial: The trial.
         parameters: Of a `Search`.
     """
-    chosen: dict[str, Any] = {}
+    chosen: JsonObject = {}
     for name, p in parameters.items():
         kind = distribution(p)
         if kind == "constant":
@@ -30,21 +34,21 @@ def suggest(trial: Any, parameters: Mapping[str, Mapping[str, Any]]) -> dict[str
     return chosen
 
 
-def choices(parameter: Mapping[str, Any]) -> list[Any]:
+def choices(parameter: JsonObject) -> list[Any]:
     """Return the values of a parameter; lists and mappings as text, for a study takes plain values only."""
     return [json.dumps(v) if isinstance(v, list | dict) else v for v in parameter["values"]]
 
 
-def distribution(parameter: Mapping[str, Any]) -> str:
+def distribution(parameter: JsonObject) -> str:
     """Name the distribution of a parameter, by W&B's rules where it is not said."""
     if "distribution" in parameter:
-        return parameter["distribution"]
+        return str(parameter["distribution"])
     if "value" in parameter or "values" in parameter:
         return "constant" if "value" in parameter else "categorical"
     return "int_uniform" if all(isinstance(parameter.get(k), int) for k in ("min", "max")) else "uniform"
 
 
-def check_parameter(file: str, name: str, parameter: Any, method: str = "random") -> None:
+def check_parameter(file: str, name: str, parameter: object, method: str = "random") -> None:
     """Refuse a parameter that cannot be searched.
 
     Args:
@@ -61,8 +65,8 @@ def check_parameter(file: str, name: str, parameter: Any, method: str = "random"
         "categorical": ("values",),
         **dict.fromkeys(("int_uniform", "uniform", "q_uniform", "log_uniform_values"), ("min", "max")),
     }
-    kind = distribution(parameter) if isinstance(parameter, Mapping) else None
-    if kind not in needed:
+    kind = distribution(parameter) if isinstance(parameter, dict) else None
+    if not isinstance(parameter, dict) or kind not in needed:
         raise UserError(f"{file}: {name} has the distribution {kind}; expected one of {', '.join(needed)}")
     if missing := [key for key in needed[kind] if key not in parameter]:
         raise UserError(f"{file}: {name} ({kind}) needs {' and '.join(missing)}")

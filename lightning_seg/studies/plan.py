@@ -8,13 +8,13 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from statistics import median
-from typing import Any
 
 import yaml
 
 from lightning_seg.analysis.groups import short
 from lightning_seg.errors import UserError
 from lightning_seg.experiment.files import experiment_file
+from lightning_seg.runs.directory import JsonObject
 from lightning_seg.studies.slots import Slot
 from lightning_seg.studies.tuning import Tuning, read_tuning, word
 
@@ -190,7 +190,7 @@ def as_long(ablation: Ablation, done: Sequence[Slot], arguments: Sequence[str] =
     return replace(ablation, variants=longer)
 
 
-def _lengthened(settings: Mapping[str, Any], factor: float) -> list[str]:
+def _lengthened(settings: JsonObject, factor: float) -> list[str]:
     """Multiply the length of a training, in steps or in epochs, with as many validations as before."""
     steps, epochs = settings["trainer.max_steps"], settings["trainer.max_epochs"]
     if steps > 0:
@@ -202,7 +202,7 @@ def _lengthened(settings: Mapping[str, Any], factor: float) -> list[str]:
     return [f"--trainer.max_epochs={every * validations}", f"--trainer.check_val_every_n_epoch={every}"]
 
 
-def resolved(arguments: Iterable[str], variant: str) -> dict[str, Any]:
+def resolved(arguments: Iterable[str], variant: str) -> JsonObject:
     """Have the experiment's own parser check settings and fill in all defaults.
 
     Args:
@@ -220,7 +220,7 @@ def resolved(arguments: Iterable[str], variant: str) -> dict[str, Any]:
         raise UserError(f"variant {variant}: {error}") from None
 
 
-def _expanded(variant: str, changes: Any, file: Path) -> Iterator[tuple[str, list[str]]]:
+def _expanded(variant: str, changes: object, file: Path) -> Iterator[tuple[str, list[str]]]:
     """Yield name and overrides of a variant, or of each point of its grid."""
     if not isinstance(changes, dict) or "grid" not in changes:
         yield variant, _overrides(changes, f"{file}: variant {variant}")
@@ -235,7 +235,7 @@ def _expanded(variant: str, changes: Any, file: Path) -> Iterator[tuple[str, lis
         yield "-".join([variant, *words]), [*fixed, *_overrides(point, str(file))]
 
 
-def _overrides(changes: Any, where: str) -> list[str]:
+def _overrides(changes: object, where: str) -> list[str]:
     """Turn ``{key: value}``, or a list of ``key=value``, into arguments."""
     if isinstance(changes, dict):
         texts = {k: v if isinstance(v, str) else json.dumps(v) for k, v in changes.items()}

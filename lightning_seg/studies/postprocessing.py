@@ -22,6 +22,7 @@ from lightning_seg.metrics.images import counted, overlap
 from lightning_seg.metrics.scores import miou_and_iou
 from lightning_seg.postprocess.effect import ALONE, Prediction, compare, measure
 from lightning_seg.postprocess.recipe import Recipe, read_recipe, tune
+from lightning_seg.runs.directory import JsonObject
 
 Part = tuple[str, list[int]]
 """A split and the places of the images in it that are used."""
@@ -183,7 +184,7 @@ def _tuned(
     return tuned, remarks
 
 
-def _text(protocol: dict[str, Any], rows: list[dict[str, Any]], sentences: list[str]) -> str:
+def _text(protocol: JsonObject, rows: list[JsonObject], sentences: list[str]) -> str:
     """Write the report as Markdown that can be read as it is."""
     table = [["", "mIoU %", "change", "", "boundary F1 %", "change", "", "ms an image"]]
     for row in rows:
@@ -232,7 +233,7 @@ def _aligned(line: list[str], widths: list[int], left: tuple[int, ...]) -> list[
     ]
 
 
-def _short(value: Any) -> str:
+def _short(value: object) -> str:
     return f"{value:.3g}" if isinstance(value, float) else str(value)
 
 

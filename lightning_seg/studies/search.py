@@ -13,17 +13,21 @@ import statistics
 import subprocess
 import sys
 import warnings
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING
 
 import yaml
 
 from lightning_seg.errors import UserError
-from lightning_seg.runs.directory import CONFIG
+from lightning_seg.runs.directory import CONFIG, JsonObject
 from lightning_seg.runs.records import Record, read
 from lightning_seg.studies.parameters import check_parameter, choices, suggest
+
+if TYPE_CHECKING:
+    from optuna import Study, Trial
+    from optuna.trial import TrialState
 
 SEARCHES = Path("experiments/searches")
 FOLDER = "searches"  # in the folder of all runs, and in the names of groups
@@ -50,7 +54,7 @@ class Search:
 
     name: str
     command: tuple[str, ...]
-    parameters: Mapping[str, Mapping[str, Any]]
+    parameters: Mapping[str, JsonObject]
     metric: str
     maximize: bool
     method: str
@@ -92,7 +96,7 @@ def load(file: Path) -> Search:
     return search
 
 
-def open_study(search: Search, folder: Path) -> Any:
+def open_study(search: Search, folder: Path) -> "Study":
     """Open the study of a search, or begin it.
 
     Args:
@@ -104,12 +108,13 @@ def open_study(search: Search, folder: Path) -> Any:
     """
     try:
         import optuna
+        from optuna.samplers import BaseSampler
     except ModuleNotFoundError:
         raise UserError("searches need Optuna: pip install 'optuna>=5,<6'") from None
     optuna.logging.set_verbosity(optuna.logging.ERROR)  # it warns of a failed trial by a traceback
     folder.mkdir(parents=True, exist_ok=True)
     grid = {name: choices(p) for name, p in search.parameters.items() if "values" in p}
-    samplers: dict[str, Any] = {
+    samplers: dict[str, Callable[[], BaseSampler]] = {
         "bayes": optuna.samplers.TPESampler,
         "random": optuna.samplers.RandomSampler,
         "grid": lambda: optuna.samplers.GridSampler(grid),
@@ -137,7 +142,12 @@ def open_study(search: Search, folder: Path) -> Any:
 
 
 def run(
-    search: Search, study: Any, runs: Path, trials: int | None, settings: Sequence[str] = (), seeds: int = 1
+    search: Search,
+    study: "Study",
+    runs: Path,
+    trials: int | None,
+    settings: Sequence[str] = (),
+    seeds: int = 1,
 ) -> None:
     """Run trials until there are enough, those of other workers and earlier days counted.
 
@@ -152,6 +162,7 @@ def run(
     Raises:
         UserError: Several trials in a row failed, or those that are there have another number of seeds.
     """
+    from optuna.samplers import GridSampler
     from optuna.trial import TrialState
 
     if (before := study.user_attrs.get("seeds", 1 if study.trials else seeds)) != seeds:
@@ -164,7 +175,7 @@ def run(
     while (
         trials is None or _count(study, TrialState.COMPLETE, TrialState.PRUNED, TrialState.RUNNING) < trials
     ):
-        if search.method == "grid" and study.sampler.is_exhausted(study):
+        if isinstance(study.sampler, GridSampler) and study.sampler.is_exhausted(study):
             return
         before = _count(study, TrialState.FAIL)
         study.optimize(
@@ -189,7 +200,7 @@ class _FailedTrial(Exception):
     """A trial whose command failed or that has no score."""
 
 
-def _try(search: Search, trial: Any, runs: Path, settings: Sequence[str], seeds: int) -> float:
+def _try(search: Search, trial: "Trial", runs: Path, settings: Sequence[str], seeds: int) -> float:
     """Run one trial and return the best value of its curve, the mean over its seeds."""
     chosen = suggest(trial, search.parameters)
     each: list[int | None] = [None] if seeds == 1 else [FIRST_SEED + i for i in range(seeds)]
@@ -204,8 +215,8 @@ def _try(search: Search, trial: Any, runs: Path, settings: Sequence[str], seeds:
 
 def _train(
     search: Search,
-    trial: Any,
-    chosen: Mapping[str, Any],
+    trial: "Trial",
+    chosen: JsonObject,
     runs: Path,
     settings: Sequence[str],
     seed: int | None,
@@ -285,16 +296,16 @@ def expand(command: Sequence[str]) -> list[str]:
     return [part for word in command for part in words.get(word, [word])]
 
 
-def _arguments(chosen: Mapping[str, Any]) -> list[str]:
+def _arguments(chosen: JsonObject) -> list[str]:
     return [f"--{name}={setting_text(value)}" for name, value in chosen.items()]
 
 
-def setting_text(value: Any) -> str:
+def setting_text(value: object) -> str:
     """Return the value of a setting as a command line takes it."""
     return value if isinstance(value, str) else json.dumps(value)
 
 
-def _count(study: Any, *states: Any) -> int:
+def _count(study: "Study", *states: "TrialState") -> int:
     return len(study.get_trials(deepcopy=False, states=states))
 
 
@@ -317,7 +328,7 @@ class Best:
     command: list[str]
 
 
-def best_trial(search: Search, study: Any, settings: Sequence[str] = ()) -> Best | None:
+def best_trial(search: Search, study: "Study", settings: Sequence[str] = ()) -> Best | None:
     """Return the best trial, if any is finished.
 
     Args:
@@ -333,7 +344,7 @@ def best_trial(search: Search, study: Any, settings: Sequence[str] = ()) -> Best
     best = study.best_trial
     constants = {name: p["value"] for name, p in search.parameters.items() if "value" in p}
     command = _command(search, [*_arguments({**best.params, **constants}), *settings])
-    return Best(best.number, best.value, best.user_attrs["run"], done, command)
+    return Best(best.number, study.best_value, best.user_attrs["run"], done, command)
 
 
 def search_file(name: str) -> Path:

@@ -6,7 +6,7 @@ import subprocess
 import warnings
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING
 
 from lightning_seg.errors import UserError
 from lightning_seg.plotting.tables import text_table
@@ -14,13 +14,17 @@ from lightning_seg.runs.directory import CONFIG
 from lightning_seg.runs.records import Record, read
 from lightning_seg.studies.search import Best, Search, best_trial, expand, folder_of, setting_text
 
+if TYPE_CHECKING:
+    from optuna import Study
+    from optuna.trial import FrozenTrial
+
 TRIALS = "trials.csv"
 PICTURE = "parallel.png"
 _SHOWN = 20  # trials in the printed table
 _FEW = 4  # trials, with fewer of which nothing is said about importance
 
 
-def summarize(search: Search, study: Any, runs: Path) -> str:
+def summarize(search: Search, study: "Study", runs: Path) -> str:
     """Write all trials into ``trials.csv`` and a picture of parallel coordinates; return a table of the best ones.
 
     Args:
@@ -59,7 +63,7 @@ def summarize(search: Search, study: Any, runs: Path) -> str:
 
 
 def repeat_best(
-    search: Search, study: Any, runs: Path, seeds: int, settings: Sequence[str] = ()
+    search: Search, study: "Study", runs: Path, seeds: int, settings: Sequence[str] = ()
 ) -> list[Record]:
     """Train and test the best settings with several seeds; what is there already is not made again.
 
@@ -131,23 +135,23 @@ def _tested(folder: Path, tag: str, seed: int) -> Record | None:
     return None
 
 
-def _rank(trial: Any, maximize: bool) -> tuple[bool, float]:
+def _rank(trial: "FrozenTrial", maximize: bool) -> tuple[bool, float]:
     value = trial.value
     return value is None, 0.0 if value is None else -value if maximize else value
 
 
-def _score(trial: Any) -> str:
+def _score(trial: "FrozenTrial") -> str:
     reported = trial.intermediate_values  # of one that was stopped early
     value = trial.value if trial.value is not None else reported.get(max(reported, default=0))
     return "" if value is None else f"{value:.4f}"
 
 
-def _value(trial: Any, name: str) -> str:
+def _value(trial: "FrozenTrial", name: str) -> str:
     value = trial.params.get(name, "")
     return f"{value:.4g}" if isinstance(value, float) else setting_text(value)
 
 
-def _importances(study: Any) -> dict[str, float]:
+def _importances(study: "Study") -> dict[str, float]:
     """Return the share of each setting in what sets good trials apart (PED-ANOVA, arXiv:2304.10255)."""
     import optuna
 
@@ -160,7 +164,7 @@ def _importances(study: Any) -> dict[str, float]:
             return {}
 
 
-def _draw(study: Any, file: Path, metric: str) -> None:
+def _draw(study: "Study", file: Path, metric: str) -> None:
     """Draw parallel coordinates: one line a finished trial, colored by its score."""
     import matplotlib.pyplot as plt
     import optuna

@@ -7,9 +7,10 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import IO, Any, ClassVar, Literal
+from typing import IO, ClassVar, Literal
 
 from lightning_seg.errors import UserError
+from lightning_seg.runs.directory import JsonObject
 from lightning_seg.runs.records import Record, read, settings_of
 
 State = Literal["done", "running", "half done", "failed", "missing", "given up"]
@@ -35,10 +36,10 @@ class Slot:
     variant: str
     seed: int
     arguments: tuple[str, ...]
-    config: dict[str, Any]
+    config: JsonObject
 
     @cached_property
-    def settings(self) -> dict[str, Any]:
+    def settings(self) -> JsonObject:
         """Those settings that count (see `lightning_seg.runs.records.Record.settings`), as ``a.b.c: value``."""
         return settings_of(self.config)
 

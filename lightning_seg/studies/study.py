@@ -1,13 +1,14 @@
 """The two phases of an ablation: runs that choose settings by validation scores, then fresh ones that are reported."""
 
 import copy
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 from lightning_seg.errors import UserError
+from lightning_seg.runs.directory import JsonObject
 from lightning_seg.studies.plan import Ablation, resolved, slot_arguments
 from lightning_seg.studies.slots import Slot
 from lightning_seg.studies.tuning import Point, Tuning
@@ -31,7 +32,7 @@ class Study:
 
     def __init__(self, ablation: Ablation, runs: Path, arguments: Sequence[str] = ()) -> None:
         self.ablation, self._runs, self._arguments = ablation, runs, arguments
-        self._final: dict[tuple[str, str], tuple[tuple[str, ...], dict[str, Any]]] = {}
+        self._final: dict[tuple[str, str], tuple[tuple[str, ...], JsonObject]] = {}
         for variant in ablation.variants:
             self._settings_of(variant)
         self.tunings = {
@@ -93,9 +94,7 @@ class Study:
         common, config = self._settings_of(variant, chosen.best if chosen else None)
         return Slot(self.folder, variant, seed, (*common, f"--seed_everything={seed}"), config)
 
-    def _settings_of(
-        self, variant: str, point: Point | None = None
-    ) -> tuple[tuple[str, ...], dict[str, Any]]:
+    def _settings_of(self, variant: str, point: Point | None = None) -> tuple[tuple[str, ...], JsonObject]:
         key = variant, point.label if point else ""
         if key not in self._final:
             place = f"{self.ablation.name}/{variant}"
@@ -116,7 +115,7 @@ class Study:
         monitor = config["checkpoint"]
         by = tuning.by or monitor["monitor"]
         less = monitor["mode"] == "min" if by == monitor["monitor"] else by.endswith("loss")
-        read: dict[str, dict[str, Any]] = {}
+        read: dict[str, JsonObject] = {}
 
         def make(point: Point, seed: int) -> TuningSlot:
             place = f"{self.ablation.name}/{FOLDER}/{variant}-{point.label}"
@@ -133,7 +132,7 @@ class Study:
         return make
 
 
-def _with_values(config: Mapping[str, Any], point: Point) -> dict[str, Any] | None:
+def _with_values(config: JsonObject, point: Point) -> JsonObject | None:
     """Put the numbers of a choice into settings that were read; None where only the parser knows what they mean."""
     found = copy.deepcopy(dict(config))
     for key, value in point.values:
@@ -148,7 +147,7 @@ def _with_values(config: Mapping[str, Any], point: Point) -> dict[str, Any] | No
     return found
 
 
-def _refuse_test_images(arguments: Sequence[str], config: Mapping[str, Any], variant: str) -> None:
+def _refuse_test_images(arguments: Sequence[str], config: JsonObject, variant: str) -> None:
     """Refuse to choose by images that the test will score."""
     from lightning_seg.experiment.experiment import ExperimentSettings
 

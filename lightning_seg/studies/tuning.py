@@ -4,7 +4,7 @@ import itertools
 import json
 import math
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -12,6 +12,7 @@ import numpy as np
 
 from lightning_seg.analysis.groups import short
 from lightning_seg.errors import UserError
+from lightning_seg.runs.directory import JsonObject
 from lightning_seg.studies.parameters import check_parameter, distribution
 from lightning_seg.studies.search import FIRST_SEED
 
@@ -33,7 +34,7 @@ class Tuning:
         early_stop: Whether trials are given up that are hopeless beside the others, by Hyperband's rule.
     """
 
-    settings: Mapping[str, Any]
+    settings: JsonObject
     seeds: tuple[int, ...] = (FIRST_SEED,)
     by: str = ""
     extend: int = 0
@@ -68,7 +69,7 @@ class Point:
         ]
 
 
-def read_tuning(content: Any, where: str, reported: Sequence[int]) -> Tuning | None:
+def read_tuning(content: object, where: str, reported: Sequence[int]) -> Tuning | None:
     """Read ``tune`` of an ablation or a variant.
 
     Args:
@@ -155,7 +156,7 @@ def _as_number(value: Any) -> Any:
     return value
 
 
-def _whole(value: Any, where: str, name: str) -> int:
+def _whole(value: object, where: str, name: str) -> int:
     if not isinstance(value, int) or isinstance(value, bool) or value < 0:
         raise UserError(f"{where}: {name} must be a whole number, got {value!r}")
     return value
@@ -193,7 +194,7 @@ def point(keys: Sequence[str], choice: Sequence[Any]) -> Point:
     return Point(tuple(zip(keys, choice, strict=True)), "-".join(words)[:150])
 
 
-def word(value: Any) -> str:
+def word(value: object) -> str:
     """Make a value part of a name: a class by its last name."""
     text = str(value.get("class_path", value) if isinstance(value, dict) else value)
     text = text.rsplit(".", 1)[-1] if text[:1].isalpha() else text
@@ -286,7 +287,7 @@ def rank_at_rung(curve: Sequence[float], others: Sequence[Sequence[float]], brac
     return f"{rank}. of {len(reached) + 1} after {rung} validation{'s' * (rung > 1)}"
 
 
-def _number(value: Any) -> bool:
+def _number(value: object) -> bool:
     return isinstance(value, int | float) and not isinstance(value, bool)
 
 

@@ -1,13 +1,14 @@
 """The tuning of one variant: its runs, and what they have chosen."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, ClassVar, Literal
+from typing import ClassVar, Literal
 
 import numpy as np
 
 from lightning_seg.errors import UserError
+from lightning_seg.runs.directory import JsonObject
 from lightning_seg.runs.records import Record
 from lightning_seg.studies import tuning as rules
 from lightning_seg.studies.slots import Slot, State
@@ -295,7 +296,7 @@ class VariantTuning:
                 slot.bracket, slot.rivals = bracket, [other[i] for other in others]
 
 
-def _validations(config: Mapping[str, Any]) -> int:
+def _validations(config: JsonObject) -> int:
     """Estimate how many validations a whole run has."""
     trainer = config["trainer"]
     every = trainer.get("check_val_every_n_epoch") or 1

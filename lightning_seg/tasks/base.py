@@ -3,10 +3,10 @@
 import pkgutil
 import sys
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence, Sized
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any, Literal, Self, TypeVar, cast
+from typing import Literal, Self, TypeVar, cast
 
 import lightning as L
 import numpy as np
@@ -14,10 +14,13 @@ import torch
 import yaml
 from lightning.pytorch.cli import instantiate_module
 from lightning.pytorch.strategies import DDPStrategy
+from lightning.pytorch.utilities.types import LRSchedulerTypeUnion, OptimizerLRScheduler
 from torch.optim import Adam, Optimizer
 from torch.optim.lr_scheduler import LRScheduler
+from torch.utils.data import DataLoader
 
 from lightning_seg.data.base import SegmentationData, data_of
+from lightning_seg.data.batch import Batch, Item
 from lightning_seg.data.groups import group_numbers
 from lightning_seg.data.pixels import RGB, Measurement, Pixels, restored
 from lightning_seg.errors import UserError
@@ -27,7 +30,7 @@ from lightning_seg.metrics.scores import Scores, scores
 from lightning_seg.networks.backbones.base import restore_scalings, scalings
 from lightning_seg.networks.base import BackboneNetwork
 from lightning_seg.runs.directory import best_checkpoint
-from lightning_seg.training.checkpoint_io import read
+from lightning_seg.training.checkpoint_io import Checkpoint, read
 from lightning_seg.training.finetune.groups import Undecayed, scale_learning_rates, without_decay
 from lightning_seg.training.finetune.parts import waiting_again
 from lightning_seg.training.finetune.policies import Full
@@ -180,7 +183,7 @@ class SegmentationTask(L.LightningModule, ABC):
         """Overlap scores of the last finished evaluation, over all processes."""
         return scores(self.matrix)
 
-    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+    def on_save_checkpoint(self, checkpoint: dict[str, object]) -> None:
         """Write down what the data module knows and a prediction needs."""
         checkpoint["class_names"] = list(self.class_names)
         if getattr(self.trainer, "datamodule", None) is None:  # trained on loaders of somebody's own
@@ -192,7 +195,7 @@ class SegmentationTask(L.LightningModule, ABC):
         if self.pixels.is_measured:
             checkpoint["scaling"] = scalings(self.network)
 
-    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+    def on_load_checkpoint(self, checkpoint: Checkpoint) -> None:
         """Read what `on_save_checkpoint` has written."""
         self._palette = tuple(tuple(color) for color in checkpoint.get("palette", ()))
         if self.pixels.is_measured:
@@ -245,30 +248,30 @@ class SegmentationTask(L.LightningModule, ABC):
                 " of this training, which is longer"
             )
 
-    def lr_scheduler_step(self, scheduler: Any, metric: Any | None) -> None:
+    def lr_scheduler_step(self, scheduler: LRSchedulerTypeUnion, metric: object) -> None:
         """Step the schedule after an optimizer step; `Plateau` counts validations instead."""
         if not isinstance(scheduler, Plateau):
             super().lr_scheduler_step(scheduler, metric)
 
     @abstractmethod
-    def _evaluate(self, batch: dict[str, Any]) -> None:
+    def _evaluate(self, batch: Batch) -> None:
         """Add a batch to the scores, and in a test to `image_counts`."""
 
     @abstractmethod
     def _log_scores(self, split: str) -> None:
         """Log and keep the scores of a split (``val``, ``test``) and forget what they were made of."""
 
-    def validation_step(self, batch: dict[str, Any], batch_idx: int) -> None:
+    def validation_step(self, batch: Batch, batch_idx: int) -> None:
         """Score one batch."""
         self._evaluate(batch)
 
     def on_test_start(self) -> None:
         """Make room for the counts of each test image, which paired statistics need."""
-        loader: Any = self.trainer.test_dataloaders
-        counts = self.kind_of_counts(len(loader.dataset), len(self.scored_classes))
+        images = number_of_images(self.trainer.test_dataloaders)
+        counts = self.kind_of_counts(images, len(self.scored_classes))
         self.image_counts = counts.to(self.device)
 
-    def test_step(self, batch: dict[str, Any], batch_idx: int) -> None:
+    def test_step(self, batch: Batch, batch_idx: int) -> None:
         """Score one batch and count the pixels of its images."""
         self._evaluate(batch)
 
@@ -297,14 +300,14 @@ class SegmentationTask(L.LightningModule, ABC):
         self.finetune.set_mode(self.network)
         return self
 
-    def counts(self, batch: dict[str, Any]) -> bool:
+    def counts(self, batch: Batch) -> bool:
         """Whether a batch of evaluation counts, or only keeps this process in step with those that have more."""
         if "filler" not in batch:
             return True
         self.network(batch["image"])  # one that is spread over processes needs them all at every step
         return False
 
-    def configure_optimizers(self) -> Any:
+    def configure_optimizers(self) -> OptimizerLRScheduler:
         """Make the optimizer over the trainable parameters and a scheduler that knows the number of steps."""
         optimizer = self._make_optimizer()
         scale_learning_rates(optimizer)
@@ -334,7 +337,7 @@ class SegmentationTask(L.LightningModule, ABC):
             return
         steps = int(self.trainer.estimated_stepping_batches)
         for config in self.trainer.lr_scheduler_configs:
-            scheduler: Any = config.scheduler
+            scheduler = cast(LRScheduler, config.scheduler)
             said = realign(self.lr_scheduler, scheduler.optimizer, scheduler, self._rates, steps)
             if said and self.trainer.is_global_zero:
                 print(f"rate     {said}")
@@ -373,6 +376,12 @@ class SegmentationTask(L.LightningModule, ABC):
             strategy.model = self
             strategy.configure_ddp()
         return True
+
+
+def number_of_images(loader: DataLoader[Item] | None) -> int:
+    """Return how many images the loader of a trainer that evaluates has."""
+    assert loader is not None
+    return len(cast(Sized, loader.dataset))
 
 
 def task_of(module: L.LightningModule) -> SegmentationTask:

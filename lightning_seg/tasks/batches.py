@@ -1,15 +1,15 @@
 """What tasks do with batches: images of different sizes, mixed masks, and a process's share of the loss."""
 
 from collections.abc import Callable, Iterator
-from typing import Any
 
 import torch
 from torch import Tensor, distributed
 
 from lightning_seg import IGNORE_INDEX
+from lightning_seg.data.batch import Batch
 
 
-def same_size(batch: dict[str, Any]) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
+def same_size(batch: Batch) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
     """Undo the padding of images of different sizes, so that a score never depends on what shared a batch.
 
     Yields:
@@ -23,7 +23,7 @@ def same_size(batch: dict[str, Any]) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
         yield images[i : i + 1, :, :height, :width], masks[i : i + 1, ..., :height, :width], index[i : i + 1]
 
 
-def logits_of_each(network: Callable[[Tensor], Tensor], batch: dict[str, Any]) -> list[Tensor]:
+def logits_of_each(network: Callable[[Tensor], Tensor], batch: Batch) -> list[Tensor]:
     """Return the logits (C, H, W) of each image of a batch, one by one and without its padding."""
     images = batch["image"]
     sizes = batch["size"].tolist() if "size" in batch else [images.shape[-2:]] * len(images)
@@ -31,7 +31,7 @@ def logits_of_each(network: Callable[[Tensor], Tensor], batch: dict[str, Any]) -
     return [network(image)[0] for image in cut]
 
 
-def mixed_loss(loss: Callable[[Tensor, Tensor], Tensor], logits: Tensor, batch: dict[str, Any]) -> Tensor:
+def mixed_loss(loss: Callable[[Tensor, Tensor], Tensor], logits: Tensor, batch: Batch) -> Tensor:
     """Return the loss of logits; a MixUp batch has two masks and the share of the first."""
     value = loss(logits, batch["mask"])
     if "mask2" in batch:

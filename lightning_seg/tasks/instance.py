@@ -10,6 +10,7 @@ from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler
 
 from lightning_seg.data.base import SegmentationData
+from lightning_seg.data.batch import Batch
 from lightning_seg.data.dataset import Split
 from lightning_seg.inference.precision import full_precision
 from lightning_seg.inference.predictor import ImageLike, ObjectPredictor
@@ -99,7 +100,7 @@ class InstanceSegmentation(SegmentationTask):
         with full_precision(images.device):
             return self.network(images)
 
-    def training_step(self, batch: dict[str, Any], batch_idx: int) -> Tensor:
+    def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
         """Return the loss of one batch, the sum of those of proposals, classes, boxes and masks."""
         losses = self.network(batch["image"], [_without_crowds(target) for target in batch["targets"]])
         loss = torch.stack(list(losses.values())).sum()
@@ -114,11 +115,11 @@ class InstanceSegmentation(SegmentationTask):
         self.panoptic_counts = self.objects.counts()
         super().on_test_epoch_end()
 
-    def predict_step(self, batch: dict[str, Any], batch_idx: int) -> list[dict[str, np.ndarray]]:
+    def predict_step(self, batch: Batch, batch_idx: int) -> list[dict[str, np.ndarray]]:
         """Return the objects of each image of the batch, as `arrays` has them."""
         return [arrays(found) for images, _ in _same_size(batch) for found in self(images)]
 
-    def _evaluate(self, batch: dict[str, Any]) -> None:
+    def _evaluate(self, batch: Batch) -> None:
         if not self.counts(batch):
             return
         for images, places in _same_size(batch):
@@ -173,7 +174,7 @@ def _without_crowds(target: Objects) -> Objects:
     return {key: target[key][keep] for key in ("boxes", "labels", "masks")}
 
 
-def _same_size(batch: dict[str, Any]) -> Iterator[tuple[Tensor, list[int]]]:
+def _same_size(batch: Batch) -> Iterator[tuple[Tensor, list[int]]]:
     """Undo the padding of images of different sizes, so that a score never depends on what shared a batch.
 
     Yields:

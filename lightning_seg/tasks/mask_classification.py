@@ -1,6 +1,6 @@
 """Mask classification: one network for semantic, instance and panoptic segmentation."""
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any, Literal
 
 import numpy as np
@@ -10,18 +10,20 @@ from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler
 from torchmetrics import Metric
 
+from lightning_seg.data.batch import Batch, Item
 from lightning_seg.data.instances import boxes_from_masks
 from lightning_seg.errors import UserError
 from lightning_seg.inference.inferers import Inferer
 from lightning_seg.inference.precision import full_precision
 from lightning_seg.inference.predictor import ImageLike, SegmentPredictor
-from lightning_seg.inference.segments import SegmentRules
+from lightning_seg.inference.segments import Segmented, SegmentRules
 from lightning_seg.metrics.images import ImageMetric, by_class
 from lightning_seg.metrics.instance import ObjectArrays, View
 from lightning_seg.metrics.panoptic import PanopticScores, view_of_segments
 from lightning_seg.networks.mask_network import MaskNetwork, Queries, class_logits
 from lightning_seg.postprocess.chain import Step
 from lightning_seg.tasks.semantic import SemanticSegmentation
+from lightning_seg.training.checkpoint_io import Checkpoint
 from lightning_seg.training.finetune.policies import Full
 from lightning_seg.training.mask_loss import LayerLoss, MaskLoss, targets_of
 
@@ -151,10 +153,13 @@ class MaskClassification(SemanticSegmentation):
         """
         return super().predict(image) if self.gives == "classes" else self.predictor(self._palette)(image)
 
-    def predict_step(self, batch: dict[str, Any], batch_idx: int) -> list[Any]:
+    def predict_step(  # type: ignore[override]
+        self, batch: Batch, batch_idx: int
+    ) -> Sequence[Tensor | Segmented | ObjectArrays]:
         """Return logits (C, H, W), a `Segmented` or objects (see `SegmentRules.instances`) for each image."""
         if self.gives == "classes":
             return super().predict_step(batch, batch_idx)
+        make: Callable[..., Segmented | ObjectArrays]
         make = self.rules.instances if self.gives == "objects" else self.rules.found
         images, sizes = batch["image"], _sizes(batch)
         return [
@@ -167,12 +172,12 @@ class MaskClassification(SemanticSegmentation):
         self.things = tuple(things)
         self.panoptic = PanopticScores(len(self.class_names), self.things)
 
-    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+    def on_save_checkpoint(self, checkpoint: dict[str, object]) -> None:
         """Write down what a prediction needs."""
         super().on_save_checkpoint(checkpoint)
         checkpoint["things"] = list(self.things)
 
-    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+    def on_load_checkpoint(self, checkpoint: Checkpoint) -> None:
         """Read what `on_save_checkpoint` has written."""
         super().on_load_checkpoint(checkpoint)
         self.set_things(checkpoint.get("things", self.things))
@@ -182,7 +187,7 @@ class MaskClassification(SemanticSegmentation):
         super().on_train_batch_start(batch, batch_idx)
         self.network.anneal(self.global_step / self.trainer.estimated_stepping_batches)
 
-    def training_step(self, batch: dict[str, Any], batch_idx: int) -> Tensor:
+    def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
         """Return the loss of one batch, the sum over all supervised layers."""
         layers = self.network(batch["image"])
         numbers = self.network.pad_segments(batch["segments"])
@@ -207,7 +212,7 @@ class MaskClassification(SemanticSegmentation):
             self.mask_ap_left_out = self.panoptic.left_out(self._test_groups())
         super().on_test_epoch_end()
 
-    def measured(self, batch: dict[str, Any]) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
+    def measured(self, batch: Batch) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
         """Yield logits (1, C, H, W), masks (1, H, W), and the loss of the queries."""
         if self.inference is not None:
             yield from super().measured(batch)
@@ -216,12 +221,12 @@ class MaskClassification(SemanticSegmentation):
             queries = self.queries(image)
             yield class_logits(queries), sample["mask"], self._loss_of(queries, sample)
 
-    def _loss_of(self, queries: Queries, sample: dict[str, Any]) -> Tensor:
-        columns = (sample[key] for key in ("segments", "segment_class", "segment_list"))
-        found: list[LayerLoss] = self.mask_loss([queries], targets_of(*columns))
+    def _loss_of(self, queries: Queries, sample: Batch) -> Tensor:
+        targets = targets_of(sample["segments"], sample["segment_class"], sample["segment_list"])
+        found: list[LayerLoss] = self.mask_loss([queries], targets)
         return found[0].total
 
-    def _evaluate(self, batch: dict[str, Any]) -> None:
+    def _evaluate(self, batch: Batch) -> None:
         if self.inference is not None:
             super()._evaluate(batch)
             return
@@ -231,8 +236,8 @@ class MaskClassification(SemanticSegmentation):
             queries = self.queries(image)
             loss = self._loss_of(queries, sample)
             self._count(class_logits(queries), sample["mask"], sample["index"], image, loss)
-            columns = (sample[key][0].cpu().numpy() for key in ("segments", "segment_class", "segment_crowd"))
-            self._score(int(sample["index"]), queries, *columns)
+            columns = sample["segments"], sample["segment_class"], sample["segment_crowd"]
+            self._score(int(sample["index"]), queries, *(column[0].cpu().numpy() for column in columns))
 
     def _score(
         self, index: int, queries: Queries, numbers: np.ndarray, classes: np.ndarray, crowd: np.ndarray
@@ -260,25 +265,34 @@ class MaskClassification(SemanticSegmentation):
             self.log_dict(values)
         self.panoptic.reset()
 
-    def views(self, image: Tensor, sample: dict[str, Any]) -> tuple[View, View]:
+    def views(self, image: Tensor, sample: Item) -> tuple[View, View]:
         """Return the true and the predicted segments of a sample, whose image is given as a batch (1, C, H, W)."""
-        columns = (sample[key].cpu().numpy() for key in ("segments", "segment_class", "segment_crowd"))
-        return view_of_segments(*columns)[0], self.rules.segments(self.queries(image), self.things)
+        columns = sample["segments"], sample["segment_class"], sample["segment_crowd"]
+        truth = view_of_segments(*(column.cpu().numpy() for column in columns))[0]
+        return truth, self.rules.segments(self.queries(image), self.things)
 
 
-def _sizes(batch: dict[str, Any]) -> list[tuple[int, int]]:
+def _sizes(batch: Batch) -> list[tuple[int, int]]:
     """Return the size of each image of a batch, without padding."""
     images = batch["image"]
-    return batch["size"].tolist() if "size" in batch else [tuple(images.shape[-2:])] * len(images)
+    return batch["size"].tolist() if "size" in batch else [(images.shape[-2], images.shape[-1])] * len(images)
 
 
-def _one_by_one(batch: dict[str, Any]) -> Iterator[tuple[Tensor, dict[str, Any]]]:
+def _one_by_one(batch: Batch) -> Iterator[tuple[Tensor, Batch]]:
     """Yield each image of a batch (1, C, H, W) and what belongs to it, without padding."""
     for i, (height, width) in enumerate(_sizes(batch)):
-        sample = {key: batch[key][i : i + 1, :height, :width] for key in ("mask", "segments")}
-        also = ("segment_class", "segment_crowd", "index", "segment_list")
-        sample |= {key: batch[key][i : i + 1] for key in also}
-        yield batch["image"][i : i + 1, :, :height, :width], sample
+        one = slice(i, i + 1)
+        yield (
+            batch["image"][one, :, :height, :width],
+            {
+                "index": batch["index"][one],
+                "mask": batch["mask"][one, :height, :width],
+                "segments": batch["segments"][one, :height, :width],
+                "segment_class": batch["segment_class"][one],
+                "segment_crowd": batch["segment_crowd"][one],
+                "segment_list": batch["segment_list"][one],
+            },
+        )
 
 
 def _objects(

@@ -11,6 +11,7 @@ from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler
 
 from lightning_seg import IGNORE_INDEX
+from lightning_seg.data.batch import Batch
 from lightning_seg.data.class_frequencies import positive_pixels
 from lightning_seg.errors import UserError
 from lightning_seg.inference.inferers import Inferer
@@ -167,7 +168,7 @@ class MultiLabelSegmentation(SegmentationTask):
         """Tell from logits (B, K, H, W) which classes are predicted, (B, K, H, W) bool."""
         return decide(logits, self.thresholds)
 
-    def training_step(self, batch: dict[str, Any], batch_idx: int) -> Tensor:
+    def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
         """Return the loss of one batch."""
         logits = self.network(batch["image"])
         if isinstance(logits, tuple):
@@ -179,7 +180,7 @@ class MultiLabelSegmentation(SegmentationTask):
         weights = self.loss.weights if isinstance(self.loss, MultiLabelLoss) else None
         return loss * share_of(batch["mask"], weights)
 
-    def predict_step(self, batch: dict[str, Any], batch_idx: int) -> list[Tensor]:
+    def predict_step(self, batch: Batch, batch_idx: int) -> list[Tensor]:
         """Return the logits (K, H, W) of each image of the batch."""
         return logits_of_each(self, batch)
 
@@ -204,7 +205,7 @@ class MultiLabelSegmentation(SegmentationTask):
             weights = part.set_counts(positive, counted)
             self._report_weights(f"positive_weights/{part.balance}", weights, "pixels with them weigh")
 
-    def _evaluate(self, batch: dict[str, Any]) -> None:
+    def _evaluate(self, batch: Batch) -> None:
         if not self.counts(batch):
             return
         for images, masks, index in same_size(batch):

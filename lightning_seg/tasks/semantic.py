@@ -9,9 +9,11 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler
+from torch.utils.data import DataLoader
 from torchmetrics import Metric
 
 from lightning_seg import IGNORE_INDEX
+from lightning_seg.data.batch import Batch, Item
 from lightning_seg.data.class_frequencies import class_frequencies
 from lightning_seg.data.pixels import RGB
 from lightning_seg.errors import UserError
@@ -25,7 +27,7 @@ from lightning_seg.metrics.scores import scores
 from lightning_seg.metrics.torch_metric import TorchMetric
 from lightning_seg.networks.base import Network
 from lightning_seg.postprocess.chain import Chain, Step
-from lightning_seg.tasks.base import SegmentationTask
+from lightning_seg.tasks.base import SegmentationTask, number_of_images
 from lightning_seg.tasks.batches import logits_of_each, mixed_loss, same_size, share_of
 from lightning_seg.training.any_loss import AnyLoss, adapted
 from lightning_seg.training.finetune.policies import Full
@@ -137,7 +139,7 @@ class SemanticSegmentation(SegmentationTask):
         with full_precision(images.device):
             return self.network(images) if self.inference is None else self.inference(self.network, images)
 
-    def training_step(self, batch: dict[str, Any], batch_idx: int) -> Tensor:
+    def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
         """Return the loss of one batch."""
         logits = self.network(batch["image"])
         if isinstance(logits, tuple):
@@ -159,11 +161,11 @@ class SemanticSegmentation(SegmentationTask):
         super().on_test_start()
         self.image_tables = self._tables(self.trainer.test_dataloaders)
 
-    def predict_step(self, batch: dict[str, Any], batch_idx: int) -> list[Tensor]:
+    def predict_step(self, batch: Batch, batch_idx: int) -> list[Tensor]:
         """Return the logits (C, H, W) of each image of the batch."""
         return logits_of_each(self, batch)
 
-    def evaluated(self, batch: dict[str, Any]) -> Iterator[tuple[Tensor, Tensor, Tensor, Tensor]]:
+    def evaluated(self, batch: Batch) -> Iterator[tuple[Tensor, Tensor, Tensor, Tensor]]:
         """Yield images, logits (B, C, H, W), masks (B, H, W), index (B,); images of different size one by one."""
         for images, masks, index in same_size(batch):
             logits = self(images)
@@ -172,7 +174,7 @@ class SemanticSegmentation(SegmentationTask):
                 logits = F.interpolate(logits, masks.shape[-2:], mode="bilinear", align_corners=False)
             yield images, logits, masks, index
 
-    def measured(self, batch: dict[str, Any]) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
+    def measured(self, batch: Batch) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
         """Yield logits (B, C, H, W), masks (B, H, W), and their loss, that of validation."""
         for _, logits, masks, _ in self.evaluated(batch):
             yield logits, masks, self.loss(logits, masks)
@@ -188,7 +190,7 @@ class SemanticSegmentation(SegmentationTask):
         for part in losses:
             self._report_weights(f"class_weights/{part.balance}", part.set_frequencies(*counts), "weigh")
 
-    def _evaluate(self, batch: dict[str, Any]) -> None:
+    def _evaluate(self, batch: Batch) -> None:
         if not self.counts(batch):
             return
         for images, logits, masks, index in self.evaluated(batch):
@@ -223,10 +225,10 @@ class SemanticSegmentation(SegmentationTask):
         pairs = zip(logits / self.temperature, images, strict=True)
         return torch.stack([self.postprocess.of_logits(*pair) for pair in pairs])
 
-    def _tables(self, loader: Any) -> ImageTables | None:
+    def _tables(self, loader: DataLoader[Item] | None) -> ImageTables | None:
         if not self.metrics:
             return None
-        return ImageTables(self.metrics, len(loader.dataset), len(self.class_names), self.device)
+        return ImageTables(self.metrics, number_of_images(loader), len(self.class_names), self.device)
 
     def _log_scores(self, split: str) -> None:
         # compute() is where processes meet; the keys logged are the same on each of them.

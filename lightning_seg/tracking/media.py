@@ -3,13 +3,16 @@
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 
 from lightning_seg import IGNORE_INDEX
 from lightning_seg.metrics.scores import merge_classes, miou_and_iou, scores
 from lightning_seg.tracking.wandb_logger import WandbRunLogger
+
+if TYPE_CHECKING:
+    from wandb import Image
 
 Objects = Mapping[str, np.ndarray]
 _MOST_PICTURES = 8
@@ -53,7 +56,7 @@ class PictureSet:
     def _chosen(self) -> list[tuple[np.ndarray, np.ndarray, np.ndarray]]:
         return list(zip(self.images, self.truths, self.predictions, strict=True))[:_MOST_PICTURES]
 
-    def _draw(self) -> list[Any]:
+    def _draw(self) -> "list[Image]":
         import wandb
 
         labels = {**dict(enumerate(self.class_names)), IGNORE_INDEX: "ignored"}
@@ -94,7 +97,7 @@ class PictureSet:
             step: Optimizer step.
         """
 
-        def table() -> Any:
+        def table() -> object:
             import wandb
 
             # Pictures of their own: those of the panel would refer to where they were logged first.
@@ -124,7 +127,7 @@ def log_image_scores(
         step: Optimizer step.
     """
     values = miou_and_iou(counts)
-    rows: list[list[Any]] = []
+    rows: list[list[object]] = []
     for name, (miou, *iou) in zip(names, values.tolist(), strict=True):
         known = [
             (value, label) for value, label in zip(iou, class_names, strict=True) if not math.isnan(value)
@@ -132,7 +135,7 @@ def log_image_scores(
         worst, label = min(known, default=(None, None), key=lambda pair: pair[0])
         rows.append([name, None if math.isnan(miou) else miou, label, worst])
 
-    def table() -> Any:
+    def table() -> object:
         import wandb
 
         return wandb.Table(columns=["image", "mIoU", "worst class", "its IoU"], data=rows)
@@ -140,9 +143,9 @@ def log_image_scores(
     logger.add_table(key, table, step)
 
 
-def _boxes(pair: tuple[Objects, Objects], labels: Mapping[int, str]) -> dict[str, Any]:
+def _boxes(pair: tuple[Objects, Objects], labels: Mapping[int, str]) -> dict[str, dict[str, object]]:
     """Write true and found boxes as W&B wants them, the found ones with their scores, by which it can filter."""
-    written = {}
+    written: dict[str, dict[str, object]] = {}
     for kind, objects in zip(("truth", "prediction"), pair, strict=True):
         data = []
         for i, (box, label) in enumerate(
@@ -184,7 +187,7 @@ def log_confusion_matrix(
         for i, j in np.ndindex(*counts.shape)
     ]
 
-    def chart() -> Any:
+    def chart() -> object:
         return wandb.plot_table(
             "wandb/confusion_matrix/v1",
             wandb.Table(columns=["truth", "prediction", "percent", "pixels"], data=rows),
@@ -208,7 +211,7 @@ def log_per_class(logger: WandbRunLogger, key: str, scores: Mapping[str, float],
 
     rows = [[name, None if math.isnan(score) else float(score)] for name, score in scores.items()]
 
-    def chart() -> Any:
+    def chart() -> object:
         table = wandb.Table(columns=["class", "score"], data=rows)
         return wandb.plot.bar(table, "class", "score", title=key)
 

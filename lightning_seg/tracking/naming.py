@@ -3,12 +3,11 @@
 import hashlib
 import json
 from collections.abc import Iterator, Sequence
-from typing import Any
 
 import yaml
 
 from lightning_seg.analysis.settings import described, label
-from lightning_seg.runs.directory import SEARCHES
+from lightning_seg.runs.directory import SEARCHES, JsonObject
 from lightning_seg.runs.records import Record
 
 # Key in W&B's configuration, in the order of importance: where it stands in a run's settings.
@@ -44,7 +43,7 @@ def wandb_key(setting: str) -> str:
     return known.get(setting.removesuffix(".class_path"), f"{SETTINGS}.{setting}")
 
 
-def short_settings(record: Record, overrides: Sequence[str]) -> dict[str, Any]:
+def short_settings(record: Record, overrides: Sequence[str]) -> JsonObject:
     """Return a run's settings under the keys of `KEYS`, with its number of parameters and its variant.
 
     Args:
@@ -52,7 +51,7 @@ def short_settings(record: Record, overrides: Sequence[str]) -> dict[str, Any]:
         overrides: The arguments by which the run differs from its experiment, ``--key=value``.
     """
     texts = described(record)
-    found: dict[str, Any] = {"experiment": record.experiment}
+    found: JsonObject = {"experiment": record.experiment}
     for key, path in KEYS.items():
         found[key] = texts.get(_plain(path)) if key in _CLASSES else record.everything.get(path)
     if record.environment:
@@ -105,7 +104,7 @@ def _plain(path: str) -> str:
     return path.removesuffix(".class_path").replace(".init_args", "")
 
 
-def _flat(key: str, value: Any) -> Iterator[str]:
+def _flat(key: str, value: object) -> Iterator[str]:
     yield key
     for name, inner in (value.get("init_args") or {}).items() if isinstance(value, dict) else ():
         yield from _flat(f"{key}.{name}", inner)

@@ -10,7 +10,7 @@ from contextlib import suppress
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from lightning.pytorch.loggers import WandbLogger
 from lightning.pytorch.utilities import rank_zero_only
@@ -18,6 +18,9 @@ from lightning.pytorch.utilities import rank_zero_only
 from lightning_seg.runs.directory import BEST_CHECKPOINT, LAST_CHECKPOINT
 from lightning_seg.runs.records import Record
 from lightning_seg.tracking.naming import short_settings
+
+if TYPE_CHECKING:
+    from wandb import Artifact, Run
 
 SAMPLES = "trainer/samples"  # images seen so far
 ANSWER_TIMEOUT = 3  # seconds that W&B's questions about an artifact may take
@@ -47,7 +50,7 @@ class WandbRunLogger(WandbLogger):
         self,
         record: Record,
         project: str,
-        run: Any,
+        run: "Run | None",
         overrides: Sequence[str] = (),
         checkpoints: bool = True,
         code: bool = False,
@@ -68,9 +71,9 @@ class WandbRunLogger(WandbLogger):
     @rank_zero_only
     def begin_training(
         self,
-        environment: Mapping[str, Any],
+        environment: Mapping[str, object],
         data: str,
-        data_version: Mapping[str, Any],
+        data_version: Mapping[str, object],
         images_seen: Callable[[], int],
     ) -> None:
         """Tell what is known when the training begins.
@@ -113,7 +116,7 @@ class WandbRunLogger(WandbLogger):
         """
         self._add(name, lambda: super(WandbRunLogger, self).log_metrics({name: table()}, step))
 
-    def _use_data(self, name: str, version: Mapping[str, Any]) -> None:
+    def _use_data(self, name: str, version: Mapping[str, object]) -> None:
         import wandb
 
         artifact = wandb.Artifact(_artifact_name(name), "dataset", metadata=dict(version))
@@ -125,7 +128,7 @@ class WandbRunLogger(WandbLogger):
             self._use = threading.Thread(target=self._use_artifact, args=(artifact,), daemon=True)
             self._use.start()
 
-    def _use_artifact(self, artifact: Any) -> None:
+    def _use_artifact(self, artifact: "Artifact") -> None:
         with suppress(Exception):
             self.experiment.use_artifact(artifact)
             self._used = True
@@ -144,7 +147,7 @@ class WandbRunLogger(WandbLogger):
             if name not in self._artifacts and file.is_file():  # the test that follows ends here, too
                 self._add(name, partial(self._upload, f"model-{self.version}", "model", [file], [file.stem]))
 
-    def log_again(self, run: Any) -> None:
+    def log_again(self, run: "Run") -> None:
         """Log the newest artifact of each name once more.
 
         Args:

@@ -13,7 +13,7 @@ from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Literal
 
 import numpy as np
 from lightning.pytorch.utilities import rank_zero_only
@@ -24,6 +24,9 @@ from lightning_seg.runs.provenance import package_commit
 from lightning_seg.runs.records import Record, read
 from lightning_seg.tracking.naming import SETTINGS, run_name, short_settings
 from lightning_seg.tracking.wandb_logger import ANSWER_TIMEOUT, SAMPLES, WandbRunLogger, anonymous, one_line
+
+if TYPE_CHECKING:
+    from wandb import Run, Settings
 
 # Modes as WANDB_MODE spells them; "run" and "dryrun" are their names of old.
 MODES = {
@@ -102,7 +105,7 @@ class WandbSettings:
     def start(
         self,
         run_dir: Path,
-        config: Mapping[str, Any],
+        config: Mapping[str, object],
         model: nn.Module | None = None,
         overrides: Sequence[str] = (),
     ) -> "WandbRun | None":
@@ -173,7 +176,7 @@ class WandbRun:
         self.finish(error)
 
     @rank_zero_only
-    def _open(self, online: bool) -> Any:
+    def _open(self, online: bool) -> "Run":
         """Open the run online if that is wanted and possible, else offline; one printed line says which."""
         _write_only_into(self.run_dir)  # before the import, which reads some of it
         import wandb
@@ -206,7 +209,7 @@ class WandbRun:
             print(f"W&B: off ({one_line(error)}). All is in {self.run_dir}", flush=True)
             return wandb.init(mode="disabled")
 
-    def _init(self, mode: Literal["online", "offline"]) -> Any:
+    def _init(self, mode: Literal["online", "offline"]) -> "Run":
         import wandb
 
         run = wandb.init(
@@ -227,7 +230,7 @@ class WandbRun:
         _define_metrics(run)
         return run
 
-    def _wandb_settings(self) -> Any:
+    def _wandb_settings(self) -> "Settings":
         import wandb
 
         return wandb.Settings(
@@ -261,7 +264,7 @@ class WandbRun:
 
         failed = error is not None and not (isinstance(error, SystemExit) and not error.code)
         log = Path(run.settings.log_internal)
-        summary: dict[str, Any] = {}
+        summary: dict[str, object] = {}
         offline, refused = run.offline, None
         try:
             if failed:
@@ -286,7 +289,7 @@ class WandbRun:
         elif offline and logged:
             print(f"W&B: to upload the run: {sync_command(self.run_dir)}", flush=True)
 
-    def _keep_artifacts(self, summary: dict[str, Any], failed: bool) -> None:
+    def _keep_artifacts(self, summary: dict[str, object], failed: bool) -> None:
         """Log the artifacts in another part of the run, offline: what was not uploaded of them, W&B forgets."""
         import wandb
 
@@ -312,11 +315,11 @@ def _refused(log: Path) -> str | None:
     return None
 
 
-def best_values(run_dir: Path) -> dict[str, Any]:
+def best_values(run_dir: Path) -> dict[str, object]:
     """Find what speaks for all of a run: W&B looks at the part since it was resumed last."""
     record = read(run_dir)
     curves, checkpoint = record.curves(), record.config.get("checkpoint") or {}
-    found: dict[str, Any] = {
+    found: dict[str, object] = {
         name: {best: float({"max": max, "min": min}[best](curves[name][:, 2]))}
         for name, best in BEST.items()
         if name in curves
@@ -329,7 +332,7 @@ def best_values(run_dir: Path) -> dict[str, Any]:
     return found
 
 
-def _is_plain(value: Any) -> bool:
+def _is_plain(value: object) -> bool:
     return isinstance(value, str | int | float) or (
         isinstance(value, Mapping) and set(value) <= {"max", "min"}
     )
@@ -360,7 +363,7 @@ def _write_only_into(run_dir: Path) -> None:
     os.environ.setdefault("WANDB_HTTP_TIMEOUT", str(ANSWER_TIMEOUT))
 
 
-def _define_metrics(run: Any) -> None:
+def _define_metrics(run: "Run") -> None:
     """Declare the axes, and which value of a curve speaks for the run."""
     step = "trainer/global_step"
     for axis in (step, SAMPLES, "epoch"):

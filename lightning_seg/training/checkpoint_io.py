@@ -8,12 +8,16 @@ from typing import Any
 import torch
 from lightning.pytorch.plugins.io import TorchCheckpointIO
 from lightning.pytorch.utilities import rank_zero_warn
+from torch.serialization import MAP_LOCATION
 
 from lightning_seg.errors import UserError
 from lightning_seg.networks.backbones.tensor_file import damage_of, why_unreadable
 from lightning_seg.runs.directory import BEST_CHECKPOINT, LAST_CHECKPOINT, PREVIOUS_CHECKPOINT, resume_command
 
 LAST, PREVIOUS = Path(LAST_CHECKPOINT).name, Path(PREVIOUS_CHECKPOINT).name
+
+Checkpoint = dict[str, Any]
+"""What Lightning saves: weights, and states of optimizers, loops and callbacks, each of a shape of its own."""
 
 
 class SafeCheckpointIO(TorchCheckpointIO):
@@ -24,7 +28,7 @@ class SafeCheckpointIO(TorchCheckpointIO):
     """
 
     def save_checkpoint(
-        self, checkpoint: dict[str, Any], path: str | Path, storage_options: Any | None = None
+        self, checkpoint: dict[str, object], path: str | Path, storage_options: object = None
     ) -> None:
         """Write a checkpoint.
 
@@ -54,13 +58,13 @@ class SafeCheckpointIO(TorchCheckpointIO):
             ) from error
 
     def load_checkpoint(
-        self, path: str | Path, map_location: Any = "cpu", weights_only: bool | None = True
-    ) -> dict[str, Any]:
+        self, path: str | Path, map_location: MAP_LOCATION = "cpu", weights_only: bool | None = True
+    ) -> Checkpoint:
         """Read a checkpoint; see `read`."""
         return read(path, map_location)
 
 
-def read(path: str | Path, map_location: Any = "cpu") -> dict[str, Any]:
+def read(path: str | Path, map_location: MAP_LOCATION = "cpu") -> Checkpoint:
     """Read a checkpoint without running any code that it may contain.
 
     Args:
@@ -73,7 +77,7 @@ def read(path: str | Path, map_location: Any = "cpu") -> dict[str, Any]:
     if damage := damage_of(Path(path)):
         raise UserError(f"the checkpoint {path} {damage}.")
     try:
-        out: dict[str, Any] = torch.load(path, map_location=map_location, weights_only=True)
+        out: Checkpoint = torch.load(path, map_location=map_location, weights_only=True)
         return out
     except Exception as error:  # a foreign zip file fails in many ways
         raise UserError(

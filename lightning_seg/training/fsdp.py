@@ -1,7 +1,7 @@
 """Networks too large for one device: weights, gradients and optimizer states spread over all of them (FSDP)."""
 
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING
 
 import lightning as L
 import torch
@@ -9,7 +9,10 @@ from lightning.pytorch.strategies import ModelParallelStrategy, StrategyRegistry
 from torch.optim import Optimizer
 
 from lightning_seg.networks.base import BackboneNetwork
-from lightning_seg.training.checkpoint_io import read
+from lightning_seg.training.checkpoint_io import Checkpoint, read
+
+if TYPE_CHECKING:
+    from torch.distributed.checkpoint.state_dict import StateDictOptions
 
 
 class FullyShard(ModelParallelStrategy):
@@ -40,9 +43,7 @@ class FullyShard(ModelParallelStrategy):
                     fully_shard(part, mesh=self.device_mesh)
         fully_shard(network, mesh=self.device_mesh)
 
-    def load_checkpoint(
-        self, checkpoint_path: str | Path, weights_only: bool | None = None
-    ) -> dict[str, Any]:
+    def load_checkpoint(self, checkpoint_path: str | Path, weights_only: bool | None = None) -> Checkpoint:
         """Read a checkpoint on every process and let each take its part of it.
 
         Lightning's own stumbles over an optimizer that has no state, such as SGD without momentum.
@@ -58,7 +59,7 @@ class FullyShard(ModelParallelStrategy):
                 self._restore(optimizer, saved, options)
         return state
 
-    def _restore(self, optimizer: Optimizer, saved: dict[str, Any], options: Any) -> None:
+    def _restore(self, optimizer: Optimizer, saved: Checkpoint, options: "StateDictOptions") -> None:
         from torch.distributed.checkpoint.state_dict import set_optimizer_state_dict
         from torch.distributed.fsdp import FullyShardedDataParallel, OptimStateKeyType
 

@@ -7,7 +7,7 @@ import os
 import platform
 import time
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -83,7 +83,7 @@ def _step_time(network: nn.Module, dtype: torch.dtype | None, steps: int = 2) ->
     for _ in range(1 + steps):  # the first also chooses kernels
         start = time.perf_counter()
         with torch.autocast("cpu", dtype or torch.bfloat16, enabled=dtype is not None):
-            logits: Any = network(images)
+            logits = network(images)
             outputs: list[Tensor] = list(logits) if isinstance(logits, tuple) else [logits]
             target = images[:, 0].long() % outputs[0].shape[1]
             loss = sum(F.cross_entropy(output, target) for output in outputs)

@@ -10,9 +10,10 @@ The optimizer's learning rates, of all its groups, are the highest ones.
 import math
 import warnings
 from collections.abc import Callable, Mapping
-from typing import Any, Literal
+from typing import Literal
 
 import torch
+from lightning.pytorch.utilities.types import LRSchedulerConfigType
 from torch import Tensor
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LambdaLR, LRScheduler, OneCycleLR, ReduceLROnPlateau
@@ -321,7 +322,7 @@ class Plateau(ReduceLROnPlateau):
 
 def for_lightning(
     make: Callable[[Optimizer, int], LRScheduler], optimizer: Optimizer, steps: float
-) -> dict[str, Any]:
+) -> LRSchedulerConfigType:
     """Make a scheduler and say when Lightning is to step it.
 
     Args:
@@ -336,7 +337,7 @@ def for_lightning(
         raise UserError("a learning-rate schedule needs an end: set trainer.max_epochs or trainer.max_steps.")
     hint = "Choose one of lightning_seg.training.schedules: Poly, Cosine, MultiStep, OneCycle, Plateau, Constant."
     try:
-        scheduler: Any = make(optimizer, int(steps))
+        scheduler = make(optimizer, int(steps))
     except (TypeError, ValueError) as error:
         raise UserError(
             f"this learning-rate schedule cannot be made for {int(steps)} steps: {error}\n{hint}"
@@ -376,8 +377,8 @@ def realign(
     if isinstance(scheduler, Plateau) or len(groups) != len(rates):
         return None
     kept = [{k: v for k, v in group.items() if k not in ("params", "initial_lr")} for group in groups]
-    kind: Any = type(optimizer)
-    trial: Optimizer = kind(
+    kind: Callable[..., Optimizer] = type(optimizer)
+    trial = kind(
         [{**group, "params": [torch.zeros(1)], "lr": rate} for group, rate in zip(kept, rates, strict=True)]
     )
     planned = make(trial, steps)

@@ -3,7 +3,6 @@
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from itertools import combinations
-from typing import Any
 
 import numpy as np
 
@@ -245,7 +244,7 @@ def _neighbours(data: DataSet, found: Examination) -> list[Finding]:
     return findings
 
 
-def _difference(found: Examination, *places: tuple[Any, str, int]) -> float:
+def _difference(found: Examination, *places: tuple[object, str, int]) -> float:
     """Mean difference of two thumbnails, in grey levels."""
     one, two = (found.inspections[split][i].thumbnail for _, split, i in places)
     assert one is not None and two is not None

@@ -11,7 +11,7 @@ from lightning_seg import IGNORE_INDEX
 from lightning_seg.data.base import SegmentationData
 from lightning_seg.data.classes import default_palette, label_table
 from lightning_seg.data.coco_index import Id
-from lightning_seg.data.coco_panoptic import Listed, PanopticFile, panoptic_sample, read_panoptic
+from lightning_seg.data.coco_panoptic import CocoSample, Listed, PanopticFile, panoptic_sample, read_panoptic
 from lightning_seg.data.download import fetch
 from lightning_seg.data.files import glob_visible, tell_alone
 from lightning_seg.data.segments import SegmentSample, mask_of
@@ -99,7 +99,7 @@ class ADE20K(SegmentationData):
         md5 = "7328b3957e407ddae1d3cbf487f149ef"
         fetch(f"{SERVER}/ADEChallengeData2016.zip", self.root, md5, self.base)
 
-    def list_samples(self, split: str) -> Sequence[tuple[Any, ...]]:
+    def list_samples(self, split: str) -> Sequence[CocoSample | tuple[Path, Path]]:
         """List (image, mask) of `train` or `val`, or (image, mask, number) of panoptic annotations."""
         if split not in FOLDERS:
             raise self.unknown(split, FOLDERS)
@@ -118,14 +118,14 @@ class ADE20K(SegmentationData):
         tell_alone(masks, "*.png", pairs)
         return pairs
 
-    def read(self, sample: tuple[Any, ...]) -> tuple[np.ndarray, np.ndarray]:
+    def read(self, sample: CocoSample) -> tuple[np.ndarray, np.ndarray]:
         """Read an image and its mask."""
         if self.labels == "scenes":
             return super().read(sample)
         segments = self.read_segments(sample)
         return segments.image, mask_of(segments.numbers, segments.classes)
 
-    def read_segments(self, sample: tuple[Any, ...]) -> SegmentSample:
+    def read_segments(self, sample: CocoSample) -> SegmentSample:
         """Read an image and its segments: things one by one for `labels: panoptic`, else one for each class."""
         if self.labels == "scenes":
             return super().read_segments(sample)

@@ -8,9 +8,10 @@ from typing import Any
 import numpy as np
 
 from lightning_seg import IGNORE_INDEX
+from lightning_seg.data.batch import Sample, SampleKey
 from lightning_seg.data.datasets.folder import Folder
 from lightning_seg.data.files import Unpaired, by_name, composed, is_image, without_ending
-from lightning_seg.data.instances import Sample, instance_sample
+from lightning_seg.data.instances import instance_sample
 from lightning_seg.data.lists import Names, read_names
 from lightning_seg.data.pixels import Image
 from lightning_seg.data.reader import with_void
@@ -19,7 +20,7 @@ from lightning_seg.data.regions import Painted, Region, classes_of, one_class, o
 from lightning_seg.data.windows import Windows
 from lightning_seg.errors import UserError
 
-_OF_MASKS: dict[str, Any] = {
+_OF_MASKS: dict[str, object] = {
     "masks": "masks", "mask_suffix": "", "labels": None, "colors": None, "void_colors": None, "objects": None,
     "stacks": False,
 }  # fmt: skip
@@ -63,7 +64,7 @@ class Annotated(Folder):
                     raise UserError(f"{label!r} is a class, or both in void_labels and skip_labels.")
 
     @abstractmethod
-    def sources(self, images: Mapping[str, Path]) -> Mapping[str, tuple[Any, ...]]:
+    def sources(self, images: Mapping[str, Path]) -> Mapping[str, tuple[object, ...]]:
         """Find what tells the regions of images, files first; images without it are unlabeled, which is an error.
 
         Args:
@@ -71,7 +72,7 @@ class Annotated(Folder):
         """
 
     @abstractmethod
-    def regions(self, sample: tuple[Any, ...], size: tuple[int, int]) -> list[Region]:
+    def regions(self, sample: SampleKey, size: tuple[int, int]) -> list[Region]:
         """Read the regions of a sample, the image's path and its source.
 
         Args:
@@ -93,17 +94,17 @@ class Annotated(Folder):
             f"{others if label not in self.class_names else ''}."
         )
 
-    def read(self, sample: Any) -> tuple[np.ndarray, np.ndarray]:
+    def read(self, sample: SampleKey) -> tuple[np.ndarray, np.ndarray]:
         """Read an image and paint its mask."""
         image, size, painted = self._painted(sample)
         return with_void(image, one_class(painted, size))
 
-    def read_overlapping(self, sample: Any) -> tuple[np.ndarray, np.ndarray]:
+    def read_overlapping(self, sample: SampleKey) -> tuple[np.ndarray, np.ndarray]:
         """Read an image and paint a mask for each class."""
         image, size, painted = self._painted(sample)
         return with_void(image, overlapping(painted, size, self.num_classes))
 
-    def read_instances(self, sample: Any) -> Sample:
+    def read_instances(self, sample: SampleKey) -> Sample:
         """Read an image and its objects; void labels are none."""
         image, size, painted = self._painted(sample)
         kept = [one for one in painted if one[1] != IGNORE_INDEX]
@@ -111,21 +112,21 @@ class Annotated(Folder):
         numbers = [number for _, number, _ in kept]
         return instance_sample(image.values, masks, numbers, [region.crowd for region, _, _ in kept])
 
-    def windows(self, sample: Any) -> Windows | None:
+    def windows(self, sample: SampleKey) -> Windows | None:
         """Regions are painted for whole images."""
         return None
 
-    def _painted(self, sample: Any) -> tuple[Image, tuple[int, int], Painted]:
+    def _painted(self, sample: SampleKey) -> tuple[Image, tuple[int, int], Painted]:
         """Read an image, its height and width, and its regions."""
         image = self.image_of(sample)
         size = image.values.shape[0], image.values.shape[1]
         return image, size, classes_of(self.regions(sample, size), self.numbers, size)
 
-    def _pairs(self, part: str = "") -> list[Any]:
+    def _pairs(self, part: str = "") -> list[SampleKey]:
         images = by_name(self.images, part, self.image_suffix)
         return self._samples_of(images, self._order(images))
 
-    def _listed(self, listing: Path) -> list[Any]:
+    def _listed(self, listing: Path) -> list[SampleKey]:
         names = Names(by_name(self.images, suffix=self.image_suffix), self.images, self.root)
         found = {line: names.find(line) for line in read_names(listing)}
         missing = {line: f"no such file in {self.images}" for line, name in found.items() if name is None}
@@ -140,7 +141,7 @@ class Annotated(Folder):
             raise UserError(f"{listing} names {twice} twice.")
         return self._samples_of({name: names.files[name] for name in chosen}, chosen)
 
-    def _samples_of(self, images: Mapping[str, Path], order: Sequence[str]) -> list[Any]:
+    def _samples_of(self, images: Mapping[str, Path], order: Sequence[str]) -> list[SampleKey]:
         sources = self.sources(images)
         alone = {str(images[name]): "no annotation" for name in order if name not in sources}
         if alone:

@@ -11,11 +11,12 @@ from torchvision import tv_tensors
 
 from lightning_seg import IGNORE_INDEX
 from lightning_seg.data.base import SegmentationData
+from lightning_seg.data.batch import Sample
 from lightning_seg.data.classes import default_palette, label_table
 from lightning_seg.data.coco_file import CocoFile, read_coco
 from lightning_seg.data.coco_index import Annotation, CocoImages, Id, plain
 from lightning_seg.data.coco_masks import turn, turn_box
-from lightning_seg.data.coco_panoptic import Listed, PanopticFile, panoptic_sample, read_panoptic
+from lightning_seg.data.coco_panoptic import CocoSample, Listed, PanopticFile, panoptic_sample, read_panoptic
 from lightning_seg.data.files import glob_visible
 from lightning_seg.data.instances import instance_sample
 from lightning_seg.data.segments import Numbered, SegmentSample, mask_of
@@ -116,7 +117,7 @@ class COCO(SegmentationData):
         self.palette = default_palette(self.num_classes)
         self._segments: dict[Path, PanopticFile] = {}  # by the folder of the masks
 
-    def list_samples(self, split: str) -> Sequence[tuple[Any, ...]]:
+    def list_samples(self, split: str) -> Sequence[CocoSample | tuple[Path, Path]]:
         """List (image, annotations, number), (image, mask, number) or (image, mask) of `train` or `val`."""
         images, annotations = self.root / f"{split}{self.year}", self.root / "annotations"
         if not images.is_dir():
@@ -147,7 +148,7 @@ class COCO(SegmentationData):
             )
         return Listed(len(file.images), partial(_instance_sample, images, file.images))
 
-    def read(self, sample: tuple[Any, ...]) -> tuple[np.ndarray, np.ndarray]:
+    def read(self, sample: CocoSample) -> tuple[np.ndarray, np.ndarray]:
         """Read an image and its mask, or paint the mask."""
         if self.labels == "stuff":
             return super().read(sample)
@@ -160,7 +161,7 @@ class COCO(SegmentationData):
             mask[one] = IGNORE_INDEX if entry.is_crowd else self.class_of[entry.category]
         return image, mask
 
-    def read_instances(self, sample: tuple[Any, ...]) -> dict[str, Any]:
+    def read_instances(self, sample: CocoSample) -> Sample:
         """Read an image and its things, as a sample of `lightning_seg.data.instances`; for `labels: instances`.
 
         Boxes are those of the annotation, in fractions of pixels, as COCO's scores want them, and so is "area" (N,);
@@ -199,7 +200,7 @@ class COCO(SegmentationData):
         return found
 
     def _painted(
-        self, sample: tuple[Any, ...], image: np.ndarray
+        self, sample: CocoSample, image: np.ndarray
     ) -> list[tuple[Annotation, np.ndarray, tuple[float, ...] | None]]:
         """Return each annotation of an image with its mask (H, W) and its box, of the upright image."""
         listed = self._file(sample[1]).images[sample[2]]
@@ -229,7 +230,7 @@ class COCO(SegmentationData):
         there = [file for file in map(self._listing, dict.fromkeys(splits)) if file.is_file()]
         return self._file(min(there, key=lambda file: file.stat().st_size)).categories if there else {}
 
-    def read_segments(self, sample: tuple[Any, ...]) -> SegmentSample:
+    def read_segments(self, sample: CocoSample) -> SegmentSample:
         """Read an image and its segments: things one by one for `labels: panoptic`, else one for each class."""
         if self.labels != "panoptic":
             return super().read_segments(sample)

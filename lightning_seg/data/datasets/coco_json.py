@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from lightning_seg.data.coco_file import CocoFile, read_coco
-from lightning_seg.data.coco_index import Annotation
+from lightning_seg.data.coco_index import Annotation, Id
 from lightning_seg.data.coco_masks import turn
 from lightning_seg.data.datasets.annotated import Annotated, by_file_name
 from lightning_seg.data.files import by_name
@@ -48,12 +48,12 @@ class COCOFormat(Annotated):
             )
         self._known: dict[Path, CocoFile] = {}
 
-    def sources(self, images: Mapping[str, Path]) -> Mapping[str, tuple[Any, ...]]:
+    def sources(self, images: Mapping[str, Path]) -> Mapping[str, tuple[object, ...]]:
         """Find the entry of each image."""
         if "{split}" not in self.file:
             every = by_name(self.images, suffix=self.image_suffix)
             return self._of_file(self.root / self.file, every, images)
-        found: dict[str, tuple[Any, ...]] = {}
+        found: dict[str, tuple[object, ...]] = {}
         before = self.image_pattern.partition("{split}")[0].strip("/")
         for split in {name.removeprefix(f"{before}/" if before else "").split("/")[0] for name in images}:
             mine = {n: p for n, p in images.items() if f"{n}/".startswith(f"{before}/{split}/".lstrip("/"))}
@@ -62,13 +62,13 @@ class COCOFormat(Annotated):
 
     def _of_file(
         self, path: Path, every: Mapping[str, Path], images: Mapping[str, Path]
-    ) -> dict[str, tuple[Any, ...]]:
+    ) -> dict[str, tuple[object, ...]]:
         file = self._file(path)
         ids = {entry.name: number for number, entry in file.images.items()}
         known = by_file_name([*ids], every, str(path))
         return {name: (path, ids[known[name]]) for name in images if name in known}
 
-    def regions(self, sample: tuple[Any, ...], size: tuple[int, int]) -> list[Region]:
+    def regions(self, sample: tuple[Path, Path, Id], size: tuple[int, int]) -> list[Region]:
         """Read the annotations of an image."""
         file = self._file(sample[1])
         listed = file.images[sample[2]]

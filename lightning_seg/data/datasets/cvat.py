@@ -41,13 +41,13 @@ class CVAT(Annotated):
         self.file = self.root / file
         self._images: dict[str, ElementTree.Element] | None = None
 
-    def sources(self, images: Mapping[str, Path]) -> Mapping[str, tuple[Any, ...]]:
+    def sources(self, images: Mapping[str, Path]) -> Mapping[str, tuple[object, ...]]:
         """Find the entry of each image."""
         every = by_name(self.images, suffix=self.image_suffix)
         known = by_file_name([*self._entries()], every, str(self.file))
         return {name: (self.file, known[name]) for name in images if name in known}
 
-    def regions(self, sample: tuple[Any, ...], size: tuple[int, int]) -> list[Region]:
+    def regions(self, sample: tuple[Path, Path, str], size: tuple[int, int]) -> list[Region]:
         """Read the shapes of an image."""
         entry, where = self._entries()[sample[2]], f"{self.file}: image {sample[2]}"
         stated = tuple(entry.get(side) for side in ("height", "width"))
@@ -88,7 +88,7 @@ class CVAT(Annotated):
             self._images = found
         return self._images
 
-    def __getstate__(self) -> dict[str, Any]:
+    def __getstate__(self) -> dict[str, object]:
         return super().__getstate__() | {"_images": None}  # elements of a tree cannot be copied to workers
 
 

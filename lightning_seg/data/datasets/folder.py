@@ -9,6 +9,7 @@ import numpy as np
 
 from lightning_seg import IGNORE_INDEX
 from lightning_seg.data.base import SegmentationData
+from lightning_seg.data.batch import Sample
 from lightning_seg.data.classes import (
     Color,
     ColorMask,
@@ -21,7 +22,7 @@ from lightning_seg.data.classes import (
 from lightning_seg.data.files import Unpaired, by_name, is_hidden, natural_order, without_ending
 from lightning_seg.data.folds import divide
 from lightning_seg.data.groups import Groups
-from lightning_seg.data.instances import Sample, instance_sample, masks_of_numbers
+from lightning_seg.data.instances import instance_sample, masks_of_numbers
 from lightning_seg.data.io import count_slices, read_numbers, read_with_void
 from lightning_seg.data.lists import Names, listed_pairs
 from lightning_seg.data.overlapping import of_classes, read_maps

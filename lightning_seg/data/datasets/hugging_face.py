@@ -1,9 +1,9 @@
 """Data sets of the Hugging Face hub, by name."""
 
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import cv2
 import numpy as np
@@ -14,6 +14,9 @@ from lightning_seg.data.base import SegmentationData
 from lightning_seg.data.classes import check_classes, check_labels, default_palette, label_table
 from lightning_seg.data.io import read_mask, to_labels, to_pixels
 from lightning_seg.errors import UserError
+
+if TYPE_CHECKING:
+    from datasets import Dataset
 
 
 class HuggingFace(SegmentationData):
@@ -56,7 +59,7 @@ class HuggingFace(SegmentationData):
         check_classes(self.class_names)
         check_labels(labels or {}, self.num_classes)
         self.table = label_table(labels) if labels else None
-        self._splits: dict[str, Any] = {}
+        self._splits: dict[str, Dataset] = {}
 
     def list_samples(self, split: str) -> list[tuple[str, int]]:
         """List (split, row)."""
@@ -77,7 +80,7 @@ class HuggingFace(SegmentationData):
             image = _read_file(self.read_image, picture, f"{where}, column {self.image!r}")
         return image, labels if self.table is None else cv2.LUT(labels, self.table)
 
-    def _cell(self, entry: dict[str, Any], column: str, where: str) -> Any:
+    def _cell(self, entry: Mapping[str, object], column: str, where: str) -> Image.Image | dict[str, Any]:
         """A picture, or a file as `{"bytes": ..., "path": ...}`."""
         if column not in entry:
             raise UserError(
@@ -85,16 +88,17 @@ class HuggingFace(SegmentationData):
                 "--data.init_args.image and --data.init_args.mask."
             )
         cell = entry[column]
-        is_file = isinstance(cell, dict) and (cell.get("bytes") or cell.get("path"))
-        if not (is_file or isinstance(cell, Image.Image)):
-            raise UserError(f"{where}: column {column!r} holds no image but a {type(cell).__name__}.")
-        return cell
+        if isinstance(cell, Image.Image) or (
+            isinstance(cell, dict) and (cell.get("bytes") or cell.get("path"))
+        ):
+            return cell
+        raise UserError(f"{where}: column {column!r} holds no image but a {type(cell).__name__}.")
 
     def name_of(self, sample: tuple[str, int]) -> str:
         """Name a sample by its split and row."""
         return f"{sample[0]}_{sample[1]:06d}"
 
-    def _load(self, split: str) -> Any:
+    def _load(self, split: str) -> "Dataset":
         if split not in self._splits:
             try:
                 import datasets

@@ -14,6 +14,7 @@ from lightning_seg.data.json_file import read_any_json
 from lightning_seg.data.regions import Region, polygon, refuse_other_size, whole
 from lightning_seg.errors import UserError
 
+Task = dict[str, Any]  # of Label Studio's making, with parts that are there or not
 _UPLOADED = re.compile(r"[0-9a-f]{8}-(?=.)")  # what Label Studio puts before the name of an uploaded file
 
 
@@ -42,9 +43,9 @@ class LabelStudio(Annotated):
     ) -> None:
         super().__init__(root, class_names, **kwargs)
         self.file = self.root / file
-        self._tasks: dict[str, dict[str, Any]] | None = None
+        self._tasks: dict[str, Task] | None = None
 
-    def sources(self, images: Mapping[str, Path]) -> Mapping[str, tuple[Any, ...]]:
+    def sources(self, images: Mapping[str, Path]) -> Mapping[str, tuple[object, ...]]:
         """Find the task of each image: by the name of the file, without what Label Studio has put before it."""
         every = by_name(self.images, suffix=self.image_suffix)
         known = by_file_name([*self._entries()], every, str(self.file))
@@ -62,7 +63,7 @@ class LabelStudio(Annotated):
                 raise UserError(f"{self.file}: {known[image]!r} and {bare[name]!r} both mean {every[image]}.")
         return {name: (self.file, known[name]) for name in images if name in known}
 
-    def regions(self, sample: tuple[Any, ...], size: tuple[int, int]) -> list[Region]:
+    def regions(self, sample: tuple[Path, Path, str], size: tuple[int, int]) -> list[Region]:
         """Read the regions of an image."""
         where, task = f"{self.file}: {sample[2]}", self._entries()[sample[2]]
         done = [one for one in task.get("annotations") or [] if not one.get("was_cancelled")]
@@ -100,14 +101,14 @@ class LabelStudio(Annotated):
                 raise UserError(f"{spot}: its points or brush cannot be read ({error}).") from None
         return found
 
-    def _entries(self) -> dict[str, dict[str, Any]]:
+    def _entries(self) -> dict[str, Task]:
         if self._tasks is None:
             tasks = read_any_json(self.file)
             if not isinstance(tasks, list) or not all(isinstance(t, dict) and "data" in t for t in tasks):
                 raise UserError(
                     f"{self.file} is no list of tasks: export as JSON from Label Studio, not as JSON-MIN or COCO."
                 )
-            found: dict[str, dict[str, Any]] = {}
+            found: dict[str, Task] = {}
             for task in tasks:
                 names = [text for text in task["data"].values() if isinstance(text, str)]
                 image = task["data"].get("image", names[0] if len(names) == 1 else None)

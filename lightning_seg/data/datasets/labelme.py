@@ -42,7 +42,7 @@ class LabelMe(Annotated):
         super().__init__(root, class_names, **kwargs)
         self.annotations = self.images if annotations is None else self.root / annotations
 
-    def sources(self, images: Mapping[str, Path]) -> Mapping[str, tuple[Any, ...]]:
+    def sources(self, images: Mapping[str, Path]) -> Mapping[str, tuple[object, ...]]:
         """Find the JSON file of each image."""
         found = {
             composed(without_ending(path.relative_to(self.annotations)).as_posix()): path
@@ -50,7 +50,7 @@ class LabelMe(Annotated):
         }
         return {name: (found[name],) for name in images if name in found}
 
-    def regions(self, sample: tuple[Any, ...], size: tuple[int, int]) -> list[Region]:
+    def regions(self, sample: tuple[Path, Path], size: tuple[int, int]) -> list[Region]:
         """Read the shapes of an image."""
         path: Path = sample[1]
         contents = read_json(path)

@@ -9,6 +9,7 @@ from typing import Any, Literal
 import numpy as np
 
 from lightning_seg import IGNORE_INDEX
+from lightning_seg.data.batch import SampleKey
 from lightning_seg.data.datasets.annotated import Annotated
 from lightning_seg.data.files import is_hidden, is_image, without_ending
 from lightning_seg.data.io import read_mask
@@ -64,12 +65,12 @@ class MaskFiles(Annotated):
                 f"class_names has {len(class_names)}."
             )
 
-    def sources(self, images: Mapping[str, Path]) -> Mapping[str, tuple[Any, ...]]:
+    def sources(self, images: Mapping[str, Path]) -> Mapping[str, tuple[object, ...]]:
         """Find the masks of each image, class by class: (class, path, path, ..., class, ...)."""
         folders: dict[Path, dict[str, list[Path]]] = {}  # files by their names without ending, of each folder
-        found: dict[str, tuple[Any, ...]] = {}
+        found: dict[str, tuple[object, ...]] = {}
         for name in images:
-            parts: list[Any] = []
+            parts: list[str | Path] = []
             for class_name in self.class_names[1:]:
                 several = "*" in self.files
                 values = [escape(one) if several else one for one in (name, class_name)]
@@ -101,7 +102,7 @@ class MaskFiles(Annotated):
             raise UserError(f"{paths[0]} and {paths[1]} have one name, and which is meant is not certain.")
         return paths
 
-    def regions(self, sample: tuple[Any, ...], size: tuple[int, int]) -> list[Region]:
+    def regions(self, sample: tuple[Path, *tuple[str | Path, ...]], size: tuple[int, int]) -> list[Region]:
         """Read the masks of an image."""
         found: list[Region] = []
         label, files = "", 0
@@ -132,7 +133,7 @@ class MaskFiles(Annotated):
             inside.append(replace(whole(str(path), label, void), crowd=True))
         return inside
 
-    def read(self, sample: Any) -> tuple[np.ndarray, np.ndarray]:
+    def read(self, sample: SampleKey) -> tuple[np.ndarray, np.ndarray]:
         """Read an image and its masks as one.
 
         Raises:

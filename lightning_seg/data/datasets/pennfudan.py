@@ -4,6 +4,7 @@ from pathlib import Path
 from typing import Any
 
 from lightning_seg.data.base import SegmentationData
+from lightning_seg.data.batch import Sample
 from lightning_seg.data.classes import label_table
 from lightning_seg.data.files import glob_visible, tell_alone
 from lightning_seg.data.folds import divide
@@ -47,7 +48,7 @@ class PennFudan(SegmentationData):
             raise self.unknown(split, parts)
         return parts[split]
 
-    def read_instances(self, sample: tuple[Path, Path]) -> dict[str, Any]:
+    def read_instances(self, sample: tuple[Path, Path]) -> Sample:
         """Read the image and its persons, as a sample of `lightning_seg.data.instances`."""
         masks = masks_of_numbers(read_numbers(sample[1]))
         return instance_sample(self.read_image(sample[0]), masks, [1] * len(masks))

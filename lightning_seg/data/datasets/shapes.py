@@ -8,6 +8,7 @@ import cv2
 import numpy as np
 
 from lightning_seg.data.base import SegmentationData
+from lightning_seg.data.batch import Sample
 from lightning_seg.data.instances import instance_sample, masks_of_numbers
 from lightning_seg.data.segments import SegmentSample
 
@@ -62,7 +63,7 @@ class Shapes(SegmentationData):
         image, mask, _ = draw(*sample)
         return image, mask
 
-    def read_instances(self, sample: tuple[str, int, tuple[int, int]]) -> dict[str, Any]:
+    def read_instances(self, sample: tuple[str, int, tuple[int, int]]) -> Sample:
         """Draw one image and its objects, as a sample of `lightning_seg.data.instances`."""
         image, mask, instances = draw(*sample)
         masks = masks_of_numbers(instances)

@@ -44,7 +44,7 @@ class YOLOPolygons(Annotated):
             annotations = "{split}/labels" if self.divided else "labels"
         self.annotations = annotations
 
-    def sources(self, images: Mapping[str, Path]) -> Mapping[str, tuple[Any, ...]]:
+    def sources(self, images: Mapping[str, Path]) -> Mapping[str, tuple[object, ...]]:
         """Find the text file of each image."""
         self._check_names()
         folder = self.root / self.annotations.partition("{split}")[0]
@@ -71,11 +71,11 @@ class YOLOPolygons(Annotated):
         inside = self.annotations.partition("{split}")[2].strip("/")
         return "/".join(part for part in (split, inside, rest) if part)
 
-    def regions(self, sample: tuple[Any, ...], size: tuple[int, int]) -> list[Region]:
+    def regions(self, sample: tuple[Path, *tuple[Path, ...]], size: tuple[int, int]) -> list[Region]:
         """Read the polygons of an image."""
         if len(sample) == 1:
             return []
-        path: Path = sample[1]
+        path = sample[-1]
         found, names = [], self.class_names[1:]
         for number, line in enumerate(read_lines(path), start=1):
             where = f"{path}: line {number}"

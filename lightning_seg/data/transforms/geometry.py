@@ -7,7 +7,7 @@ numbers are Python's: after decoding, with cold caches, a call into torch costs 
 import math
 from collections.abc import Sequence
 from random import Random
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import cv2
 import numpy as np
@@ -155,17 +155,18 @@ class RandomScaleCrop(v2.Transform):
         window = self.draw(mask.shape[:2], random, maps)
         return window.cut(image, self.fill, nearest=False), window.cut(mask, (IGNORE_INDEX,), nearest=True)
 
-    def make_params(self, flat_inputs: list[Any]) -> dict[str, Any]:
+    def make_params(self, flat_inputs: list[object]) -> dict[str, Window]:
         """Draw the window."""
         mask = next((part.numpy() for part in flat_inputs if isinstance(part, tv_tensors.Mask)), None)
         return {"window": self.draw(v2.query_size(flat_inputs), random_by_torch(), mask)}
 
-    def transform(self, inpt: Any, params: dict[str, Any]) -> Any:
+    def transform(self, inpt: torch.Tensor, params: dict[str, Window]) -> torch.Tensor:
         """Cut an image (C, H, W), a mask (H, W), masks of instances (N, H, W) or boxes (N, 4)."""
-        window: Window = params["window"]
+        window = params["window"]
         if isinstance(inpt, tv_tensors.BoundingBoxes):
             boxes = window.move(v2.functional.convert_bounding_box_format(inpt, new_format="XYXY"))
-            return tv_tensors.BoundingBoxes(boxes, format="XYXY", canvas_size=window.size)
+            moved: torch.Tensor = tv_tensors.BoundingBoxes(boxes, format="XYXY", canvas_size=window.size)
+            return moved
         if not isinstance(inpt, tv_tensors.Mask):
             return _from_numpy(window.cut(_to_numpy(inpt), self.fill, nearest=False), inpt)
         if inpt.ndim == 2:
@@ -173,7 +174,8 @@ class RandomScaleCrop(v2.Transform):
         out = np.zeros((len(inpt), *window.size), np.uint8)
         for mask, target in zip(inpt.numpy(), out, strict=True):
             target[:] = window.cut(mask, (0,), nearest=True)
-        return tv_tensors.wrap(torch.from_numpy(out), like=inpt)
+        cut: torch.Tensor = tv_tensors.wrap(torch.from_numpy(out), like=inpt)
+        return cut
 
     def draw(self, old: Sequence[int], random: Random, mask: np.ndarray | None = None) -> Window:
         """Draw the window.
@@ -254,13 +256,14 @@ class RandomHorizontalFlip(v2.Transform):
             return image, mask
         return _mirrored(image), _mirrored(mask)
 
-    def make_params(self, flat_inputs: list[Any]) -> dict[str, Any]:
+    def make_params(self, flat_inputs: list[object]) -> dict[str, bool]:
         """Draw whether to flip."""
         return {"flip": torch.rand(()).item() < self.p}
 
-    def transform(self, inpt: Any, params: dict[str, Any]) -> Any:
+    def transform(self, inpt: torch.Tensor, params: dict[str, bool]) -> torch.Tensor:
         """Flip an image (C, H, W), masks or boxes if so drawn."""
-        return v2.functional.horizontal_flip(inpt) if params["flip"] else inpt
+        flipped: torch.Tensor = v2.functional.horizontal_flip(inpt) if params["flip"] else inpt
+        return flipped
 
 
 def _mirrored(array: np.ndarray) -> np.ndarray:

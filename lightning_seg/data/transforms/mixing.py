@@ -2,14 +2,12 @@
 
 import math
 from abc import ABC, abstractmethod
-from typing import Any
 
 import torch
 
 from lightning_seg import IGNORE_INDEX
+from lightning_seg.data.batch import Batch
 from lightning_seg.errors import UserError
-
-Batch = dict[str, Any]
 
 
 class Mix(ABC):
@@ -38,7 +36,7 @@ class Mix(ABC):
     def __call__(self, batch: Batch) -> Batch:
         """Mix "image" (B, 3, H, W) and "mask" (B, H, W) or (B, K, H, W), with torch's CPU generator."""
         if len(batch["image"]) > 1 and torch.rand(()).item() < self.p:
-            other = batch | {key: batch[key].roll(1, 0) for key in ("image", "mask")}
+            other = batch | {"image": batch["image"].roll(1, 0), "mask": batch["mask"].roll(1, 0)}
             batch = batch | self.mix(batch, other)
         return batch
 

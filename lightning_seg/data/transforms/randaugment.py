@@ -5,7 +5,6 @@ masks of instances are not: there 0 means that the instance is not here.
 """
 
 from collections.abc import Callable
-from typing import Any
 
 import torch
 from torchvision import tv_tensors
@@ -86,7 +85,7 @@ class RandAugment(v2.Transform):
         self.operations = operations
         self.strength = strength
 
-    def make_params(self, flat_inputs: list[Any]) -> dict[str, Any]:
+    def make_params(self, flat_inputs: list[object]) -> dict[str, list[tuple[int, float]]]:
         """Draw operations, their strength and its sign."""
         which = torch.randint(len(MOVING) + len(COLORING), (self.operations,)).tolist()
         strengths = torch.rand(self.operations)
@@ -95,7 +94,7 @@ class RandAugment(v2.Transform):
         signs = torch.randint(2, (self.operations,)) * 2 - 1
         return {"steps": list(zip(which, (strengths * signs).tolist(), strict=True))}
 
-    def transform(self, inpt: Any, params: dict[str, Any]) -> Any:
+    def transform(self, inpt: torch.Tensor, params: dict[str, list[tuple[int, float]]]) -> torch.Tensor:
         """Apply the drawn operations to an image (3, H, W), masks (..., H, W) or boxes."""
         for which, strength in params["steps"]:
             if which < len(MOVING):
@@ -128,7 +127,7 @@ class Cutout(v2.Transform):
         self.size = size
         self.p = p
 
-    def make_params(self, flat_inputs: list[Any]) -> dict[str, Any]:
+    def make_params(self, flat_inputs: list[object]) -> dict[str, list[list[slice]]]:
         """Draw the holes; they may reach over the edge."""
         size = v2.query_size(flat_inputs)
         side = max(1, round(self.size * min(size)))
@@ -138,11 +137,12 @@ class Cutout(v2.Transform):
             "holes": [[slice(max(0, start), max(0, start + side)) for start in corner] for corner in corners]
         }
 
-    def transform(self, inpt: Any, params: dict[str, Any]) -> Any:
+    def transform(self, inpt: torch.Tensor, params: dict[str, list[list[slice]]]) -> torch.Tensor:
         """Blank the holes in an image (3, H, W) or masks (..., H, W); boxes stay."""
         if not params["holes"] or isinstance(inpt, tv_tensors.BoundingBoxes):
             return inpt
         out = inpt.clone()
         for rows, columns in params["holes"]:
             out[..., rows, columns] = 0
-        return tv_tensors.wrap(out, like=inpt)
+        cut: torch.Tensor = tv_tensors.wrap(out, like=inpt)
+        return cut

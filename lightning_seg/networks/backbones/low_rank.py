@@ -110,13 +110,13 @@ def _low_rank(layer: nn.Module) -> LowRank | None:
     return change if isinstance(change, LowRank) else None
 
 
-def _fill_scale(change: nn.Module, state: dict[str, Any], prefix: str, *_: Any) -> None:
+def _fill_scale(change: nn.Module, state: dict[str, Tensor], prefix: str, *_: object) -> None:
     """Load checkpoints from before the scale was in them."""
     if f"{prefix}up" in state:
         state.setdefault(f"{prefix}scale", change.get_buffer("scale"))
 
 
-def _load_plain(layer: nn.Module, state: dict[str, Any], prefix: str, *_: Any) -> None:
+def _load_plain(layer: nn.Module, state: dict[str, Tensor], prefix: str, *_: object) -> None:
     """Let a layer with a change load the weights of one without: the change stays, lengths are those of the weights."""
     weight = state.get(f"{prefix}weight")
     if weight is None or not parametrize.is_parametrized(layer, "weight"):

@@ -58,6 +58,7 @@ class MixTransformer(Backbone):
         if self.weights is False:
             return super().load_weights()
         choice = ""
+        state: object
         if self.weights is True:
             state, source = _from_hub(self.name), f"ImageNet, {self.name}"
         else:

@@ -7,7 +7,6 @@ from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -60,7 +59,7 @@ class _Candidate:
 
 def load_fitting(
     module: nn.Module,
-    tree: Any,
+    tree: object,
     source: str,
     what: str,
     translate: Translate | None = None,
@@ -193,7 +192,7 @@ def is_counter(key: str) -> bool:
     return key.endswith("num_batches_tracked")
 
 
-def read_tree(path: Path, setting: str) -> Any:
+def read_tree(path: Path, setting: str) -> object:
     """Read what torch or safetensors saved, tensors and plain types only, without running code.
 
     Args:
@@ -278,7 +277,7 @@ def why_unreadable(error: Exception) -> str:
     return f"it is damaged, incomplete or of another kind ({type(error).__name__})."
 
 
-def nested_states(tree: Any, place: str = "", depth: int = 0) -> Iterator[tuple[str, dict[str, Tensor]]]:
+def nested_states(tree: object, place: str = "", depth: int = 0) -> Iterator[tuple[str, dict[str, Tensor]]]:
     """Yield the tensors of all nested dictionaries that hold some, with the keys that lead there, joined by dots."""
     if isinstance(tree, list | tuple):
         tree = {str(i): item for i, item in enumerate(tree) if isinstance(item, Mapping)}
@@ -296,7 +295,7 @@ def nested_states(tree: Any, place: str = "", depth: int = 0) -> Iterator[tuple[
             yield from nested_states(value, f"{place}.{key}" if place else key, depth + 1)
 
 
-def _candidates(tree: Any, own: Mapping[str, Tensor], translate: Translate) -> Iterator[_Candidate]:
+def _candidates(tree: object, own: Mapping[str, Tensor], translate: Translate) -> Iterator[_Candidate]:
     least = sum(not is_counter(key) for key in own) / 2
     for place, state in nested_states(tree):
         counts = Counter(

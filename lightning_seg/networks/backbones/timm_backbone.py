@@ -2,7 +2,7 @@
 
 import logging
 import sys
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
@@ -171,7 +171,7 @@ class TimmBackbone(Backbone):
             return super().load_weights()
         return self.set_weights(*read_weights(self.name, self.weights))
 
-    def set_weights(self, state: Mapping[str, Any], source: str = "the state dict", choice: str = "") -> str:
+    def set_weights(self, state: object, source: str = "the state dict", choice: str = "") -> str:
         """Load a state dict with the names of timm, of a publisher that timm knows, or of one of our checkpoints.
 
         Args:

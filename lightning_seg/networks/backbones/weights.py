@@ -5,7 +5,6 @@ import urllib.request
 from collections.abc import Callable
 from importlib import resources
 from pathlib import Path
-from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -26,7 +25,7 @@ FLAG = "--model.network.init_args.weights"
 _RUN, _BACKBONE_OF = "run:", "backbone-of:"
 
 
-def read_weights(name: str, weights: bool | str) -> tuple[Any, str, str]:
+def read_weights(name: str, weights: bool | str) -> tuple[object, str, str]:
     """Read the pretrained tensors for a timm model, under the names their publisher gave them.
 
     Args:

@@ -2,7 +2,6 @@
 
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -132,9 +131,7 @@ class MaskRCNN(Detector):
         tree = read_tree(file, "--model.network.init_args.detector_weights")
         return self.set_detector_weights(tree, str(file), choice)
 
-    def set_detector_weights(
-        self, state: Mapping[str, Any], source: str = "the state dict", choice: str = ""
-    ) -> str:
+    def set_detector_weights(self, state: object, source: str = "the state dict", choice: str = "") -> str:
         """Load the state dict of torchvision's Mask R-CNN on the same backbone.
 
         Args:

@@ -1,7 +1,6 @@
 """Fine-tuning by what is small: biases, norms, prompts and adapters beside a backbone that stands still."""
 
 from dataclasses import replace
-from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -9,6 +8,7 @@ from torch import Tensor, nn
 from lightning_seg.errors import UserError
 from lightning_seg.networks.backbones.tensor_file import ADDED
 from lightning_seg.networks.base import BackboneNetwork
+from lightning_seg.training.finetune.groups import ParameterGroup
 from lightning_seg.training.finetune.parts import BatchNorm, Part, batch_norms
 from lightning_seg.training.finetune.policies import Full, GradualUnfreeze
 
@@ -233,7 +233,7 @@ def _adapt(block: nn.Module, _: object, out: Tensor) -> Tensor:
     return changed
 
 
-def _insert(block: nn.Module, given: tuple[Any, ...]) -> tuple[Any, ...]:
+def _insert(block: nn.Module, given: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
     tokens = block.get_parameter(f"{ADDED}prompts").to(given[0].dtype)
     return torch.cat([given[0], tokens.expand(len(given[0]), -1, -1)], 1), *given[1:]
 
@@ -242,7 +242,7 @@ def _remove(block: nn.Module, _: object, out: Tensor) -> Tensor:
     return out[:, : -block.get_parameter(f"{ADDED}prompts").shape[1]]
 
 
-def _keep_added(block: nn.Module, state: dict[str, Any], prefix: str, *_: object) -> None:
+def _keep_added(block: nn.Module, state: dict[str, Tensor], prefix: str, *_: object) -> None:
     """Let a block with an addition load the weights of one without."""
     own = {f"{prefix}{key}": value for key, value in block.state_dict().items() if key.startswith(ADDED)}
     if not own.keys() & state.keys():
@@ -313,7 +313,7 @@ class DecoderNorms(Full):
         for norm in _decoder_norms(network) if self.decoder_batch_norm != "train" else []:
             norm.eval()
 
-    def parameter_groups(self, network: BackboneNetwork) -> list[dict[str, Any]]:
+    def parameter_groups(self, network: BackboneNetwork) -> list[ParameterGroup]:
         """Return the trainable parameters for the optimizer (see `Full.parameter_groups`)."""
         return self.policy.parameter_groups(network)
 

@@ -2,7 +2,7 @@
 
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Literal, NotRequired, TypedDict
 
 from torch import nn
 from torch.optim import Optimizer
@@ -11,6 +11,15 @@ from lightning_seg.networks.base import BackboneNetwork
 from lightning_seg.plotting.tables import text_table
 
 Undecayed = Literal["norms", "biases", "scales", "tokens", "positions"]
+
+
+class ParameterGroup(TypedDict):
+    """What an optimizer is given: parameters, the factor of their learning rate, and whose they are."""
+
+    params: list[nn.Parameter]
+    lr_factor: float
+    backbone: bool
+    weight_decay: NotRequired[float]
 
 
 @dataclass(frozen=True)
@@ -42,8 +51,8 @@ def scale_learning_rates(optimizer: Optimizer) -> None:
 
 
 def without_decay(
-    groups: list[dict[str, Any]], network: nn.Module, kinds: Iterable[Undecayed]
-) -> list[dict[str, Any]]:
+    groups: list[ParameterGroup], network: nn.Module, kinds: Iterable[Undecayed]
+) -> list[ParameterGroup]:
     """Split the groups for an optimizer, so that some kinds of parameters have no weight decay.
 
     Args:
@@ -55,13 +64,14 @@ def without_decay(
     """
     chosen = set(kinds)
     spared = {id(p) for kind, p in _kinds(network) if kind in chosen}
-    split = []
+    split: list[ParameterGroup] = []
     for group in groups:
-        rest = {key: value for key, value in group.items() if key != "params"}
         plain = [p for p in group["params"] if id(p) not in spared]
         free = [p for p in group["params"] if id(p) in spared]
-        split += [{"params": plain, **rest}] if plain else []
-        split += [{"params": free, **rest, "weight_decay": 0.0}] if free else []
+        if plain:
+            split.append({**group, "params": plain})
+        if free:
+            split.append({**group, "params": free, "weight_decay": 0.0})
     return split
 
 

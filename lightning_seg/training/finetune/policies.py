@@ -1,13 +1,13 @@
 """Fine-tuning policies: which parts of a pretrained backbone train, when, how fast, and what its BatchNorm does."""
 
 from dataclasses import replace
-from typing import Any, Literal
+from typing import Literal
 
 from torch import nn
 
 from lightning_seg.errors import UserError
 from lightning_seg.networks.base import BackboneNetwork, Network
-from lightning_seg.training.finetune.groups import depth
+from lightning_seg.training.finetune.groups import ParameterGroup, depth
 from lightning_seg.training.finetune.parts import BatchNorm, Part, batch_norms
 
 
@@ -92,7 +92,7 @@ class Full:
             for norm in batch_norms(network.backbone):
                 norm.eval()
 
-    def parameter_groups(self, network: BackboneNetwork) -> list[dict[str, Any]]:
+    def parameter_groups(self, network: BackboneNetwork) -> list[ParameterGroup]:
         """Return groups of trainable parameters, with their ``lr_factor`` and whether they are the backbone's."""
         factors = {
             id(parameter): self.stage_lr(i, depth(network))
