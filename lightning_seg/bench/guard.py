@@ -96,7 +96,7 @@ def _photographs(folder: Path) -> Folder:
     rng = np.random.default_rng(0)
     for kind in ("images", "masks"):
         (folder / kind / "train").mkdir(parents=True)
-    for i, sample in enumerate(drawn.samples("train")):
+    for i, sample in enumerate(drawn.list_samples("train")):
         image, mask = drawn.read(sample)
         grainy = np.clip(image + rng.integers(-6, 7, image.shape), 0, 255).astype(np.uint8)
         Image.fromarray(grainy).save(folder / "images" / "train" / f"{i}.png")

@@ -23,10 +23,11 @@ def main(arguments: list[str]) -> None:
 
     from lightning_seg.experiment.loading import load_run
     from lightning_seg.inference.calibration import calibrate, halves
+    from lightning_seg.tasks.semantic import SemanticSegmentation
 
     loaded = load_run(run, settings)
     data, task = loaded.data, loaded.task
-    if not hasattr(task, "evaluated"):
+    if not isinstance(task, SemanticSegmentation):
         raise UserError(f"{run} has no probability for each pixel: calibrate runs of semantic segmentation.")
     data.setup("validate")
     loaders = {data.val_split: data.val_dataloader()}

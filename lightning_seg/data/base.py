@@ -197,7 +197,7 @@ class SegmentationData(SampleReader, SplitLoaders, ABC):
     # What a data set states
 
     @abstractmethod
-    def list_samples(self, split: str) -> Sequence[object]:
+    def list_samples(self, split: str) -> Sequence[SampleKey]:
         """List all samples of a split, usually pairs (image path, mask path), always in the same order.
 
         Raises:
@@ -221,7 +221,7 @@ class SegmentationData(SampleReader, SplitLoaders, ABC):
 
     # What everybody may ask
 
-    def samples(self, split: str) -> Sequence[object]:
+    def samples(self, split: str) -> Sequence[SampleKey]:
         """The samples of a split; the "index" of a batch is a position in this list.
 
         Raises:

@@ -11,7 +11,7 @@ from torch.utils.data import Dataset
 from torchvision import tv_tensors
 
 from lightning_seg import IGNORE_INDEX
-from lightning_seg.data.batch import Item
+from lightning_seg.data.batch import Item, SampleKey
 from lightning_seg.data.files import list_images
 from lightning_seg.data.instances import as_batch_item, augment
 from lightning_seg.data.io import read_image
@@ -76,7 +76,7 @@ class Split(Dataset[Item]):
     def __len__(self) -> int:
         return len(self.samples) * (self.data.samples_per_image if self.train else 1)
 
-    def sample_at(self, index: int) -> object:
+    def sample_at(self, index: int) -> SampleKey:
         """The sample at an index; in training each comes `samples_per_image` times."""
         if index >= len(self):  # where a loop over all of them ends
             raise IndexError(f"index {index} of a split with {len(self)} samples")

@@ -275,7 +275,7 @@ class _Items(Split):
 
     def __getitem__(self, key: int | tuple[int, int]) -> Item:
         epoch, index = key if isinstance(key, tuple) else (0, key)
-        split, position = cast(tuple[str, int], self.samples[index])
+        split, position = self.samples[index]
         pixels, labels = self.data.item(split, position, epoch if self.train else 0)
         if (labels + 1).max() > self.data.num_classes:  # ignore_index, 255, wraps to 0
             raise UserError(

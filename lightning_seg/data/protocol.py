@@ -58,7 +58,7 @@ class DataSet(Protocol):
     def run_seed(self) -> int:
         """The seed of order and augmentation."""
 
-    def samples(self, split: str) -> Sequence[object]:
+    def samples(self, split: str) -> Sequence[SampleKey]:
         """The samples of a split."""
 
     def cached(self, split: str) -> Sequence[Pair] | None:

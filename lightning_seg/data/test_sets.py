@@ -40,11 +40,11 @@ class FurtherTest(SegmentationData):
         self.class_names, self.palette, self.sequence = data.class_names, data.palette, data.sequence
         self.pixels = data.pixels
 
-    def list_samples(self, split: str) -> Sequence[object]:
+    def list_samples(self, split: str) -> Sequence[SampleKey]:
         """List the samples of the data set."""
         return self.data.samples(split)
 
-    def samples(self, split: str) -> Sequence[object]:
+    def samples(self, split: str) -> Sequence[SampleKey]:
         """Return the samples of the data set."""
         return self.data.samples(split)
 
