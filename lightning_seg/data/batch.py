@@ -4,9 +4,8 @@ from typing import Any, TypedDict
 
 from torch import Tensor
 
-SampleKey = (
-    Any  # a sample as its data set lists it, which alone knows its shape: usually paths, see `list_samples`
-)
+SampleKey = Any
+"""A sample as its data set lists it, usually paths; the data set's own methods say which."""
 Sample = dict[str, Tensor]  # an image and its objects; see `lightning_seg.data.instances`
 
 
