@@ -18,7 +18,7 @@ from torch.utils.data import DataLoader
 
 from lightning_seg.bench.turns import Goal
 from lightning_seg.callbacks.progress import Progress
-from lightning_seg.data.batch import Batch
+from lightning_seg.data.transforms.batch import Batch
 from lightning_seg.experiment.experiment import TaskAndData
 from lightning_seg.experiment.trainer import device_of
 from lightning_seg.networks.mask_network import MaskNetwork

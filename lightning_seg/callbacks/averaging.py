@@ -13,9 +13,9 @@ import torch
 from torch import Tensor
 
 from lightning_seg.data.base import data_of
-from lightning_seg.data.batch import Batch
 from lightning_seg.data.dataset import Split
 from lightning_seg.data.loading import collate
+from lightning_seg.data.transforms.batch import Batch
 from lightning_seg.tasks.base import task_of
 from lightning_seg.training.checkpoint_io import Checkpoint
 from lightning_seg.training.finetune.parts import batch_norms

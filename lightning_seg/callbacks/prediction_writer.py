@@ -12,9 +12,9 @@ from PIL import Image
 
 from lightning_seg import IGNORE_INDEX
 from lightning_seg.data.base import data_of
-from lightning_seg.data.batch import Batch
 from lightning_seg.data.pixels import Pixels
 from lightning_seg.data.rasters import is_place_known, opened, void_of, write_like
+from lightning_seg.data.transforms.batch import Batch
 from lightning_seg.inference.inferers import entropy
 from lightning_seg.inference.writing import Outputs, as_bytes
 from lightning_seg.metrics.instance import annotations, view_of_found

@@ -13,7 +13,6 @@ import numpy as np
 from lightning.pytorch.utilities import rank_zero_warn
 from torchvision.transforms import v2
 
-from lightning_seg.data.batch import SampleKey
 from lightning_seg.data.cache import cache_key, fingerprint, in_memory, on_disk
 from lightning_seg.data.classes import check_classes
 from lightning_seg.data.compact import compact
@@ -28,6 +27,7 @@ from lightning_seg.data.pixels import MEAN, Measurement, Statistics, make_pixels
 from lightning_seg.data.reader import SampleReader
 from lightning_seg.data.settings import refuse_conflicts, refuse_senseless
 from lightning_seg.data.shares import listed, share_of
+from lightning_seg.data.transforms.batch import SampleKey
 from lightning_seg.data.transforms.color import ColorJitter
 from lightning_seg.data.transforms.geometry import RandomHorizontalFlip, RandomScaleCrop
 from lightning_seg.data.transforms.mixing import Mix

@@ -11,7 +11,6 @@ from torch.utils.data import Dataset
 from torchvision import tv_tensors
 
 from lightning_seg import IGNORE_INDEX
-from lightning_seg.data.batch import Item, SampleKey
 from lightning_seg.data.files import list_images
 from lightning_seg.data.instances import as_batch_item, augment
 from lightning_seg.data.io import read_image
@@ -20,6 +19,7 @@ from lightning_seg.data.pixels import DTYPES, RGB, Pixels
 from lightning_seg.data.protocol import DataSet, Pair
 from lightning_seg.data.rasters import Box
 from lightning_seg.data.segments import SegmentSample, batch_columns, mask_of
+from lightning_seg.data.transforms.batch import Item, SampleKey
 from lightning_seg.data.transforms.geometry import random_by_torch
 from lightning_seg.data.volumes import Slice, part_of
 from lightning_seg.data.windows import Windows

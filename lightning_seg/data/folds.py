@@ -7,10 +7,10 @@ from typing import TypeVar
 import numpy as np
 from lightning.pytorch.utilities import rank_zero_warn
 
-from lightning_seg.data.batch import SampleKey
 from lightning_seg.data.cache_folder import cache_folder, keep_array
 from lightning_seg.data.loading import in_parallel
 from lightning_seg.data.overlapping import pixels_of_labels
+from lightning_seg.data.transforms.batch import SampleKey
 from lightning_seg.errors import UserError
 
 T = TypeVar("T")

@@ -16,10 +16,10 @@ from torch.utils.data import DataLoader, IterableDataset, RandomSampler, Sequent
 
 from lightning_seg import IGNORE_INDEX
 from lightning_seg.data.base import SegmentationData
-from lightning_seg.data.batch import Batch, Item
 from lightning_seg.data.classes import default_palette
 from lightning_seg.data.dataset import Split
 from lightning_seg.data.loading import FILLER, Loader, seed_of, seeded
+from lightning_seg.data.transforms.batch import Batch, Item
 from lightning_seg.errors import UserError
 
 _IMAGES = ("image", "images", "img", "pixel_values", "input", "inputs", "x", "data")

@@ -13,7 +13,7 @@ import torch
 from torchvision import tv_tensors
 from torchvision.transforms import v2
 
-from lightning_seg.data.batch import Batch, Item, Sample
+from lightning_seg.data.transforms.batch import Batch, Item, Sample
 from lightning_seg.errors import UserError
 
 

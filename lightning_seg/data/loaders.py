@@ -6,11 +6,11 @@ from abc import abstractmethod
 import lightning as L
 import torch
 
-from lightning_seg.data.batch import Batch
 from lightning_seg.data.dataset import Images, Split
 from lightning_seg.data.instances import CopyPaste, mix_objects
 from lightning_seg.data.loading import EpochSampler, Loader, choose_workers, collate, outlive_signal, seeded
 from lightning_seg.data.pixels import Pixels
+from lightning_seg.data.transforms.batch import Batch
 from lightning_seg.data.transforms.color import apply_color
 from lightning_seg.data.transforms.mixing import Mix
 

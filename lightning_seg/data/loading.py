@@ -20,7 +20,7 @@ from torch.nn.functional import pad
 from torch.utils.data import DataLoader, Dataset, DistributedSampler
 
 from lightning_seg import IGNORE_INDEX
-from lightning_seg.data.batch import Batch, Item
+from lightning_seg.data.transforms.batch import Batch, Item
 from lightning_seg.errors import UserError
 
 T = TypeVar("T")

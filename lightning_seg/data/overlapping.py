@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 
 from lightning_seg import IGNORE_INDEX
-from lightning_seg.data.batch import Sample
+from lightning_seg.data.transforms.batch import Sample
 from lightning_seg.data.volumes import map_array
 from lightning_seg.errors import UserError
 

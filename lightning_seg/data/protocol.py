@@ -7,9 +7,9 @@ from typing import Protocol
 import numpy as np
 from torchvision.transforms import v2
 
-from lightning_seg.data.batch import Sample, SampleKey
 from lightning_seg.data.pixels import Image, Measurement, Pixels
 from lightning_seg.data.segments import SegmentSample
+from lightning_seg.data.transforms.batch import Sample, SampleKey
 from lightning_seg.data.transforms.color import ColorJitter
 from lightning_seg.data.transforms.geometry import RandomHorizontalFlip, RandomScaleCrop
 from lightning_seg.data.windows import Windows

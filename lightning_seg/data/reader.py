@@ -6,11 +6,11 @@ import cv2
 import numpy as np
 
 from lightning_seg import IGNORE_INDEX
-from lightning_seg.data.batch import Sample, SampleKey
 from lightning_seg.data.io import read_image, read_mask, read_with_void
 from lightning_seg.data.overlapping import of_classes, of_objects
 from lightning_seg.data.pixels import Image, Pixels
 from lightning_seg.data.segments import SegmentSample
+from lightning_seg.data.transforms.batch import Sample, SampleKey
 from lightning_seg.data.windows import Windows, windows_of
 from lightning_seg.errors import UserError
 

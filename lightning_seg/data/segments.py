@@ -7,7 +7,7 @@ import numpy as np
 import torch
 
 from lightning_seg import IGNORE_INDEX
-from lightning_seg.data.batch import Segments
+from lightning_seg.data.transforms.batch import Segments
 from lightning_seg.errors import UserError
 
 MOST = 255  # segments of an image: their numbers are uint8, and 255 is no segment

@@ -10,7 +10,7 @@ from PIL import Image
 
 from lightning_seg import IGNORE_INDEX
 from lightning_seg.data.base import SegmentationData
-from lightning_seg.data.batch import SampleKey
+from lightning_seg.data.transforms.batch import SampleKey
 from lightning_seg.errors import UserError
 
 _SEVERITIES = (1, 2, 3, 4, 5)

@@ -9,8 +9,8 @@ from torch import Tensor
 from torch.optim import Optimizer
 
 from lightning_seg.data.base import SegmentationData
-from lightning_seg.data.batch import Batch
 from lightning_seg.data.segments import batch_columns
+from lightning_seg.data.transforms.batch import Batch
 from lightning_seg.experiment.failures import is_out_of_memory
 from lightning_seg.tasks.base import SegmentationTask
 

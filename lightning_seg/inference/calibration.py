@@ -16,8 +16,8 @@ from torch.nn import functional as F
 
 from lightning_seg import IGNORE_INDEX
 from lightning_seg.data.base import SegmentationData
-from lightning_seg.data.batch import Batch
 from lightning_seg.data.folds import block_folds, group_folds
+from lightning_seg.data.transforms.batch import Batch
 from lightning_seg.runs.directory import BEST_CHECKPOINT, PICTURES
 
 CALIBRATION = "calibration.json"

@@ -20,9 +20,9 @@ from torch.optim.lr_scheduler import LRScheduler
 from torch.utils.data import DataLoader
 
 from lightning_seg.data.base import SegmentationData, data_of
-from lightning_seg.data.batch import Batch, Item
 from lightning_seg.data.groups import group_numbers
 from lightning_seg.data.pixels import RGB, Measurement, Pixels, restored
+from lightning_seg.data.transforms.batch import Batch, Item
 from lightning_seg.errors import UserError
 from lightning_seg.metrics.confusion import ImageCounts
 from lightning_seg.metrics.images import Values

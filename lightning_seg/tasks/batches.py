@@ -6,7 +6,7 @@ import torch
 from torch import Tensor, distributed
 
 from lightning_seg import IGNORE_INDEX
-from lightning_seg.data.batch import Batch
+from lightning_seg.data.transforms.batch import Batch
 
 
 def same_size(batch: Batch) -> Iterator[tuple[Tensor, Tensor, Tensor]]:

@@ -10,8 +10,8 @@ from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler
 
 from lightning_seg.data.base import SegmentationData
-from lightning_seg.data.batch import Batch
 from lightning_seg.data.dataset import Split
+from lightning_seg.data.transforms.batch import Batch
 from lightning_seg.inference.precision import full_precision
 from lightning_seg.inference.predictor import ImageLike, ObjectPredictor
 from lightning_seg.metrics.confusion import ConfusionMatrix

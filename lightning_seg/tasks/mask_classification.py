@@ -10,8 +10,8 @@ from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler
 from torchmetrics import Metric
 
-from lightning_seg.data.batch import Batch, Item
 from lightning_seg.data.instances import boxes_from_masks
+from lightning_seg.data.transforms.batch import Batch, Item
 from lightning_seg.errors import UserError
 from lightning_seg.inference.inferers import Inferer
 from lightning_seg.inference.precision import full_precision

@@ -11,8 +11,8 @@ from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler
 
 from lightning_seg import IGNORE_INDEX
-from lightning_seg.data.batch import Batch
 from lightning_seg.data.class_frequencies import positive_pixels
+from lightning_seg.data.transforms.batch import Batch
 from lightning_seg.errors import UserError
 from lightning_seg.inference.inferers import Inferer
 from lightning_seg.inference.precision import full_precision

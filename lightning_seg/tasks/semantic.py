@@ -13,9 +13,9 @@ from torch.utils.data import DataLoader
 from torchmetrics import Metric
 
 from lightning_seg import IGNORE_INDEX
-from lightning_seg.data.batch import Batch, Item
 from lightning_seg.data.class_frequencies import class_frequencies
 from lightning_seg.data.pixels import RGB
+from lightning_seg.data.transforms.batch import Batch, Item
 from lightning_seg.errors import UserError
 from lightning_seg.inference.inferers import Inferer
 from lightning_seg.inference.precision import full_precision

@@ -8,7 +8,6 @@ from typing import Any
 import numpy as np
 
 from lightning_seg import IGNORE_INDEX
-from lightning_seg.data.batch import Sample, SampleKey
 from lightning_seg.data.datasets.folder import Folder
 from lightning_seg.data.files import Unpaired, by_name, composed, is_image, without_ending
 from lightning_seg.data.instances import instance_sample
@@ -17,6 +16,7 @@ from lightning_seg.data.pixels import Image
 from lightning_seg.data.reader import with_void
 from lightning_seg.data.recognized import recognized
 from lightning_seg.data.regions import Painted, Region, classes_of, one_class, overlapping
+from lightning_seg.data.transforms.batch import Sample, SampleKey
 from lightning_seg.data.windows import Windows
 from lightning_seg.errors import UserError
 

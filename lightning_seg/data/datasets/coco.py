@@ -11,7 +11,6 @@ from torchvision import tv_tensors
 
 from lightning_seg import IGNORE_INDEX
 from lightning_seg.data.base import SegmentationData
-from lightning_seg.data.batch import Sample
 from lightning_seg.data.classes import default_palette, label_table
 from lightning_seg.data.coco_file import CocoFile, read_coco
 from lightning_seg.data.coco_index import Annotation, CocoImages, Id, plain
@@ -20,6 +19,7 @@ from lightning_seg.data.coco_panoptic import CocoSample, Listed, PanopticFile, p
 from lightning_seg.data.files import glob_visible
 from lightning_seg.data.instances import instance_sample
 from lightning_seg.data.segments import Numbered, SegmentSample, mask_of
+from lightning_seg.data.transforms.batch import Sample
 from lightning_seg.errors import UserError
 
 THINGS = (

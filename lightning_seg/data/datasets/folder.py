@@ -9,7 +9,6 @@ import numpy as np
 
 from lightning_seg import IGNORE_INDEX
 from lightning_seg.data.base import SegmentationData
-from lightning_seg.data.batch import Sample
 from lightning_seg.data.classes import (
     Color,
     ColorMask,
@@ -28,6 +27,7 @@ from lightning_seg.data.lists import Names, listed_pairs
 from lightning_seg.data.overlapping import of_classes, read_maps
 from lightning_seg.data.pixels import Image
 from lightning_seg.data.recognized import recognized
+from lightning_seg.data.transforms.batch import Sample
 from lightning_seg.data.volumes import Slice, file_of
 from lightning_seg.data.windows import Windows, windows_of
 from lightning_seg.errors import UserError

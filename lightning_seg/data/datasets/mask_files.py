@@ -9,12 +9,12 @@ from typing import Any, Literal
 import numpy as np
 
 from lightning_seg import IGNORE_INDEX
-from lightning_seg.data.batch import SampleKey
 from lightning_seg.data.datasets.annotated import Annotated
 from lightning_seg.data.files import is_hidden, is_image, without_ending
 from lightning_seg.data.io import read_mask
 from lightning_seg.data.reader import with_void
 from lightning_seg.data.regions import Region, one_class, refuse_other_size, whole
+from lightning_seg.data.transforms.batch import SampleKey
 from lightning_seg.errors import UserError
 
 

@@ -4,12 +4,12 @@ from pathlib import Path
 from typing import Any
 
 from lightning_seg.data.base import SegmentationData
-from lightning_seg.data.batch import Sample
 from lightning_seg.data.classes import label_table
 from lightning_seg.data.files import glob_visible, tell_alone
 from lightning_seg.data.folds import divide
 from lightning_seg.data.instances import instance_sample, masks_of_numbers
 from lightning_seg.data.io import read_numbers
+from lightning_seg.data.transforms.batch import Sample
 
 
 class PennFudan(SegmentationData):

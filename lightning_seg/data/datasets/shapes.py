@@ -8,9 +8,9 @@ import cv2
 import numpy as np
 
 from lightning_seg.data.base import SegmentationData
-from lightning_seg.data.batch import Sample
 from lightning_seg.data.instances import instance_sample, masks_of_numbers
 from lightning_seg.data.segments import SegmentSample
+from lightning_seg.data.transforms.batch import Sample
 
 HUE_SPREAD = 18.0  # degrees of standard deviation; classes are 72 degrees apart
 

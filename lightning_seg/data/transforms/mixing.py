@@ -6,7 +6,7 @@ from abc import ABC, abstractmethod
 import torch
 
 from lightning_seg import IGNORE_INDEX
-from lightning_seg.data.batch import Batch
+from lightning_seg.data.transforms.batch import Batch
 from lightning_seg.errors import UserError
 
 
