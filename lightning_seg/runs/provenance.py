@@ -206,6 +206,7 @@ def _installed_commit(package: Path) -> str | None:
         distribution = metadata.distribution("lightning_seg")
         if Path(str(distribution.locate_file(package.name))).resolve() != package:
             return None
-        return json.loads(distribution.read_text("direct_url.json") or "{}")["vcs_info"]["commit_id"]
+        noted = json.loads(distribution.read_text("direct_url.json") or "{}")
+        return str(noted["vcs_info"]["commit_id"])
     except (metadata.PackageNotFoundError, ValueError, KeyError):
         return None
