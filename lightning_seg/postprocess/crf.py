@@ -145,7 +145,8 @@ class PydenseCRF(ProbabilityStep):
 
         classes, height, width = probabilities.shape
         crf = DenseCRF2D(width, height, classes)
-        crf.setUnaryEnergy(-np.log(probabilities.clip(_LEAST)).reshape(classes, -1).astype(np.float32))
+        energy = -np.log(probabilities.clip(_LEAST)).reshape(classes, -1)
+        crf.setUnaryEnergy(np.ascontiguousarray(energy, np.float32))
         crf.addPairwiseGaussian(sxy=self.gaussian_std, compat=self.gaussian_weight)
         crf.addPairwiseBilateral(
             sxy=self.position_std,
