@@ -8,13 +8,17 @@ from pathlib import Path
 import lightning as L
 import torch
 
+from lightning_seg.callbacks.checkpointing import Checkpointing
 from lightning_seg.data.datasets.shapes import Shapes
 from lightning_seg.errors import UserError
 from lightning_seg.training.losses import CrossEntropy
 
 
 class Pause(L.Callback):
-    """Wait for ever at a place, and say so by a file `paused`, until that file is there."""
+    """Wait at a place, and say so by a file `paused`, until there is a file `go`.
+
+    A file `noticed` says that a signal has arrived meanwhile: who sends one by SLURM is answered before it does.
+    """
 
     def __init__(self, place: str, step: int) -> None:
         self.place, self.step = place, step
@@ -32,10 +36,10 @@ class Pause(L.Callback):
     def _pause(self, place, trainer):
         if place == self.place and trainer.global_step >= self.step and not Path("paused").exists():
             Path("paused").touch()
-            while True:
+            while not Path("go").exists():
+                if any(isinstance(one, Checkpointing) and one.signal for one in trainer.callbacks):
+                    Path("noticed").touch()
                 time.sleep(0.05)
-                if Path("go").exists():
-                    return
 
 
 class Slow:

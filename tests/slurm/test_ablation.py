@@ -54,6 +54,7 @@ def test_an_array_of_jobs(cluster, tmp_path):
     wait((tmp_path / "paused").exists)
     assert "nothing to run" in ablation(tmp_path, "--plan", "--variants=pausing")  # it is running
     slurm("scancel", "--signal=USR2", f"{array}_1")
+    wait((tmp_path / "noticed").exists)
     (tmp_path / "go").touch()
     wait(lambda: len(list(tmp_path.glob("runs/study/*/*/test.json"))) == 2)
     wait(lambda: not slurm("squeue", "--noheader"))

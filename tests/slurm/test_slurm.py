@@ -50,7 +50,7 @@ def here(folder):
 
 def submit(folder, name, *options):
     """Submit the experiment as a job; return its id, its log and its run directory."""
-    for file in ("paused", "go"):
+    for file in ("paused", "noticed", "go"):
         (folder / file).unlink(missing_ok=True)
     said = lightning_seg(folder, "exp", "tiny.yaml", f"--name={name}", *JOB, *options)
     job = re.match(r"job (\d+), ", said).group(1)
@@ -66,6 +66,12 @@ def wait(condition, log, seconds=600):
     while not condition():
         assert time.monotonic() < deadline, log.read_text() if log.exists() else slurm("squeue")
         time.sleep(0.2)
+
+
+def go_on(folder, log):
+    """Let a paused job continue, once the signal that was sent to it has arrived."""
+    wait((folder / "noticed").exists, log)
+    (folder / "go").touch()
 
 
 def state(job):
@@ -85,8 +91,7 @@ def test_a_preempted_job_saves_goes_back_into_the_queue_and_continues(cluster, f
     job, log, path = submit(folder, "preempted", PAUSE.format(4))
     wait((folder / "paused").exists, log)
     slurm("sbatch", "--partition=high", "--ntasks=2", "--output=/dev/null", "--wrap=sleep 3")
-    wait(lambda: "SIGTERM" in log.read_text() or "CANCELLED" in log.read_text(), log)
-    (folder / "go").touch()
+    go_on(folder, log)
     wait(lambda: state(job)[0] in ("COMPLETED", "FAILED") and state(job)[1] == 1, log)
     text = log.read_text()
     print(text)
@@ -102,7 +107,7 @@ def test_a_job_whose_time_is_up_does_too(cluster, folder, here):
     wait((folder / "paused").exists, log)
     assert "#SBATCH --signal=USR2@120" in next((path / "slurm").glob("*.sh")).read_text()
     slurm("scancel", "--signal=USR2", job)
-    (folder / "go").touch()
+    go_on(folder, log)
     wait(lambda: state(job)[0] in ("COMPLETED", "FAILED") and state(job)[1] == 1, log)
     assert "stopped by SIGUSR2 after step 4" in log.read_text()
     assert result(path) == here
@@ -112,7 +117,7 @@ def test_an_interrupted_job_saves_and_does_not_come_back(cluster, folder, here):
     job, log, path = submit(folder, "interrupted", PAUSE.format(4))
     wait((folder / "paused").exists, log)
     slurm("scancel", "--signal=INT", job)
-    (folder / "go").touch()
+    go_on(folder, log)
     wait(lambda: state(job)[0] not in ("RUNNING", "COMPLETING"), log)
     assert state(job) == ("FAILED", 0) and "stopped by SIGINT after step 4" in log.read_text()
     lightning_seg(folder, "resume", str(path))
@@ -142,7 +147,7 @@ def test_one_task_for_each_device(cluster, folder):
     job, log, path = submit(folder, "two", "--trainer.devices=2", PAUSE.format(2))
     wait((folder / "paused").exists, log)
     slurm("scancel", "--signal=USR2", job)
-    (folder / "go").touch()
+    go_on(folder, log)
     wait(lambda: state(job)[0] in ("COMPLETED", "FAILED") and state(job)[1] == 1, log)
     text = log.read_text()
     assert state(job) == ("COMPLETED", 1), text
