@@ -54,6 +54,7 @@ class AnyLoss(nn.Module):
     Attributes:
         form: In which form it gets the masks.
         ignores: Whether its value is independent of what stands under `ignore_index`.
+        counts_ignored: Whether it divides by the number of all pixels, those that it ignores included.
 
     Raises:
         UserError: In no form do right logits cost less than wrong ones.
@@ -70,6 +71,7 @@ class AnyLoss(nn.Module):
             torch.manual_seed(0)
             self.form = self._find_form()
             self.ignore, self.ignores = self._find_ignore()
+            self.counts_ignored = self.ignores and self._is_halved()
 
     def forward(self, logits: Tensor, masks: Tensor) -> Tensor:
         """Return the scalar loss of logits (B, C, H, W) against masks (B, H, W).
@@ -97,6 +99,8 @@ class AnyLoss(nn.Module):
     def describe(self) -> str:
         """Say in which form the loss gets masks, and what becomes of ignored pixels."""
         void = f"ignored pixels as {self.ignore}" if self.ignores else "which may have no ignored pixels"
+        if self.counts_ignored:
+            void += ", which count in its mean: the more there are, the less the others weigh"
         return f"{self.name} is given {self.form}, {void}"
 
     def _value(self, loss: nn.Module, logits: Tensor, masks: Tensor) -> Tensor:
@@ -156,6 +160,13 @@ class AnyLoss(nn.Module):
             if all(torch.isfinite(v) and torch.allclose(v, values[0], rtol=1e-5, atol=1e-7) for v in values):
                 return self.ignore, True
         return 0, False
+
+    def _is_halved(self) -> bool:
+        """Say whether the loss halves when as many ignored pixels are put beside the others."""
+        masks = self._masks()
+        logits = _logits(masks, self.num_classes, 1)
+        wider = F.pad(logits, (0, masks.shape[-1])), F.pad(masks, (0, masks.shape[-1]), value=IGNORE_INDEX)
+        return torch.allclose(2 * self._try(*wider), self._try(logits, masks), rtol=1e-3)
 
     def _try(self, logits: Tensor, masks: Tensor) -> Tensor:
         value = self._value(copy.deepcopy(self.loss), logits, masks)

@@ -63,6 +63,7 @@ FORMS = {
 def test_what_stands_under_ignored_pixels_changes_nothing(name):
     loss = AnyLoss(IGNORING[name], C)
     assert loss.ignores and loss.form == FORMS.get(name, loss.form)
+    assert loss.counts_ignored == ("count in its mean" in loss.describe()) == (name == "smp bce")
     logits, masks = batch()
     value = loss(logits, masks)
     (gradient,) = torch.autograd.grad(value, logits)
