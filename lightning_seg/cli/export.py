@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from lightning_seg.cli.arguments import Arguments, output_file
+from lightning_seg.cli.arguments import Arguments, output_file, size
 from lightning_seg.errors import UserError
 from lightning_seg.experiment.files import experiment_file
 from lightning_seg.runs.directory import existing_run
@@ -56,6 +56,7 @@ def main(arguments: list[str]) -> None:
         note = f"\nnot on images of {data.val_split}: {str(error).splitlines()[0]}"
     wide = data.pixels.takes_any_values if not images else any(one.dtype != "uint8" for _, one in images)
     dtype = torch.float32 if options.float or wide else torch.uint8
+    images = [one for one in images if options.size in (None, one[1].shape[2:])]
     metadata = {"classes": json.dumps(data.class_names), "palette": json.dumps(data.palette)}
     thresholds = task.thresholds if isinstance(task, MultiLabelSegmentation) else None
     least = None if thresholds is None else dict(zip(task.scored_classes, thresholds.tolist(), strict=True))
@@ -68,8 +69,9 @@ def main(arguments: list[str]) -> None:
         options.labels,
         dtype,
         metadata,
-        [*images, *noise(data.num_channels)],
+        [*images, *noise(data.num_channels, options.size)],
         thresholds,
+        options.size,
     )
     if isinstance(task, MultiLabelSegmentation):
         note += f"\nnot in the file: {task.inference!r}" if task.inference is not None else ""
@@ -80,9 +82,10 @@ def main(arguments: list[str]) -> None:
         given = f"{'masks of 0 and 1' if options.labels else 'logits'} (batch, classes, height, width)"
     lines = "\n".join(f"  {one}" for one in checks)
     program = standalone(path, options.format, options.labels, dtype, data.palette, data.pixels, least)
-    size = f"{path.stat().st_size / 1e6:.1f} MB"
+    stored = f"{path.stat().st_size / 1e6:.1f} MB"
+    lengths = "{}, {}".format(*options.size) if options.size else "height, width"
     print(
-        f"{path} ({size}): images (batch, {data.num_channels}, height, width) {str(dtype)[6:]}, with the values of"
+        f"{path} ({stored}): images (batch, {data.num_channels}, {lengths}) {str(dtype)[6:]}, with the values of"
         f" their files -> {given}\nchecked against the checkpoint, in float32 as 'predict' computes:\n{lines}{note}"
         f"\n\n# This runs it, without this package:\n{program}"
     )
@@ -131,5 +134,11 @@ def _parser() -> Arguments:
     add("--format", choices=("onnx", "pt2"), default="onnx", help="onnx (default), or pt2 for torch.export")
     add("--output", type=output_file, metavar="FILE", help="where to; model.onnx in the run unless given")
     add("--labels", action="store_true", help="give labels (uint8) instead of logits")
+    add(
+        "--size",
+        type=size,
+        metavar="HEIGHTxWIDTH",
+        help="take images of this size alone; of any unless given",
+    )
     add("--float", action="store_true", help="take images as float32 instead of uint8, with the same values")
     return parser

@@ -20,12 +20,14 @@ from lightning_seg import load
 from lightning_seg.data.io import read_image
 from lightning_seg.data.pixels import Pixels
 from lightning_seg.errors import UserError
-from lightning_seg.inference.export.check import Check, check
+from lightning_seg.inference.export.check import Check, check, noise
 from lightning_seg.inference.export.exportable import _RegionMeans, exportable
 from lightning_seg.inference.export.formats import FORMATS, export_onnx, export_pt2
 from lightning_seg.inference.export.standalone import standalone
+from lightning_seg.inference.export.write import write
 from lightning_seg.networks.backbones.dilated_vgg import DensePool
 from lightning_seg.networks.backbones.timm_backbone import TimmBackbone
+from lightning_seg.networks.eomt import EoMT
 from lightning_seg.networks.fcn import FCN16s
 from lightning_seg.networks.unet import ClassicUNet, UNet
 from tests.inference.conftest import call
@@ -91,6 +93,34 @@ def test_a_transformer_whose_patches_its_stride_does_not_hold(tmp_path):
         assert one.difference < 1e-4 * one.largest and one.agreement > 0.999, str(one)
 
 
+@pytest.mark.slow
+def test_a_network_of_queries_gives_its_classes_for_images_of_one_size(tmp_path):
+    """Slow because translating attention to ONNX takes long; of one size, because for any it takes longer."""
+    torch.manual_seed(0)
+    args = {"depth": 2, "embed_dim": 16, "num_heads": 1, "patch_size": 8, "img_size": 16}
+    vit = TimmBackbone("vit_tiny_patch16_224", False, out_indices=1, norm=True, backbone_args=args)
+    network, size = EoMT(3, vit, queries=2, blocks=1).eval(), (32, 40)
+    run, checks = write(
+        network, tmp_path / "m.onnx", "onnx", False, torch.uint8, {}, noise(size=size), size=size
+    )
+    assert [one.shape for one in checks] == [(1, 3, 32, 40), (3, 3, 32, 40)]
+    assert all(one.good and one.difference < 1e-3 for one in checks)
+    with pytest.raises(Exception, match="Expected: 40"):
+        run(np.zeros((1, 3, 32, 48), np.uint8))
+
+
+def test_a_network_that_cannot_be_written_for_any_size_is_told_of_images_of_one(tmp_path, monkeypatch):
+    def refuse(*args):
+        raise RuntimeError("Could not guard on data-dependent expression")
+
+    monkeypatch.setitem(FORMATS, "pt2", refuse)
+    network = ClassicUNet(2, channels=4).eval()
+    with pytest.raises(UserError, match="for images of any size: Could not.*\n.* --size=HEIGHTxWIDTH"):
+        write(network, tmp_path / "m.pt2", "pt2", False, torch.uint8, {}, noise())
+    with pytest.raises(UserError, match="for images of 64x48: Could not[^\n]*$"):
+        write(network, tmp_path / "m.pt2", "pt2", False, torch.uint8, {}, [], None, (64, 48))
+
+
 def test_torch_export_of_labels(tmp_path):
     torch.manual_seed(0)
     network = UNet(4, "test_resnet", weights=False, decoder_channels=(32, 16, 16, 8, 8)).eval()
@@ -141,7 +171,7 @@ def test_a_file_that_gives_something_else_is_not_kept(runs, tmp_path, capsys, mo
     monkeypatch.setattr("lightning_seg.inference.export.write.check", lambda *args: wrong)
     (tmp_path / "model.onnx").write_text("an earlier one")
 
-    def write(module, path, metadata, kind):
+    def write(module, path, metadata, kind, size):
         path.write_text("a network")
 
     monkeypatch.setitem(FORMATS, "onnx", write)

@@ -8,7 +8,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from lightning_seg.inference.export.formats import Run
+from lightning_seg.inference.export.formats import Run, Size
 from lightning_seg.inference.precision import full_precision
 from lightning_seg.networks.base import Network
 
@@ -53,9 +53,9 @@ Batch = tuple[str, np.ndarray]
 """What a batch consists of, in words, and its images (B, C, H, W)."""
 
 
-def noise(channels: int = 3) -> list[Batch]:
-    """Return batches of noise of 8 bits: a single image, and several of another size."""
-    return [("noise", _noise((batch, channels, *size)).numpy()) for batch, *size in SIZES]
+def noise(channels: int = 3, size: Size | None = None) -> list[Batch]:
+    """Return batches of noise of 8 bits: a single image, and several of another size, unless there is but one."""
+    return [("noise", _noise((batch, channels, *(size or other))).numpy()) for batch, *other in SIZES]
 
 
 def check(

@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from lightning_seg.errors import UserError
 from lightning_seg.inference.export.exportable import ClassMasks, Labels
@@ -19,16 +19,24 @@ from lightning_seg.networks.base import channels_of
 Run = Callable[[np.ndarray], np.ndarray]
 """Runs an exported file: maps images (B, C, H, W) to its output."""
 
-_AXES = {0: "batch", 2: "height", 3: "width"}
+Size = tuple[int, int]
+"""Height and width of images."""
 
 
-def _example(module: nn.Module) -> tuple[int, int, int, int]:
-    """Shape of the batch that exporters trace a network with."""
+def _example(module: nn.Module, dtype: torch.dtype, size: Size | None) -> Tensor:
+    """Return the batch that exporters trace a network with."""
     network = module.network if isinstance(module, Labels | ClassMasks) else module
-    return 2, channels_of(network), 97, 129
+    return torch.zeros(2, channels_of(network), *(size or (97, 129)), dtype=dtype)
 
 
-def export_onnx(module: nn.Module, path: Path, metadata: dict[str, str], dtype: torch.dtype) -> Run:
+def _axes(size: Size | None) -> dict[int, str]:
+    """Name the axes whose length is free."""
+    return {0: "batch"} if size else {0: "batch", 2: "height", 3: "width"}
+
+
+def export_onnx(
+    module: nn.Module, path: Path, metadata: dict[str, str], dtype: torch.dtype, size: Size | None = None
+) -> Run:
     """Write an ONNX file (opset 18) with dynamic batch, height and width.
 
     Args:
@@ -36,6 +44,7 @@ def export_onnx(module: nn.Module, path: Path, metadata: dict[str, str], dtype: 
         path: File to write.
         metadata: Texts that the file carries.
         dtype: Type of the images' values.
+        size: Of the images, where only the batch is to be dynamic.
 
     Returns:
         The file in onnxruntime.
@@ -49,9 +58,9 @@ def export_onnx(module: nn.Module, path: Path, metadata: dict[str, str], dtype: 
     with _quiet_exporters():
         program: Any = torch.onnx.export(
             module,
-            (torch.zeros(_example(module), dtype=dtype),),
+            (_example(module, dtype, size),),
             dynamo=True,
-            dynamic_shapes=(_AXES,),
+            dynamic_shapes=(_axes(size),),
             opset_version=18,
             input_names=["images"],
             output_names=["labels" if isinstance(module, Labels | ClassMasks) else "logits"],
@@ -65,12 +74,14 @@ def export_onnx(module: nn.Module, path: Path, metadata: dict[str, str], dtype: 
     return lambda images: session.run(None, {"images": images})[0]
 
 
-def export_pt2(module: nn.Module, path: Path, metadata: dict[str, str], dtype: torch.dtype) -> Run:
+def export_pt2(
+    module: nn.Module, path: Path, metadata: dict[str, str], dtype: torch.dtype, size: Size | None = None
+) -> Run:
     """Write a torch.export file; see `export_onnx`. Its images must be larger than the network's stride."""
-    any_size = dict.fromkeys(_AXES, torch.export.Dim.DYNAMIC)
+    free = dict.fromkeys(_axes(size), torch.export.Dim.DYNAMIC)
     with _quiet_exporters():
-        images = torch.zeros(_example(module), dtype=dtype)
-        program = torch.export.export(module, (images,), dynamic_shapes=(any_size,), strict=False)
+        images = _example(module, dtype, size)
+        program = torch.export.export(module, (images,), dynamic_shapes=(free,), strict=False)
         torch.export.save(program, path, extra_files=dict(metadata))
         run = torch.export.load(path).module()
     return lambda images: run(torch.from_numpy(images)).detach().numpy()

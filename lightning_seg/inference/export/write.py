@@ -11,7 +11,7 @@ from lightning_seg.data.dataset import Split
 from lightning_seg.errors import UserError
 from lightning_seg.inference.export.check import Batch, Check, check
 from lightning_seg.inference.export.exportable import exportable
-from lightning_seg.inference.export.formats import FORMATS, Run, reason_of
+from lightning_seg.inference.export.formats import FORMATS, Run, Size, reason_of
 from lightning_seg.inference.predictor import Predictor
 from lightning_seg.networks.base import Network
 
@@ -27,6 +27,7 @@ def write(
     metadata: dict[str, str],
     batches: Sequence[Batch],
     thresholds: torch.Tensor | None = None,
+    size: Size | None = None,
 ) -> tuple[Run, list[Check]]:
     """Export a network and compare the file with it; an earlier file is replaced only if it is good.
 
@@ -39,6 +40,7 @@ def write(
         metadata: Texts that the file carries.
         batches: The images to compare on.
         thresholds: Least logit (K,) of each class, if classes may overlap.
+        size: Height and width of the images, if the file is to take no others.
 
     Returns:
         What runs the file, and the comparison of each batch.
@@ -47,13 +49,14 @@ def write(
         UserError: The network cannot be exported, or the file gives something else.
     """
     unfinished = path.with_name(f".unfinished-{path.name}")
+    hint = "" if size else "\nIt may work for images of a single size, with --size=HEIGHTxWIDTH."
     try:
-        run = FORMATS[form](exportable(network, labels, thresholds), unfinished, metadata, dtype)
+        run = FORMATS[form](exportable(network, labels, thresholds), unfinished, metadata, dtype, size)
         checks = check(network, run, labels, dtype, batches, thresholds)
         if not all(one.good for one in checks):
             lines = "\n".join(f"  {one}" for one in checks)
             raise UserError(
-                f"the exported network gives other results than the checkpoint; no file is kept.\n{lines}"
+                f"the exported network gives other results than the checkpoint; no file is kept.\n{lines}{hint}"
             )
         unfinished.replace(path)
     except UserError:
@@ -61,7 +64,10 @@ def write(
     except OSError as error:
         raise UserError(f"{path} cannot be written: {error.strerror}.") from error
     except Exception as error:  # torch, onnx and onnxruntime raise their own
-        raise UserError(f"{network.title} cannot be exported as {form}: {reason_of(error)}") from error
+        what = "of {}x{}".format(*size) if size else "of any size"
+        raise UserError(
+            f"{network.title} cannot be exported as {form} for images {what}: {reason_of(error)}{hint}"
+        ) from error
     finally:
         unfinished.unlink(missing_ok=True)
     return run, checks
