@@ -112,7 +112,7 @@ def test_a_step_of_mask_classification_does_the_bare_loops_work_and_keeps_as_muc
     assert all(0 < ways[name]() < 60 for name in (OURS, BARE))
 
 
-@pytest.mark.parametrize("command", [["bench", "eval"], ["profile"]])
+@pytest.mark.parametrize("command", [["bench", "eval"], ["bench", "frozen"], ["profile"]])
 def test_networks_that_give_segments_are_refused_in_a_line(command, capsys, tmp_path, monkeypatch):
     file = Path("experiments/eomt_shapes.yaml").resolve()
     monkeypatch.chdir(tmp_path)

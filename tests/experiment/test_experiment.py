@@ -21,7 +21,7 @@ from lightning_seg.experiment.experiment import Experiment, TaskAndData
 from lightning_seg.metrics.scores import scores
 from tests.faults.programs import Program
 
-EXPERIMENTS = sorted(Path("experiments").glob("*.yaml"))
+EXPERIMENTS = sorted([*Path("experiments").glob("*.yaml"), *Path("experiments/own").glob("*.yaml")])
 
 TINY = """
 seed_everything: 0
@@ -251,11 +251,11 @@ def test_every_experiment_builds(path, tmp_path, monkeypatch):
     if built.model.instances:
         built.model.network.min_size = None  # takes time
     with torch.inference_mode():
-        out = built.model(torch.zeros(1, 3, 64, 64, dtype=torch.uint8))
+        out = built.model(torch.zeros(1, built.datamodule.num_channels, 64, 64, dtype=torch.uint8))
     if built.model.instances:
         assert built.datamodule.instances and out[0]["masks"].shape[1:] == (64, 64)
     else:
-        assert out.shape == (1, len(names), 64, 64)
+        assert out.shape == (1, len(names) - built.model.overlapping, 64, 64)
 
 
 def test_killed_and_resumed_is_the_same_run(workplace):

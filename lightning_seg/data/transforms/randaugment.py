@@ -105,7 +105,7 @@ class RandAugment(v2.Transform):
 
 
 class Cutout(v2.Transform):
-    """Cut square holes into the image; the mask is set to `ignore_index` there.
+    """Cut square holes into the image, which training ignores: of inverted masks, as in `transforms`, 0 is void.
 
     DeVries and Taylor, "Improved regularization of convolutional neural networks with Cutout", 2017.
 
