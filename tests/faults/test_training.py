@@ -155,10 +155,10 @@ def test_a_data_worker_that_is_told_to_end_does_not_lack_memory(folder, name):
 
 def test_a_frozen_data_worker(folder, monkeypatch, capsys):
     """A stopped process does not even react to SIGTERM."""
-    monkeypatch.setattr(loading, "WAIT", 8.0)
+    monkeypatch.setattr(loading, "WAIT", 4.0)
     assert here(folder, "exp", "tiny.yaml", "--name=frozen", data("stop")) == 2
     error = capsys.readouterr().err
-    assert "no batch came for 8 s: a data worker hangs" in error
+    assert "no batch came for 4 s: a data worker hangs" in error
     # The batch of the terrible image, or one before that was not handed over whole.
     ends = next(i for i in range(1, 10) if "train_0020" in names_of_step(folder, i))
     assert any(f"Awaited were {names_of_step(folder, i)}" in error for i in range(1, ends + 1))
