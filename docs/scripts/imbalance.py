@@ -29,7 +29,7 @@ from lightning_seg.training.multi_label_losses import (
     MultiLabelLoss,
 )
 
-STEPS, BATCH = 400, 8
+STEPS, BATCH = 1600, 8
 
 VARIANTS: dict[str, tuple[Any, float]] = {
     "`BinaryCrossEntropy`": (BinaryCrossEntropy, 0),
