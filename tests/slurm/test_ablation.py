@@ -9,8 +9,10 @@ from pathlib import Path
 import pytest
 import yaml
 
-from tests.faults.programs import ROOT, experiment, only
+from tests.faults.programs import ROOT, experiment, only, result, run
 from tests.processes import forked_python
+from tests.studies.test_ablation import kill_children
+from tests.studies.test_tuning_killed import progress, scores
 
 from .cluster import Cluster, missing, slurm
 
@@ -62,3 +64,60 @@ def test_an_array_of_jobs(cluster, tmp_path):
     assert "stopped by SIGUSR2 after step" in log and "lightning-seg resume" in log
     only(tmp_path / "runs/study/pausing")  # one run, continued in place
     assert "done" in (answer := ablation(tmp_path)) and "pausing" in answer.split("rank")[1]
+
+
+RATES = {"tune": {"model.optimizer.init_args.lr": [3e-3, 1e-5]}}
+SGD = {"model.optimizer": {"class_path": "torch.optim.SGD", "init_args": {"lr": 0.01}}}
+TUNED = {
+    "experiment": "tiny.yaml",
+    "seeds": 2,
+    "baseline": "adam",
+    "settings": {"checkpointing.every_n_steps": 3},
+    "variants": {"adam": RATES, "sgd": SGD | RATES},
+}
+
+
+@pytest.mark.slow
+def test_a_tuned_study_that_is_killed_five_times_gives_the_answer_of_one_that_is_not(cluster, tmp_path):
+    """Slow because of its sixteen real runs, half of them as jobs, of which some live twice."""
+    experiment(tmp_path)
+    (tmp_path / "study.yaml").write_text(yaml.safe_dump(TUNED, sort_keys=False))
+    run(tmp_path, "ablation", "study.yaml", "--runs=whole", seconds=1800, OMP_NUM_THREADS="1")
+    logs = tmp_path / "runs/study/logs"
+
+    def submit():
+        said = ablation(
+            tmp_path, "--launcher=slurm", "--jobs=2", "--slurm.cpus_per_task=1", "--slurm.hours=0.5"
+        )
+        return said.split("SLURM jobs ")[1].split("_")[0]
+
+    def until_so_far(number):
+        """Wait for so many beginnings, checkpoints and tests of runs: 8 of those that choose, and then 12."""
+        wait(lambda: len(progress(tmp_path)) >= number, 1800)
+
+    def until_nothing_is_left():
+        wait(lambda: not slurm("squeue", "--noheader"), 1800)
+
+    array = submit()
+    until_so_far(1)
+    kill_children(logs)  # the training alone: its job comes back by itself
+    until_so_far(3)
+    slurm("scancel", array)  # the array: the job that waits for it submits what is missing
+    until_so_far(6)
+    slurm("scancel", "--name=study-next")  # that job: nobody submits the second phase
+    until_nothing_is_left()
+    submit()
+    for number, signal in ((11, "KILL"), (15, "TERM")):
+        until_so_far(number)
+        slurm("scancel", "--user=root", f"--signal={signal}", "--full")  # all that there is
+        slurm("scancel", "--user=root")
+        until_nothing_is_left()
+        kill_children(logs)
+        submit()
+    until_nothing_is_left()
+    assert "nothing to run" in (said := ablation(tmp_path)) and "lr 3e-3" in said
+    assert scores(tmp_path / "whole") == scores(tmp_path / "runs")
+    for variant in ("adam", "sgd"):
+        one, other = (sorted((tmp_path / runs / "study" / variant).iterdir()) for runs in ("whole", "runs"))
+        assert sorted(map(str, map(result, one))) == sorted(map(str, map(result, other)))
+    assert len([*tmp_path.glob("runs/study/tuning/*/*/config.yaml")]) == 4  # continued in place
