@@ -185,13 +185,16 @@ def _out_of_memory(trainer: Trainer, data: SegmentationData) -> str:
     if trainer.strategy.root_device.type == "cuda":
         free, total = torch.cuda.mem_get_info(trainer.strategy.root_device)
         what += f" ({torch.cuda.get_device_name()}, {total / 1e9:.0f} GB, {free / 1e9:.1f} GB free now)"
-    if trainer.testing or trainer.validating or trainer.state.fn != "fit":
-        return (
-            f"{what} in evaluation, which sees images at their original size,"
-            f" {data.eval_batch_size} at a time.\nTry --data.init_args.eval_batch_size=1, or"
-            " --trainer.precision=bf16-mixed."
-        )
     height, width = data.crop_size
+    if trainer.testing or trainer.validating or trainer.state.fn != "fit":
+        window = [max(32, height), max(32, width)]
+        return (
+            f"{what} in evaluation, which sees images at their original size, {data.eval_batch_size} at a time."
+            "\nTry --data.init_args.eval_batch_size=1 or, of a network that labels pixels,"
+            f' "--model.inference={{class_path: SlidingWindow, init_args: {{size: {window}}}}}".'
+            + " CUDA_VISIBLE_DEVICES= before the command computes on the processor."
+            * (trainer.strategy.root_device.type == "cuda")
+        )
     batch, accumulate = data.batch_size, trainer.accumulate_grad_batches
     smaller = ",".join(str(max(32, round(side * 0.7 / 32) * 32)) for side in (height, width))
     advice = f"smaller crops, --data.init_args.crop_size=[{smaller}]"
