@@ -14,8 +14,8 @@ current. Every key is one of the YAML and of the command line: `trainer: {max_ep
 An experiment states `model.network`, `model.optimizer` and `data`; all else has the default that stands here. What a
 class takes under `init_args` is on its page of the [reference](api.md); `--model.network.help=UNet` prints it, too. The
 keys of `model` are those of `SemanticSegmentation`; other tasks have [their own](reference/tasks.md). Those of
-`data.init_args` are what every data set takes; what else one takes is on [its page](reference/data_datasets.md). The keys of
-an ablation are in [studies.md](studies.md#an-ablation-of-your-own).
+`data.init_args` are what every data set takes; what else one takes is on [its page](reference/data_datasets.md).
+Those of an ablation are in [studies.md](studies.md#an-ablation-of-your-own).
 """
 TITLES = {
     "": "The experiment",
