@@ -11,6 +11,9 @@ from lightning_seg.errors import UserError
 from lightning_seg.runs.directory import JsonObject
 
 EXPERIMENTS = Path("experiments")
+_CHECKOUT = Path(__file__).parents[2]
+# Those that come with the project, where the package runs from its checkout; in site-packages nothing is beside it.
+SHIPPED = _CHECKOUT / EXPERIMENTS if (_CHECKOUT / "pyproject.toml").is_file() else None
 _NO_KEYS = {f"tag:yaml.org,2002:{kind}" for kind in ("float", "bool", "null")}  # 1.5 would become 1, true 1
 MOST_VALUES = 100_000  # in an experiment file with its references resolved
 
@@ -35,23 +38,37 @@ def experiment_file(name: str) -> Path:
     """Find the YAML file of an experiment.
 
     Args:
-        name: A name in ``experiments/``, or the path of a YAML file.
+        name: A name in ``experiments/``, else among the experiments of the project, or the path of a YAML file.
 
     Raises:
         UserError: There is no such file; the message lists those there are.
     """
-    path = Path(name) if name.endswith((".yaml", ".yml")) else EXPERIMENTS / f"{name}.yaml"
+    is_path = name.endswith((".yaml", ".yml"))
+    path = Path(name) if is_path else EXPERIMENTS / f"{name}.yaml"
     if path.is_file():
         return path
-    names = experiment_names()
-    if not names:
+    if SHIPPED and not is_path and (shipped := SHIPPED / f"{name}.yaml").is_file():
+        return shipped
+    names, others = experiment_names(), _shipped_names()
+    if not names and not others:
         raise UserError(
             f"no experiment {name!r}: there is no folder {EXPERIMENTS}/ with experiments here. Go to the one that has"
             " it, name the YAML itself, or begin here: lightning-seg new NAME."
         )
-    close = difflib.get_close_matches(name, names, n=1)
+    close = difflib.get_close_matches(name, [*names, *others], n=1)
     hint = f" Did you mean {close[0]}?" if close else ""
-    raise UserError(f"no experiment {name!r} ({path} does not exist).{hint} There are: {', '.join(names)}.")
+    here = f" There are: {', '.join(names)}." * bool(names)
+    project = f" With the project come: {', '.join(others)}." * bool(others)
+    raise UserError(f"no experiment {name!r} ({path} does not exist).{hint}{here}{project}")
+
+
+def _shipped_names() -> list[str]:
+    """Return the names of the project's experiments that are not in ``experiments/`` here."""
+    if SHIPPED is None:
+        return []
+    files = [*SHIPPED.glob("*.yaml"), *SHIPPED.glob("own/*.yaml")]
+    found = {file.relative_to(SHIPPED).with_suffix("").as_posix() for file in files}
+    return sorted(found - {*experiment_names()})
 
 
 def read_files(args: Sequence[str]) -> dict[Path, JsonObject]:

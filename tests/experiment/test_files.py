@@ -5,14 +5,28 @@ from pathlib import Path
 import pytest
 
 from lightning_seg.errors import UserError
+from lightning_seg.experiment import files
 from lightning_seg.experiment.experiment import ExperimentSettings
-from lightning_seg.experiment.files import experiment_file, that_differ
+from lightning_seg.experiment.files import SHIPPED, experiment_file, that_differ
 
 
 def test_no_experiments_folder(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(files, "SHIPPED", None)
     with pytest.raises(UserError, match="begin here: lightning-seg new NAME"):
         experiment_file("quickstart")
+
+
+def test_a_name_is_an_experiment_here_before_one_of_the_project(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    assert experiment_file("own/masks") == SHIPPED / "own/masks.yaml"
+    own = Path("experiments/own/masks.yaml")
+    own.parent.mkdir(parents=True)
+    own.touch()
+    (own.parents[1] / "leaves.yaml").touch()
+    assert experiment_file("own/masks") == own
+    with pytest.raises(UserError, match=r"There are: leaves\. With the project come: .*own/yolo.*unet_camvid"):
+        experiment_file("nothing")
 
 
 def test_experiment_may_be_a_path(tmp_path):
