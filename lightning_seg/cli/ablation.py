@@ -76,8 +76,12 @@ def main(arguments: list[str]) -> int:
 def _checked(ablation: Ablation) -> list[Ablation]:
     found = cells(ablation)
     many = f" in {len(found)} cells" if len(found) > 1 else ""
-    print(f"checking the settings of {len(ablation.variants)} variants{many} ...", flush=True)
+    print(f"checking the settings of {_variants(ablation)}{many} ...", flush=True)
     return found
+
+
+def _variants(ablation: Ablation) -> str:
+    return f"{len(ablation.variants)} variant{'s' * (len(ablation.variants) != 1)}"
 
 
 def _left(studies: Sequence[Study], retry: bool, again: Collection[Slot]) -> list[Slot]:
@@ -185,7 +189,7 @@ def _plan(study: Study, left: Sequence[Slot]) -> str:
         cells = [f"{done} of {len(own)}" if own else "not tuned", found] if tuning else []
         rows.append([name, *cells, *(grid.get((name, seed), "–") for seed in ablation.seeds)])
     number = len(ablation.variants) * len(ablation.seeds)
-    size = f"{len(ablation.variants)} variants x {len(ablation.seeds)} seed(s) = {number} runs"
+    size = f"{_variants(ablation)} x {len(ablation.seeds)} seed(s) = {number} runs"
     first = f"{len(tuning)} runs choose settings, then " if tuning else ""
     lines = [f"{ablation.name}: {first}{size} of {ablation.experiment}"]
     lines.append(text_table(header, rows, left=range(len(header))))

@@ -356,11 +356,7 @@ class SegmentationData(SampleReader, SplitLoaders, ABC):
         if stage in ("fit", None):
             train = self._split(self.train_split, train=True)
             world_size = self.trainer.world_size if self.trainer else 1
-            if len(train) < self.batch_size * world_size:
-                raise UserError(
-                    f"The split {self.train_split!r} has {len(train)} images, but one training step needs "
-                    f"batch_size {self.batch_size} x {world_size} devices. Lower --data.init_args.batch_size."
-                )
+            refuse_too_few(self.train_split, len(train), self.batch_size, world_size, self.train_share)
             self._split(self.val_split)
             if not self._exists(self.test_split):
                 rank_zero_warn(

@@ -82,6 +82,27 @@ def share_of(
     return [samples[i] for i in kept]
 
 
+def refuse_too_few(split: str, images: int, batch_size: int, devices: int, share: float) -> None:
+    """Refuse training images that do not fill one step.
+
+    Args:
+        split: The training split.
+        images: How many an epoch has of them.
+        batch_size: Of each device.
+        devices: Of all machines.
+        share: That was taken of the split.
+
+    Raises:
+        UserError: There are fewer than one step of all devices needs.
+    """
+    if images < batch_size * devices:
+        taken, larger = (f" with train_share={share:g}", ", or take a larger share") if share < 1 else ("", "")
+        raise UserError(
+            f"The split {split!r} has {images} images{taken}, but one training step needs batch_size {batch_size} x"
+            f" {devices} devices. Lower data.init_args.batch_size{larger}."
+        )
+
+
 def nested_order(counts: np.ndarray, sizes: np.ndarray) -> list[int]:
     """Order units so that in each beginning of the order every class is about as frequent as in all of them.
 

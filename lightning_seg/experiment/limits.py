@@ -65,7 +65,7 @@ def refuse_useless(config: Namespace) -> None:
         raise UserError(
             f"trainer.accelerator={trainer.accelerator}: this machine has no GPU; cpu trains without."
         )
-    devices = _number(trainer.devices)
+    devices = asked_devices(trainer.devices)
     if devices is None or trainer.num_nodes > 1:
         return
     if devices == 0:
@@ -150,7 +150,7 @@ def _seconds(time: Namespace | dict[str, int] | timedelta | str) -> float:
         return 0.0
 
 
-def _number(devices: str | int | list[int]) -> int | None:
+def asked_devices(devices: str | int | list[int]) -> int | None:
     """The number of devices that is asked for, where it is a number; -1 are all."""
     if isinstance(devices, list):
         return len(devices)

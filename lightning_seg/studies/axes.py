@@ -61,6 +61,7 @@ def together(parts: Sequence[tuple[Ablation, Comparison]]) -> list[Block]:
     low, high = scores.min(1, keepdims=True), scores.max(1, keepdims=True)
     normalised = np.where(high > low, (scores - low) / np.where(high > low, high - low, 1), 0.5)
     order = np.argsort(ranks.mean(0), kind="stable")
+    several = len(names) > 1  # one alone has no rank
     rows = [
         [
             names[i],
@@ -68,7 +69,7 @@ def together(parts: Sequence[tuple[Ablation, Comparison]]) -> list[Block]:
             f"{normalised[:, i].mean():.2f}",
             f"{ranks[:, i].mean():.2f}",
             f"{ranks[:, i].min():g} to {ranks[:, i].max():g}",
-        ]
+        ][: None if several else -3]
         for i in order
     ]
     blocks = [
@@ -76,9 +77,13 @@ def together(parts: Sequence[tuple[Ablation, Comparison]]) -> list[Block]:
             "All experiments together",
             [
                 *_stability(ranks, names),
-                "Normalised: 0 is the worst and 1 the best variant of a cell; mean over cells.",
+                *["Normalised: 0 is the worst and 1 the best variant of a cell; mean over cells."] * several,
             ],
-            ["variant", *(f"{cell} {title}" for cell in cell_names), "normalised", "mean rank", "ranks"],
+            [
+                "variant",
+                *(f"{cell} {title}" for cell in cell_names),
+                *["normalised", "mean rank", "ranks"] * several,
+            ],
             rows,
         )
     ]

@@ -30,6 +30,7 @@ _KEYS = (
     "tune",
     "train_share",
 )
+_AXES = "'variants: {NAME: {KEY: VALUE}}', several experiments, or 'train_share: [0.1, 1]'"
 
 
 @dataclass(frozen=True)
@@ -84,13 +85,18 @@ def load(name: str) -> Ablation:
         content = yaml.safe_load(file.read_text())
     except yaml.YAMLError as error:
         raise UserError(f"{file} is no YAML: {error}") from None
-    if not isinstance(content, dict) or not {"experiment", "variants"} <= content.keys():
-        raise UserError(
-            f"{file} must say at least 'experiment: NAME' and 'variants: {{NAME: {{KEY: VALUE}}}}'"
-        )
+    if not isinstance(content, dict) or "experiment" not in content:
+        raise UserError(f"{file} must say at least 'experiment: NAME' and what is varied: {_AXES}")
     for key in content:
         if key not in _KEYS:
             raise UserError(f"{file}: there is no {key!r}; expected some of {', '.join(_KEYS)}")
+    named, shares = content["experiment"], content.get("train_share") or []
+    planned = content.get("variants") or {}
+    several = isinstance(named, list) and len(named) > 1
+    if not isinstance(planned, dict) or not (planned or shares or several):
+        raise UserError(f"{file} must say what is varied: {_AXES}")
+    if not planned:
+        planned = {"unchanged" if several else Path(str(named)).stem: {}}
     common = _overrides(content.get("settings") or {}, f"{file}: settings")
     given = content.get("seeds", 3)
     seeds = tuple(range(given)) if isinstance(given, int) else tuple(given)
@@ -98,7 +104,7 @@ def load(name: str) -> Ablation:
     variants: dict[str, tuple[str, ...]] = {}
     tune: dict[str, Tuning] = {}
     grids: list[str] = []
-    for variant, changes in content["variants"].items():
+    for variant, changes in planned.items():
         own = everywhere
         if isinstance(changes, dict) and "tune" in changes:
             own = read_tuning(changes["tune"], f"{file}: tune of {variant}", seeds)
@@ -116,7 +122,6 @@ def load(name: str) -> Ablation:
     baseline = content.get("baseline")
     if baseline is not None and baseline not in variants:
         raise UserError(f"{file}: baseline {baseline!r} is none of the variants {', '.join(variants)}")
-    named, shares = content["experiment"], content.get("train_share") or []
     experiments = tuple(experiment_file(str(one)) for one in (named if isinstance(named, list) else [named]))
     numbers = isinstance(shares, list) and all(isinstance(s, int | float) and 0 < s <= 1 for s in shares)
     if not experiments or not numbers or len({*shares}) < len(shares):

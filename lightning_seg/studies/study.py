@@ -7,6 +7,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
+from lightning_seg.data.shares import refuse_too_few
 from lightning_seg.errors import UserError
 from lightning_seg.runs.directory import JsonObject
 from lightning_seg.studies.plan import Ablation, resolved, slot_arguments
@@ -33,8 +34,13 @@ class Study:
     def __init__(self, ablation: Ablation, runs: Path, arguments: Sequence[str] = ()) -> None:
         self.ablation, self._runs, self._arguments = ablation, runs, arguments
         self._final: dict[tuple[str, str], tuple[tuple[str, ...], JsonObject]] = {}
+        seen: list[object] = []
         for variant in ablation.variants:
-            self._settings_of(variant)
+            common, config = self._settings_of(variant)
+            steps = config["data"], config["trainer"]["devices"]
+            if steps not in seen:
+                seen.append(steps)
+                _refuse_few_images(common, config, variant)
         self.tunings = {
             variant: VariantTuning(variant, tuning, self._maker(variant, tuning))
             for variant, tuning in ablation.tune.items()
@@ -145,6 +151,26 @@ def _with_values(config: JsonObject, point: Point) -> JsonObject | None:
             return None
         inner[leaf] = value
     return found
+
+
+def _refuse_few_images(arguments: Sequence[str], config: JsonObject, variant: str) -> None:
+    """Refuse a share of the training images that does not fill one step: every run would end with that."""
+    if config["data"]["init_args"].get("train_share", 1) >= 1:
+        return
+    from lightning_seg.experiment.experiment import ExperimentSettings
+    from lightning_seg.experiment.limits import asked_devices
+
+    data = ExperimentSettings(list(arguments)).build_data()
+    try:
+        images = len(data.samples(data.train_split)) * data.samples_per_image
+    except UserError:
+        return  # the data is not there yet
+    trainer = config["trainer"]
+    devices = (asked_devices(trainer["devices"]) or 1) * trainer["num_nodes"]
+    try:
+        refuse_too_few(data.train_split, images, data.batch_size, devices, data.train_share)
+    except UserError as error:
+        raise UserError(f"variant {variant}: {error}") from None
 
 
 def _refuse_test_images(arguments: Sequence[str], config: JsonObject, variant: str) -> None:

@@ -38,6 +38,7 @@ def no_parser(monkeypatch):
     """Have studies read settings without the parser of experiments, which needs data and half a second."""
     monkeypatch.setattr(study, "resolved", resolved)
     monkeypatch.setattr(study, "_refuse_test_images", lambda *_: None)
+    monkeypatch.setattr(study, "_refuse_few_images", lambda *_: None)
 
 
 class Learners:
