@@ -123,7 +123,8 @@ class RunRecord(L.Callback):
         task = task_of(pl_module)
         if trainer.is_global_zero:
             groups = describe_groups(trainer.optimizers[0], task.network)
-            print(f"weights  {task.pretrained}\n{group_table(groups)}", flush=True)
+            resumes = f"resumes  {_position(trainer)}\n" if trainer.ckpt_path else ""
+            print(f"weights  {task.pretrained}\n{group_table(groups)}\n{resumes}", end="", flush=True)
             if not trainer.fast_dev_run and (self.run / CONFIG).read_text(encoding="utf-8") != self.config:  # type: ignore[attr-defined]
                 write_whole(self.run / CONFIG, self.config)  # a resumed run goes by these from now on
             began = {} if trainer.ckpt_path else {"weights": task.pretrained}
@@ -325,6 +326,18 @@ def steps_without_validation(trainer: L.Trainer) -> int:
         if inside:
             return int(end) - (epoch - 1) * steps - -(-inside // gathered)
     return int(end)
+
+
+def _position(trainer: L.Trainer) -> str:
+    """Say how far a run is that goes on."""
+    epochs, steps = trainer.max_epochs or -1, trainer.max_steps
+    count = trainer.fit_loop.epoch_progress.current
+    # What is saved after an epoch's last step, its validation included, has not counted the epoch yet.
+    uncounted = count.processed < count.started and trainer.is_last_batch
+    return (
+        f"after epoch {trainer.current_epoch + uncounted}{f' of {epochs}' * (epochs > 0)},"
+        f" step {trainer.global_step}{f' of {steps}' * (steps > 0)}"
+    )
 
 
 def _describe(data: SegmentationData) -> str:

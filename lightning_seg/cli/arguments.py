@@ -44,7 +44,10 @@ class Arguments(argparse.ArgumentParser):
     def add_experiment(self) -> None:
         """Add the argument that names an experiment, and ``-c FILE``."""
         self.add_argument(
-            "experiment", nargs="?", metavar="NAME", help="an experiment in experiments/, or its YAML file"
+            "experiment",
+            nargs="?",
+            metavar="NAME",
+            help="an experiment in experiments/ or of the project, or a YAML file",
         )
         self.add_argument(
             "-c",

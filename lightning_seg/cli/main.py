@@ -2,6 +2,7 @@
 
 import difflib
 import importlib
+import io
 import os
 import select
 import signal
@@ -117,6 +118,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         The exit code, see `lightning_seg.errors.ExitCode`.
     """
     arguments = list(sys.argv[1:] if argv is None else argv)
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        sys.stdout.reconfigure(line_buffering=True)  # into a file, too: a log shows how far a run is
     try:
         try:
             if not arguments or arguments[0] in ("-h", "--help", "help"):

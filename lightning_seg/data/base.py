@@ -26,7 +26,7 @@ from lightning_seg.data.measure import measure
 from lightning_seg.data.pixels import MEAN, Measurement, Statistics, make_pixels
 from lightning_seg.data.reader import SampleReader
 from lightning_seg.data.settings import refuse_conflicts, refuse_senseless
-from lightning_seg.data.shares import listed, share_of
+from lightning_seg.data.shares import listed, refuse_too_few, share_of
 from lightning_seg.data.transforms.batch import SampleKey
 from lightning_seg.data.transforms.color import ColorJitter
 from lightning_seg.data.transforms.geometry import RandomHorizontalFlip, RandomScaleCrop

@@ -96,7 +96,9 @@ def refuse_too_few(split: str, images: int, batch_size: int, devices: int, share
         UserError: There are fewer than one step of all devices needs.
     """
     if images < batch_size * devices:
-        taken, larger = (f" with train_share={share:g}", ", or take a larger share") if share < 1 else ("", "")
+        taken, larger = (
+            (f" with train_share={share:g}", ", or take a larger share") if share < 1 else ("", "")
+        )
         raise UserError(
             f"The split {split!r} has {images} images{taken}, but one training step needs batch_size {batch_size} x"
             f" {devices} devices. Lower data.init_args.batch_size{larger}."

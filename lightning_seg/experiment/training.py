@@ -74,16 +74,19 @@ def resume(run: str | Path, args: Sequence[str] = (), then_test: bool = True) ->
     run = Path(run)
     if checkpoint := newest(run):
         with note_version_mismatch(run):
-            _refuse_decided(run, args)
+            changes = _changes(run, args)
+        if not rank_zero_only.rank:  # type: ignore[attr-defined]
+            print("".join(f"changes  {change}\n" for change in changes), end="", flush=True)
         args = ["--ckpt_path", str(checkpoint), *args]
     elif not rank_zero_only.rank:  # type: ignore[attr-defined]
         print(f"{run} has no checkpoint yet: it starts from the beginning.")
     return train(["-c", str(run / CONFIG), *args], then_test=then_test, run=run)
 
 
-def _refuse_decided(run: Path, args: Sequence[str]) -> None:
+def _changes(run: Path, args: Sequence[str]) -> list[str]:
+    """List what settings change of a run that has a checkpoint, and refuse what that has decided."""
     if not args:
-        return
+        return []
     file = ["-c", str(run / CONFIG)]
     old, new = (dict(flatten(yaml.safe_load(ExperimentSettings([*file, *more]).text))) for more in ([], args))
     free = {f"data.init_args.{name}" for name in _STILL_FREE}
@@ -103,3 +106,4 @@ def _refuse_decided(run: Path, args: Sequence[str]) -> None:
             f"{name} was {old.get(name)} and would be {new.get(name)}: a run that has a checkpoint cannot change it,"
             f" only {remedy}"
         )
+    return [f"{key} {old[key]} -> {new[key]}" for key in new if key in old and old[key] != new[key]]

@@ -109,6 +109,7 @@ def test_resumed_run_that_had_stopped_trains_no_further(run, capsys):
     out = capsys.readouterr().out
     assert (
         "weights  those of the checkpoint" in out
+        and "resumes  after epoch 5 of 30, step 10\n" in out
         and "stopped  4 validations without a better val/miou" in out
     )
     assert "fit      " in out and "epoch 6" not in out

@@ -25,7 +25,9 @@ def test_a_name_is_an_experiment_here_before_one_of_the_project(tmp_path, monkey
     own.touch()
     (own.parents[1] / "leaves.yaml").touch()
     assert experiment_file("own/masks") == own
-    with pytest.raises(UserError, match=r"There are: leaves\. With the project come: .*own/yolo.*unet_camvid"):
+    with pytest.raises(
+        UserError, match=r"There are: leaves\. With the project come: .*own/yolo.*unet_camvid"
+    ):
         experiment_file("nothing")
 
 

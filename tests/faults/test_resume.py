@@ -188,7 +188,8 @@ def test_what_a_resume_changed_is_kept(folder, finished):
     path = folder / "runs" / "longer" / finished.name
     shutil.copytree(finished, path)
     before = yaml.safe_load((path / "config.yaml").read_text())
-    run(folder, "resume", str(path), "--trainer.max_epochs=3", "--data.init_args.num_workers=1")
+    said = run(folder, "resume", str(path), "--trainer.max_epochs=3", "--data.init_args.num_workers=1")
+    assert "changes  trainer.max_epochs 1 -> 3\n" in said and "resumes  after epoch 1 of 3, step 10\n" in said
     after = yaml.safe_load((path / "config.yaml").read_text())
     before["trainer"]["max_epochs"], before["data"]["init_args"]["num_workers"] = 3, 1
     assert after == before

@@ -125,7 +125,10 @@ def test_what_the_yaml_says(workplace):
         ({"variants": {"a": {}}, "baseline": "b"}, "baseline 'b' is none of the variants a"),
         ({"variants": {"a": {}}, "sets": 3}, "there is no 'sets'; expected some of experiment, seeds"),
         ({"variants": {"a": {"grid": [1]}}}, r"grid of a must be \{KEY: \[VALUE"),
-        ({}, "must say what is varied: 'variants: {NAME: {KEY: VALUE}}', several experiments, or 'train_share"),
+        (
+            {},
+            "must say what is varied: 'variants: {NAME: {KEY: VALUE}}', several experiments, or 'train_share",
+        ),
     ],
 )
 def test_a_wrong_yaml_is_named(workplace, content, says):
