@@ -7,7 +7,6 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from lightning_seg.data.shares import refuse_too_few
 from lightning_seg.errors import UserError
 from lightning_seg.runs.directory import JsonObject
 from lightning_seg.studies.plan import Ablation, resolved, slot_arguments
@@ -157,6 +156,7 @@ def _refuse_few_images(arguments: Sequence[str], config: JsonObject, variant: st
     """Refuse a share of the training images that does not fill one step: every run would end with that."""
     if config["data"]["init_args"].get("train_share", 1) >= 1:
         return
+    from lightning_seg.data.shares import refuse_too_few
     from lightning_seg.experiment.experiment import ExperimentSettings
     from lightning_seg.experiment.limits import asked_devices
 
