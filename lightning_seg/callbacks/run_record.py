@@ -333,7 +333,7 @@ def _position(trainer: L.Trainer) -> str:
     epochs, steps = trainer.max_epochs or -1, trainer.max_steps
     count = trainer.fit_loop.epoch_progress.current
     # What is saved after an epoch's last step, its validation included, has not counted the epoch yet.
-    uncounted = count.processed < count.started and trainer.is_last_batch
+    uncounted = count.completed < count.ready and trainer.is_last_batch
     return (
         f"after epoch {trainer.current_epoch + uncounted}{f' of {epochs}' * (epochs > 0)},"
         f" step {trainer.global_step}{f' of {steps}' * (steps > 0)}"
