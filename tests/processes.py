@@ -63,8 +63,9 @@ def _call(environment: dict[str, str], function: Callable[..., None], arguments:
 def _become(environment: dict[str, str]) -> None:
     """Behave as a process that was started with this environment."""
     set_environment(environment)
-    # The server has imported it without a rank.
-    rank_zero_only.rank = int(environment.get("RANK") or environment.get("SLURM_PROCID") or 0)
+    # The server has imported it without a rank. These are what Lightning looks for, in its order.
+    ranks = [environment[key] for key in ("RANK", "LOCAL_RANK", "SLURM_PROCID") if key in environment]
+    rank_zero_only.rank = int(ranks[0]) if ranks else 0
     multiprocessing.set_start_method(None, force=True)  # data workers are forks of it, as in any program
     signal.signal(signal.SIGINT, signal.default_int_handler)
     signal.signal(signal.SIGTERM, signal.SIG_DFL)
