@@ -13,6 +13,9 @@ from lightning_seg.metrics.objects import PanopticQuality, panoptic_counts
 from lightning_seg.metrics.scores import class_mean
 
 ObjectArrays = Mapping[str, np.ndarray]
+"""The objects of an image: "boxes" (N, 4) as x1, y1, x2, y2 in pixels, "labels" (N,) from 1, "masks" (N, H, W) bool;
+predicted ones have "scores" (N,), true ones may have "iscrowd" (N,), several objects as one, and "area" (N,): what COCO
+calls their size, if it is not the number of pixels."""
 CocoEntry = dict[str, Any]  # an object as COCO's tools take it, who add to it what they compute
 T = TypeVar("T")
 
@@ -25,10 +28,6 @@ class ImageRecord(TypedDict, total=False):
     found: list[CocoEntry]
     truth: list[CocoEntry]
 
-
-"""The objects of an image: "boxes" (N, 4) as x1, y1, x2, y2 in pixels, "labels" (N,) from 1, "masks" (N, H, W) bool;
-predicted ones have "scores" (N,), true ones may have "iscrowd" (N,), several objects as one, and "area" (N,): what COCO
-calls their size, if it is not the number of pixels."""
 
 # What COCO calls them; of its ten thresholds and four ranges of area (in pixels) those that have a name.
 KINDS: dict[str, Literal["segm", "bbox"]] = {"mask_ap": "segm", "box_ap": "bbox"}

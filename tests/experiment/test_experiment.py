@@ -5,10 +5,10 @@ import json
 import os
 import re
 import signal
+import subprocess
+import sys
 from pathlib import Path
-from typing import Union
 
-import lightning as L
 import numpy as np
 import pytest
 import torch
@@ -17,7 +17,7 @@ from PIL import Image
 
 from lightning_seg.cli.main import main
 from lightning_seg.errors import UserError
-from lightning_seg.experiment.experiment import Experiment, TaskAndData
+from lightning_seg.experiment.experiment import Experiment
 from lightning_seg.metrics.scores import scores
 from tests.faults.programs import Program
 
@@ -149,18 +149,22 @@ def test_a_finished_run_is_scored_on_all_images_however_few_its_training_looked_
     assert json.loads((few / "test.json").read_text())["protocol"]["images"] == 5
 
 
-def test_one_batch_stays_one_batch_whatever_was_imported_before(tmp_path, monkeypatch):
+def test_one_batch_stays_one_batch_whatever_was_imported_before(tmp_path):
     """Where a library writes ``float | int``, such as MONAI, Python has no other ``int | float``."""
-    names = [f"limit_{split}_batches" for split in ("train", "val", "test")]
-    for name in names:  # what Lightning's annotation is once MONAI was imported before
-        monkeypatch.setitem(L.Trainer.__init__.__annotations__, name, Union[float, int, None])  # noqa: UP007
+    program = tmp_path / "program.py"
+    program.write_text(
+        "import monai.losses\n"
+        "from lightning_seg.experiment.experiment import TaskAndData\n"
+        "args = ['-c', 'tiny.yaml', '--trainer.limit_test_batches=1', '--trainer.limit_val_batches=1.0']\n"
+        "built = TaskAndData(args)\n"
+        "for trainer in (built.config.trainer, built.config_init.trainer):\n"
+        "    print([trainer.limit_train_batches, trainer.limit_val_batches, trainer.limit_test_batches])\n"
+    )
     settings = yaml.safe_load(TINY)
     settings["trainer"]["limit_train_batches"] = 1
     (tmp_path / "tiny.yaml").write_text(yaml.safe_dump(settings))
-    limits = ["--trainer.limit_test_batches=1", "--trainer.limit_val_batches=1.0"]
-    built = TaskAndData(["-c", str(tmp_path / "tiny.yaml"), *limits])
-    for trainer in (built.config.trainer, built.config_init.trainer):
-        assert repr([trainer[name] for name in names]) == "[1, 1.0, 1]"  # 1 == 1.0
+    done = subprocess.run([sys.executable, program], cwd=tmp_path, capture_output=True, text=True)
+    assert done.stdout.splitlines()[-2:] == ["[1, 1.0, 1]"] * 2, done.stderr
 
 
 def write_images(folder):

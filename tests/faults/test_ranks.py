@@ -231,9 +231,9 @@ def test_a_network_spread_over_processes_trains_like_a_whole_one(folder, optimiz
     """
     options = [o for o in SAME if "Frozen" not in o and "SGD" not in o] + [
         f"--model.optimizer={{class_path: torch.optim.{optimizer}, init_args: {{lr: 1e-3}}}}",
-        "--data.init_args.batch_size=2", "--data.init_args.train_images=20", "--trainer.max_epochs=2",
+        "--data.init_args.batch_size=2", "--trainer.max_epochs=2",
     ]  # fmt: skip
-    sharded = [*options, "--trainer.strategy=fully_shard", "--checkpointing.every_n_steps=4"]
+    sharded = [*options, "--trainer.strategy=fully_shard", "--checkpointing.every_n_steps=5"]
     finish(ranks(folder, 2, "exp", "tiny.yaml", f"--name=ddp-{optimizer}", *options))
     finish(ranks(folder, 2, "exp", "tiny.yaml", f"--name=fsdp-{optimizer}", *sharded))
     paths = [only(folder / f"runs/{name}-{optimizer}") for name in ("ddp", "fsdp")]
@@ -245,7 +245,7 @@ def test_a_network_spread_over_processes_trains_like_a_whole_one(folder, optimiz
     before = json.loads((paths[1] / "test.json").read_text())["scores"]
     whole = read(paths[1] / "checkpoints/last.ckpt")["state_dict"]
     (paths[1] / "checkpoints/last.ckpt").write_bytes((paths[1] / "checkpoints/previous.ckpt").read_bytes())
-    finish(ranks(folder, 2, "resume", str(paths[1])))  # from step 8 of 10
+    finish(ranks(folder, 2, "resume", str(paths[1])))  # from step 15 of 20
     again = read(paths[1] / "checkpoints/last.ckpt")["state_dict"]
     assert all(torch.equal(whole[key], again[key]) for key in whole)
     run(folder, "test", str(paths[1]), "--trainer.devices=1", "--trainer.strategy=auto")

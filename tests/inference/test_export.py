@@ -30,7 +30,6 @@ from lightning_seg.inference.export.standalone import standalone
 from lightning_seg.inference.export.write import write
 from lightning_seg.networks.backbones.dilated_vgg import DensePool
 from lightning_seg.networks.backbones.timm_backbone import TimmBackbone
-from lightning_seg.networks.eomt import EoMT
 from lightning_seg.networks.fcn import FCN16s
 from lightning_seg.networks.unet import ClassicUNet, UNet
 from tests.inference.conftest import call
@@ -96,20 +95,16 @@ def test_a_transformer_whose_patches_its_stride_does_not_hold(tmp_path):
         assert one.difference < 1e-4 * one.largest and one.agreement > 0.999, str(one)
 
 
-@pytest.mark.slow
-def test_a_network_of_queries_gives_its_classes_for_images_of_one_size(tmp_path):
-    """Slow because translating attention to ONNX takes long; of one size, because for any it takes longer."""
-    torch.manual_seed(0)
-    args = {"depth": 2, "embed_dim": 16, "num_heads": 1, "patch_size": 8, "img_size": 16}
-    vit = TimmBackbone("vit_tiny_patch16_224", False, out_indices=1, norm=True, backbone_args=args)
-    network, size = EoMT(3, vit, queries=2, blocks=1).eval(), (32, 40)
-    run, checks = write(
-        network, tmp_path / "m.onnx", "onnx", False, torch.uint8, {}, noise(size=size), size=size
-    )
-    assert [one.shape for one in checks] == [(1, 3, 32, 40), (3, 3, 32, 40)]
-    assert all(one.good and one.difference < 1e-3 for one in checks)
-    with pytest.raises(Exception, match="Expected: 40"):
-        run(np.zeros((1, 3, 32, 48), np.uint8))
+def test_a_file_for_images_of_one_size_takes_no_others(runs, tmp_path, capsys):
+    file = tmp_path / "model.onnx"
+    assert call("export", runs[0], "--size", "64x32", "--output", file) == 0
+    out = capsys.readouterr().out
+    assert "images (batch, 3, 64, 32) uint8" in out and "val image" not in out  # those are of other sizes
+    assert out.count("64x32: largest difference") == 2 and "batch of 3" in out
+    run = onnxruntime.InferenceSession(str(file)).run
+    assert run(None, {"images": np.zeros((2, 3, 64, 32), np.uint8)})[0].shape[2:] == (64, 32)
+    with pytest.raises(Exception, match="Expected: 32"):
+        run(None, {"images": np.zeros((1, 3, 64, 48), np.uint8)})
 
 
 def test_a_network_that_cannot_be_written_for_any_size_is_told_of_images_of_one(tmp_path, monkeypatch):

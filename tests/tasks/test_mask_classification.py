@@ -257,3 +257,16 @@ def test_processes_share_the_number_of_segments_and_wait_for_none_in_evaluation(
     found = [torch.load(tmp_path / f"{rank}.pt", weights_only=True) for rank in (0, 1)]
     each = 5 * np.log(2)  # weight and cross-entropy of one mask; two segments a process on average
     np.testing.assert_allclose(found, [each / 2, each * 3 / 2], rtol=1e-5)
+
+
+@pytest.mark.slow
+def test_an_exported_network_gives_the_classes(run, tmp_path):
+    """Slow because torch traces the network for any size of image."""
+    onnxruntime = pytest.importorskip("onnxruntime", reason="the extra `export` is not installed")
+    main(["export", str(run), "--output", str(tmp_path / "m.onnx")])
+    session = onnxruntime.InferenceSession(str(tmp_path / "m.onnx"))
+    images = np.random.default_rng(0).integers(0, 256, (1, 3, 40, 48), np.uint8)
+    (logits,) = session.run(None, {session.get_inputs()[0].name: images})
+    with torch.no_grad():
+        expected = load_run(run).task.eval()(torch.from_numpy(images))
+    np.testing.assert_allclose(logits, expected, atol=1e-3)

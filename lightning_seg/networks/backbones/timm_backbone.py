@@ -297,7 +297,7 @@ def _create(name: str, output_stride: int = 32, **args: Any) -> Any:
             return timm.create_model(name, pretrained=False, features_only=True, **option | args)
         except TypeError as error:
             failure: Exception = error
-        except (AssertionError, AttributeError, NotImplementedError, RuntimeError, ValueError) as error:
+        except (AssertionError, AttributeError, RuntimeError, ValueError) as error:
             failure = error
             break
     raise UserError(
