@@ -25,7 +25,14 @@ from lightning_seg.inference.predictor import (
     SegmentPredictor,
 )
 from lightning_seg.runs.csv_logger import RunLogger
-from lightning_seg.runs.directory import BEST_CHECKPOINT, CONFIG, JsonObject, existing_run, resume_command
+from lightning_seg.runs.directory import (
+    BEST_CHECKPOINT,
+    CONFIG,
+    LAST_CHECKPOINT,
+    JsonObject,
+    existing_run,
+    resume_command,
+)
 from lightning_seg.tasks.base import SegmentationTask
 from lightning_seg.tasks.instance import InstanceSegmentation
 from lightning_seg.tasks.mask_classification import MaskClassification
@@ -142,9 +149,15 @@ class _Finished(TaskAndData):
                     f"no checkpoint {self.checkpoint}: the run was a trial of a few batches (trainer.fast_dev_run),"
                     " which keeps none; train without it."
                 )
+            last = self.run / LAST_CHECKPOINT
+            took = (
+                f"--ckpt_path={last} takes its last weights"
+                if last.is_file()
+                else "--ckpt_path=FILE takes another"
+            )
             raise UserError(
-                f"no checkpoint {self.checkpoint}: {resume_command(self.run)} trains the run to its end, and"
-                " --ckpt_path=FILE takes another."
+                f"no checkpoint {self.checkpoint}: no validation of the run has chosen one. If it was ended early,"
+                f" {resume_command(self.run)} trains it to its end; {took}."
             )
         if self.config.model.get("temperature") == 1:  # not chosen by hand
             self.config.model.temperature = temperature_of(self.run, self.checkpoint)

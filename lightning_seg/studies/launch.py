@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import IO, Any
 
 from lightning_seg.errors import UserError
-from lightning_seg.runs.directory import JsonObject
+from lightning_seg.runs.directory import LAST_CHECKPOINT, JsonObject
 from lightning_seg.studies.slots import Slot
 
 PROGRAM = [sys.executable, "-m", "lightning_seg"]  # a process of its own for each run
@@ -25,6 +25,7 @@ _ENDED = "--- ended after {:.1f} s"
 _STOPPED = [signal.Signals[f"SIG{name}"] for name in ("HUP", "INT", "TERM", "KILL", "USR1", "USR2", "XCPU")]
 _POLL = 0.2  # seconds between two looks at the running processes
 _LOOK = 2.0  # seconds between two looks at what a run has scored so far
+_LIVES = 4  # of a SLURM job whose run gets nowhere
 
 
 class Attempt:
@@ -163,6 +164,9 @@ class Job:
             while not attempt.ended():
                 time.sleep(_POLL)
             said = f"{self.slot.name}: {attempt.finish()}"
+        if self.slot.state() == "half done" and (lives := starts_since_saved(self.slot)) >= _LIVES:
+            self.slot.failure = f"it was ended {lives} times before it had saved anything new"
+            said = f"{self.slot.name}: FAILED: {self.slot.failure} ({self.slot.log})"
         print(said, flush=True)
         if self.slot.failure:
             raise RuntimeError(said)
@@ -276,6 +280,15 @@ def seconds_of(slot: Slot) -> float | None:
         return None
     ended = re.findall("^" + _ENDED.replace("{:.1f}", r"([\d.]+)"), text, re.MULTILINE)
     return sum(map(float, ended)) if ended else None
+
+
+def starts_since_saved(slot: Slot) -> int:
+    """Count how often a run was begun or continued, by its log, since it last got to a checkpoint."""
+    starts = re.findall(r"^--- (\S+ \S+) lightning-seg ", slot.log.read_text(errors="replace"), re.MULTILINE)
+    run = slot.run()
+    checkpoint = run and run.path / LAST_CHECKPOINT
+    saved = checkpoint.stat().st_mtime if checkpoint and checkpoint.exists() else 0
+    return sum(time.mktime(time.strptime(start, "%Y-%m-%d %H:%M:%S")) >= saved for start in starts)
 
 
 def time_left(slots: Sequence[Slot], left: Sequence[Slot], jobs: int) -> float | None:

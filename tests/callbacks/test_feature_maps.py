@@ -120,7 +120,10 @@ def test_command(tmp_path, network, capsys, monkeypatch):
     (run / "config.yaml").write_text(RUN)
     Image.new("RGB", (70, 50), "teal").save("photo.jpg")
     assert main(["features", "runs/some", "photo.jpg"]) == 2
-    assert "no checkpoint" in capsys.readouterr().err
+    assert "--ckpt_path=FILE takes another" in capsys.readouterr().err
+    (run / "checkpoints/last.ckpt").touch()
+    assert main(["features", "runs/some", "photo.jpg"]) == 2
+    assert "/1/checkpoints/last.ckpt takes its last weights" in capsys.readouterr().err
     network = UNet(6, "test_resnet", weights=False, decoder_channels=(16, 16, 8, 8, 8))
     state = {f"network.{key}": value for key, value in network.state_dict().items()}
     torch.save({"state_dict": state | {"loss.class_weights": torch.ones(6)}}, run / "checkpoints/best.ckpt")

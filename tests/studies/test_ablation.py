@@ -183,6 +183,28 @@ def test_states(workplace):
     assert slot(seed=1).state() == "missing" and slot("b").state() == "missing"
 
 
+def test_a_job_whose_run_gets_nowhere_is_not_queued_for_ever(workplace, monkeypatch):
+    fake = Path("fake.py").read_text()
+    killed = fake.replace('print("training", flush=True)', "import os; os.kill(os.getpid(), 9)")
+    queued = []
+    monkeypatch.setattr("lightning_seg.studies.slurm.requeue", lambda: queued.append(1))
+    Path("fake.py").write_text(killed)
+    one = slot()
+    for _ in range(3):
+        assert "stopped after" in launch.Job(one)()
+    with pytest.raises(RuntimeError, match="ended 4 times before it had saved anything new"):
+        launch.Job(one)()
+    assert len(queued) == 3 and one.state() == "failed"
+    checkpoint = one.run().path / "checkpoints/last.ckpt"
+    checkpoint.parent.mkdir()
+    checkpoint.touch()
+    os.utime(checkpoint, (time.time() + 5,) * 2)  # from here on it got somewhere
+    assert "stopped after" in launch.Job(one)() and len(queued) == 4
+    Path("fake.py").write_text(fake)
+    launch.Job(one)()
+    assert one.state() == "done"
+
+
 @pytest.mark.parametrize(
     ("planned", "made", "differing"),
     [
