@@ -150,14 +150,10 @@ class _Finished(TaskAndData):
                     " which keeps none; train without it."
                 )
             last = self.run / LAST_CHECKPOINT
-            took = (
-                f"--ckpt_path={last} takes its last weights"
-                if last.is_file()
-                else "--ckpt_path=FILE takes another"
-            )
+            other = f"{last} takes its last weights" if last.is_file() else "FILE takes another"
             raise UserError(
                 f"no checkpoint {self.checkpoint}: no validation of the run has chosen one. If it was ended early,"
-                f" {resume_command(self.run)} trains it to its end; {took}."
+                f" {resume_command(self.run)} trains it to its end; --ckpt_path={other}."
             )
         if self.config.model.get("temperature") == 1:  # not chosen by hand
             self.config.model.temperature = temperature_of(self.run, self.checkpoint)

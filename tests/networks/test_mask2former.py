@@ -5,6 +5,8 @@ import pytest
 import torch
 
 from lightning_seg.errors import UserError
+from lightning_seg.inference.export.check import noise
+from lightning_seg.inference.export.write import write
 from lightning_seg.networks.backbones.timm_backbone import TimmBackbone
 from lightning_seg.networks.mask2former import Mask2Former
 from lightning_seg.training.mask_loss import MaskLoss, Targets
@@ -145,3 +147,16 @@ def test_what_it_cannot_be_made_of_is_refused():
         Mask2Former(CLASSES, "resnet18", False, channels=40)
     with pytest.raises(UserError, match="strides 4, 8, 16 and 32"):
         Mask2Former(CLASSES, TimmBackbone("resnet18", False, output_stride=16))
+
+
+@pytest.mark.slow
+def test_it_is_exported_for_images_of_one_size(tmp_path):
+    """Slow because translating deformable attention to ONNX takes long."""
+    pytest.importorskip("onnxruntime", reason="the extra `export` is not installed")
+    torch.manual_seed(0)
+    settings = {**SETTINGS, "decoder_layers": 1}
+    network, size = Mask2Former(CLASSES, TimmBackbone("resnet10t", False), **settings).eval(), (64, 96)
+    images = noise(size=size)
+    _, checks = write(network, tmp_path / "m.onnx", "onnx", False, torch.uint8, {}, images, size=size)
+    assert [one.shape for one in checks] == [(1, 3, 64, 96), (3, 3, 64, 96)]
+    assert all(one.good and one.difference < 1e-4 * one.largest for one in checks)

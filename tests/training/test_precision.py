@@ -35,7 +35,7 @@ class Uint8(nn.Module):
 @pytest.mark.parametrize(("full", "half", "expected"), [(2.0, 1.0, "bf16-mixed"), (1.0, 1.0, "32-true")])
 def test_bf16_is_chosen_where_it_pays_and_remembered(monkeypatch, full, half, expected):
     times = {None: full, torch.bfloat16: half}
-    monkeypatch.setattr(precision, "_step_time", lambda network, dtype, steps=1: times[dtype])
+    monkeypatch.setattr(precision, "_step_time", lambda network, dtype: times[dtype])
     first = choose_precision(Uint8(), CPU)
     assert first.precision == expected
     times[torch.bfloat16] = 9.0 / half  # another measurement would say the opposite
