@@ -1,7 +1,7 @@
 """Make docs/comparison.jpg, the picture of a comparison page: ``python docs/scripts/comparison.py``; needs chromium.
 
 Three losses with three seeds each, small networks on drawn shapes, in runs/losses, and the page they are compared on,
-runs/losses.html: about three minutes of one core. Runs that are there are not made again.
+runs/losses.html: about one minute of one core. Runs that are there are not made again.
 """
 
 import subprocess
