@@ -1,6 +1,7 @@
 """Processes that start within a tenth of a second: forks of a server that has imported everything once."""
 
 import atexit
+import gc
 import json
 import multiprocessing
 import os
@@ -62,6 +63,7 @@ def _call(environment: dict[str, str], function: Callable[..., None], arguments:
 
 def _become(environment: dict[str, str]) -> None:
     """Behave as a process that was started with this environment."""
+    gc.freeze()  # what the server has imported stays, and is not looked at (and so copied) in each collection
     set_environment(environment)
     # The server has imported it without a rank. These are what Lightning looks for, in its order.
     ranks = [environment[key] for key in ("RANK", "LOCAL_RANK", "SLURM_PROCID") if key in environment]
