@@ -26,6 +26,7 @@ from lightning_seg.studies import launch
 from lightning_seg.studies.ablation import answer
 from lightning_seg.studies.plan import Ablation, Slot, as_long, load
 from tests.faults.programs import Program, run
+from tests.processes import forked_python
 from tests.runs.made_runs import make_run, simulate
 
 SHIPPED = sorted(Path("experiments/ablations").glob("*.yaml"))
@@ -267,11 +268,11 @@ def test_two_runners_share_the_work(workplace):
         import sys
         sys.path.insert(0, {str(Path(__file__).parents[2])!r})
         from tests.studies.test_ablation import launch, slot
-        launch.PROGRAM = [sys.executable, "-S", "fake.py"]
+        launch.PROGRAM = [{sys.executable!r}, "-S", "fake.py"]
         launch.run_here([slot(v, s, sleep=0.3) for s in range(3) for v in "ab"], 1, print)
         """
     )
-    runners = [subprocess.Popen([sys.executable, "-c", code]) for _ in range(2)]
+    runners = [subprocess.Popen([forked_python(), "-c", code]) for _ in range(2)]
     assert [runner.wait() for runner in runners] == [0, 0]
     assert sorted(starts()) == [f"exp study/{v} {s}" for v in "ab" for s in range(3)]
 
