@@ -16,6 +16,10 @@ from lightning_seg.networks.foreign import IMAGENET, build, complete, normalizat
 from lightning_seg.training.finetune.policies import Frozen, FrozenStages, Full, LayerwiseDecay
 
 ENCODER = {"encoder_name": "resnet18", "encoder_weights": None, "classes": 5}
+SMALL = {
+    **ENCODER,
+    "encoder_name": "tu-test_resnet",
+}  # timm's smallest, where the names of its parts do not matter
 
 
 class Paper(nn.Module):
@@ -70,7 +74,7 @@ def torchvisions(name, **options):
 
 
 FOREIGN = {
-    **{name: (lambda name=name: getattr(smp, name)(**ENCODER), {}) for name in
+    **{name: (lambda name=name: getattr(smp, name)(**SMALL), {}) for name in
        ("Unet", "UnetPlusPlus", "MAnet", "Linknet", "FPN", "PSPNet", "PAN", "DeepLabV3", "DeepLabV3Plus", "UPerNet",
         "Segformer")},
     "deeplabv3_mobilenet": (lambda: torchvisions("deeplabv3_mobilenet_v3_large", aux_loss=True), {}),
