@@ -115,7 +115,8 @@ class EoMT(MaskNetwork):
         grid = x.shape[-2] // self.stride, x.shape[-1] // self.stride
         start = prefix.shape[1]
         # At the end, so that the places of all other tokens stay; attention does not depend on the order.
-        added = self.queries_embedding.weight[None].expand(len(x), -1, -1).to(patches.dtype)
+        # The batch's length as a shape says it: len() would fix it in exports.
+        added = self.queries_embedding.weight[None].expand(x.shape[0], -1, -1).to(patches.dtype)
         tokens = torch.cat([prefix, patches, added], 1)
         options = _rotation(model, grid, self.count)
         found: list[Queries] = []
@@ -141,7 +142,7 @@ class EoMT(MaskNetwork):
         if self.training:
             seen |= (torch.rand(*seen.shape[:2], device=seen.device) > prob)[..., None]
         size = start + seen.shape[2] + self.count
-        attends = torch.ones(len(seen), size, size, dtype=torch.bool, device=seen.device)
+        attends = torch.ones(seen.shape[0], size, size, dtype=torch.bool, device=seen.device)
         attends[:, -self.count :, start : -self.count] = seen
         return attends[:, None]
 

@@ -176,6 +176,15 @@ def test_a_compiled_network_is_compiled_anew_only_when_masking_ends_in_a_block()
         assert counter.frame_count == times
 
 
+def test_it_is_exported_for_any_number_of_images_of_any_size():
+    ours = network(blocks=1).eval()
+    free = dict.fromkeys((0, 2, 3), torch.export.Dim.DYNAMIC)  # an error if one of them were fixed
+    program = torch.export.export(ours, (images(),), dynamic_shapes=(free,)).module()
+    others = torch.cat([images()[..., :40, :]] * 2)
+    with torch.no_grad():
+        torch.testing.assert_close(program(others), ours(others), rtol=1e-4, atol=1e-4)
+
+
 def test_a_finished_network_masks_nothing():
     ours = network(blocks=3)
     assert len(ours.eval().layers(ours.backbone.normalize(images()))) == 4
