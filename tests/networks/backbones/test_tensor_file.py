@@ -39,16 +39,9 @@ def published(name):
     }
 
 
-def unfilled(name, weights=False):
-    """A backbone whose tensors hold anything: to draw random numbers, which are then replaced, takes longest."""
-    with torch.device("meta"):
-        backbone = TimmBackbone(name, weights)
-    return backbone.to_empty(device="cpu")
-
-
 @cache
 def empty(name):
-    return unfilled(name)
+    return TimmBackbone(name, weights=False)
 
 
 def sentinel(backbone):
@@ -241,7 +234,7 @@ def resnet18(**changes):
 
 def load(weights, name="resnet18"):
     """Load weights into a fresh backbone; return it and what it said."""
-    backbone = unfilled(name, str(weights))
+    backbone = TimmBackbone(name, str(weights))
     return backbone, backbone.load_weights()
 
 
@@ -422,7 +415,7 @@ def test_weights_of_torchvision_and_dino_need_no_renaming():
             state = theirs().state_dict()
         state = {k: torch.rand(v.shape) if v.is_floating_point() else v.to("cpu") if not v.is_meta else torch.tensor(1)
                  for k, v in state.items() if not k.startswith("classifier")}  # fmt: skip
-        backbone = unfilled(name)
+        backbone = TimmBackbone(name, weights=False)
         backbone.set_weights({"model": state})
         assert holds(backbone, state)
 
