@@ -39,7 +39,7 @@ compare: $(READY) ## rank all runs and write runs/compare.html; ARGS="--group-by
 	@$(BIN)/lightning-seg compare --html runs/compare.html $(ARGS)
 
 test: $(READY) ## run the test suite; ARGS="-k name" selects
-	@cd $(HERE) && .venv/bin/python -m pytest -n 2 --dist worksteal $(ARGS)
+	@cd $(HERE) && .venv/bin/python -m pytest -n 3 --dist worksteal $(ARGS)
 
 bench: $(READY) ## compare speed with bare loops and other libraries, shortly; fails on a loss
 	@$(BIN)/lightning-seg bench guard
