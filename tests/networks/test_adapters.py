@@ -16,10 +16,8 @@ from lightning_seg.networks.foreign import IMAGENET, build, complete, normalizat
 from lightning_seg.training.finetune.policies import Frozen, FrozenStages, Full, LayerwiseDecay
 
 ENCODER = {"encoder_name": "resnet18", "encoder_weights": None, "classes": 5}
-SMALL = {
-    **ENCODER,
-    "encoder_name": "tu-test_resnet",
-}  # timm's smallest, where the names of its parts do not matter
+# timm's smallest, where the names of its parts do not matter
+SMALL = {**ENCODER, "encoder_name": "tu-test_resnet"}
 
 
 class Paper(nn.Module):

@@ -36,14 +36,6 @@ def vit(**args):
     return TimmBackbone("test_vit", False, backbone_args={"depth": 4, **args})
 
 
-def mit():
-    """Return the smallest MiT with one block a stage instead of two of a kind, which halves the time of an export."""
-    encoder = MixTransformer("mit_b0", weights=False)
-    for i in range(1, 5):
-        setattr(encoder.net, f"block{i}", getattr(encoder.net, f"block{i}")[:1])
-    return encoder
-
-
 OWN = {"backbone": None}  # the architecture has an encoder of its own
 NETWORKS = {
     "deeplabv3": (DeepLabV3, SMALL),
@@ -65,7 +57,7 @@ NETWORKS = {
     "manet": (MAnet, SMALL_UNET),
     "pan": (PAN, SMALL),
     "segformer": (SegFormer, SMALL),
-    "segformer-mit": (SegFormer, {**SMALL, "backbone": mit}),
+    "segformer-mit": (SegFormer, {**SMALL, "backbone": lambda: MixTransformer("mit_b0", weights=False)}),
     "dpt": (DPT, SMALL),
     "unet-vit14": (UNet, {**SMALL_UNET, "backbone": lambda: vit(patch_size=14, img_size=70)}),
     "deeplabv3plus-vit-8": (DeepLabV3Plus, {**SMALL, "output_stride": 8, "backbone": lambda: vit()}),

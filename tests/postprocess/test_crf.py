@@ -12,9 +12,8 @@ from lightning_seg.postprocess.filtering import Exact, Lattice
 
 from .problem import CRF_SETTINGS, problem
 
-STORED = (
-    Path(__file__).parent / "pydensecrf2.txt"
-)  # rows of the image, class after class, settings after settings
+# Rows of the image, class after class, settings after settings.
+STORED = Path(__file__).parent / "pydensecrf2.txt"
 SMALL = {"seed": 1, "classes": 3, "height": 20, "width": 24, "noise": 3}
 
 

@@ -343,11 +343,8 @@ def test_a_hopeless_run_is_given_up_and_its_choice_is_out(workplace, monkeypatch
     Path("fake.py").write_text(FAKE)
     monkeypatch.setattr(launch, "PROGRAM", [sys.executable, "-S", "fake.py"])
     monkeypatch.setattr(launch, "_LOOK", 0.05)
-    tune = {
-        "settings": {LR: [0.8, 0.1, 0.9]},
-        "early_stop": "hyperband",
-        "seeds": 2,
-    }  # the last is never hopeless
+    # The last is the best: however slowly it runs, it is not hopeless.
+    tune = {"settings": {LR: [0.8, 0.1, 0.9]}, "early_stop": "hyperband", "seeds": 2}
     ablation = load(write(variants={"full": {}}, tune=tune))
     found = Study(ablation, Path("runs"))
     monkeypatch.setattr(rules, "brackets", lambda count, validations: [0] * count)
