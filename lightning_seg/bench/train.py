@@ -67,6 +67,7 @@ class TrainBench:
         self.device = device_of(experiment.config.trainer.accelerator)
         given = experiment.config.trainer.precision
         self.precision = str(given or choose_precision(experiment.model.network, self.device).precision)
+        self.compile = bool(experiment.config.model.compile)
         generator = torch.Generator().manual_seed(0)
         size = (data.batch_size, 3, *data.crop_size)
         images = torch.randint(256, size, generator=generator, dtype=torch.uint8)
@@ -87,11 +88,11 @@ class TrainBench:
         return f"{self.device.type}, {torch.get_num_threads()} threads"
 
     def ways(self) -> dict[str, Callable[[], float]]:
-        """Return the ways to make a step that need nothing but this package."""
+        """Return the ways to make a step that need nothing but this package; the last one is never compiled."""
         return {
-            BARE: self.bare(self.autocast, torch.channels_last),
-            OURS: self.fitted(self.task(Full())),
-            FROZEN: self.fitted(self.task(Frozen())),
+            BARE: self.bare(self.autocast, torch.channels_last, self.compile),
+            OURS: self.fitted(self.task(Full(), self.compile)),
+            FROZEN: self.fitted(self.task(Frozen(), self.compile)),
             PLAIN: self.bare(nullcontext, torch.contiguous_format),
         }
 
@@ -99,20 +100,25 @@ class TrainBench:
         """Return the arithmetic that was chosen."""
         return torch.autocast(self.device.type, torch.bfloat16, enabled=self.precision == "bf16-mixed")
 
-    def task(self, finetune: Full) -> SemanticSegmentation:
-        """Return the experiment's task under another policy."""
+    def task(self, finetune: Full, compile: bool = False) -> SemanticSegmentation:
+        """Return the experiment's task under another policy, and compiled if that is wanted."""
         model = self.experiment.model
         assert isinstance(model, SemanticSegmentation)
-        given = model.optimizer, model.class_names
+        given = model.optimizer, model.class_names  # a copy of a network is not compiled
         if isinstance(model, MaskClassification):
+            network = _trainable(model.network)
             return MaskClassification(
-                _trainable(model.network), *given, model.things, loss=model.mask_loss, finetune=finetune
+                network, *given, model.things, loss=model.mask_loss, finetune=finetune, compile=compile
             )
-        return SemanticSegmentation(_trainable(model.network), *given, loss=model.loss, finetune=finetune)
+        return SemanticSegmentation(
+            _trainable(model.network), *given, loss=model.loss, finetune=finetune, compile=compile
+        )
 
-    def bare(self, arithmetic: Callable, layout: torch.memory_format) -> Callable[[], float]:
+    def bare(
+        self, arithmetic: Callable, layout: torch.memory_format, compile: bool = False
+    ) -> Callable[[], float]:
         """Return a loop that does a step's work and nothing else."""
-        task = self.task(Full())
+        task = self.task(Full(), compile)
         network: nn.Module = task.network.to(self.device).to(memory_format=layout).train()
         loss = _bare_loss(task.to(self.device))
         optimizer = task.optimizer(network.parameters())
