@@ -19,7 +19,7 @@ from lightning_seg.networks.backbones.tensor_file import (
     split_choice,
 )
 from lightning_seg.networks.backbones.weights import FLAG, load_run, names_a_run
-from lightning_seg.networks.base import Network, crop, resize
+from lightning_seg.networks.base import BackboneNetwork, Network, crop, resize
 from lightning_seg.networks.foreign import IMAGENET, Mean, build, normalization
 from lightning_seg.networks.probe import Seen, as_map, probe, tensors, units
 
@@ -137,14 +137,7 @@ class Adapter(Network):
         """Say what the module is given, and what its backbone is."""
         return self._said
 
-    def cache_features(self, gigabytes: float, on_disk: bool = False) -> None:
-        """Refuse to cache features: the module computes them itself.
-
-        Raises:
-            UserError: More than 0 GB are asked for.
-        """
-        if gigabytes:
-            raise UserError("Adapter cannot cache the features of a foreign module: leave cache_gb away.")
+    cache_features = BackboneNetwork.cache_features  # the module computes them itself
 
     def feature_maps(self, images: Tensor) -> dict[str, Tensor]:
         """Return the last map of each stride of the backbone, or of a module without one, and the logits."""

@@ -128,6 +128,17 @@ class BackboneNetwork(nn.Module):
         """Load a file that holds all of the network, where it does; say what was loaded."""
         return None
 
+    def cache_features(self, gigabytes: float, on_disk: bool = False) -> None:
+        """Refuse to keep features, as a network that gives no one answer to a pixel must (see `Network`).
+
+        Raises:
+            UserError: They are to be kept.
+        """
+        if gigabytes:
+            raise UserError(
+                f"{type(self).__name__} cannot keep features: leave cache_gb of its finetune out."
+            )
+
     def feature_maps(self, images: Tensor) -> dict[str, Tensor]:
         """Return what backbone and decoder make of images (B, 3, H, W), in evaluation mode.
 

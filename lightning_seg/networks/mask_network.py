@@ -7,8 +7,7 @@ import torch
 from torch import Tensor
 
 from lightning_seg import IGNORE_INDEX
-from lightning_seg.errors import UserError
-from lightning_seg.networks.base import Network, crop, resize
+from lightning_seg.networks.base import BackboneNetwork, Network, crop, resize
 
 
 class Queries(NamedTuple):
@@ -50,16 +49,7 @@ class MaskNetwork(Network, ABC):
             x: Normalized images (B, C, H, W), both sides multiples of `stride`.
         """
 
-    def cache_features(self, gigabytes: float, on_disk: bool = False) -> None:
-        """Refuse to keep features.
-
-        Raises:
-            UserError: They are to be kept.
-        """
-        if gigabytes:
-            raise UserError(
-                f"{type(self).__name__} cannot keep features: leave cache_gb of its finetune out."
-            )
+    cache_features = BackboneNetwork.cache_features
 
     def anneal(self, progress: float) -> None:
         """Adapt to how much of the training is done, 0 to 1; most networks do not."""

@@ -267,6 +267,7 @@ class SegmentationTask(L.LightningModule, ABC):
 
     def on_test_start(self) -> None:
         """Make room for the counts of each test image, which paired statistics need."""
+        self.finetune.begin_test(self.network)
         images = number_of_images(self.trainer.test_dataloaders)
         counts = self.kind_of_counts(images, len(self.scored_classes))
         self.image_counts = counts.to(self.device)
@@ -274,6 +275,10 @@ class SegmentationTask(L.LightningModule, ABC):
     def test_step(self, batch: Batch, batch_idx: int) -> None:
         """Score one batch and count the pixels of its images."""
         self._evaluate(batch)
+
+    def on_test_end(self) -> None:
+        """Let the policy clean up, after the callbacks."""
+        self.finetune.end(self.network)
 
     def on_test_epoch_end(self) -> None:
         """Log the scores of the test split and keep the counts of its images."""

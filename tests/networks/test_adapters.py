@@ -297,5 +297,5 @@ def test_what_cannot_be_adapted_is_refused_with_the_names_to_choose():
         UserError, match="images of none of the sizes that were tried.\n  384x384: RuntimeError"
     ):
         Adapter(5, nn.Linear(4, 5))
-    with pytest.raises(UserError, match="cannot cache"):
+    with pytest.raises(UserError, match="Adapter cannot keep features"):
         Frozen(cache_gb=1).begin(Adapter(5, Paper(3)))

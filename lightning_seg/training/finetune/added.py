@@ -299,8 +299,12 @@ class DecoderNorms(Full):
         """Prepare for a training."""
         self.policy.begin(network)
 
+    def begin_test(self, network: BackboneNetwork) -> None:
+        """Prepare for a scoring."""
+        self.policy.begin_test(network)
+
     def end(self, network: BackboneNetwork) -> None:
-        """Clean up after a training."""
+        """Clean up after a training or a scoring."""
         self.policy.end(network)
 
     def advance(self, network: BackboneNetwork, epoch: int, progress: float) -> bool:

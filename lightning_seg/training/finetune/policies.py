@@ -6,7 +6,7 @@ from typing import Literal
 from torch import nn
 
 from lightning_seg.errors import UserError
-from lightning_seg.networks.base import BackboneNetwork, Network
+from lightning_seg.networks.base import BackboneNetwork
 from lightning_seg.training.finetune.groups import ParameterGroup, depth
 from lightning_seg.training.finetune.parts import BatchNorm, Part, batch_norms
 
@@ -66,8 +66,11 @@ class Full:
     def begin(self, network: BackboneNetwork) -> None:
         """Prepare for a training. Call it once the weights are there."""
 
+    def begin_test(self, network: BackboneNetwork) -> None:
+        """Prepare for a scoring of weights that are there."""
+
     def end(self, network: BackboneNetwork) -> None:
-        """Clean up after a training."""
+        """Clean up after a training or a scoring."""
 
     def advance(self, network: BackboneNetwork, epoch: int, progress: float) -> bool:
         """Unfreeze the parts that are due. Call it before every training step.
@@ -152,13 +155,12 @@ class Frozen(Full):
 
     Args:
         batch_norm: With ``train`` no parameter of the backbone trains, but its BatchNorm uses and updates the
-            statistics of the batch, as in code that only switches gradients off. ``eval``
-            and ``frozen`` are the same here: nothing moves.
+            statistics of the batch, as in code that only switches gradients off; else nothing moves.
         cache_gb: Gigabytes of the processor's memory in which the feature maps of images that come again are kept
             while it trains: those of validation, and those of training where nothing random changes them. A resumed
             run is then equal up to rounding, not bit by bit.
         cache_on: Where they are kept: in memory (``ram``), or in a folder of the cache (``disk``) that all runs share
-            which have this backbone, these weights and these images.
+            which have this backbone, these weights and these images; those of the test are then kept, too.
 
     Raises:
         UserError: `cache_gb` is set although BatchNorm's statistics change.
@@ -186,18 +188,16 @@ class Frozen(Full):
         Raises:
             UserError: The network cannot cache features.
         """
-        if not self.cache_gb:
-            return
-        if not isinstance(network, Network):
-            raise UserError(
-                f"cache_gb is for networks that give one answer to a pixel, not {type(network).__name__}."
-            )
         network.cache_features(self.cache_gb, on_disk=self.cache_on == "disk")
+
+    def begin_test(self, network: BackboneNetwork) -> None:
+        """Turn on the feature cache if it outlives the test: each image comes once."""
+        if self.cache_on == "disk":
+            self.begin(network)
 
     def end(self, network: BackboneNetwork) -> None:
         """Drop the cached features."""
-        if isinstance(network, Network):
-            network.cache_features(0)
+        network.cache_features(0)
 
     def frozen_stages(self, stages: int) -> int:
         """Freeze all."""

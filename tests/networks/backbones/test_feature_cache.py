@@ -28,8 +28,19 @@ class Samples:
         return {"image": IMAGES[index], "mask": IMAGES[index, 0] % 3, "index": index}
 
 
-def fit(policy):
+class Tested(Samples):
+    """Eight others, as those of a test split are."""
+
+    def __getitem__(self, index):
+        return {"image": IMAGES[index].flip(1), "mask": IMAGES[index, 0] % 3, "index": index}
+
+
+def fit(policy, tested=None):
     """Train three epochs of double precision (in single, rounding grows to a thousandth) with shuffled batches.
+
+    Args:
+        policy: What is frozen, and what is kept of it.
+        tested: A list that gets the counts (N, C, 3) of a test.
 
     Returns:
         The network, and how many images it looked at each time.
@@ -49,6 +60,9 @@ def fit(policy):
     trainer.fit(
         task, DataLoader(Samples(), batch_size=4, shuffle=True, generator=generator), DataLoader(Samples(), 3)
     )
+    if tested is not None:
+        trainer.test(task, DataLoader(Tested(), 3), verbose=False)
+        tested.append(task.per_image)
     return network, seen
 
 
@@ -102,16 +116,19 @@ def test_features_that_move_are_not_kept():
 
 
 def test_runs_share_features_on_disk(tmp_path, monkeypatch):
-    """The second run looks at no image, and neither does one beside it."""
+    """The second run looks at no image, of the test neither; what is kept in memory is of no use to a test."""
     monkeypatch.setenv("LIGHTNING_SEG_CACHE", str(tmp_path))
-    plain, _ = fit(Frozen())
-    runs = [fit(Frozen(cache_gb=1, cache_on="disk")) for _ in range(2)]
-    assert [sum(seen) for _, seen in runs] == [8, 0]
+    scores: list[object] = []
+    plain, seen_in_memory = fit(Frozen(cache_gb=1), scores)
+    runs = [fit(Frozen(cache_gb=1, cache_on="disk"), scores) for _ in range(2)]
+    assert [sum(seen) for seen in (seen_in_memory, *(seen for _, seen in runs))] == [16, 16, 0]
+    assert (scores[0] == scores[1]).all() and (scores[0] == scores[2]).all()
     for network, _ in runs:
+        assert network._feature_cache is None  # nothing of it is left
         for (name, a), b in zip(plain.state_dict().items(), network.state_dict().values(), strict=True):
             torch.testing.assert_close(a, b, rtol=1e-6, atol=1e-8, msg=name)
     (folder,) = (tmp_path / "features").iterdir()
-    assert len([*folder.iterdir()]) == 8  # nothing half written
+    assert len([*folder.iterdir()]) == 16  # nothing half written
 
 
 def test_other_weights_have_another_folder_and_a_full_one_is_left_alone(tmp_path, monkeypatch):
