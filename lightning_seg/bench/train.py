@@ -17,7 +17,10 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader
 
 from lightning_seg.bench.turns import Goal
+from lightning_seg.callbacks.checkpointing import SeededSteps
+from lightning_seg.callbacks.nonfinite import NonFinite
 from lightning_seg.callbacks.progress import Progress
+from lightning_seg.callbacks.training_curves import TrainingCurves
 from lightning_seg.data.transforms.batch import Batch
 from lightning_seg.experiment.experiment import TaskAndData
 from lightning_seg.experiment.trainer import device_of
@@ -147,7 +150,7 @@ class TrainBench:
         precision: str | None = None,
         make_trainer: Callable[..., L.Trainer] = L.Trainer,
     ) -> Callable[[], float]:
-        """Return a loop of Lightning's trainer over one batch, with our logger and callback if the task is ours."""
+        """Return a loop of Lightning's trainer over one batch, with what every run has if the task is ours."""
         batches: list[object] = [self.batch if batch is None else batch] * (
             WARM + self.steps + 1
         )  # no epoch ends
@@ -163,7 +166,7 @@ class TrainBench:
                     devices=1,
                     precision=precision or self.precision,
                     logger=RunLogger(Path(folder)) if ours else False,
-                    callbacks=[Progress(), clock] if ours else [clock],
+                    callbacks=[*_every_run(), clock] if ours else [clock],
                     log_every_n_steps=10,
                     enable_checkpointing=False,
                     enable_progress_bar=False,
@@ -206,6 +209,11 @@ class TrainBench:
             loss = _bare_loss(task)(batch) if bare else task.training_step(batch, 0)
         del loss
         return sum(size for pointer, size in kept.items() if pointer not in own)
+
+
+def _every_run() -> list[L.Callback]:
+    """Make the callbacks that do something at a step of every run."""
+    return [Progress(), NonFinite(), TrainingCurves(), SeededSteps(0)]
 
 
 def _trainable(network: N) -> N:

@@ -327,7 +327,7 @@ class SegmentationTask(L.LightningModule, ABC):
     def _make_optimizer(self) -> Optimizer:
         """Make the optimizer; Adam's whole update in one pass over the memory, unless the settings say otherwise."""
         groups = without_decay(self.finetune.parameter_groups(self.network), self.network, self.no_decay)
-        optimizer = self.optimizer(groups)
+        optimizer = self.optimizer([dict(group) for group in groups])  # it writes its defaults into them
         left_open = optimizer.defaults.get("fused", False) is None and optimizer.defaults["foreach"] is None
         if not (isinstance(optimizer, Adam) and left_open) or self.trainer.precision == "16-mixed":
             return optimizer

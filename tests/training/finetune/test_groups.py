@@ -1,5 +1,7 @@
 """The optimizer's groups: the published rules, parameter by parameter."""
 
+from functools import partial
+
 import pytest
 import torch
 
@@ -178,3 +180,25 @@ def test_head_first_is_the_schedule_of_eomt():
         schedule.step()
     with pytest.raises(UserError, match="shares of the training"):
         HeadFirst(optimizer, steps, head_warmup=0.6, backbone_warmup=0.4)
+
+
+@pytest.mark.parametrize(
+    ("optimizer", "given", "fused"),
+    [
+        (torch.optim.AdamW, {}, True),
+        (torch.optim.Adam, {}, True),
+        (torch.optim.AdamW, {"foreach": True}, None),
+        (torch.optim.AdamW, {"fused": False}, False),
+        (torch.optim.SGD, {}, None),
+    ],
+)
+def test_every_group_of_adam_is_updated_in_one_pass_unless_the_settings_say_otherwise(
+    optimizer, given, fused
+):
+    """The optimizer reads each group's own setting: one made before must not have left it there."""
+    network = UNet(3, "test_resnet", decoder_channels=(8, 8, 8, 8, 8))
+    task = SemanticSegmentation(
+        network, partial(optimizer, lr=RATE, **given), ("a", "b", "c"), finetune=Full()
+    )
+    groups = optimizer_of(task).param_groups
+    assert [group["fused"] for group in groups] == [fused] * len(groups) and len(groups) == 2
