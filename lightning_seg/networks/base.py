@@ -239,7 +239,7 @@ class Network(BackboneNetwork, LibraryLayouts):
             features = self._feature_cache(images, lambda positions: self.backbone(seen[positions]), size)
         if self.neck is not None:
             features = self.neck(features, x)
-        logits = crop(resize(self.head(self.decode(x, features)), x), height, width)
+        logits = crop(resize_logits(self.head(self.decode(x, features)), x), height, width)
         if self.auxiliary is None or not self.training:
             return logits
         return logits, resize(self.auxiliary(features), x)[..., :height, :width]
@@ -317,6 +317,16 @@ def resize(x: Tensor, like: Tensor) -> Tensor:
     if x.shape[-2:] == like.shape[-2:]:
         return x
     return F.interpolate(x, like.shape[-2:], mode="bilinear", align_corners=False)
+
+
+def resize_logits(x: Tensor, like: Tensor) -> Tensor:
+    """Resize logits (B, C, h, w) as `resize` does; on a CPU in float32 at least.
+
+    There, and channel by channel, losses and labels take them, which costs less to bring about before they are large.
+    """
+    if x.shape[-2:] != like.shape[-2:] and x.device.type == "cpu":
+        x = x.to(torch.promote_types(x.dtype, torch.float32)).contiguous()
+    return resize(x, like)
 
 
 def crop(x: Tensor, height: int, width: int) -> Tensor:

@@ -9,7 +9,7 @@ from torch import nn
 from torch.nn import functional as F
 
 from lightning_seg.errors import UserError
-from lightning_seg.networks.base import Network
+from lightning_seg.networks.base import Network, resize_logits
 from lightning_seg.networks.fcn import FCN8s, FCN16s, FCN32s
 from lightning_seg.networks.segnet import SegNetBasic
 from lightning_seg.networks.unet import ClassicUNet
@@ -134,3 +134,14 @@ def test_sum_pooling_is_average_pooling_without_its_divisor():
     """How an experiment asks for sum pooling: torch.nn.AvgPool2d with divisor_override 1."""
     pooling = nn.AvgPool2d(2, divisor_override=1)
     assert pooling(torch.arange(16.0).view(1, 1, 4, 4)).flatten().tolist() == [10, 18, 42, 50]
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float32, torch.float64])
+def test_logits_are_resized_without_loss_of_digits(dtype):
+    """And lie channel by channel, as losses and labels read them on a processor."""
+    logits = torch.randn(2, 5, 6, 8).to(dtype).contiguous(memory_format=torch.channels_last)
+    large = resize_logits(logits, torch.zeros(2, 3, 48, 64))
+    assert large.is_contiguous() and large.dtype == torch.promote_types(dtype, torch.float32)
+    exact = F.interpolate(logits.double(), (48, 64), mode="bilinear", align_corners=False)
+    torch.testing.assert_close(large.double(), exact, rtol=1e-5, atol=1e-6)
+    assert resize_logits(logits, torch.zeros(2, 3, 6, 8)) is logits  # nothing to resize

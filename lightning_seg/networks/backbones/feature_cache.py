@@ -49,13 +49,15 @@ class FeatureCache:
         new = [i for i in range(len(keys)) if i not in kept]
         self.hits += len(keys) - len(new)
         computed = compute(torch.tensor(new, device=images.device)) if new else []
-        fresh = {i: [maps[position] for maps in computed] for position, i in enumerate(new)}
+        # kept as (h, w, C), which is channels-last again once they are put together
+        fresh = {i: [maps[position].movedim(0, -1) for maps in computed] for position, i in enumerate(new)}
         for i, maps in fresh.items():
             self._keep(keys[i], maps)
         if len(new) == len(keys):
             return computed
         found = [fresh[i] if i in fresh else kept[i] for i in range(len(keys))]
-        return [torch.stack([m.to(images.device) for m in maps]) for maps in zip(*found, strict=True)]
+        together = [torch.stack([m.to(images.device) for m in maps]) for maps in zip(*found, strict=True)]
+        return [maps.movedim(-1, 1) for maps in together]
 
     def _found(self, key: bytes) -> list[Tensor] | None:
         if self.backbone is None:

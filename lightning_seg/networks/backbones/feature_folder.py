@@ -31,7 +31,7 @@ class FeatureFolder:
         self._left = gigabytes * 1e9 - sum(file.stat().st_size for file in folder.glob("*.maps"))
 
     def read(self, key: bytes) -> list[Tensor] | None:
-        """Return the maps (C, h, w) of an image, None if they are not there."""
+        """Return the maps (h, w, C) of an image, None if they are not there."""
         try:
             whole = np.memmap(
                 self.folder / f"{key.hex()}.maps", np.uint8, mode="c"
@@ -67,7 +67,7 @@ class FeatureFolder:
 
 def folder_of(backbone: Backbone) -> Path:
     """Name the folder of a backbone's features: by weights, layers, normalization and the version of torch."""
-    digest = hashlib.blake2b(f"{torch.__version__} {backbone!r}".encode(), digest_size=12)
+    digest = hashlib.blake2b(f"{torch.__version__} hwc {backbone!r}".encode(), digest_size=12)
     # What is taken of the same layers, such as which blocks of a transformer, and whether with its norm.
     digest.update(f"{backbone.describe()} {backbone.mean} {backbone.std} {backbone.scaling}".encode())
     for name, tensor in sorted(backbone.state_dict().items()):

@@ -89,6 +89,9 @@ def test_the_maps_of_each_image_are_its_own_in_any_batch(layout):
             expected = compute(images)
         for ours, theirs in zip(found, expected, strict=True):
             torch.testing.assert_close(ours, theirs, rtol=1e-5, atol=1e-5)
+    assert all(
+        maps.is_contiguous(memory_format=torch.channels_last) for maps in found
+    )  # as convolutions like it
 
 
 def test_the_same_numbers_of_another_kind_are_another_image():
