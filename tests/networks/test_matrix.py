@@ -28,5 +28,6 @@ def test_trains_on_one_odd_image(build, backbone):
     logits = network(torch.randint(0, 256, (1, 3, 37, 53), dtype=torch.uint8))
     assert logits.shape == (1, 21, 37, 53)
     nn.functional.cross_entropy(logits, torch.randint(0, 21, (1, 37, 53))).backward()
-    assert [n for n, p in network.named_parameters() if p.grad is None or not p.grad.isfinite().all()] == []
+    # A sum is finite only if all are, and takes a tenth of the time of looking at each.
+    assert [n for n, p in network.named_parameters() if p.grad is None or not p.grad.sum().isfinite()] == []
     assert next(network.parameters()).grad.any()
