@@ -24,6 +24,7 @@ def exportable(network: Network, labels: bool = False, thresholds: Tensor | None
     """
     copied = copy.deepcopy(network).cpu().float().to(memory_format=torch.contiguous_format).eval()
     merge(copied)  # the changes of LoRA
+    copied.requires_grad_(False)  # those that want gradients take exporters a tenth longer
     for parent in list(copied.modules()):
         for name, pool in list(parent.named_children()):
             if isinstance(pool, nn.AdaptiveAvgPool2d) and pool.output_size not in (1, (1, 1)):
