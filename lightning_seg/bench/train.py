@@ -84,6 +84,11 @@ class TrainBench:
             self.batch |= _rectangles(len(images), size[2:], data.num_classes)
 
     @property
+    def arithmetic(self) -> str:
+        """The precision, and whether the network is compiled."""
+        return f"{self.precision}, compiled" if self.compile else self.precision
+
+    @property
     def device_name(self) -> str:
         """What the steps run on."""
         if self.device.type == "cuda":
@@ -150,7 +155,7 @@ class TrainBench:
         precision: str | None = None,
         make_trainer: Callable[..., L.Trainer] = L.Trainer,
     ) -> Callable[[], float]:
-        """Return a loop of Lightning's trainer over one batch, with what every run has if the task is ours."""
+        """Return a loop of Lightning's trainer over one batch, with what every run has at its steps if it is ours."""
         batches: list[object] = [self.batch if batch is None else batch] * (
             WARM + self.steps + 1
         )  # no epoch ends
@@ -166,7 +171,7 @@ class TrainBench:
                     devices=1,
                     precision=precision or self.precision,
                     logger=RunLogger(Path(folder)) if ours else False,
-                    callbacks=[*_every_run(), clock] if ours else [clock],
+                    callbacks=[*_at_each_step(), clock] if ours else [clock],
                     log_every_n_steps=10,
                     enable_checkpointing=False,
                     enable_progress_bar=False,
@@ -211,8 +216,8 @@ class TrainBench:
         return sum(size for pointer, size in kept.items() if pointer not in own)
 
 
-def _every_run() -> list[L.Callback]:
-    """Make the callbacks that do something at a step of every run."""
+def _at_each_step() -> list[L.Callback]:
+    """Make the callbacks of every run that compute something at its steps; none writes files or validates."""
     return [Progress(), NonFinite(), TrainingCurves(), SeededSteps(0)]
 
 

@@ -73,7 +73,7 @@ def _train(arguments: list[str]) -> None:
     height, width = data.crop_size
     print(
         f"one training step: {type(experiment.model.network).__name__}, {data.batch_size} x {height}x{width}, "
-        f"{data.num_classes} classes, {bench.precision}{', compiled' * bench.compile}, {bench.device_name}"
+        f"{data.num_classes} classes, {bench.arithmetic}, {bench.device_name}"
     )
     print(table(times, train.BARE, train.GOALS, unit=data.batch_size))
     for name, kept in bench.memory().items():
@@ -101,7 +101,7 @@ def _eval(arguments: list[str]) -> None:
     scores = evaluate.scoring(images, options.size, options.classes, bench)
     times = take_turns(scores, options.rounds)
     print(table(times, evaluate.USUAL_LOGITS, evaluate.GOALS, unit=images))
-    print(f"\n{type(experiment.model.network).__name__}, {bench.precision}{', compiled' * bench.compile}")
+    print(f"\n{type(experiment.model.network).__name__}, {bench.arithmetic}")
     times = take_turns(evaluate.validation(bench, options.size), options.rounds)
     print(table(times, evaluate.FORWARD, evaluate.GOALS, unit=images))
 

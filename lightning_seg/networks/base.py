@@ -320,9 +320,9 @@ def resize(x: Tensor, like: Tensor) -> Tensor:
 
 
 def resize_logits(x: Tensor, like: Tensor) -> Tensor:
-    """Resize logits (B, C, h, w) as `resize` does; on a CPU in float32 at least.
+    """Resize logits (B, C, h, w) as `resize` does; on a CPU in float32 at least, and channel by channel in memory.
 
-    There, and channel by channel, losses and labels take them, which costs less to bring about before they are large.
+    Losses and labels want them so, and small maps are converted faster than large ones.
     """
     if x.shape[-2:] != like.shape[-2:] and x.device.type == "cpu":
         x = x.to(torch.promote_types(x.dtype, torch.float32)).contiguous()
