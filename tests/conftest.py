@@ -1,5 +1,6 @@
 """What every test shares: the seed, quiet logging, and where real data is."""
 
+import atexit
 import gc
 import os
 from pathlib import Path
@@ -22,9 +23,7 @@ def pytest_collection_finish() -> None:
     gc.enable()
 
 
-def pytest_unconfigure() -> None:
-    """Let it go at the end: libraries complain of what they still own then."""
-    gc.unfreeze()
+atexit.register(gc.unfreeze)  # libraries complain of what they still own at the end
 
 
 @pytest.fixture(scope="session")
