@@ -75,7 +75,7 @@ def refuse_parts(settings: JsonObject, own: ModelCheckpoint) -> None:
         if isinstance(strategy, sharding) or str(strategy).startswith(word):
             raise UserError(
                 f"trainer.strategy={word} is refused: it wraps the network before its weights are loaded, and writes"
-                " checkpoints past those that are whole after a crash. Use fully_shard (docs/training.md)."
+                " checkpoints past those that are whole after a crash. Use fully_shard (docs/cluster.md)."
             )
     if settings["use_distributed_sampler"]:
         raise UserError(
