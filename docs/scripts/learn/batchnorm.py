@@ -29,9 +29,7 @@ def draw(folder: Path) -> list[str]:
     ]
     for mode, color, style in zip(("train", "eval", "frozen"), COLORS, ("-", "--", ":"), strict=False):
         torch.manual_seed(0)
-        network = FCN8s(
-            6, NAME, False
-        ).double()  # four steps of Adam make float32's roundings a fifth of the answer
+        network = FCN8s(6, NAME, False).double()  # in float32, Adam makes of roundings a fifth of the answer
         network.backbone.load_state_dict(pretrained)
         policy = Full(batch_norm=mode)
         policy.apply(network)
