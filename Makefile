@@ -6,7 +6,6 @@ PYTHON ?= python3
 NAME ?= quickstart
 ARGS ?=
 LAUNCHER ?= here
-WORKERS ?= $(shell expr $$(getconf _NPROCESSORS_ONLN) + 1)# of the tests: one waits while the others compute
 BIN := $(HERE).venv/bin
 READY := $(if $(shell test -L $(HERE).venv && echo linked),,$(HERE).venv/ready)# a linked .venv is set up where it lies
 
@@ -40,7 +39,7 @@ compare: $(READY) ## rank all runs and write runs/compare.html; ARGS="--group-by
 	@$(BIN)/lightning-seg compare --html runs/compare.html $(ARGS)
 
 test: $(READY) ## run the test suite; ARGS="-k name" selects
-	@cd $(HERE) && .venv/bin/python -m pytest -n $(WORKERS) --maxprocesses 8 --dist worksteal $(ARGS)
+	@cd $(HERE) && .venv/bin/python -m pytest -n 3 --dist worksteal $(ARGS)
 
 bench: $(READY) ## compare speed with bare loops and other libraries, shortly; fails on a loss
 	@$(BIN)/lightning-seg bench guard
