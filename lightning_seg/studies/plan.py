@@ -164,7 +164,8 @@ def slot_arguments(
 def as_long(ablation: Ablation, done: Sequence[Slot], arguments: Sequence[str] = ()) -> Ablation:
     """Change the length of variants' training so that each takes as long as the baseline's does.
 
-    The learning rate's schedule then ends where the training does, unlike in a run that is cut off.
+    The learning rate's schedule then ends where the training does, unlike in a run that is cut off, and a variant is
+    validated as often as before, at the same shares of its training.
 
     Args:
         ablation: The ablation, with a baseline.
@@ -175,36 +176,65 @@ def as_long(ablation: Ablation, done: Sequence[Slot], arguments: Sequence[str] =
         UserError: Not all runs are done, or there is no baseline.
     """
     seconds: dict[str, list[float]] = {}
+    first = {}
     for slot in done:
         run = slot.run()
         if run is None or not run.test:
             raise UserError(f"{slot.name} is not done: equal time needs all runs at equal steps first")
         seconds.setdefault(slot.variant, []).append(run.training[2])
+        validated = [points[0, 0] for name, points in run.curves().items() if name.startswith("val/")]
+        first[slot.variant] = 1 + int(min(validated, default=-1))
     if ablation.baseline not in seconds:
         raise UserError("equal time means that of the baseline, but none is among the variants")
     typical = {variant: median(values) for variant, values in seconds.items()}
     settings = {slot.variant: slot.settings for slot in done}
-    longer = {
-        variant: (
-            *overrides,
-            *arguments,
-            *_lengthened(settings[variant], typical[ablation.baseline] / typical[variant]),
+    longer = {}
+    for variant, overrides in ablation.variants.items():
+        changes = (
+            _lengthened(settings[variant], typical[ablation.baseline] / typical[variant], first[variant])
+            if variant != ablation.baseline
+            else []
         )
-        for variant, overrides in ablation.variants.items()
-    }
+        longer[variant] = (*overrides, *arguments, *changes)
     return replace(ablation, variants=longer)
 
 
-def _lengthened(settings: JsonObject, factor: float) -> list[str]:
-    """Multiply the length of a training, in steps or in epochs, with as many validations as before."""
+def _lengthened(settings: JsonObject, factor: float, first: int) -> list[str]:
+    """Multiply the length of a training, in steps or in epochs, with as many validations as before.
+
+    Args:
+        settings: Of the training.
+        factor: Times its length.
+        first: The steps before its first validation; 0 if it had none.
+    """
     steps, epochs = settings["trainer.max_steps"], settings["trainer.max_epochs"]
+    every, interval = (
+        settings.get(f"trainer.{key}") for key in ("check_val_every_n_epoch", "val_check_interval")
+    )
     if steps > 0:
-        return [f"--trainer.max_steps={round(steps * factor)}"]
-    if not epochs or epochs < 0:
+        gathered = settings.get("trainer.accumulate_grad_batches") or 1
+        if every is not None:  # epochs do not get longer: from now on batches are counted
+            interval = first * gathered
+        validations = max(1, steps * gathered // interval) if isinstance(interval, int) and interval else 1
+        longer = validations * max(1, round(steps * factor / validations))
+        before, changes = steps, [f"--trainer.max_steps={longer}"]
+        if every is not None and interval:
+            changes.append("--trainer.check_val_every_n_epoch=null")
+    elif not epochs or epochs < 0:
         raise UserError("equal time needs trainer.max_epochs or trainer.max_steps, which it then changes")
-    validations = max(1, epochs // (settings["trainer.check_val_every_n_epoch"] or 1))
-    every = max(1, round(epochs * factor / validations))
-    return [f"--trainer.max_epochs={every * validations}", f"--trainer.check_val_every_n_epoch={every}"]
+    elif every is None:
+        longer = max(1, round(epochs * factor))
+        before, changes = epochs, [f"--trainer.max_epochs={longer}"]
+    else:
+        validations = max(1, epochs // every)
+        longer = max(1, round(epochs * factor / validations))
+        return [
+            f"--trainer.max_epochs={longer * validations}",
+            f"--trainer.check_val_every_n_epoch={longer}",
+        ]
+    if isinstance(interval, int) and interval:  # a number of batches
+        changes.append(f"--trainer.val_check_interval={max(1, interval * longer // before)}")
+    return changes
 
 
 def resolved(arguments: Iterable[str], variant: str) -> JsonObject:

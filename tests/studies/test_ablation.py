@@ -426,28 +426,64 @@ def test_an_answer_across_protocols_is_refused(tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("length", "full", "frozen"),
+    ("length", "frozen"),
     [
         (
             {"max_steps": -1, "max_epochs": 12, "check_val_every_n_epoch": 4},
-            ("--trainer.max_epochs=12", "--trainer.check_val_every_n_epoch=4"),
-            ("--trainer.max_epochs=30", "--trainer.check_val_every_n_epoch=10"),
+            ("max_epochs=30", "check_val_every_n_epoch=10"),
         ),
-        ({"max_steps": 100, "max_epochs": None}, ("--trainer.max_steps=100",), ("--trainer.max_steps=250",)),
+        # Batches are counted: the last validation is where the training ends, as it was.
+        (
+            {"max_steps": 100, "max_epochs": -1, "check_val_every_n_epoch": None, "val_check_interval": 100},
+            ("max_steps=250", "val_check_interval=250"),
+        ),
+        (
+            {"max_steps": 90, "max_epochs": -1, "check_val_every_n_epoch": None, "val_check_interval": 30},
+            ("max_steps=225", "val_check_interval=75"),
+        ),
+        (
+            {"max_steps": 100, "max_epochs": -1, "check_val_every_n_epoch": None, "val_check_interval": 30},
+            ("max_steps=249", "val_check_interval=74"),
+        ),
+        (
+            {"max_steps": -1, "max_epochs": 12, "check_val_every_n_epoch": None, "val_check_interval": 30},
+            ("max_epochs=30", "val_check_interval=75"),
+        ),
+        # Validated every epoch, the first time after 10 steps: from now on batches are counted.
+        (
+            {"max_steps": 20, "max_epochs": None, "check_val_every_n_epoch": 1},
+            ("max_steps=50", "check_val_every_n_epoch=null", "val_check_interval=25"),
+        ),
+        (
+            {
+                "max_steps": 20,
+                "max_epochs": None,
+                "check_val_every_n_epoch": 1,
+                "accumulate_grad_batches": 4,
+            },
+            ("max_steps=50", "check_val_every_n_epoch=null", "val_check_interval=100"),
+        ),
+        (
+            {"max_steps": 20, "max_epochs": None, "check_val_every_n_epoch": 1, "never": True},
+            ("max_steps=50",),
+        ),
     ],
 )
-def test_equal_time_gives_the_fast_more_steps(tmp_path, length, full, frozen):
-    slots = []
+def test_equal_time_gives_the_fast_more_steps(tmp_path, length, frozen):
+    length, slots = dict(length), []
+    validated = "" if length.pop("never", False) else "9,0,,0.5\n19,1,,0.6\n"
     for variant, speed in (("full", 10), ("frozen", 25)):
         config = {"name": f"study/{variant}", "trainer": length}
         run = make_run(tmp_path / "study", variant, 0, config=config)
-        (run / METRICS).write_text(f"step,epoch,train/images_per_second\n9,0,{speed}\n19,1,{speed}\n")
+        (run / METRICS).write_text(
+            f"step,epoch,train/images_per_second,val/miou\n9,0,{speed},\n19,1,{speed},\n{validated}"
+        )
         slots.append(Slot(tmp_path / "study", variant, 0, (), read(run).config))
     assert slots[0].run().training == (320, 20, 32)
     ablation = replace(ABLATION, variants={"full": ("--x=1",), "frozen": ()})
     assert as_long(ablation, slots, ["--y=2"]).variants == {
-        "full": ("--x=1", "--y=2", *full),
-        "frozen": ("--y=2", *frozen),
+        "full": ("--x=1", "--y=2"),
+        "frozen": ("--y=2", *(f"--trainer.{change}" for change in frozen)),
     }
     (slots[0].run().path / TEST_SCORES).unlink()
     with pytest.raises(UserError, match="full seed 0 is not done"):
