@@ -187,7 +187,10 @@ def provenance(records: Iterable[Record]) -> str:
 def _code(facts: JsonObject) -> str:
     """Name a commit, and what was not committed by a digest: two patches on one commit are two programs."""
     text = str(facts.get("commit") or "unknown")[:7]
-    if facts.get("dirty", facts.get("uncommitted_changes")):  # the second is its name before 0.2
+    dirty = facts.get("dirty", facts.get("uncommitted_changes", False))  # the second is its name before 0.2
+    if dirty is None:
+        text += " with unknown changes"
+    elif dirty:
         text += f" with uncommitted changes {str(facts.get('patch_sha256') or '')[:6]}".rstrip()
     return text
 

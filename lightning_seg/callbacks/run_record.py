@@ -51,6 +51,7 @@ class RunRecord(L.Callback):
         config: The resolved configuration as YAML.
         folders: Where the experiment's own files are, whose repository is recorded beside the package's.
         overrides: The arguments by which the run differs from its experiment, ``--key=value``.
+        runs: The folder of all runs, in which there is no code.
 
     Examples:
         >>> RunRecord(run=Path("runs/x"), config="seed_everything: 0").run
@@ -58,12 +59,18 @@ class RunRecord(L.Callback):
     """
 
     def __init__(
-        self, run: Path, config: str, folders: Sequence[Path] = (), overrides: Sequence[str] = ()
+        self,
+        run: Path,
+        config: str,
+        folders: Sequence[Path] = (),
+        overrides: Sequence[str] = (),
+        runs: Path | None = None,
     ) -> None:
         self.run = run
         self.config = config
         self.folders = folders
         self.overrides = list(overrides)
+        self.runs = runs
         self._began = False
 
     def setup(self, trainer: L.Trainer, pl_module: L.LightningModule, stage: str) -> None:
@@ -74,7 +81,7 @@ class RunRecord(L.Callback):
         if not (self.run / CONFIG).exists():
             facts = (
                 {"overrides": self.overrides}
-                | record_code(self.run, self.folders)
+                | record_code(self.run, self.folders, runs=self.runs)
                 | environment(trainer, task_of(pl_module))
             )
             write_whole(self.run / ENVIRONMENT, json.dumps(facts, indent=2) + "\n")

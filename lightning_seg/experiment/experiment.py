@@ -307,7 +307,7 @@ class Experiment(TaskAndData):
             tester = make_trainer(
                 self.config_init,
                 [RunLogger(folder, curves=False)],
-                [RunRecord(folder, self._text)],
+                [RunRecord(folder, self._text, runs=Path(self.config.runs))],
                 precision=self._given_precision,
             )
             tester.test(self.model, data, ckpt_path=best or None, verbose=False, weights_only=True)
@@ -336,7 +336,8 @@ class Experiment(TaskAndData):
         self._given_precision = settings.trainer.precision
         run = self._given_run or self._new_run()
         overrides = that_differ(self._args, self._files)
-        self._record = RunRecord(run, text, [file.parent for file in self._files], overrides)
+        folders = [file.parent for file in self._files]
+        self._record = RunRecord(run, text, folders, overrides, Path(self.config.runs))
         loggers: list[Logger] = [RunLogger(run, curves=self.tracked)]
         with (
             ExitStack() as opened

@@ -25,6 +25,10 @@ _PLAIN = ("--no-color", "--no-ext-diff", "--no-renames")  # whatever the user's 
 _TIMEOUT = 20  # seconds for one git command; a network drive may be slow
 
 
+class GitError(Exception):
+    """What git was asked is not known: it failed, took too long or is not installed."""
+
+
 @dataclass(frozen=True)
 class Repository:
     """A git repository.
@@ -66,6 +70,9 @@ class Repository:
 
         Returns:
             A patch that ``git apply`` takes, empty if nothing differs; and the files that were too large for it.
+
+        Raises:
+            GitError: A command of git failed or took too long, so what differs is not known.
         """
         changed = self._changes()
         new = [*self._changes("--diff-filter=A"), *self._untracked(besides)]
@@ -81,14 +88,14 @@ class Repository:
         with tempfile.TemporaryDirectory() as folder:
             # An index of its own, in which the new files are announced: the repository's is left as it is.
             index = {"GIT_INDEX_FILE": str(Path(folder, "index"))}
-            self._git("read-tree", "HEAD", environment=index)
+            self._checked("read-tree", "HEAD", environment=index)
             announced = b"\0".join(os.fsencode(name) for name in kept if name in new)
             if announced:
                 add = ("add", "--intent-to-add", "--pathspec-from-file=-", "--pathspec-file-nul")
-                self._git("--literal-pathspecs", *add, environment=index, stdin=announced)
+                self._checked("--literal-pathspecs", *add, environment=index, stdin=announced)
             shape = ("--binary", "--full-index", "--no-textconv", "--src-prefix=a/", "--dst-prefix=b/")
             diff = ("--literal-pathspecs", "diff", *_PLAIN, *shape, "HEAD", "--", *sorted(kept))
-            return self._git(*diff, environment=index) or b"", sorted(left_out)
+            return self._checked(*diff, environment=index), sorted(left_out)
 
     def _changes(self, *options: str) -> list[str]:
         return self._names("diff", *_PLAIN, *options, "--name-only", "-z", "HEAD")
@@ -101,12 +108,19 @@ class Repository:
         return [name for name in names if not name.endswith("/")]  # a repository inside
 
     def _names(self, *arguments: str) -> list[str]:
-        out = self._git(*arguments) or b""
-        return [os.fsdecode(name) for name in out.split(b"\0") if name]
+        return [os.fsdecode(name) for name in self._checked(*arguments).split(b"\0") if name]
 
     def _size(self, name: str) -> int:
         path = self.root / name
         return path.lstat().st_size if path.is_symlink() or path.is_file() else 0
+
+    def _checked(
+        self, *arguments: str, environment: dict[str, str] | None = None, stdin: bytes = b""
+    ) -> bytes:
+        out = self._git(*arguments, environment=environment, stdin=stdin)
+        if out is None:
+            raise GitError(f"git {' '.join(arguments[:2])} failed in {self.root}")
+        return out
 
     def _git(
         self, *arguments: str, environment: dict[str, str] | None = None, stdin: bytes = b""
@@ -145,34 +159,46 @@ def package_commit(package: Path = PACKAGE) -> str | None:
     return repository.commit if repository else _installed_commit(package)
 
 
-def record_code(run: Path, folders: Iterable[Path] = (), package: Path = PACKAGE) -> JsonObject:
+def record_code(
+    run: Path, folders: Iterable[Path] = (), package: Path = PACKAGE, runs: Path | None = None
+) -> JsonObject:
     """Write what is not committed of the code into a run directory, and describe the code.
 
     Args:
-        run: The run directory, ``<root>/<experiment>/<id>``.
+        run: The run directory.
         folders: Where the experiment's own files are; modules that were imported from elsewhere count, too.
         package: The folder of this package's source.
+        runs: The folder of all runs, whose files are no code; the one around the run's experiment unless given.
 
     Returns:
-        "commit", "dirty" (whether anything was not committed), "patch" (its file), "patch_sha256" and
-        "patch_left_out" (how many files were too large for it); and under "user_code" the same for each other
-        repository, with its "folder".
+        "commit", "dirty" (whether anything was not committed; None if git cannot tell), "patch" (its file),
+        "patch_sha256" and "patch_left_out" (how many files were too large for it); and under "user_code" the same
+        for each other repository, with its "folder".
     """
     ours = Repository.of(package / "__init__.py", tracked=True)
-    facts = _record(ours, run, CODE_PATCH) if ours else {"commit": _installed_commit(package), "dirty": False}
+    runs = runs or run.absolute().parent.parent
+    facts = (
+        _record(ours, run, CODE_PATCH, runs)
+        if ours
+        else {"commit": _installed_commit(package), "dirty": False}
+    )
     tops = dict.fromkeys(_top(path.resolve()) for path in (*folders, *_imported()))
     found = [Repository.of(top) for top in tops if top is not None]  # each is asked once
     others = [other for other in found if other is not None and other != ours]
     names = [USER_CODE_PATCH, *(USER_CODE_PATCH.replace(".", f"_{i}.") for i in range(2, len(others) + 1))]
     users = [
-        {"folder": str(other.root), **_record(other, run, name)}
+        {"folder": str(other.root), **_record(other, run, name, runs)}
         for other, name in zip(others, names, strict=False)
     ]
     return facts | ({"user_code": users} if users else {})
 
 
-def _record(repository: Repository, run: Path, name: str) -> JsonObject:
-    patch, left_out = repository.patch(besides=run.absolute().parent.parent)
+def _record(repository: Repository, run: Path, name: str, runs: Path) -> JsonObject:
+    try:
+        patch, left_out = repository.patch(besides=runs)
+    except GitError as error:
+        print(f"WARNING  whether all code is committed is not known: {error}", file=sys.stderr)
+        return {"commit": repository.commit, "dirty": None}
     facts: JsonObject = {"commit": repository.commit, "dirty": bool(patch or left_out)}
     if facts["dirty"]:
         # git apply skips what stands before the first "diff" line.

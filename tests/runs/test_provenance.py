@@ -126,6 +126,31 @@ def test_runs_inside_the_repository_do_not_make_it_dirty(package):
     assert record_code(run, package=package)["dirty"]
 
 
+def test_runs_of_a_study_lie_a_folder_deeper_and_are_no_code_either(package):
+    root = package.parent / "results"
+    for variant in ("base", "other"):
+        run = root / "study" / variant / "20260101-000000-abcd"
+        run.mkdir(parents=True)
+        (run / "metrics.csv").write_text("step\n")
+    assert not record_code(run, package=package, runs=root)["dirty"]
+
+
+@pytest.mark.parametrize("broken", ["diff", "ls-files", "read-tree"])
+def test_what_git_cannot_tell_is_not_called_clean(package, run, tmp_path, monkeypatch, capsys, broken):
+    (package / "new.py").write_text("n = 1\n")
+    real = shutil.which("git")
+    own = tmp_path / "bin" / "git"
+    own.parent.mkdir()
+    asked = f'case " $* " in *" --error-unmatch "*) ;; *" {broken} "*) exit 128;; esac'
+    own.write_text(f'#!/bin/sh\n{asked}\nexec {real} "$@"\n')
+    own.chmod(0o755)
+    head = git(package.parent, "rev-parse", "HEAD")
+    monkeypatch.setenv("PATH", f"{own.parent}:{os.environ['PATH']}")
+    facts = record_code(run, package=package)
+    assert facts["commit"] == head and facts["dirty"] is None and "patch" not in facts
+    assert "whether all code is committed is not known: git" in capsys.readouterr().err
+
+
 def test_the_users_code_is_recorded_beside_the_package(package, run, tmp_path, monkeypatch):
     mine = repository(tmp_path / "mine", my_net_py="n = 1\n")
     (mine / "my_net.py").write_text("n = 2\n")
