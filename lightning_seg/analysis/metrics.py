@@ -14,6 +14,15 @@ SPEED = "images_per_second"
 _LOWER_IS_BETTER = ("loss", "mae", "hausdorff", "hd95", "assd", "count_error", "surface_")
 
 
+def lower_is_better(name: str) -> bool:
+    """Say whether less is better of a score of this package, or of a loss.
+
+    Args:
+        name: As test.json has it; of a curve without ``val/``.
+    """
+    return name.startswith(_LOWER_IS_BETTER) or "calibration_error" in name or name.endswith("loss")
+
+
 @dataclass(frozen=True)
 class Measure:
     """A score.
@@ -135,6 +144,4 @@ def find_measure(name: str | None, records: Sequence[Record]) -> Measure:
         return of_segments
     values = [record.score(found) for record in records]
     percent = bool(np.nanmax(np.abs(values)) <= 1)
-    return Measure(
-        found, found.replace("_", " "), percent, best=-1 if found.startswith(_LOWER_IS_BETTER) else 1
-    )
+    return Measure(found, found.replace("_", " "), percent, best=-1 if lower_is_better(found) else 1)

@@ -60,10 +60,16 @@ def main(arguments: list[str]) -> int:
             launch.run_here(left, options.jobs, lambda line: print(line, flush=True))
         name = "answer-equal-time"
         planned = {study: one.slots() for study, one in zip(studies, longer, strict=True)}
-    found = [
-        (study.ablation, answer(study.ablation, slots, name, tuning_blocks(study, slots)))
-        for study, slots in planned.items()
-    ]
+    found, unanswered = [], []
+    for study, slots in planned.items():
+        try:
+            found.append((study.ablation, answer(study.ablation, slots, name, tuning_blocks(study, slots))))
+        except UserError as error:
+            reasons = "\n".join([str(error), *study.untunable().values()])
+            unanswered.append(f"{study.ablation.name}: {reasons}" if len(planned) > 1 else reasons)
+    if not found:
+        raise UserError("\n".join(unanswered))
+    print("".join(f"no answer for {text}\n" for text in unanswered), end="")
     if len(found) > 1:
         base = options.runs / ablation.name / name
         print("".join(block.text() for block in write_together(found, base, ablation.question)))
@@ -152,12 +158,18 @@ def _chosen(ablation: Ablation, options: argparse.Namespace) -> Ablation:
         if unknown:
             raise UserError(f"there is no variant {', '.join(unknown)}; there are {', '.join(variants)}")
         variants = {name: variants[name] for name in names}
+    tune = {name: tuning for name, tuning in ablation.tune.items() if name in variants}
+    grids = tuple(name for name in ablation.grids if name in variants)
     if options.seeds:
         texts = options.seeds.split(",")
         if not all(text.isdigit() for text in texts):
             raise UserError(f"--seeds expects numbers such as 0,1,2, got {options.seeds!r}")
         seeds = tuple(map(int, texts))
-    return replace(ablation, variants=variants, seeds=seeds)
+        if shared := sorted({*seeds} & {seed for tuning in tune.values() for seed in tuning.seeds}):
+            raise UserError(
+                f"--seeds: {shared[0]} chooses settings, so it cannot be reported; take other seeds"
+            )
+    return replace(ablation, variants=variants, seeds=seeds, tune=tune, grids=grids)
 
 
 def _plans(studies: Sequence[Study], left: Sequence[Slot], jobs: int) -> str:

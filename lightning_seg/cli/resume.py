@@ -2,14 +2,16 @@
 
 from lightning_seg.cli.arguments import Arguments
 from lightning_seg.runs.directory import existing_run
+from lightning_seg.runs.records import read
 
 
 def main(arguments: list[str]) -> None:
     """Run the command."""
     parser = Arguments(
         "lightning-seg resume",
-        "Continue a run that was stopped or killed, exactly where its newest checkpoint is, then test it. It goes on in"
-        " its own run directory and W&B run. A finished run can be trained further: --trainer.max_epochs=N.",
+        "Continue a run that was stopped or killed, exactly where its newest checkpoint is, then test it, unless it was"
+        " begun to be trained only (by 'fit', or to choose settings). It goes on in its own run directory and W&B run."
+        " A finished run can be trained further: --trainer.max_epochs=N.",
         "lightning-seg resume runs/unet_camvid",
         settings=True,
     )
@@ -22,4 +24,7 @@ def main(arguments: list[str]) -> None:
 
     from lightning_seg.experiment.training import resume
 
-    resume(run, settings, then_test=not options.no_test)
+    only_trained = (read(run).environment.get("command") or [""])[0] == "fit"
+    resume(run, settings, then_test=not (options.no_test or only_trained))
+    if only_trained and not options.no_test:
+        print(f"not tested, as it was begun by fit: 'lightning-seg test {run}' tests it")

@@ -263,6 +263,14 @@ class Record:
         except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile):
             return None
 
+    def columns(self) -> list[str]:
+        """List the quantities in metrics.csv, also those without a value that is a number."""
+        try:
+            with (self.path / METRICS).open(newline="") as lines:
+                return next(csv.reader(lines), [])
+        except (OSError, ValueError, csv.Error):
+            return []
+
     def curves(self, classes: bool = False) -> dict[str, np.ndarray]:
         """Read metrics.csv: for each quantity points (P, 3) of step, epoch and value.
 

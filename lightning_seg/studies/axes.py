@@ -10,6 +10,7 @@ from scipy.stats import kendalltau, rankdata
 
 from lightning_seg.analysis.blocks import Block
 from lightning_seg.analysis.tables import Comparison
+from lightning_seg.errors import UserError
 from lightning_seg.plotting.charts import Panel, draw_lines
 from lightning_seg.studies.plan import Ablation
 
@@ -40,6 +41,12 @@ def cells(ablation: Ablation) -> list[Ablation]:
                     share=share,
                 )
             )
+    names = [one.name for one in found]
+    if twice := [name for name in names if names.count(name) > 1]:
+        raise UserError(
+            f"two experiments or shares would both be {twice[0]}, in one folder: give files other names, and shares"
+            " that differ in their first six digits"
+        )
     return found
 
 
@@ -55,6 +62,8 @@ def together(parts: Sequence[tuple[Ablation, Comparison]]) -> list[Block]:
         return []
     title = parts[0][1].sections[0].measure.title
     cell_names = [part.name.rpartition("/")[2] for part, _ in parts]
+    missing = [name for name in parts[0][0].variants if name not in names]
+    left_out = [f"Not in all cells, so left out here: {', '.join(missing)}."] if missing else []
     scores = np.array([[table[name]["score"] for name in names] for table in tables])  # (cells, variants)
     best = parts[0][1].sections[0].measure.best
     ranks = rankdata(-best * scores, axis=1)
@@ -76,6 +85,7 @@ def together(parts: Sequence[tuple[Ablation, Comparison]]) -> list[Block]:
         Block(
             "All experiments together",
             [
+                *left_out,
                 *_stability(ranks, names),
                 *["Normalised: 0 is the worst and 1 the best variant of a cell; mean over cells."] * several,
             ],

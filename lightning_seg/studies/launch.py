@@ -25,7 +25,7 @@ _ENDED = "--- ended after {:.1f} s"
 _STOPPED = [signal.Signals[f"SIG{name}"] for name in ("HUP", "INT", "TERM", "KILL", "USR1", "USR2", "XCPU")]
 _POLL = 0.2  # seconds between two looks at the running processes
 _LOOK = 2.0  # seconds between two looks at what a run has scored so far
-_LIVES = 4  # of a SLURM job whose run gets nowhere
+_LIVES = 4  # of a run that gets nowhere
 
 
 class Attempt:
@@ -127,7 +127,10 @@ def run_here(slots: Sequence[Slot], jobs: int, say: Callable[[str], None]) -> No
                     say(f"{place}: {'continues' if attempt.resumes else 'starts'}, log {slot.log}")
                 time.sleep(_POLL)
                 for attempt in [a for a in active if a.ended()]:
-                    say(f"{active.pop(attempt)}: {attempt.finish()}")
+                    ended = attempt.finish()
+                    if reason := fail_if_stuck(attempt.slot):
+                        ended = f"FAILED: {reason} ({attempt.slot.log}); --retry tries again"
+                    say(f"{active.pop(attempt)}: {ended}")
                     free.append(attempt.share)
         except KeyboardInterrupt:
             for attempt in active:
@@ -164,9 +167,8 @@ class Job:
             while not attempt.ended():
                 time.sleep(_POLL)
             said = f"{self.slot.name}: {attempt.finish()}"
-        if self.slot.state() == "half done" and (lives := starts_since_saved(self.slot)) >= _LIVES:
-            self.slot.failure = f"it was ended {lives} times before it had saved anything new"
-            said = f"{self.slot.name}: FAILED: {self.slot.failure} ({self.slot.log})"
+        if reason := fail_if_stuck(self.slot):
+            said = f"{self.slot.name}: FAILED: {reason} ({self.slot.log})"
         print(said, flush=True)
         if self.slot.failure:
             raise RuntimeError(said)
@@ -284,11 +286,30 @@ def seconds_of(slot: Slot) -> float | None:
 
 def starts_since_saved(slot: Slot) -> int:
     """Count how often a run was begun or continued, by its log, since it last got to a checkpoint."""
-    starts = re.findall(r"^--- (\S+ \S+) lightning-seg ", slot.log.read_text(errors="replace"), re.MULTILINE)
     run = slot.run()
+    text = slot.log.read_text(errors="replace")
+    found = re.findall(r"^--- (\S+ \S+) lightning-seg (.*)$", text, re.MULTILINE)
+    # Without a run, only those with these settings.
+    own = " ".join([slot.command, *slot.arguments])
+    starts = [start for start, arguments in found if run is not None or arguments == own]
     checkpoint = run and run.path / LAST_CHECKPOINT
     saved = checkpoint.stat().st_mtime if checkpoint and checkpoint.exists() else 0
     return sum(time.mktime(time.strptime(start, "%Y-%m-%d %H:%M:%S")) >= saved for start in starts)
+
+
+def fail_if_stuck(slot: Slot) -> str:
+    """Note that a run failed which was ended several times before it had saved anything new, and say so.
+
+    Args:
+        slot: Whose attempt has just ended.
+
+    Returns:
+        The reason; nothing if it has ended well, has failed anyhow or may try again.
+    """
+    if slot.state() not in ("half done", "missing") or (lives := starts_since_saved(slot)) < _LIVES:
+        return ""
+    slot.failure = f"it was ended {lives} times before it had saved anything new"
+    return slot.failure
 
 
 def time_left(slots: Sequence[Slot], left: Sequence[Slot], jobs: int) -> float | None:

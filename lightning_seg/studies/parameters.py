@@ -70,5 +70,17 @@ def check_parameter(file: str, name: str, parameter: object, method: str = "rand
         raise UserError(f"{file}: {name} has the distribution {kind}; expected one of {', '.join(needed)}")
     if missing := [key for key in needed[kind] if key not in parameter]:
         raise UserError(f"{file}: {name} ({kind}) needs {' and '.join(missing)}")
+    known = {*needed[kind], "distribution", *(("q",) if kind == "q_uniform" else ())}
+    if unknown := [key for key in parameter if key not in known]:
+        hint = ""
+        if {"log", "scale"} & {*unknown}:
+            hint = "; a logarithmic range is {min: ..., max: ..., distribution: log_uniform_values}"
+        elif "q" in unknown:
+            hint = "; steps are {min: ..., max: ..., q: ..., distribution: q_uniform}"
+        raise UserError(
+            f"{file}: {name} ({kind}) knows no {unknown[0]!r}, only {', '.join(sorted(known))}{hint}"
+        )
+    if kind == "q_uniform" and not parameter.get("q", 1) > 0:
+        raise UserError(f"{file}: {name}: the step q must be above 0, got {parameter['q']!r}")
     if method == "grid" and kind not in ("constant", "categorical"):
         raise UserError(f"{file}: {name} has no list of values, which the method grid needs")

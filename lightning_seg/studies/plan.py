@@ -16,7 +16,7 @@ from lightning_seg.errors import UserError
 from lightning_seg.experiment.files import experiment_file
 from lightning_seg.runs.directory import JsonObject
 from lightning_seg.studies.slots import Slot
-from lightning_seg.studies.tuning import Tuning, read_tuning, word
+from lightning_seg.studies.tuning import Tuning, as_number, read_tuning, word
 
 ABLATIONS = Path("experiments/ablations")
 _KEYS = (
@@ -98,8 +98,7 @@ def load(name: str) -> Ablation:
     if not planned:
         planned = {"unchanged" if several else Path(str(named)).stem: {}}
     common = _overrides(content.get("settings") or {}, f"{file}: settings")
-    given = content.get("seeds", 3)
-    seeds = tuple(range(given)) if isinstance(given, int) else tuple(given)
+    seeds = _seeds(content.get("seeds", 3), file)
     everywhere = read_tuning(content.get("tune"), f"{file}: tune", seeds)
     variants: dict[str, tuple[str, ...]] = {}
     tune: dict[str, Tuning] = {}
@@ -114,16 +113,21 @@ def load(name: str) -> Ablation:
                 raise UserError(
                     f"{file}: variant {full_name!r} must be named once, with letters, digits and . = + - _"
                 )
+            _refuse_useless(full_name, overrides, common, own, bool(shares), file)
             variants[full_name] = (*common, *overrides)
             if own is not None:
                 tune[full_name] = own
             if full_name != variant:
                 grids.append(full_name)
-    baseline = content.get("baseline")
+    baseline = None if content.get("baseline") is None else str(content["baseline"])
     if baseline is not None and baseline not in variants:
         raise UserError(f"{file}: baseline {baseline!r} is none of the variants {', '.join(variants)}")
     experiments = tuple(experiment_file(str(one)) for one in (named if isinstance(named, list) else [named]))
+    shares = [as_number(share) for share in shares] if isinstance(shares, list) else shares
     numbers = isinstance(shares, list) and all(isinstance(s, int | float) and 0 < s <= 1 for s in shares)
+    block = content.get("block")
+    if block is not None and (not isinstance(block, int) or isinstance(block, bool) or block < 1):
+        raise UserError(f"{file}: block must be a whole number of images, at least 1, got {block!r}")
     if not experiments or not numbers or len({*shares}) < len(shares):
         raise UserError(
             f"{file}: experiment must be a name or a list of names, and train_share a list of numbers above 0 and up to"
@@ -135,13 +139,51 @@ def load(name: str) -> Ablation:
         variants,
         seeds,
         baseline,
-        None if content.get("block") is None else int(content["block"]),
+        block,
         str(content.get("question") or ""),
         tune,
         tuple(grids),
         experiments if len(experiments) > 1 else (),
         tuple(map(float, shares)),
     )
+
+
+def _seeds(given: object, file: Path) -> tuple[int, ...]:
+    """Read how many seeds there are, or which."""
+    found = list(range(given)) if isinstance(given, int) and not isinstance(given, bool) else given
+    if not (
+        isinstance(found, list)
+        and found
+        and all(isinstance(seed, int) and not isinstance(seed, bool) and seed >= 0 for seed in found)
+        and len({*found}) == len(found)
+    ):
+        raise UserError(
+            f"{file}: seeds must be a number of seeds, at least 1, or a list of different ones such as [0, 1, 2];"
+            f" got {given!r}"
+        )
+    return tuple(found)
+
+
+def _refuse_useless(
+    variant: str, own: Sequence[str], common: Sequence[str], tuning: Tuning | None, shared: bool, file: Path
+) -> None:
+    """Refuse settings of a variant in whose place others would be used without a word."""
+    given = {override.split("=")[0].removeprefix("--") for override in own}
+    everywhere = {override.split("=")[0].removeprefix("--") for override in common}
+    if tuning is not None and (both := sorted(given & {*tuning.settings})):
+        raise UserError(
+            f"{file}: variant {variant} sets {both[0]}, which tune chooses: leave it out there, or give the variant"
+            " 'tune: null'"
+        )
+    if "seed_everything" in given | everywhere:
+        raise UserError(
+            f"{file}: seed_everything is no setting of a variant: 'seeds' says which are reported"
+        )
+    if shared and "data.init_args.train_share" in given | everywhere:
+        raise UserError(
+            f"{file}: variant {variant} has data.init_args.train_share, which 'train_share' of the ablation sets:"
+            " one of them must go"
+        )
 
 
 def slot_arguments(

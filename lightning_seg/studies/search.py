@@ -157,7 +157,7 @@ def run(
         runs: The folder of all runs.
         trials: How many there shall be; None for all of a grid.
         settings: Further settings for all trials, ``--key=value``.
-        seeds: Over how many a trial is averaged; of several none are those of `repeat_best`.
+        seeds: Over how many a trial is averaged; none are those of `repeat_best`, unless settings say one.
 
     Raises:
         UserError: Several trials in a row failed, or those that are there have another number of seeds.
@@ -203,8 +203,9 @@ class _FailedTrial(Exception):
 def _try(search: Search, trial: "Trial", runs: Path, settings: Sequence[str], seeds: int) -> float:
     """Run one trial and return the best value of its curve, the mean over its seeds."""
     chosen = suggest(trial, search.parameters)
-    each: list[int | None] = [None] if seeds == 1 else [FIRST_SEED + i for i in range(seeds)]
-    found = [_train(search, trial, chosen, runs, settings, seed) for seed in each]
+    named = seeds == 1 and any(setting.startswith("--seed_everything=") for setting in settings)
+    each: list[int | None] = [None] if named else [FIRST_SEED + i for i in range(seeds)]
+    found = [_train(search, trial, chosen, runs, settings, seed, seeds > 1) for seed in each]
     trial.set_user_attr("run", str(found[0][1].path))
     mean = statistics.mean(value for value, _ in found)
     shown = " ".join(f"{name.rsplit('.', 1)[-1]}={setting_text(value)}" for name, value in chosen.items())
@@ -220,11 +221,12 @@ def _train(
     runs: Path,
     settings: Sequence[str],
     seed: int | None,
+    several: bool,
 ) -> tuple[float, Record]:
     """Make a run of a trial, with a seed or that of the settings; return the best value of its curve and the run."""
     import optuna
 
-    suffix = "" if seed is None else f"-seed-{seed}"
+    suffix = f"-seed-{seed}" if several else ""
     folder, tag = folder_of(search, runs), f"{search.name}-trial-{trial.number}{suffix}"
     place = [
         f"--name={FOLDER}/{search.name}",
@@ -237,6 +239,8 @@ def _train(
     log = folder / f"trial-{trial.number:03d}{suffix}.log"
     with log.open("w") as out:
         command = expand(_command(search, [*_arguments(chosen), *settings, *place]))
+        if command[3:4] == ["exp"]:  # a trial is only trained: no test chooses
+            command[3] = "fit"
         process = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=out, stderr=subprocess.STDOUT)
         record, reported = None, 0
         try:

@@ -7,6 +7,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
+from lightning_seg.analysis.metrics import lower_is_better
 from lightning_seg.errors import UserError
 from lightning_seg.runs.directory import JsonObject
 from lightning_seg.studies.plan import Ablation, resolved, slot_arguments
@@ -31,6 +32,8 @@ class Study:
     """
 
     def __init__(self, ablation: Ablation, runs: Path, arguments: Sequence[str] = ()) -> None:
+        if any(argument.split("=")[0] == "--seed_everything" for argument in arguments):
+            raise UserError("--seed_everything has no effect here: --seeds=0,1 says which seeds are reported")
         self.ablation, self._runs, self._arguments = ablation, runs, arguments
         self._final: dict[tuple[str, str], tuple[tuple[str, ...], JsonObject]] = {}
         seen: list[object] = []
@@ -119,7 +122,11 @@ class Study:
             raise UserError(f"--{tuned[0]} is tuned: take it from the command line, or from tune")
         monitor = config["checkpoint"]
         by = tuning.by or monitor["monitor"]
-        less = monitor["mode"] == "min" if by == monitor["monitor"] else by.endswith("loss")
+        less = (
+            monitor["mode"] == "min" if by == monitor["monitor"] else lower_is_better(by.removeprefix("val/"))
+        )
+        if tuning.goal:
+            less = tuning.goal == "minimize"
         read: dict[str, JsonObject] = {}
 
         def make(point: Point, seed: int) -> TuningSlot:
@@ -178,7 +185,13 @@ def _refuse_test_images(arguments: Sequence[str], config: JsonObject, variant: s
     from lightning_seg.experiment.experiment import ExperimentSettings
 
     fields = config["data"]["init_args"]
-    val, test = fields["val_split"], fields["test_split"]
+    train, val, test = fields.get("train_split", ""), fields["val_split"], fields["test_split"]
+    if fields.get("fold") is None and (both := {*train.split("+")} & {*val.split("+"), *test.split("+")}):
+        raise UserError(
+            f"variant {variant}: the split {', '.join(sorted(both))} is trained on"
+            f" (data.init_args.train_split={train}), so it can neither choose (val_split={val}) nor be tested"
+            f" (test_split={test})"
+        )
     shared = "a fold is" if fields.get("fold") is not None else ""
     if both := {*val.split("+")} & {*test.split("+")}:
         shared = f"the split {', '.join(sorted(both))} is"

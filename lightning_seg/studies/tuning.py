@@ -16,7 +16,24 @@ from lightning_seg.runs.directory import JsonObject
 from lightning_seg.studies.parameters import check_parameter, distribution
 from lightning_seg.studies.search import FIRST_SEED
 
-_KEYS = ("settings", "seeds", "by", "extend", "trials", "minutes", "early_stop")
+_KEYS = ("settings", "seeds", "by", "goal", "extend", "trials", "minutes", "early_stop")
+_NOT_TUNED = {
+    **dict.fromkeys(
+        ("seed_everything", "name", "runs"), "it tells runs apart; seeds are listed under tune's seeds"
+    ),
+    **dict.fromkeys(
+        (
+            "data",
+            "data.init_args",
+            "data.class_path",
+            "test_sets",
+            *(f"data.init_args.{key}" for key in ("train_split", "val_split", "test_split", "split_ratios")),
+            *(f"data.init_args.{key}" for key in ("fold", "folds", "root")),
+        ),
+        "it says which images are trained on, choose and are tested",
+    ),
+}
+_NUMBER = re.compile(r"[-+]?\d+(\.\d*)?[eE][-+]?\d+")  # without a point YAML takes it for a text
 _MOST = 512  # trials, where minutes decide how many there are
 
 
@@ -28,6 +45,7 @@ class Tuning:
         settings: For each setting the values to try, or a range as in `lightning_seg.studies.search`.
         seeds: With which each choice is tried; others than those that are reported.
         by: The curve whose best value counts, of the validation split; what chooses the checkpoint unless given.
+        goal: ``minimize`` or ``maximize``, for a curve of which that is not known.
         extend: How often to go on beyond the edge of the grid while the best lies there.
         trials: How many choices to try, spread evenly over the ranges; all of a grid unless given.
         minutes: Choices are tried until so many minutes of training are spent.
@@ -37,6 +55,7 @@ class Tuning:
     settings: JsonObject
     seeds: tuple[int, ...] = (FIRST_SEED,)
     by: str = ""
+    goal: str = ""
     extend: int = 0
     trials: int | None = None
     minutes: float | None = None
@@ -94,6 +113,14 @@ def read_tuning(content: object, where: str, reported: Sequence[int]) -> Tuning 
     minutes: Any = given.get("minutes")
     if not isinstance(settings, dict) or not settings:
         raise UserError(f"{where}: settings must be {{SETTING: [VALUE, ...]}}, got {settings!r}")
+    for key in settings:
+        if key in _NOT_TUNED:
+            raise UserError(f"{where}: {key} cannot be tuned: {_NOT_TUNED[key]}")
+        if key in _KEYS:
+            raise UserError(
+                f"{where}: beside {key} the settings stand under their own key: {{settings: {{SETTING: [VALUE, ...]}},"
+                f" {key}: ...}}"
+            )
     settings = {key: _checked(key, values, where) for key, values in settings.items()}
     for key, values in settings.items():
         if isinstance(values, dict) and trials is None and minutes is None:
@@ -108,7 +135,9 @@ def read_tuning(content: object, where: str, reported: Sequence[int]) -> Tuning 
             f"{where}: seed {shared[0]} would both choose settings and be reported; tune with other seeds, such as"
             f" {FIRST_SEED}"
         )
-    by, stop = str(given.get("by") or ""), given.get("early_stop")
+    by, goal, stop = str(given.get("by") or ""), given.get("goal") or "", given.get("early_stop")
+    if goal not in ("", "minimize", "maximize"):
+        raise UserError(f"{where}: goal must be minimize or maximize, got {goal!r}")
     if by and not by.startswith("val/"):
         raise UserError(
             f"{where}: settings are chosen by a score of the validation split, such as val/miou, not {by}"
@@ -119,7 +148,11 @@ def read_tuning(content: object, where: str, reported: Sequence[int]) -> Tuning 
         raise UserError(f"{where}: seeds and trials must be at least 1")
     if minutes is not None and not (_number(minutes) and minutes > 0):
         raise UserError(f"{where}: minutes must be a number above 0, got {minutes!r}")
-    tuning = Tuning(settings, own, by, _whole(extend, where, "extend"), trials, minutes, bool(stop))
+    if len({*own}) < len(own):
+        raise UserError(f"{where}: each seed counts once, got {list(own)}")
+    if trials is not None and all(isinstance(values, list) for values in settings.values()):
+        trials = None if trials >= math.prod(map(len, settings.values())) else trials  # the whole grid
+    tuning = Tuning(settings, own, by, goal, _whole(extend, where, "extend"), trials, minutes, bool(stop))
     if tuning.extend and not tuning.is_grid:
         raise UserError(
             f"{where}: extend goes beyond the edge of a whole grid; with trials, widen the ranges instead"
@@ -130,12 +163,12 @@ def read_tuning(content: object, where: str, reported: Sequence[int]) -> Tuning 
 def _checked(key: str, values: Any, where: str) -> Any:
     """Check what is tried of a setting; YAML takes 1e-4 for a text, which is a number here."""
     if isinstance(values, list) and values:
-        return [_as_number(value) for value in values]
+        return [as_number(value) for value in values]
     if not isinstance(values, dict):
         raise UserError(
             f"{where}: {key} needs a list of values, or a range such as {{min: 1, max: 9}}; got {values!r}"
         )
-    values = {name: _as_number(value) for name, value in values.items()}
+    values = {name: as_number(value) for name, value in values.items()}
     check_parameter(where, key, values)
     if "min" not in values:
         raise UserError(f"{where}: {key} needs a list of values, or min and max; got {values!r}")
@@ -147,13 +180,9 @@ def _checked(key: str, values: Any, where: str) -> Any:
     return values
 
 
-def _as_number(value: Any) -> Any:
-    if isinstance(value, str):
-        try:
-            return float(value)
-        except ValueError:
-            return value
-    return value
+def as_number(value: Any) -> Any:
+    """Turn a text such as 1e-4, which YAML takes for no number, into one."""
+    return float(value) if isinstance(value, str) and _NUMBER.fullmatch(value) else value
 
 
 def _whole(value: object, where: str, name: str) -> int:

@@ -7,7 +7,7 @@ import numpy as np
 
 from lightning_seg.analysis.blocks import Block
 from lightning_seg.analysis.groups import short
-from lightning_seg.analysis.settings import value_text
+from lightning_seg.analysis.settings import provenance, value_text
 from lightning_seg.plotting.charts import Panel, draw_lines
 from lightning_seg.runs.records import Record
 from lightning_seg.studies.slots import Slot
@@ -35,7 +35,7 @@ def tuning_blocks(study: Study, planned: Sequence[Slot]) -> list[Block]:
     return [
         Block(
             "How each variant was tuned",
-            [*_rules(study, chosen), *_warnings(study, chosen)],
+            [*_rules(study, chosen), *_warnings(study, chosen), *_remarks(study, chosen, planned)],
             ["variant", "chosen", "validation", "tried", "tuning runs", "min", "reported runs", "min"],
             [_row(variant, chosen.get(variant), tested[variant]) for variant in study.ablation.variants],
             left=(0, 1),
@@ -95,7 +95,10 @@ def _rules(study: Study, chosen: Mapping[str, Chosen]) -> list[str]:
         left = [variant for variant in study.ablation.variants if variant not in chosen]
         found.append(f"Budgets are not equal: {', '.join(left)} was not tuned.")
     elif len(limits) == 1 and None not in limits:
-        found.append(f"Equal tuning budget: {_minutes(limits)} of training for each variant.")
+        spent = ", ".join(f"{name} {one.seconds / 60:.1f}" for name, one in chosen.items())
+        found.append(
+            f"Equal limit of tuning: {_minutes(limits)} of training for each variant; spent: {spent}."
+        )
     elif len(runs) == 1:
         found.append(f"Equal tuning budget: {runs.pop()} runs for each variant.")
     elif runs:
@@ -124,6 +127,27 @@ def _warnings(study: Study, chosen: Mapping[str, Chosen]) -> list[str]:
         for state, words in (("failed", "failed and counted as worst"), ("given up", "were given up early")):
             if count := sum(tried.state == state for tried in one.tried):
                 found.append(f"{name}: {count} of {len(one.tried)} choices {words}.")
+    return found
+
+
+def _remarks(study: Study, chosen: Mapping[str, Chosen], planned: Sequence[Slot]) -> list[str]:
+    """Say what makes a choice less blind, or its runs less comparable, than they should be."""
+    found = []
+    for variant in chosen:
+        own = [slot for slot in planned if slot.variant == variant]
+        counted = {run.path for slot in own if (run := slot.run())}
+        before = {r.path for slot in own for r in slot.records() if r.test} - counted
+        if before:
+            found.append(
+                f"{variant}: {len(before)} run{'s' * (len(before) != 1)} with other settings had been tested before:"
+                " whoever chose anew after that may have seen their scores."
+            )
+    made = {
+        variant: [run for slot in study.tuning_slots() if slot.variant == variant and (run := slot.run())]
+        for variant in chosen
+    }
+    if differing := provenance([run for runs in made.values() for run in runs]):
+        found.append(f"The runs that chose differ in {differing}.")
     return found
 
 
@@ -175,7 +199,6 @@ def _chart(chosen: Mapping[str, Chosen]) -> "Figure | None":
     """Draw the score over each setting that is a number: of the other settings what is best there."""
     panels: dict[str, Panel] = {}
     for name, one in chosen.items():
-        less = one.by.endswith("loss")
         for key, _ in one.best.values:
             best: dict[float, float] = {}
             for tried in one.tried:
@@ -183,7 +206,7 @@ def _chart(chosen: Mapping[str, Chosen]) -> "Figure | None":
                 if isinstance(value, bool) or not isinstance(value, int | float) or not tried.scores:
                     continue
                 values = [*([best[value]] if value in best else []), tried.mean]
-                best[value] = min(values) if less else max(values)
+                best[value] = min(values) if one.sign < 0 else max(values)
             if len(best) < 2:
                 continue
             panel = panels.setdefault(key, Panel(f"{one.by} over {short([key])[0]}", key))

@@ -15,6 +15,9 @@ from lightning_seg.studies.slots import Slot, State
 from lightning_seg.studies.tuning import Point, Tuning
 
 FOLDER = "tuning"  # in the ablation's: the runs that only choose
+_FAILURES = (
+    3  # choices after which, within a limit of minutes, a variant is given up of which none has trained
+)
 SETTLED: tuple[State, ...] = ("done", "failed", "given up")
 
 
@@ -100,6 +103,11 @@ class TuningSlot(Slot):
             )
         return max(self._values)
 
+    def diverged(self) -> bool:
+        """Whether the run has the curve, and none of its values is a number."""
+        run = self.run()
+        return run is not None and not self._curve(run) and self.by in run.columns()
+
     def _curve(self, record: Record) -> list[float]:
         points = record.curves().get(self.by)
         return [] if points is None else [self.sign * value for value in points[:, 2].tolist()]
@@ -133,6 +141,7 @@ class Chosen:
         variant: Its name.
         tuning: How it was tuned.
         by: The curve that chose.
+        sign: 1 where more is better, -1 where less is.
         best: The choice.
         tried: All choices, in the order in which they were tried.
         base: How many of them were there before going beyond an edge.
@@ -145,6 +154,7 @@ class Chosen:
     variant: str
     tuning: Tuning
     by: str
+    sign: int
     best: Point
     tried: tuple[Tried, ...]
     base: int
@@ -211,7 +221,11 @@ class VariantTuning:
         points = sum(rounds, [])
         if not points or not all(map(self._settled, points)):
             return None
-        if self.tuning.minutes is not None and len(self._begun()) < len(self.points) and not self._spent():
+        if (
+            self.tuning.minutes is not None
+            and len(points) < len(self.points)
+            and not (self._spent() or self._out(points))
+        ):
             return None
         tried = tuple(map(self._tried, points))
         best = self._best(points)
@@ -219,13 +233,15 @@ class VariantTuning:
             slot = self.slots_of(points[0])[0]
             raise UserError(
                 f"{self.variant} cannot be tuned: all {len(points)} choices failed, the first by"
-                f" {slot.failure or 'its rivals'} ({slot.log}); --retry tries again"
+                f" {slot.failure or ('values that are no numbers' if slot.diverged() else 'its rivals')} ({slot.log});"
+                " --retry tries again"
             )
         records = [run for point in points for slot in self.slots_of(point) if (run := slot.run())]
         return Chosen(
             variant=self.variant,
             tuning=self.tuning,
             by=self.slots_of(best)[0].by,
+            sign=self.slots_of(best)[0].sign,
             best=best,
             tried=tried,
             base=len(rounds[0]),
@@ -241,7 +257,7 @@ class VariantTuning:
             return self.points
         found: list[Point] = []
         for point in self.points:
-            if self._spent(found):
+            if self._spent(found) or self._out(found):
                 break
             found.append(point)
             if not self._settled(point):
@@ -255,6 +271,12 @@ class VariantTuning:
         seconds = sum(record.training[2] for record in records if np.isfinite(record.training[2]))
         return self.tuning.minutes is not None and seconds >= 60 * self.tuning.minutes
 
+    def _out(self, points: Sequence[Point]) -> bool:
+        """Whether so many choices failed, and nothing else became of them, that the others will fail, too."""
+        return len(points) >= _FAILURES and all(
+            any(slot.state() == "failed" for slot in self.slots_of(point)) for point in points
+        )
+
     def _settled(self, point: Point) -> bool:
         states = [slot.state() for slot in self.slots_of(point)]
         out = bool({"failed", "given up"} & {*states}) and not {"running", "half done"} & {*states}
@@ -264,6 +286,8 @@ class VariantTuning:
         slots = self.slots_of(point)
         states = [slot.state() for slot in slots]
         if all(state == "done" for state in states):
+            if any(slot.diverged() for slot in slots):
+                return Tried(point, (), "failed")
             return Tried(point, tuple(slot.sign * slot.value() for slot in slots), "done")
         return Tried(point, (), "failed" if "failed" in states else "given up")
 

@@ -206,6 +206,25 @@ def test_a_job_whose_run_gets_nowhere_is_not_queued_for_ever(workplace, monkeypa
     assert one.state() == "done"
 
 
+def test_a_run_that_is_killed_each_time_is_not_begun_for_ever(workplace, capsys):
+    fake = Path("fake.py").read_text()
+    Path("fake.py").write_text(
+        fake.replace('print("training", flush=True)', "import os; os.kill(os.getpid(), 9)")
+    )
+    lines, one = [], slot()
+    for i in range(1, 5):
+        launch.run_here([one], 1, lines.append)
+        assert one.state() == ("failed" if i == 4 else "half done")
+    assert "FAILED: it was ended 4 times before it had saved anything new" in lines[-1]
+    early = fake.replace("    run.mkdir(parents=True)", "    import os; os.kill(os.getpid(), 9)")
+    Path("fake.py").write_text(early)  # before there is a run directory
+    two = slot("b")
+    for _ in range(4):
+        launch.run_here([two], 1, lines.append)
+    assert two.state() == "failed"
+    assert slot("b", lr="0.2").state() == "missing"
+
+
 @pytest.mark.parametrize(
     ("planned", "made", "differing"),
     [

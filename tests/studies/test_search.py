@@ -10,6 +10,7 @@ import sys
 import textwrap
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import yaml
@@ -41,7 +42,7 @@ seed = int(given.get("seed_everything", -1))
 run.mkdir(parents=True)
 config = {"optimizer": {"lr": lr}, "wandb": {"tags": [given["wandb.tags+"]], "group": given["wandb.group"]}}
 (run / "config.yaml").write_text(yaml.safe_dump(config | {"kind": given["kind"], "seed_everything": seed}))
-if seed >= 0:
+if 0 <= seed < 1000:
     (run / "test.json").write_text('{"protocol": {}, "scores": {"miou": %s}}' % (0.5 + seed / 100))
 for i in range(1, 4):
     with (run / "metrics.csv").open("a") as file:
@@ -145,6 +146,28 @@ def test_the_best_is_tested_with_seeds_in_one_command_and_trials_are_not(file, t
     assert cli.main([*command, "--repeat=3"]) == 0  # two of them are there
     assert len(find([tmp_path / "runs" / "lr-best"])) == 3
     assert {read(path).status for path in find([tmp_path / "runs" / "searches"])} == {"not tested"}
+
+
+def test_a_trial_is_only_trained_with_a_seed_that_is_not_reported(file, tmp_path, monkeypatch):
+    made = []
+
+    def begin(command, **options):
+        made.append(command)
+        return subprocess.Popen([sys.executable, str(tmp_path / "objective.py"), *command[4:]], **options)
+
+    names = ("DEVNULL", "STDOUT", "TimeoutExpired")
+    fake = SimpleNamespace(Popen=begin, **{name: getattr(subprocess, name) for name in names})
+    monkeypatch.setattr(searching, "subprocess", fake)
+    path = file(command=["${env}", "lightning-seg", "exp", "${args}"], run_cap=1)
+    assert cli.main(["search", str(path), f"--runs={tmp_path / 'runs'}"]) == 0
+    ((*program, command, first),) = [words[:5] for words in made]
+    assert program[1:] == ["-m", "lightning_seg"] and command == "fit" and first.startswith("--")
+    assert "--seed_everything=1000" in made[0]
+    (run,) = find([tmp_path / "runs" / "searches"])
+    assert read(run).seed == 1000 and read(run).status == "not tested"
+    made.clear()
+    assert cli.main(["search", str(path), f"--runs={tmp_path / 'other'}", "--seed_everything=7"]) == 0
+    assert "--seed_everything=7" in made[0] and "--seed_everything=1000" not in made[0]
 
 
 def test_the_command_that_tests_is_exp(tmp_path):

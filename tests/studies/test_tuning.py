@@ -17,8 +17,10 @@ from lightning_seg.cli.main import main
 from lightning_seg.errors import UserError
 from lightning_seg.studies import launch, study
 from lightning_seg.studies import tuning as rules
+from lightning_seg.studies.axes import cells as main_cells
 from lightning_seg.studies.plan import load
 from lightning_seg.studies.study import Study
+from lightning_seg.studies.study import _refuse_test_images as refuse_test_images
 from lightning_seg.studies.tuning import (
     FIRST_SEED,
     beyond,
@@ -115,11 +117,39 @@ def test_choices_of_one_name_are_told_apart():
         ({"settings": GRID, "trials": "many"}, "trials must be a whole number"),
         ({"settings": GRID, "minutes": -1}, "minutes must be a number above 0"),
         ({"settings": GRID, "early_stop": "asha"}, "early_stop must be hyperband"),
+        ({"settings": GRID, "goal": "less"}, "goal must be minimize or maximize, got 'less'"),
+        ({"settings": GRID, "seeds": [1000, 1000]}, "each seed counts once"),
+        ({LR: [0.1], "extend": 1}, "beside extend the settings stand under their own key"),
+        (
+            {"data.init_args.val_split": ["test", "val"]},
+            "it says which images are trained on, choose and are",
+        ),
+        ({"data.init_args.fold": [0, 1]}, "data.init_args.fold cannot be tuned"),
+        ({"seed_everything": [0, 1]}, "seeds are listed under tune's seeds"),
+        (
+            {"settings": {LR: {"min": 1e-5, "max": 0.1, "log": True}}, "trials": 3},
+            "knows no 'log'.*distribution: log_uniform_values",
+        ),
+        ({"settings": {LR: {"min": 0, "max": 1, "q": 0.1}}, "trials": 3}, "distribution: q_uniform"),
+        (
+            {"settings": {LR: {"min": 0, "max": 1, "q": 0, "distribution": "q_uniform"}}, "trials": 3},
+            "the step q must be above 0",
+        ),
     ],
 )
 def test_a_wrong_tune_is_named(content, says):
     with pytest.raises(UserError, match=says):
         tuning(content)
+
+
+def test_trials_that_the_whole_grid_does_not_need_are_a_grid():
+    found = tuning({"settings": GRID, "seeds": 1, "by": "val/miou", "extend": 1, "trials": 12})
+    assert found.is_grid and found.extend == 1 and len(points(found)) == 3
+
+
+def test_what_looks_like_a_number_but_is_a_name_stays_one():
+    found = tuning({"trainer.precision": ["32", "bf16-mixed"], LR: ["1e-4"]})
+    assert found.settings == {"trainer.precision": ["32", "bf16-mixed"], LR: [1e-4]}
 
 
 def test_trials_cover_their_ranges_evenly_and_are_always_the_same():
@@ -156,7 +186,119 @@ def test_hyperband_compares_a_third_after_a_few_validations_and_the_others_later
     assert rank_at_rung([0.1, 0.1, 0.55], others, 1) == "2. of 3 after 3 validations"
 
 
+@pytest.mark.parametrize(
+    ("content", "says"),
+    [
+        ({"variants": {"full": {LR: 1e-4}, "frozen": {}}}, f"variant full sets {LR}, which tune chooses"),
+        ({"variants": {"a": {"grid": {LR: [1e-4, 1e-3]}}}, "baseline": None}, "variant a-lr=0.0001 sets"),
+        ({"variants": {"full": {"seed_everything": 3}}}, "'seeds' says which are reported"),
+        (
+            {"train_share": [0.5, 1], "settings": {"data.init_args.train_share": 0.1}},
+            "'train_share' of the ablation sets",
+        ),
+        ({"seeds": 2.5}, "seeds must be a number of seeds"),
+        ({"seeds": [0, 0]}, "seeds must be a number of seeds"),
+        ({"seeds": 0}, "at least 1"),
+        ({"seeds": True}, "seeds must be a number of seeds"),
+        ({"block": "ten"}, "block must be a whole number of images, at least 1, got 'ten'"),
+    ],
+)
+def test_what_would_be_passed_over_without_a_word_is_refused(workplace, content, says):
+    with pytest.raises(UserError, match=says):
+        load(write(**{"tune": GRID, **content}))
+
+
+def test_a_variant_that_is_not_tuned_may_say_what_others_tune(workplace):
+    own = {"full": {LR: 1e-4, "tune": None}, "frozen": {}}
+    assert load(write(tune=GRID, variants=own)).variants["full"] == (f"--{LR}=0.0001",)
+
+
+def test_names_that_are_numbers_and_shares_that_yaml_takes_for_text(workplace):
+    found = load(write(variants={8: {}, 16: {}}, baseline=8, train_share=["5e-1", 1]))
+    assert found.baseline == "8" and found.train_shares == (0.5, 1.0)
+
+
+def test_cells_of_one_name_are_refused(workplace):
+    with pytest.raises(UserError, match="would both be study/share0.5, in one folder"):
+        main_cells(load(write(train_share=[0.5000001, 0.5])))
+
+
+def test_training_images_do_not_choose():
+    settings = {"data": {"init_args": {"train_split": "train+val", "val_split": "val", "test_split": "test"}}}
+    with pytest.raises(UserError, match="the split val is trained on"):
+        refuse_test_images((), settings, "full")
+
+
 # The two phases
+
+
+@pytest.mark.parametrize(("by", "goal"), [("val/hd95", {}), ("val/spread", {"goal": "minimize"})])
+def test_less_may_be_better(workplace, monkeypatch, by, goal):
+    class Distances(Learners):
+        def make(self, slot):
+            super().make(slot)
+            rate = slot.config["model"]["optimizer"]["init_args"]["lr"]
+            file = max(slot.home.glob("*/metrics.csv"))
+            value = 5 if rate == 1e-3 else 15
+            file.write_text(f"step,epoch,{by},train/images_per_second\n9,0,{value},100\n")
+
+    write(tune={"settings": GRID, "by": by, **goal})
+    run(monkeypatch, Distances(best={"full": -3, "frozen": -3}, top={"full": 0.4, "frozen": 0.4}))
+    found = Study(load("study.yaml"), Path("runs")).chosen()
+    assert {name: one.best.label for name, one in found.items()} == dict.fromkeys(found, "lr=0.001")
+    assert len(found) == 2
+
+
+def test_a_choice_without_a_number_is_the_worst_and_ends_no_variant(workplace, monkeypatch, capsys):
+    class Diverging(Learners):
+        def make(self, slot):
+            super().make(slot)
+            if slot.config["model"]["optimizer"]["init_args"]["lr"] == 1e-2 and "tuning" in slot.name:
+                file = max(slot.home.glob("*/metrics.csv"))
+                file.write_text("step,epoch,val/miou,train/images_per_second\n9,0,nan,100\n")
+
+    write(tune=GRID)
+    assert run(monkeypatch, Diverging(best={"full": -3, "frozen": -2}, top={"full": 0.4, "frozen": 0.4})) == 0
+    out = capsys.readouterr().out
+    assert "full: 1 of 3 choices failed and counted as worst" in out and "lr 1e-3" in out
+
+
+def test_where_nothing_can_be_chosen_the_reason_is_told(workplace, monkeypatch, capsys):
+    learners = Learners(best={"full": -3, "frozen": -2}, top={"full": 0.4, "frozen": 0.4})
+    write(tune={"settings": GRID, "by": "val/miuo"})
+    assert run(monkeypatch, learners) == 2
+    assert "has no val/miuo to choose by; its validations have val/miou" in capsys.readouterr().err
+
+
+def test_within_minutes_a_variant_of_which_nothing_trains_is_given_up(workplace, monkeypatch, capsys):
+    learners = Learners(best={"full": -3, "frozen": -2}, top={"full": 0.4, "frozen": 0.4})
+    bad = {"tune": {"settings": {LR: {"min": 2, "max": 9}}, "minutes": 60}}
+    write(variants={"full": {LR: 1e-3}, "frozen": bad})
+    assert run(monkeypatch, learners) == 1
+    assert len([name for name in learners.made if "tuning" in name]) == 3
+    assert "frozen cannot be tuned: all 3 choices failed" in capsys.readouterr().out
+
+
+def test_some_variants_and_other_seeds_of_a_tuned_ablation(workplace, monkeypatch, capsys):
+    learners = Learners(best={"full": -3, "frozen": -2}, top={"full": 0.4, "frozen": 0.4})
+    write(tune=GRID)
+    assert run(monkeypatch, learners, "--variants=frozen", "--seeds=5") == 0
+    assert {name.split()[0] for name in learners.made} == {"frozen"}
+    assert run(monkeypatch, learners, "--seeds=1000") == 2
+    assert "--seeds: 1000 chooses settings, so it cannot be reported" in capsys.readouterr().err
+    assert run(monkeypatch, learners, "--seed_everything=7") == 2
+    assert "--seeds=0,1 says which seeds are reported" in capsys.readouterr().err
+
+
+def test_who_chooses_anew_after_a_test_is_told_that_it_was_tested(workplace, monkeypatch, capsys):
+    learners = Learners(best={"full": -3, "frozen": -2}, top={"full": 0.4, "frozen": 0.4})
+    write(tune={LR: [1e-4]})
+    run(monkeypatch, learners)
+    assert "had been tested before" not in capsys.readouterr().out
+    write(tune=GRID)
+    run(monkeypatch, learners)
+    out = capsys.readouterr().out
+    assert "full: 2 runs with other settings had been tested before" in out
 
 
 def test_each_variant_gets_its_own_rate_and_the_test_sees_only_fresh_runs(workplace, monkeypatch, capsys):
@@ -235,7 +377,7 @@ def test_a_search_within_minutes_gives_slow_variants_fewer_trials(workplace, mon
     write(tune={"settings": ranges, "minutes": 1})  # a run takes 91 steps of 16 images, 100 a second
     assert run(monkeypatch, learners) == 0
     assert len([name for name in learners.made if name.startswith("full") and "tuning" in name]) == 5
-    assert "Equal tuning budget: 1 minute of training for each variant." in capsys.readouterr().out
+    assert "Equal limit of tuning: 1 minute of training for each variant; spent: " in capsys.readouterr().out
 
 
 def test_a_variant_that_cannot_be_tuned_does_not_stop_the_others(workplace, monkeypatch, capsys):
