@@ -45,12 +45,22 @@ def answer(
             f"the points of a grid ({', '.join(ablation.grids)}) are ranked on the test images, and the best of many is"
             " flattered by that: 'tune' chooses among settings by validation scores"
         )
+    for test_set in sorted({name for slot in done for name in slot.config.get("test_sets") or {}}):
+        if lacking := [str(run.path) for run in runs if test_set not in _test_sets(run)]:
+            comparison.remarks.append(
+                f"no answer for test set {test_set}: {len(lacking)} of {len(runs)} runs were not scored on it, as they"
+                " were tested before it was added, or ended before it; without their folders the same command makes"
+                f" them anew: {', '.join(lacking)}"
+            )
     print(f"\n{tables.text(comparison)}", end="" if blocks else "\n")
     for block in blocks:
         print(block.text(), end="")
-    for remark in tables.shortened(comparison.remarks):
-        print(remark)
-    base = write(comparison, planned[0].folder / name, heading(ablation, blocks))
+    remarks = tables.shortened(comparison.remarks)
+    print("".join(f"{remark}\n" for remark in remarks), end="")
+    noted = (
+        [Block("Remarks", [f"{remark[:1].upper()}{remark[1:]}." for remark in remarks])] if remarks else []
+    )
+    base = write(comparison, planned[0].folder / name, heading(ablation, [*blocks, *noted]))
     print(f"written to {base}.md, .csv, .tex and .html")
     for test_set in sorted(set.intersection(*map(_test_sets, runs))):
         further = compare(

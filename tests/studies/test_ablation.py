@@ -394,6 +394,17 @@ def test_the_answer(tmp_path, capsys):
         assert "frozen" in text and ("worse than full" in text or ending == "csv")
 
 
+def test_a_test_set_on_which_not_all_runs_were_scored_is_told(tmp_path, capsys):
+    slots = made_slots(tmp_path, {"full": 0.2, "frozen": 0.0})
+    added = [replace(slot, config=slot.config | {"test_sets": {"noise": {}}}) for slot in slots]
+    answer(ABLATION, slots)
+    assert "no answer for test set" not in capsys.readouterr().out
+    answer(ABLATION, added)
+    assert f"no answer for test set noise: {len(slots)} of {len(slots)} runs" in capsys.readouterr().out
+    for ending in ("md", "html"):
+        assert "No answer for test set noise" in (tmp_path / f"study/answer.{ending}").read_text()
+
+
 def test_an_incomplete_answer_says_so_and_an_older_run_does_not_count(tmp_path, capsys):
     slots = made_slots(tmp_path, {"full": 0.2, "frozen": 0.0})
     make_run(tmp_path / "study", "frozen", 0, shift=0.4, lr=0.5, config={"name": "study/frozen"})
