@@ -6,6 +6,7 @@ A learner's score falls with the square of the distance of the rate's logarithm 
 seed and by image as real ones do. Validation and test have images of their own.
 """
 
+import math
 import sys
 from functools import partial
 
@@ -14,6 +15,8 @@ import numpy as np
 from lightning_seg.analysis.metrics import MIOU
 from lightning_seg.metrics.scores import miou_and_iou
 from lightning_seg.statistics.paired import Sample
+from lightning_seg.studies.tuning import read_tuning
+from lightning_seg.studies.variant_tuning import VariantTuning
 from tests.runs.made_runs import simulate
 
 RATES = (-4.0, -3.0, -2.0, -1.0)  # decimal logarithms
@@ -35,10 +38,36 @@ def runs(rng, learner, rate, seeds, images):
     ]
 
 
+class Trial:
+    """Stands in for a finished run of a choice: it has been scored on validation images."""
+
+    by, sign = "val/miou", 1
+
+    def __init__(self, score):
+        self.score = score
+
+    def state(self):
+        return "done"
+
+    def run(self):
+        return None
+
+    def diverged(self):
+        return False
+
+    def value(self):
+        return self.score
+
+
 def tuned(rng, learner):
-    """Choose a rate by one validation run each."""
-    scores = [miou_and_iou(runs(rng, learner, rate, 1, IMAGES)[0].sum(0))[0] for rate in RATES]
-    return RATES[int(np.argmax(scores))]
+    """Have the program choose a rate by one validation run each."""
+
+    def make(point, seed):
+        rate = math.log10(dict(point.values)["lr"])
+        return Trial(miou_and_iou(runs(rng, learner, rate, 1, IMAGES)[0].sum(0))[0])
+
+    tuning = read_tuning({"lr": [10**rate for rate in RATES]}, "simulation", range(SEEDS))
+    return round(math.log10(dict(VariantTuning("learner", tuning, make).chosen().best.values)["lr"]))
 
 
 def verdict(first, second):
