@@ -18,7 +18,7 @@ from lightning_seg.networks.backbones.tensor_file import (
     read_tree,
     split_choice,
 )
-from lightning_seg.networks.backbones.weights import FLAG, load_run, names_a_run
+from lightning_seg.networks.backbones.weights import FLAG, load_weights_of_run, names_a_run
 from lightning_seg.networks.base import BackboneNetwork, Network, crop, resize
 from lightning_seg.networks.foreign import IMAGENET, Mean, build, normalization
 from lightning_seg.networks.probe import Seen, as_map, probe, tensors, units
@@ -173,7 +173,7 @@ class Adapter(Network):
         if not isinstance(self.weights, str):
             return f"as {self.title} was made"
         if names_a_run(self.weights):
-            return load_run(self, self.weights, find_checkpoint)
+            return load_weights_of_run(self, self.weights, find_checkpoint)
         file, choice = split_choice(self.weights)
         return load_fitting(self, read_tree(file, FLAG), str(file), self.title, self._translate, choice)
 

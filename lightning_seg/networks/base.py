@@ -16,7 +16,7 @@ from lightning_seg.networks.backbones.feature_cache import FeatureCache
 from lightning_seg.networks.backbones.pyramid import BEiTPyramid, SimplePyramid
 from lightning_seg.networks.backbones.tensor_file import read_tree, split_choice
 from lightning_seg.networks.backbones.timm_backbone import TimmBackbone
-from lightning_seg.networks.backbones.weights import FLAG, load_run, names_a_run
+from lightning_seg.networks.backbones.weights import FLAG, load_weights_of_run, names_a_run
 from lightning_seg.networks.whole import LibraryLayouts, load_whole
 
 SMP_DILATES = (
@@ -121,7 +121,7 @@ class BackboneNetwork(nn.Module):
         """
         weights: Any = getattr(self.backbone, "weights", False)
         if names_a_run(weights):
-            return load_run(self, weights, find_checkpoint)
+            return load_weights_of_run(self, weights, find_checkpoint)
         return self._load_whole(weights) or self.backbone.load_weights()
 
     def _load_whole(self, weights: bool | str) -> str | None:

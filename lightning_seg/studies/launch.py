@@ -13,6 +13,7 @@ import sys
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import IO, Any
 
@@ -140,7 +141,7 @@ def run_here(slots: Sequence[Slot], jobs: int, say: Callable[[str], None]) -> No
             raise UserError("stopped; the same command continues") from None
 
 
-class Job:
+class SlotJob:
     """A run as a SLURM job: submitit calls it, in every life that the job has.
 
     Args:
@@ -202,17 +203,18 @@ def submit(slots: Sequence[Slot], jobs: int) -> list[str]:
     folder, config = slots[0].folder, slots[0].config
     devices = number_of_devices(config["trainer"]["devices"])
     gpus = 0 if config["trainer"]["accelerator"] == "cpu" else devices
-    wanted = Slurm(**config["slurm"])
-    wanted.cpus_per_task *= devices  # the one task of the job starts a process for each device
+    asked = Slurm(**config["slurm"])
+    # The one task of the job starts a process for each device.
+    wanted = replace(asked, cpus_per_task=asked.cpus_per_task * devices)
     with submission(
         folder / "slurm", folder.name, wanted, 1, 1, gpus, slurm_array_parallelism=jobs
     ) as executor:
         with executor.batch():
-            submitted = [executor.submit(Job(slot)) for slot in slots]
+            submitted = [executor.submit(SlotJob(slot)) for slot in slots]
     return [str(job.job_id) for job in submitted]
 
 
-class Command:
+class CommandJob:
     """A command of this program as a SLURM job.
 
     Args:
@@ -250,12 +252,12 @@ def submit_after(config: JsonObject, folder: Path, ids: Sequence[str], arguments
     from lightning_seg.experiment.slurm_settings import Slurm
     from lightning_seg.studies.slurm import submission
 
-    wanted = Slurm(**config["slurm"])
-    wanted.cpus_per_task, wanted.hours = 1, min(wanted.hours, 1)
+    asked = Slurm(**config["slurm"])
     arrays = dict.fromkeys(job.partition("_")[0] for job in ids)
-    wanted.options = {**wanted.options, "dependency": ":".join(["afterany", *arrays])}
+    options = {**asked.options, "dependency": ":".join(["afterany", *arrays])}
+    wanted = replace(asked, cpus_per_task=1, hours=min(asked.hours, 1), options=options)
     with submission(folder / "slurm", f"{folder.name}-next", wanted, 1, 1, 0) as executor:
-        return str(executor.submit(Command(arguments)).job_id)
+        return str(executor.submit(CommandJob(arguments)).job_id)
 
 
 def shares(jobs: int) -> list[Mapping[str, str]]:

@@ -42,7 +42,7 @@ def submit(args: list[str]) -> str:
         with _submission(settings, run / FOLDER) as executor:
             (run / FOLDER).mkdir(exist_ok=True)
             (run / EXPERIMENT).write_text(settings.text)
-            job = executor.submit(Job(run))
+            job = executor.submit(RunJob(run))
     except UserError:
         shutil.rmtree(run)  # of a run that never was
         with suppress(OSError):  # the experiment has other runs
@@ -77,7 +77,7 @@ def script(args: list[str]) -> str:
         try:
             os.environ["PATH"] = f"{folder}{os.pathsep}{path}"
             with _submission(settings, folder) as executor:
-                text: str = executor.submit(Job(folder)).paths.submission_file.read_text()
+                text: str = executor.submit(RunJob(folder)).paths.submission_file.read_text()
         finally:
             os.environ["PATH"] = path
     run = Path(settings.config.runs, settings.config.name, "<id>").absolute()
@@ -149,7 +149,7 @@ def submission(
         raise UserError(f"the job could not be submitted: {str(error).strip()}{hint}") from None
 
 
-class Job:
+class RunJob:
     """What a job's tasks do: begin the run or continue it, and go back into the queue when they have to leave.
 
     ``scancel --signal=INT`` saves and ends the job. ``scancel`` alone may kill the tasks before they have saved: its

@@ -178,8 +178,8 @@ def test_states(workplace):
     attempt.process.kill()
     assert "stopped after" in attempt.finish()
     assert one.state() == "half done"
-    launch.Job(one)()
-    assert one.state() == "done" and "another runner made it" in launch.Job(one)()
+    launch.SlotJob(one)()
+    assert one.state() == "done" and "another runner made it" in launch.SlotJob(one)()
     assert slot(lr="0.2").state() == "missing"  # other settings are another run
     assert slot(seed=1).state() == "missing" and slot("b").state() == "missing"
 
@@ -192,17 +192,17 @@ def test_a_job_whose_run_gets_nowhere_is_not_queued_for_ever(workplace, monkeypa
     Path("fake.py").write_text(killed)
     one = slot()
     for _ in range(3):
-        assert "stopped after" in launch.Job(one)()
+        assert "stopped after" in launch.SlotJob(one)()
     with pytest.raises(RuntimeError, match="ended 4 times before it had saved anything new"):
-        launch.Job(one)()
+        launch.SlotJob(one)()
     assert len(queued) == 3 and one.state() == "failed"
     checkpoint = one.run().path / "checkpoints/last.ckpt"
     checkpoint.parent.mkdir()
     checkpoint.touch()
     os.utime(checkpoint, (time.time() + 5,) * 2)  # from here on it got somewhere
-    assert "stopped after" in launch.Job(one)() and len(queued) == 4
+    assert "stopped after" in launch.SlotJob(one)() and len(queued) == 4
     Path("fake.py").write_text(fake)
-    launch.Job(one)()
+    launch.SlotJob(one)()
     assert one.state() == "done"
 
 

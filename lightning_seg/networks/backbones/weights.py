@@ -70,11 +70,11 @@ def published(name: str) -> tuple[str, str, str]:
 
 
 def names_a_run(weights: bool | str) -> bool:
-    """Whether weights are those of another run (see `load_run`)."""
+    """Whether weights are those of another run (see `load_weights_of_run`)."""
     return str(weights).startswith((_RUN, _BACKBONE_OF))
 
 
-def load_run(network: nn.Module, weights: str, find_checkpoint: Callable[[str], Path]) -> str:
+def load_weights_of_run(network: nn.Module, weights: str, find_checkpoint: Callable[[str], Path]) -> str:
     """Give a network the weights of another run's best checkpoint.
 
     A part of the network (backbone, decoder, head, ...) is taken whole, or not at all where a name or shape differs,
