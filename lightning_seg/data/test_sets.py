@@ -6,11 +6,14 @@ from collections.abc import Callable, Mapping, Sequence
 
 import cv2
 import numpy as np
+import torch
 from PIL import Image
+from torchvision import tv_tensors
 
 from lightning_seg import IGNORE_INDEX
 from lightning_seg.data.base import SegmentationData
-from lightning_seg.data.transforms.batch import SampleKey
+from lightning_seg.data.segments import SegmentSample, number_segments
+from lightning_seg.data.transforms.batch import Sample, SampleKey
 from lightning_seg.errors import UserError
 
 _SEVERITIES = (1, 2, 3, 4, 5)
@@ -38,7 +41,13 @@ class FurtherTest(SegmentationData):
         self.data = data
         self.facts = {"data": type(data).__name__, **facts}
         self.class_names, self.palette, self.sequence = data.class_names, data.palette, data.sequence
-        self.pixels = data.pixels
+        self.pixels, self.things = data.pixels, data.things
+        self.instances, self.segments, self.overlapping = data.instances, data.segments, data.overlapping
+
+    @property
+    def knows_objects(self) -> bool:
+        """Whether the data set knows objects."""
+        return self.data.knows_objects
 
     def list_samples(self, split: str) -> Sequence[SampleKey]:
         """List the samples of the data set."""
@@ -51,6 +60,22 @@ class FurtherTest(SegmentationData):
     def read(self, sample: SampleKey) -> tuple[np.ndarray, np.ndarray]:
         """Read a sample of the data set."""
         return self.data.read(sample)
+
+    def read_instances(self, sample: SampleKey) -> Sample:
+        """Read a sample of the data set with its objects."""
+        return self.data.read_instances(sample)
+
+    def read_segments(self, sample: SampleKey) -> SegmentSample:
+        """Read a sample of the data set with its segments."""
+        return self.data.read_segments(sample)
+
+    def read_overlapping(self, sample: SampleKey) -> tuple[np.ndarray, np.ndarray]:
+        """Read a sample of the data set with a mask for each class but the background."""
+        return self.data.read_overlapping(sample)
+
+    def category_id(self, label: int) -> int:
+        """Return the number of a class in panoptic files as the data set does."""
+        return self.data.category_id(label)
 
     def name_of(self, sample: SampleKey) -> str:
         """Name a sample as the data set does."""
@@ -77,32 +102,46 @@ class Corrupted(FurtherTest):
     """
 
     def __init__(self, data: SegmentationData, corruption: str, severity: int) -> None:
-        if corruption not in CORRUPTIONS or severity not in _SEVERITIES:
-            raise UserError(
-                f"test_sets: a corruption is one of {', '.join(CORRUPTIONS)}, with a severity from 1 to 5; got"
-                f" {corruption!r} with {severity!r}"
-            )
+        check_corruption(corruption, severity)
         super().__init__(data, {"corruption": f"{corruption} {severity}"})
         self.corruption, self.severity = corruption, severity
 
     def read(self, sample: SampleKey) -> tuple[np.ndarray, np.ndarray]:
-        """Read a sample and spoil its image.
-
-        Raises:
-            UserError: It is no image of colors of 8 bits.
-        """
+        """Read a sample and spoil its image."""
         image, mask = self.data.read(sample)
+        return self._spoiled(image, sample), mask
+
+    def read_instances(self, sample: SampleKey) -> Sample:
+        """Read a sample with its objects and spoil its image."""
+        found = dict(self.data.read_instances(sample))
+        image = self._spoiled(found["image"].permute(1, 2, 0).numpy(), sample)
+        found["image"] = tv_tensors.Image(torch.from_numpy(image).permute(2, 0, 1))
+        return found
+
+    def read_segments(self, sample: SampleKey) -> SegmentSample:
+        """Read a sample with its segments and spoil its image."""
+        found = self.data.read_segments(sample)
+        return found._replace(image=self._spoiled(found.image, sample))
+
+    def read_overlapping(self, sample: SampleKey) -> tuple[np.ndarray, np.ndarray]:
+        """Read a sample with masks that may overlap and spoil its image."""
+        image, masks = self.data.read_overlapping(sample)
+        return self._spoiled(image, sample), masks
+
+    def _spoiled(self, image: np.ndarray, sample: SampleKey) -> np.ndarray:
         if image.dtype != np.uint8 or image.shape[-1] != 3:
             raise UserError(
                 f"test_sets: corruptions are for images of 3 channels of 8 bits; {self.name_of(sample)} has"
                 f" {image.shape[-1]} of {image.dtype}"
             )
         seed = zlib.crc32(self.name_of(sample).encode())
-        return corrupt(image, self.corruption, self.severity, seed), mask
+        return corrupt(image, self.corruption, self.severity, seed)
 
 
 class SameClasses(FurtherTest):
     """The test images of another data set, its classes mapped by their names; what it has beyond them is ignored.
+
+    Where classes may overlap each is scored by itself, and further ones have no map.
 
     Args:
         data: The other data set.
@@ -110,7 +149,8 @@ class SameClasses(FurtherTest):
         palette: Their colors.
 
     Raises:
-        UserError: It lacks one of the classes.
+        UserError: It lacks one of the classes; the task is about objects, and it has further classes; or its background
+            is another, where the task has one.
     """
 
     def __init__(
@@ -122,8 +162,21 @@ class SameClasses(FurtherTest):
                 f" the same classes; it has {', '.join(data.class_names)}"
             )
         left = [name for name in data.class_names if name not in class_names]
+        if data.instances and left:
+            raise UserError(
+                f"test_sets: {type(data).__name__} has objects of further classes, {', '.join(left)}, and objects"
+                " cannot be ignored: leave the test set out, or its other objects"
+            )
+        if (data.instances or data.overlapping) and data.class_names[0] != class_names[0]:
+            raise UserError(
+                f"test_sets: class 0 of {type(data).__name__} must be the background, {class_names[0]}; it is"
+                f" {data.class_names[0]}"
+            )
         super().__init__(data, {"ignored_classes": left})
         self.class_names, self.palette = class_names, palette
+        self.things = tuple(
+            label for label, name in enumerate(class_names) if data.class_names.index(name) in data.things
+        )
         self._to = np.full(256, IGNORE_INDEX, np.uint8)
         for label, name in enumerate(data.class_names):
             if name in class_names:
@@ -133,6 +186,48 @@ class SameClasses(FurtherTest):
         """Read a sample and map the classes of its mask."""
         image, mask = self.data.read(sample)
         return image, self._to[mask]
+
+    def read_instances(self, sample: SampleKey) -> Sample:
+        """Read a sample and map the classes of its objects."""
+        found = dict(self.data.read_instances(sample))
+        found["labels"] = torch.from_numpy(self._to)[found["labels"]].long()
+        return found
+
+    def read_segments(self, sample: SampleKey) -> SegmentSample:
+        """Read a sample and map the classes of its segments; those of others are void."""
+        image, numbers, classes, crowds = self.data.read_segments(sample)
+        mapped = {number: int(self._to[label]) for number, label in enumerate(classes)}
+        known = {number: label for number, label in mapped.items() if label != IGNORE_INDEX}
+        return SegmentSample(image, *number_segments(numbers, known, crowds))
+
+    def read_overlapping(self, sample: SampleKey) -> tuple[np.ndarray, np.ndarray]:
+        """Read a sample and put the maps of its classes in order."""
+        image, masks = self.data.read_overlapping(sample)
+        return image, np.ascontiguousarray(
+            masks[..., [self.data.class_names.index(name) - 1 for name in self.class_names[1:]]]
+        )
+
+    def category_id(self, label: int) -> int:
+        """Return the data set's number of a class."""
+        return self.data.category_id(self.data.class_names.index(self.class_names[label]))
+
+
+def check_corruption(corruption: object, severity: object) -> None:
+    """Refuse what is no corruption.
+
+    Args:
+        corruption: One of `CORRUPTIONS`.
+        severity: 1 to 5.
+
+    Raises:
+        UserError: There is no such corruption or severity.
+    """
+    whole = isinstance(severity, int) and not isinstance(severity, bool) and severity in _SEVERITIES
+    if not (isinstance(corruption, str) and corruption in CORRUPTIONS and whole):
+        raise UserError(
+            f"test_sets: a corruption is one of {', '.join(CORRUPTIONS)}, with a severity from 1 to 5; got"
+            f" {corruption!r} with {severity!r}"
+        )
 
 
 def corrupt(image: np.ndarray, corruption: str, severity: int, seed: int) -> np.ndarray:

@@ -40,7 +40,7 @@ from lightning_seg.experiment.parser import Parser, in_memory
 from lightning_seg.experiment.renamed import refuse_old_names
 from lightning_seg.experiment.slurm_settings import Slurm
 from lightning_seg.experiment.task_class import task_class
-from lightning_seg.experiment.test_sets import make_test_sets
+from lightning_seg.experiment.test_sets import check_test_sets, make_test_sets
 from lightning_seg.experiment.trainer import CALLBACKS, device_of, make_trainer, silence_libraries
 from lightning_seg.runs.csv_logger import RunLogger
 from lightning_seg.runs.directory import METRICS, TEST_SETS, JsonObject, new_run
@@ -163,6 +163,7 @@ class ExperimentSettings(LightningCLI):
         assert isinstance(args, list)  # as `__init__` gives them
         self.config: Namespace = parser.parse_args(args)
         limits.check_seed(self.config.seed_everything)
+        check_test_sets(self.config.test_sets)
         if not self.config.runs.strip():
             raise UserError("runs is empty. Name the folder of all runs, such as --runs=runs.")
         self.config.modules = list(dict.fromkeys([*self.config.modules, *folders_of_modules()]))

@@ -1,12 +1,12 @@
 """The further test sets of an experiment, from its settings."""
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 from jsonargparse import Namespace
 
 from lightning_seg.data.base import SegmentationData
-from lightning_seg.data.test_sets import Corrupted, FurtherTest, SameClasses
+from lightning_seg.data.test_sets import Corrupted, FurtherTest, SameClasses, check_corruption
 from lightning_seg.errors import UserError
 from lightning_seg.experiment.parser import Parser
 
@@ -23,7 +23,35 @@ def make_test_sets(wanted: Mapping[str, Any], data: SegmentationData) -> dict[st
     Raises:
         UserError: One of them is neither, or has no images.
     """
+    check_test_sets(wanted)
     found: dict[str, FurtherTest] = {}
+    for name, content in wanted.items():
+        if "class_path" in content:
+            other = _data_set(content, data)
+            found[name] = SameClasses(other, data.class_names, data.palette)
+            if data.segments and {*found[name].things} != {*data.things}:
+                raise UserError(
+                    f"test_sets: {name} must know single objects of the classes of which {type(data).__name__} does,"
+                    f" {_names(data, data.things)}; it does of {_names(data, found[name].things)}"
+                )
+        else:
+            found[name] = Corrupted(data, content["corruption"], content["severity"])
+        if not data.download:
+            samples = found[name].samples(found[name].test_split)  # raises if it is not there
+            if isinstance(found[name], Corrupted) and len(samples):
+                found[name].read(samples[0])  # raises if such images cannot be spoiled
+    return found
+
+
+def check_test_sets(wanted: Mapping[str, Any]) -> None:
+    """Look at the settings of further test sets, without any data.
+
+    Args:
+        wanted: See `make_test_sets`.
+
+    Raises:
+        UserError: One of them is neither a corruption nor a data set.
+    """
     for name, content in wanted.items():
         if (
             not isinstance(content, Mapping)
@@ -31,22 +59,22 @@ def make_test_sets(wanted: Mapping[str, Any], data: SegmentationData) -> dict[st
         ):
             raise UserError(f"test_sets: {name} must be a plain name of a mapping, got {content!r}")
         if set(content) == {"corruption", "severity"}:
-            found[name] = Corrupted(data, content["corruption"], content["severity"])
-        elif "class_path" in content and set(content) <= {"class_path", "init_args"}:
-            found[name] = SameClasses(_data_set(content, data), data.class_names, data.palette)
-        else:
+            check_corruption(content["corruption"], content["severity"])
+        elif not ("class_path" in content and set(content) <= {"class_path", "init_args"}):
             raise UserError(
                 f"test_sets: {name} must be {{corruption: noise, severity: 3}}, or a data set, {{class_path: ...,"
                 f" init_args: ...}}; got {content!r}"
             )
-        if not data.download:
-            found[name].samples(found[name].test_split)  # raises if it is not there
-    return found
+
+
+def _names(data: SegmentationData, labels: Iterable[int]) -> str:
+    return ", ".join(data.class_names[label] for label in labels) or "none"
 
 
 def _data_set(content: Mapping[str, Any], data: SegmentationData) -> SegmentationData:
     shared = {key: getattr(data, key) for key in _SHARED}
     shared["crop_size"] = list(shared["crop_size"])
+    shared |= {key: True for key in ("instances", "segments", "overlapping") if getattr(data, key)}
     given = {**shared, **(content.get("init_args") or {})}
     parser = Parser()
     parser.add_subclass_arguments(SegmentationData, "data")

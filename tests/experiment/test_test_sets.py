@@ -56,3 +56,108 @@ def test_what_is_no_test_set_is_refused_before_training(wanted, says):
     data = Shapes(batch_size=2, crop_size=(32, 32), image_size=(40, 48))
     with pytest.raises(UserError, match=says):
         make_test_sets(wanted, data)
+
+
+class FewerThings(Shapes):
+    """Knows no single objects of its last class."""
+
+    things = (1, 2, 3, 4)
+
+
+def test_other_data_must_know_objects_of_the_same_classes():
+    data = Shapes(batch_size=2, crop_size=(32, 32), image_size=(40, 48), segments=True)
+    wanted = {"x": {"class_path": f"{__name__}.FewerThings"}}
+    with pytest.raises(
+        UserError, match="x must know single objects .* star, cross; it does of circle, .* star$"
+    ):
+        make_test_sets(wanted, data)
+    made = make_test_sets({"x": {"class_path": "Shapes"}}, data)["x"]
+    assert made.segments and made.data.segments and not made.instances
+
+
+def test_images_that_cannot_be_spoiled_are_refused_before_training(monkeypatch):
+    data = Shapes(batch_size=2, crop_size=(32, 32), image_size=(40, 48))
+    monkeypatch.setattr(
+        Shapes, "read", lambda data, s: (np.zeros((40, 48, 4), np.uint16), np.zeros((40, 48)))
+    )
+    with pytest.raises(UserError, match="3 channels of 8 bits; test_0000 has 4 of uint16"):
+        make_test_sets({"x": {"corruption": "noise", "severity": 3}}, data)
+
+
+@pytest.mark.parametrize(
+    ("wanted", "says"),
+    [
+        ("{corruption: noise, severity: 9}", "a severity from 1 to 5; got 'noise' with 9"),
+        ("{corruption: snow, severity: 1}", "one of noise, blur, weather, digital"),
+        ("{corruption: noise}", "x must be {corruption: noise, severity: 3}, or a data set"),
+    ],
+)
+def test_wrong_settings_are_told_when_they_are_read(wanted, says, tmp_path, capsys):
+    experiment(tmp_path)
+    for program in (("exp", "tiny.yaml", "--launcher=slurm", "--plan"), ("exp", "tiny.yaml")):
+        assert here(tmp_path, *program, f"--test_sets={{x: {wanted}}}") == 2
+        told = capsys.readouterr().err
+        assert says in told and len(told.strip().splitlines()) == 1 and not (tmp_path / "runs").exists()
+
+
+DETECTOR = {
+    "class_path": "MaskRCNN",
+    "init_args": {"backbone": "test_resnet", "weights": False, "channels": 16, "hidden": 16},
+}
+QUERIES = {
+    "class_path": "EoMT",
+    "init_args": {
+        "backbone": {
+            "class_path": "TimmBackbone",
+            "init_args": {
+                "name": "vit_tiny_patch16_224",
+                "weights": False,
+                "out_indices": 1,
+                "norm": True,
+                "backbone_args": {
+                    "depth": 2,
+                    "embed_dim": 32,
+                    "num_heads": 2,
+                    "patch_size": 8,
+                    "img_size": 32,
+                },
+            },
+        },
+        "queries": 4,
+        "blocks": 1,
+    },
+}
+
+
+@pytest.mark.parametrize(
+    ("task", "network", "score"),
+    [
+        ("InstanceSegmentation", DETECTOR, "mask_ap"),
+        ("MaskClassification", QUERIES, "pq"),
+        ("MultiLabelSegmentation", None, "iou"),
+    ],
+)
+def test_corruptions_are_scored_in_every_task(task, network, score, tmp_path, monkeypatch):
+    experiment(tmp_path)
+    content = yaml.safe_load((tmp_path / "tiny.yaml").read_text())
+    content["task"] = task
+    if network:
+        content["model"]["network"] = network
+    content["data"]["init_args"] |= {
+        "image_size": [32, 40],
+        "train_images": 4,
+        "val_images": 2,
+        "test_images": 3,
+    }
+    content["trainer"] |= {"max_epochs": 1}
+    init = {"image_size": [32, 40], "train_images": 1, "val_images": 1, "test_images": 2}
+    content["test_sets"] = {
+        "noise": {"corruption": "noise", "severity": 3},
+        "other": {"class_path": "Shapes", "init_args": init},
+    }
+    (tmp_path / "tiny.yaml").write_text(yaml.safe_dump(content))
+    assert here(tmp_path, "exp", "tiny.yaml") == 0
+    run = only(tmp_path / "runs/tiny")
+    for name, images in (("noise", 3), ("other", 2)):
+        table = json.loads((run / f"test_sets/{name}/test.json").read_text())
+        assert table["protocol"]["images"] == images and score in table["scores"], [*table["scores"]]
