@@ -147,7 +147,7 @@ class RunRecord(L.Callback):
                     " (trainer.max_epochs or max_steps, check_val_every_n_epoch, val_check_interval)"
                 )
             parts = task.finetune.parts(task.network)
-            if late := never_reached(parts, trainer.max_epochs or -1):
+            if late := never_reached(parts, epochs_of(trainer)):
                 print(f"note     {late}")
             if useless := random_forever(parts, task.pretrained):
                 print(f"WARNING  {useless}")
@@ -309,6 +309,19 @@ def _peak_memory(device: torch.device) -> int:
     if device.type == "cuda":
         return torch.cuda.max_memory_allocated(device)
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
+
+
+def epochs_of(trainer: L.Trainer) -> int:
+    """Return how many epochs a training has, those begun included, be they or its steps limited; -1 if neither is.
+
+    Args:
+        trainer: Whose training has begun.
+    """
+    end, batches = trainer.estimated_stepping_batches, trainer.num_training_batches
+    if math.isinf(end) or math.isinf(batches) or not batches:
+        return trainer.max_epochs or -1
+    steps = -(-int(batches) // trainer.accumulate_grad_batches)
+    return -(-int(end) // steps)
 
 
 def steps_without_validation(trainer: L.Trainer) -> int:

@@ -1,24 +1,29 @@
-"""Steps that no validation follows are counted before the training, as Lightning then validates."""
+"""Steps that no validation follows, and epochs, are counted before the training, as Lightning then trains."""
 
 import lightning as L
 import pytest
 import torch
 from torch.utils.data import DataLoader
 
-from lightning_seg.callbacks.run_record import steps_without_validation
+from lightning_seg.callbacks.run_record import epochs_of, steps_without_validation
 
 
 class Counter(L.LightningModule):
-    """Notes how many steps came after the last validation, and how many were expected to."""
+    """Notes how many steps came after the last validation and how many epochs began, and how many were expected to."""
 
     def __init__(self):
         super().__init__()
         self.weight = torch.nn.Parameter(torch.zeros(1))
         self.validated = 0
         self.expected = None
+        self.epochs = self.expected_epochs = 0
 
     def on_train_start(self):
         self.expected = steps_without_validation(self.trainer)
+        self.expected_epochs = epochs_of(self.trainer)
+
+    def on_train_epoch_start(self):
+        self.epochs += 1
 
     def training_step(self, batch, batch_idx):
         return (self.weight * batch).sum()
@@ -62,3 +67,4 @@ def test_it_is_as_many_as_then_come(options):
     loader = DataLoader(torch.ones(5, 1))
     trainer.fit(module, loader, DataLoader(torch.ones(1, 1)))
     assert module.expected == trainer.global_step - module.validated
+    assert module.expected_epochs == module.epochs
