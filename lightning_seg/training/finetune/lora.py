@@ -21,6 +21,9 @@ class LoRA(Full):
         layers: Only layers with this in their name, such as ``attn`` or ``qkv``; all unless given.
         backbone_lr_mult: Factor on the learning rate of the adapters.
 
+    Raises:
+        UserError: `rank` is below 1, or `alpha` not above 0.
+
     Examples:
         >>> network = Linear(2, "test_vit", weights=False)
         >>> LoRA(rank=4, layers="qkv").apply(network)
@@ -36,13 +39,17 @@ class LoRA(Full):
         super().__init__(backbone_lr_mult, batch_norm="frozen")
         if rank < 1:
             raise UserError(f"{type(self).__name__} needs a rank of 1 or more, such as 8; got {rank}.")
+        if not alpha > 0:
+            raise UserError(
+                f"{type(self).__name__} needs an alpha above 0, such as 16, or nothing changes; got {alpha}."
+            )
         self.rank, self.alpha, self.layers = rank, alpha, layers
 
     def apply(self, network: BackboneNetwork) -> None:
         """Freeze the backbone and put adapters into it.
 
         Raises:
-            UserError: It has no such layers.
+            UserError: It has no such layers, or all are smaller than `rank`.
         """
         network.backbone.requires_grad_(False)
         modules = network.backbone.named_modules()
@@ -53,6 +60,12 @@ class LoRA(Full):
                 f"{f' named {self.layers!r}' if self.layers else ''}, and the backbone"
                 f" {getattr(network.backbone, 'name', '')} has none. Choose a transformer, such as"
                 " swin_tiny_patch4_window7_224, or the policy FrozenStages."
+            )
+        largest = max(min(layer.get_parameter("weight").shape[:2]) for layer in chosen)
+        if self.rank > largest:
+            raise UserError(
+                f"{type(self).__name__}(rank={self.rank}): the layers that it changes have ranks up to {largest}."
+                f" Choose a rank of at most that, such as {min(8, largest)}."
             )
         for layer in chosen:
             add_low_rank(layer, self.rank, self.alpha / self.rank, self.magnitude)
@@ -66,6 +79,9 @@ class DoRA(LoRA):
         alpha: Factor on the change, relative to its rank.
         layers: Only layers with this in their name (see `LoRA`).
         backbone_lr_mult: Factor on the learning rate of the adapters.
+
+    Raises:
+        UserError: `rank` is below 1, or `alpha` not above 0.
 
     Examples:
         >>> network = Linear(2, "test_vit", weights=False)
