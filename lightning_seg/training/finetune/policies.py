@@ -19,6 +19,9 @@ class Full:
         batch_norm: What the backbone's BatchNorm does in the parts that train: ``train`` uses and updates the
             statistics of the batch, ``eval`` keeps those of the pretraining, ``frozen`` also keeps scale and shift.
 
+    Raises:
+        UserError: `backbone_lr_mult` is not above 0.
+
     Examples:
         >>> [part.lr_factor for part in Full(backbone_lr_mult=0.1).parts(UNet(2, "test_resnet", weights=False))]
         [0.1, 0.1, 0.1, 0.1, 0.1, 1.0, 1.0]
@@ -291,6 +294,9 @@ class GradualUnfreeze(Full):
         backbone_lr_mult: Factor on the learning rate for the stages that train.
         batch_norm: What BatchNorm does in the stages that train (see `Full`).
 
+    Raises:
+        UserError: The times of `schedule` are not in order, or not all of one kind.
+
     Examples:
         >>> GradualUnfreeze(schedule=[0.2, 0.5]).frozen_stages(5)  # the first three never train
         3
@@ -367,6 +373,9 @@ class LayerwiseDecay(Full):
         batch_norm: What the backbone's BatchNorm does (see `Full`).
         from_last_block: Count from the last step, which then trains as fast as the decoder, and give the embeddings of
             a plain transformer the rate of its first block, as in EoMT (arXiv:2503.19108).
+
+    Raises:
+        UserError: `decay` is not above 0 and up to 1.
 
     Examples:
         >>> [round(LayerwiseDecay(decay=0.5).stage_lr(stage, 4), 3) for stage in range(4)]
