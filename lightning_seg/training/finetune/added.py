@@ -16,6 +16,9 @@ from lightning_seg.training.finetune.policies import Full, GradualUnfreeze
 class BitFit(Full):
     """Train the backbone's biases alone, those of its norms included (arXiv:2106.10199), and decoder and head.
 
+    Biases are the vectors named `bias` or with that ending, such as BEiT's `q_bias`; tables of relative positions are
+    none.
+
     Args:
         backbone_lr_mult: Factor on the learning rate of the biases.
 
@@ -35,8 +38,7 @@ class BitFit(Full):
         Raises:
             UserError: The backbone has none.
         """
-        backbone = network.backbone
-        names = {name for name, _ in backbone.named_parameters() if name.rpartition(".")[2] == "bias"}
+        names = {name for name, p in network.backbone.named_parameters() if is_bias(name, p)}
         _train_only(network, names, "biases", self)
 
 
@@ -46,6 +48,9 @@ class NormsOnly(Full):
     Args:
         backbone_lr_mult: Factor on the learning rate of the norms.
         batch_norm: Whether BatchNorm uses the statistics of the batch (``train``) or of the pretraining (``eval``).
+
+    Raises:
+        UserError: `batch_norm` is frozen.
 
     Examples:
         >>> network = UNet(2, "test_resnet", weights=False)
@@ -83,6 +88,9 @@ class Adapters(Full):
     Args:
         width: Features within an adapter.
         backbone_lr_mult: Factor on the learning rate of the adapters.
+
+    Raises:
+        UserError: `width` is below 1.
 
     Examples:
         >>> network = Linear(2, "test_vit", weights=False)
@@ -139,6 +147,9 @@ class VisualPrompts(Full):
         prompts: Tokens of each block.
         backbone_lr_mult: Factor on the learning rate of the prompts.
 
+    Raises:
+        UserError: `prompts` is below 1.
+
     Examples:
         >>> network = Linear(2, "test_vit", weights=False)
         >>> VisualPrompts(prompts=5).apply(network)
@@ -184,6 +195,9 @@ class ProbeThenFinetune(GradualUnfreeze):
         backbone_lr_mult: Factor on the learning rate of the backbone.
         batch_norm: What its BatchNorm does then (see `Full`).
 
+    Raises:
+        UserError: `probe` is neither.
+
     Examples:
         >>> network = UNet(2, "test_resnet", weights=False)
         >>> policy = ProbeThenFinetune(probe=0.3)
@@ -195,12 +209,28 @@ class ProbeThenFinetune(GradualUnfreeze):
     def __init__(
         self, probe: float = 0.3, backbone_lr_mult: float = 0.1, batch_norm: BatchNorm = "eval"
     ) -> None:
+        if not (0 <= probe < 1 or (probe >= 0 and probe % 1 == 0)):
+            raise UserError(
+                "ProbeThenFinetune needs its probe as a fraction of the training below 1 or as a whole epoch, such as"
+                f" 0.3 or 2; got {probe}."
+            )
         super().__init__([probe], backbone_lr_mult, batch_norm)
 
     def apply(self, network: BackboneNetwork) -> None:
         """Switch off the gradients of what never trains."""
         self.schedule = self.schedule[:1] * len(network.backbone.stages())
         super().apply(network)
+
+
+def is_bias(name: str, parameter: nn.Parameter) -> bool:
+    """Whether a parameter is a bias: a vector named so, or with that ending.
+
+    Args:
+        name: Its name, with dots.
+        parameter: The parameter.
+    """
+    leaf = name.rpartition(".")[2]
+    return parameter.ndim == 1 and (leaf == "bias" or leaf.endswith("_bias"))
 
 
 def _train_only(network: BackboneNetwork, names: set[str], what: str, policy: Full) -> None:

@@ -2,6 +2,7 @@
 
 import copy
 import hashlib
+from functools import partial
 
 import pytest
 import torch
@@ -11,6 +12,7 @@ from torch.nn import functional as F
 from lightning_seg.errors import UserError
 from lightning_seg.inference.export.exportable import exportable
 from lightning_seg.networks.backbones.low_rank import merge, merged
+from lightning_seg.networks.backbones.timm_backbone import TimmBackbone
 from lightning_seg.networks.linear import Linear
 from lightning_seg.networks.unet import UNet
 from lightning_seg.tasks.semantic import SemanticSegmentation
@@ -21,16 +23,23 @@ from lightning_seg.training.finetune.added import (
     NormsOnly,
     ProbeThenFinetune,
     VisualPrompts,
+    is_bias,
 )
 from lightning_seg.training.finetune.lora import DoRA, LoRA
 from lightning_seg.training.finetune.parts import batch_norms
 from lightning_seg.training.finetune.policies import FrozenStages
 
 IMAGES = torch.randint(256, (2, 3, 64, 64), generator=torch.Generator().manual_seed(1), dtype=torch.uint8)
+BEIT = partial(
+    TimmBackbone,
+    "beit_base_patch16_224",
+    backbone_args={"img_size": 64, "depth": 2, "embed_dim": 32, "num_heads": 2},
+)
 # Name: the policy, the backbone, and the ends of the names that move within it.
 POLICIES = {
     "bitfit": (BitFit, "test_vit", ("bias",)),
     "bitfit-conv": (BitFit, "test_resnet", ("bias",)),
+    "bitfit-beit": (BitFit, BEIT, (".bias", ".q_bias", ".v_bias")),
     "norms": (NormsOnly, "test_vit", ()),
     "norms-conv": (NormsOnly, "test_resnet", ()),
     "adapters": (lambda: Adapters(4), "test_vit", ("down.weight", "down.bias", "up.weight", "up.bias")),
@@ -43,7 +52,8 @@ POLICIES = {
 
 def make(policy=None, backbone="test_vit", weights=False):
     torch.manual_seed(0)
-    network = Linear(3, backbone, weights=weights)
+    made = backbone if isinstance(backbone, str) else backbone(weights=weights)
+    network = Linear(3, made, **({"weights": weights} if isinstance(backbone, str) else {}))
     for norm in batch_norms(network.backbone):
         nn.init.ones_(norm.weight)  # timm begins with 0 in places, through which nothing learns
     return SemanticSegmentation(network, torch.optim.AdamW, ("a", "b", "c"), finetune=policy)
@@ -183,7 +193,8 @@ def test_weights_of_a_run_with_lora_are_merged(target, tmp_path):
     torch.save({"state_dict": task.state_dict()}, tmp_path / "best.ckpt")
     new = make(target and target(), weights=f"run:{tmp_path / 'best.ckpt'}")
     new.network.load_weights()
-    torch.testing.assert_close(new.eval().network(IMAGES), task.network(IMAGES), atol=1e-5, rtol=1e-5)
+    ours, theirs = (made.network.eval()(IMAGES) for made in (new, task))
+    torch.testing.assert_close(ours, theirs, atol=1e-6, rtol=1e-6)
 
 
 def test_weights_of_a_run_with_adapters_need_adapters(tmp_path):
@@ -207,6 +218,17 @@ def test_the_probe_comes_first_and_then_everything():
     assert {part.start for part in parts if part.name.startswith("backbone")} == {0.5}
 
 
+def test_biases_are_vectors_by_name():
+    made = nn.ModuleDict({"attention": nn.MultiheadAttention(4, 2), "norm": nn.LayerNorm(4)})
+    made["attention"].relative_position_bias_table = nn.Parameter(torch.zeros(3, 2))
+    made["attention"].position_bias = nn.Parameter(torch.zeros(3, 2))
+    assert [name for name, p in made.named_parameters() if is_bias(name, p)] == [
+        "attention.in_proj_bias",
+        "attention.out_proj.bias",
+        "norm.bias",
+    ]
+
+
 def test_the_first_blocks_of_a_plain_transformer_are_its_first_stages():
     task = make(FrozenStages(3))  # the embeddings and two blocks
     still = {name for name, p in task.network.backbone.named_parameters() if not p.requires_grad}
@@ -227,6 +249,19 @@ def test_the_first_blocks_of_a_plain_transformer_are_its_first_stages():
         (lambda: VisualPrompts(0), "test_vit", "1 or more prompts"),
         (lambda: NormsOnly(batch_norm="frozen"), "test_vit", "must be eval or train"),
         (lambda: LoRA(layers="nothing"), "test_vit", "named 'nothing'"),
+        (
+            lambda: LoRA(alpha=0),
+            "test_vit",
+            "LoRA needs an alpha above 0, such as 16, or nothing changes; got 0",
+        ),
+        (lambda: LoRA(rank=10000), "test_vit", r"LoRA\(rank=10000\): the layers .* ranks up to 64"),
+        (lambda: DoRA(rank=257, layers="fc1"), "test_vit", r"DoRA\(rank=257\).*such as 8"),
+        (
+            lambda: ProbeThenFinetune(1.5),
+            "test_vit",
+            "ProbeThenFinetune needs its probe as a fraction .* got 1.5",
+        ),
+        (lambda: ProbeThenFinetune(-1), "test_vit", "ProbeThenFinetune needs its probe .* got -1"),
     ],
 )
 def test_what_a_policy_cannot_do_is_refused(policy, backbone, says):
