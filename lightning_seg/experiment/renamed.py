@@ -29,6 +29,7 @@ CLASSES: dict[str, str] = {
     "lightning_seg.callbacks.kernels.Kernels": "lightning_seg.callbacks.cudnn.CudnnBenchmark",
     "lightning_seg.callbacks.objects.ObjectPredictions": "lightning_seg.callbacks.prediction_writer.ObjectWriter",
     "lightning_seg.callbacks.predictions.Predictions": "lightning_seg.callbacks.prediction_writer.PredictionWriter",
+    "lightning_seg.callbacks.record.Record": "lightning_seg.callbacks.run_record.RunRecord",
     "lightning_seg.callbacks.saving.Saving": "lightning_seg.callbacks.checkpointing.Checkpointing",
     "lightning_seg.losses.Dice": "lightning_seg.training.losses.DiceLoss",
     "lightning_seg.losses.Focal": "lightning_seg.training.losses.FocalLoss",
@@ -41,6 +42,18 @@ CLASSES: dict[str, str] = {
     "lightning_seg.networks.unet.UNet2015": "lightning_seg.networks.unet.ClassicUNet",
     "lightning_seg.schedules.Step": "lightning_seg.training.schedules.MultiStep",
 }
+# Arguments whose old names are common words, so that they are old in these classes alone. A class is known by its last
+# name: of its path today, of that in 0.1.0, or the name alone.
+ARGUMENTS: dict[str, dict[str, str]] = {
+    "OneCycle": {
+        "rising": "pct_start of OneCycle",
+        "start": "div_factor of OneCycle (its value is 1 / start)",
+        "end": "final_div_factor of OneCycle (its value is start / end)",
+    },
+    "MultiStep": {"at": "milestones of MultiStep", "factor": "gamma of MultiStep"},
+}
+ARGUMENTS["Step"] = ARGUMENTS["MultiStep"]
+_SCHEDULES = {"", "lightning_seg.schedules", "lightning_seg.training.schedules"}
 
 # Modules whose classes have kept their names, but are elsewhere now.
 MOVED = frozenset(
@@ -65,8 +78,11 @@ def refuse_old_names(files: Mapping[Path, JsonObject], options: Sequence[str]) -
     """
     given = {file: list(_settings(settings)) for file, settings in files.items()}
     pairs = [option.lstrip("-").partition("=")[::2] for option in options if option.startswith("--")]
-    classes = {
-        path: value for pairs in (*given.values(), pairs) for path, value in pairs if isinstance(value, str)
+    classes = {  # by the setting that they are the value of; the last one counts
+        path.removesuffix(".class_path"): value
+        for pairs in (*given.values(), pairs)
+        for path, value in pairs
+        if isinstance(value, str)
     }
     for place, settings in [*given.items(), ("the command line", pairs)]:
         renamed = dict(
@@ -93,6 +109,10 @@ def _settings(value: object, path: str = "") -> Iterator[tuple[str, Any]]:
 
 
 def _setting(path: str, classes: Mapping[str, str]) -> tuple[str, str] | None:
+    owner, _, argument = path.rpartition(".")
+    module, _, name = classes.get(owner.removesuffix(".init_args"), "").rpartition(".")
+    if module in _SCHEDULES and (renamed := ARGUMENTS.get(name, {}).get(argument)):
+        return path, renamed
     for old, new in SETTINGS.items():
         if _ends(path, old) and not _ends(path, new):
             return (path, new) if _has(path, new.rpartition(".")[2], classes) else None
@@ -104,7 +124,7 @@ def _setting(path: str, classes: Mapping[str, str]) -> tuple[str, str] | None:
 def _has(path: str, name: str, classes: Mapping[str, str]) -> bool:
     """Whether the class that a setting belongs to has one of another name; one that is not known here may have it."""
     owner, init_args, _ = path.rpartition(".init_args.")
-    given = classes.get(f"{owner}.class_path", classes.get(owner)) if init_args else None
+    given = classes.get(owner) if init_args else None
     if given is None:
         return True
     known = CLASSES.get(given, given)

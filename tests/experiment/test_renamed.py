@@ -70,6 +70,48 @@ def test_old_names_on_the_command_line(option):
         refuse_old_names({}, [option])
 
 
+@pytest.mark.parametrize("path", ["lightning_seg.schedules.OneCycle", "lightning_seg.training.schedules.OneCycle", "OneCycle"])  # fmt: skip
+@pytest.mark.parametrize("place", ["model.lr_scheduler.init_args", "model.lr_scheduler"])
+def test_arguments_of_the_schedules(path, place):
+    options = [
+        f"--model.lr_scheduler={path}",
+        *(f"--{place}.{name}=0.3" for name in ("rising", "start", "end")),
+    ]
+    with pytest.raises(UserError) as error:
+        refuse_old_names({}, options)
+    for told in (
+        "rising is now pct_start of OneCycle",
+        "start is now div_factor of OneCycle (its value is 1 / start)",
+        "end is now final_div_factor of OneCycle (its value is start / end)",
+    ):
+        assert f"{place}.{told}" in str(error.value)
+
+
+@pytest.mark.parametrize("path", ["lightning_seg.schedules.Step", "lightning_seg.training.schedules.MultiStep", "MultiStep", "Step"])  # fmt: skip
+def test_a_schedule_and_its_arguments_are_one_error(path, tmp_path):
+    arguments = {"at": [0.5, 0.8], "factor": 0.1, "warmup": 0.1}
+    settings = {"model": {"lr_scheduler": {"class_path": path, "init_args": arguments}}}
+    with pytest.raises(UserError) as error:
+        refuse_old_names({tmp_path: settings}, [])
+    told = str(error.value)
+    assert "model.lr_scheduler.init_args.at is now milestones of MultiStep" in told
+    assert "model.lr_scheduler.init_args.factor is now gamma of MultiStep" in told and "warmup" not in told
+    moved = "lightning_seg.schedules.Step is now lightning_seg.training.schedules.MultiStep"
+    assert (moved in told) == (path in CLASSES)
+
+
+def test_the_same_words_of_other_classes_are_no_old_names(tmp_path):
+    cosine = {"class_path": "lightning_seg.training.schedules.Cosine", "init_args": {"end": 0.1}}
+    one_cycle = {"class_path": "OneCycle", "init_args": {"pct_start": 0.3}}
+    refuse_old_names({tmp_path: {"model": {"lr_scheduler": cosine}}}, ["--data.start=1", "--at=2", "--end=3"])
+    refuse_old_names({}, ["--model.lr_scheduler=Plateau", "--model.lr_scheduler.factor=0.5"])
+    refuse_old_names({}, ["--model.lr_scheduler=mine.schedules.OneCycle", "--model.lr_scheduler.end=0.5"])
+    refuse_old_names(
+        {tmp_path: {"model": {"lr_scheduler": one_cycle}}},
+        ["--model.lr_scheduler=Cosine", "--model.lr_scheduler.end=0.1"],
+    )
+
+
 @pytest.mark.parametrize("name", sorted(SETTINGS))
 def test_new_names_are_not_taken_for_old_ones(name):
     refuse_old_names({}, [f"--{SETTINGS[name]}=1", f"--model.{SETTINGS[name]}=1"])
