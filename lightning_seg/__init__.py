@@ -32,7 +32,10 @@ def __getattr__(name: str) -> Any:
     if name == "__version__":
         from importlib import metadata  # 25 ms
 
-        value: Any = metadata.version("lightning_seg")
+        try:
+            value: Any = metadata.version("lightning_seg")
+        except metadata.PackageNotFoundError:  # it lies on the path, but was not installed
+            value = "0+unknown"
     elif name in PUBLIC:
         value = getattr(import_module(PUBLIC[name]), name)
     else:

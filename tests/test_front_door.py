@@ -95,6 +95,13 @@ def test_the_version_is_that_of_the_installed_package():
     assert (ROOT / "lightning_seg/py.typed").exists()
 
 
+def test_a_package_that_was_not_installed_does_not_know_its_version(tmp_path):
+    (tmp_path / "lightning_seg").symlink_to(ROOT / "lightning_seg")  # what is beside it may be its metadata
+    code = f"import sys; sys.path.insert(0, {str(tmp_path)!r}); import lightning_seg; print(lightning_seg.__version__)"
+    command = [sys.executable, "-I", "-S", "-c", code]  # without site-packages there are no metadata
+    assert subprocess.run(command, capture_output=True, text=True, check=True).stdout == "0+unknown\n"
+
+
 def test_importing_the_package_imports_nothing_heavy():
     code = """
 import sys, time

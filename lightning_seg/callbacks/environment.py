@@ -9,11 +9,11 @@ from importlib.metadata import version
 import lightning as L
 import torch
 
+import lightning_seg
 from lightning_seg.data.base import SegmentationData, data_of
 from lightning_seg.tasks.base import SegmentationTask
 
-PACKAGES = (
-    "lightning_seg",
+PACKAGES = (  # beside this one
     "torch",
     "torchvision",
     "lightning",
@@ -31,7 +31,7 @@ def environment(trainer: L.Trainer, module: SegmentationTask) -> dict[str, objec
         "command": sys.argv[1:],
         "time": time.strftime("%Y-%m-%dT%H:%M:%S%z"),
         "python": platform.python_version(),
-        "packages": {name: version(name) for name in PACKAGES},
+        "packages": {"lightning_seg": lightning_seg.__version__} | {name: version(name) for name in PACKAGES},
         "platform": platform.platform(),
         "accelerator": type(trainer.accelerator).__name__,
         "devices": devices or [platform.processor() or platform.machine()],

@@ -11,13 +11,13 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from importlib import metadata
 from pathlib import Path
 
 import torch
 from lightning.pytorch import Trainer
 from lightning.pytorch.utilities.exceptions import MisconfigurationException
 
+import lightning_seg
 from lightning_seg.callbacks.checkpointing import Stopped
 from lightning_seg.data.base import SegmentationData
 from lightning_seg.errors import UserError
@@ -127,7 +127,7 @@ def _made_by(run: Path) -> str:
         version, commit = known["packages"]["lightning_seg"], known["commit"]
     except (OSError, ValueError, KeyError, TypeError):
         version, commit = "an unknown version", None
-    if version == metadata.version("lightning_seg") and commit in (None, package_commit()):
+    if version == lightning_seg.__version__ and commit in (None, package_commit()):
         return ""
     commit = f", commit {commit[:10]}" if commit else ""
     return (
