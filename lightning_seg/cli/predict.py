@@ -128,7 +128,7 @@ def _predict_small(
     else:
         writer = (ObjectWriter if gives == "objects" else SegmentWriter)(outputs, run)
     trainer = loaded.make_trainer(writer)
-    with friendly_errors(trainer, loaded.data, lambda: run):
+    with friendly_errors(trainer, loaded.data, lambda: run, resumes=False):
         trainer.predict(**loaded.trainer_arguments, return_predictions=False)
     return writer.unreadable
 

@@ -45,5 +45,5 @@ def evaluate(arguments: list[str], command: Literal["test", "validate"], descrip
             f"trainer.{limit} is 0, so nothing would be scored: --trainer.{limit}=1.0 takes all images."
         )
     score = trainer.test if command == "test" else trainer.validate
-    with friendly_errors(trainer, run.data, lambda: directory):
+    with friendly_errors(trainer, run.data, lambda: directory, resumes=False):
         score(**run.trainer_arguments, verbose=False)

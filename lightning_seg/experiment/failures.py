@@ -39,13 +39,17 @@ _DISK = {errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EFBIG, errno.EACCES, err
 
 
 @contextmanager
-def friendly_errors(trainer: Trainer, data: SegmentationData, run: Callable[[], Path]) -> Iterator[None]:
+def friendly_errors(
+    trainer: Trainer, data: SegmentationData, run: Callable[[], Path], resumes: bool = True
+) -> Iterator[None]:
     """Turn what the machine does to a run into errors that say what to do.
 
     Args:
         trainer: That the block trains or tests with.
         data: That it trains or tests on.
         run: Returns the run directory.
+        resumes: Whether the block is of a training, which `lightning-seg resume` continues; else the command is to be
+            given again.
 
     Raises:
         UserError: Out of memory, a data worker or another process that died, a disk that cannot be written; fewer
@@ -56,7 +60,7 @@ def friendly_errors(trainer: Trainer, data: SegmentationData, run: Callable[[], 
     except UserError:
         raise
     except (RuntimeError, MemoryError, OSError, ValueError, MisconfigurationException) as error:
-        explanation = _explain(error, trainer, data, run)
+        explanation = _explain(error, trainer, data, run, resumes)
         if explanation is None:
             raise
         raise UserError(explanation) from error
@@ -137,7 +141,7 @@ def _made_by(run: Path) -> str:
 
 
 def _explain(
-    error: BaseException, trainer: Trainer, data: SegmentationData, run: Callable[[], Path]
+    error: BaseException, trainer: Trainer, data: SegmentationData, run: Callable[[], Path], resumes: bool
 ) -> str | None:
     text = str(error)
     if trained := _TRAINED.match(text):
@@ -159,24 +163,23 @@ def _explain(
     if ended := _ENDED.search(text):
         return (
             f"a data worker was ended by a signal ({ended[1]}), as `timeout`, a scheduler or Ctrl-C send it."
-            f" {_again(run())}"
+            f" {_again(run, resumes)}"
         )
     if _WORKER.search(text):
         return (
             "a data worker was killed, most often because the machine's memory was full.\n"
             f"Try --data.init_args.num_workers={max(0, _workers(trainer) // 2)}"
             " or a smaller --data.init_args.batch_size, and look at the system's log (dmesg)."
-            f"\n{_again(run())}"
+            f"\n{_again(run, resumes)}"
         )
     if trainer.world_size > 1 and _PROCESS.search(text):
-        return f"another process of this run has ended; its own error is the cause. {_again(run())}"
+        return f"another process of this run has ended; its own error is the cause. {_again(run, resumes)}"
     if "Error(s) in loading state_dict" in text:
         return does_not_fit(run(), error)
     if isinstance(error, OSError) and error.errno in _DISK:
-        return (
-            f"cannot write{f' {error.filename}' if error.filename else ''}: {error.strerror}."
-            f" What was saved before is whole. {_again(run())}"
-        )
+        where = f" {error.filename}" if error.filename else ""
+        saved = "What was saved before is whole." if resumes else "Make room there, or make it writable."
+        return f"cannot write{where}: {error.strerror}. {saved} {_again(run, resumes)}"
     return None
 
 
@@ -214,9 +217,11 @@ def _workers(trainer: Trainer) -> int:
     return getattr(loader, "num_workers", 0)
 
 
-def _again(run: Path) -> str:
-    saved = (run / LAST_CHECKPOINT).exists()
-    return f"{resume_command(run)} continues." if saved else "Nothing was saved yet."
+def _again(run: Callable[[], Path], resumes: bool) -> str:
+    if not resumes:
+        return "Then give the command again."
+    saved = (run() / LAST_CHECKPOINT).exists()
+    return f"{resume_command(run())} continues." if saved else "Nothing was saved yet."
 
 
 def end_with_first_process() -> None:

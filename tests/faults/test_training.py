@@ -153,6 +153,19 @@ def test_a_data_worker_that_is_told_to_end_does_not_lack_memory(folder, name):
     assert f"ended by a signal ({name})" in str(caught.value) and "memory" not in str(caught.value)
 
 
+def test_a_test_or_prediction_that_cannot_write_is_to_be_given_again(folder):
+    trainer, error = SimpleNamespace(world_size=1), PermissionError(13, "Permission denied", "run/test.json")
+    with pytest.raises(UserError) as caught, friendly_errors(trainer, None, lambda: folder, resumes=False):
+        raise error
+    assert str(caught.value) == (
+        "cannot write run/test.json: Permission denied. Make room there, or make it writable. Then give the command"
+        " again."
+    )
+    with pytest.raises(UserError, match="What was saved before is whole"):
+        with friendly_errors(trainer, None, lambda: folder):
+            raise error
+
+
 def test_a_frozen_data_worker(folder, monkeypatch, capsys):
     """A stopped process does not even react to SIGTERM."""
     monkeypatch.setattr(loading, "WAIT", 4.0)
