@@ -14,6 +14,7 @@ from lightning_seg.runs.manage import (
     PARTS,
     delete,
     disk_usage,
+    exact_or_latest_run,
     exact_run,
     is_busy,
     size_of,
@@ -30,27 +31,49 @@ def main(arguments: list[str]) -> None:
     commands = parser.add_subparsers(metavar="COMMAND", title="commands (without one: list)")
 
     def command(
-        name: str, function: Callable[[argparse.Namespace], None], text: str, folders: bool = False
+        name: str,
+        function: Callable[[argparse.Namespace], None],
+        text: str,
+        example: str,
+        folders: bool = False,
     ) -> Arguments:
-        added = commands.add_parser(name, help=text, description=f"{text[0].upper()}{text[1:]}.")
+        added = commands.add_parser(
+            name,
+            help=text,
+            description=f"{text[0].upper()}{text[1:]}.",
+            example=f"lightning-seg runs {name} {example}",
+        )
         added.set_defaults(function=function)
         if folders:
             added.add_argument("folders", nargs="*", type=folder, default=[Path("runs")], metavar="FOLDER")
         return added
 
-    listing = command("list", _list, "list runs: status, score, size, tags", folders=True)
+    listing = command("list", _list, "list runs: status, score, size, tags", "--tag good", folders=True)
     listing.add_argument("--tag", help="only runs with this tag")
-    showing = command("show", _show, "show what a run is and scored")
-    showing.add_argument("run", type=folder)
-    tagging = command("tag", _tag, "add tags to a run, or remove them")
-    tagging.add_argument("run", type=folder)
+    showing = command("show", _show, "show what a run is and scored", "runs/unet_camvid")
+    tagging = command(
+        "tag", _tag, "add tags to a run, or remove them", "runs/unet_camvid good --remove first"
+    )
+    for one in (showing, tagging):
+        one.add_argument("run", type=folder, help="a run directory, or an experiment's for its latest run")
     tagging.add_argument("tags", nargs="*", help="tags to add")
     tagging.add_argument("--remove", nargs="+", default=[], metavar="TAG", help="tags to remove")
-    deleting = command("delete", _delete, "delete runs for good, after asking")
-    deleting.add_argument("runs", nargs="+", type=folder)
-    command("disk", _disk, "show what takes how much disk space", folders=True)
+    deleting = command(
+        "delete", _delete, "delete runs for good, after asking", "runs/demo/20261121-075311-3f2a"
+    )
+    deleting.add_argument(
+        "runs",
+        nargs="+",
+        type=folder,
+        help="run directories themselves; an experiment's is refused, as its latest run would be a guess",
+    )
+    command("disk", _disk, "show what takes how much disk space", "runs", folders=True)
     pruning = command(
-        "prune", _prune, "delete all but the best checkpoint of tested runs, after asking", folders=True
+        "prune",
+        _prune,
+        "delete all but the best checkpoint of tested runs, after asking",
+        "runs --days 30",
+        folders=True,
     )
     pruning.add_argument("--days", type=float, default=7, help="keep what is younger than this (default: 7)")
     for asking in (deleting, pruning):
@@ -96,7 +119,7 @@ def _show(options: argparse.Namespace) -> None:
 
 
 def _tag(options: argparse.Namespace) -> None:
-    record = exact_run(options.run)
+    record = exact_or_latest_run(options.run)
     tags = [tag for tag in dict.fromkeys([*record.tags, *options.tags]) if tag not in options.remove]
     unknown = [tag for tag in options.remove if tag not in record.tags]
     if unknown:

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from lightning_seg.errors import UserError
-from lightning_seg.runs.directory import BEST_CHECKPOINT, CONFIG, METRICS
+from lightning_seg.runs.directory import BEST_CHECKPOINT, CONFIG, METRICS, existing_run
 from lightning_seg.runs.records import RUN_ID, Record, find, read
 
 PARTS = ("checkpoints", "pictures", "wandb")  # of a run directory, those that grow
@@ -17,8 +17,13 @@ def exact_run(path: Path) -> Record:
     """Read exactly this run directory; unlike `existing_run` this does not guess which run was meant.
 
     Raises:
-        UserError: It is none.
+        UserError: It is none; the message says so if it is an experiment's.
     """
+    if runs := _runs_of_experiment(path):
+        raise UserError(
+            f"{path} is the folder of an experiment, not a run directory, and which of its runs is meant is not"
+            f" guessed: it has {len(runs)}. Name the run, such as {runs[-1]}; {path}/* is all of them"
+        )
     if path.is_symlink() or not path.is_dir():
         raise UserError(
             f"no run directory {path}: expected runs/<experiment>/<id>; 'lightning-seg runs' lists them"
@@ -26,6 +31,20 @@ def exact_run(path: Path) -> Record:
     if not ((path / CONFIG).is_file() or RUN_ID.fullmatch(path.absolute().name)):
         raise UserError(f"{path} is no run directory: it has no {CONFIG}; 'lightning-seg runs' lists them")
     return read(path)
+
+
+def exact_or_latest_run(path: Path) -> Record:
+    """Read this run directory, or of an experiment's the latest run in it.
+
+    Raises:
+        UserError: It is neither.
+    """
+    return read(existing_run(path)) if _runs_of_experiment(path) else exact_run(path)
+
+
+def _runs_of_experiment(path: Path) -> list[Path]:
+    """List the runs in the directory of an experiment, the latest last; a run directory has none."""
+    return [] if (path / CONFIG).is_file() else sorted(file.parent for file in path.glob(f"*/{CONFIG}"))
 
 
 def is_busy(record: Record) -> bool:
@@ -37,8 +56,18 @@ def is_busy(record: Record) -> bool:
 
 
 def delete(record: Record) -> None:
-    """Delete a run, and the folder of its experiment with the last one."""
-    shutil.rmtree(record.path)
+    """Delete a run, and the folder of its experiment with the last one.
+
+    Raises:
+        UserError: A file or folder in it cannot be deleted.
+    """
+    try:
+        shutil.rmtree(record.path)
+    except OSError as error:
+        raise UserError(
+            f"{record.path} cannot be deleted, or only in part: {error.filename}: {error.strerror}. Make the folder and"
+            " what is in it writable, then delete the run again."
+        ) from error
     if not any(record.path.parent.iterdir()):
         record.path.parent.rmdir()
 

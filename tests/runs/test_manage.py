@@ -57,6 +57,13 @@ def test_tag(run, capsys):
     assert read(run).tags == ["good"]
     assert cli.main(["runs", "tag", str(run), "--remove", "bad"]) == 2
     assert "has no tag bad; it has good" in capsys.readouterr().err
+    earlier = run.rename(run.with_name("20200101-000000-0000"))
+    later = make_run(run.parent.parent, run.parent.name)
+    assert (
+        cli.main(["runs", "tag", str(run.parent), "latest"]) == 0
+    )  # an experiment stands for its latest run
+    assert "latest" in read(later).tags and "latest" not in read(earlier).tags
+    assert cli.main(["runs", "tag", str(run.parent.parent), "latest"]) == 2
 
 
 @pytest.mark.parametrize(("reply", "gone"), [("y", True), ("n", False), ("", False)])
@@ -75,6 +82,23 @@ def test_delete_takes_runs_only(run, monkeypatch, capsys):
         assert cli.main(["runs", "delete", "--yes", str(path)]) == 2
     assert "is no run directory" in capsys.readouterr().err
     assert run.exists() and (run / "checkpoints" / "best.ckpt").exists()
+
+
+def test_delete_says_why_it_takes_no_experiment(run, capsys):
+    assert cli.main(["runs", "delete", "--yes", str(run.parent)]) == 2
+    err = capsys.readouterr().err
+    assert "is the folder of an experiment, not a run directory, and which of its runs" in err
+    assert f"Name the run, such as {run}" in err and run.exists()
+
+
+def test_a_run_that_cannot_be_deleted_is_named_whole(run, monkeypatch, capsys):
+    def refused(path):
+        raise PermissionError(13, "Permission denied", "curves.png")  # without its folder, as Python has it
+
+    monkeypatch.setattr("shutil.rmtree", refused)
+    assert cli.main(["runs", "delete", "--yes", str(run)]) == 2
+    err = capsys.readouterr().err
+    assert f"error: {run} cannot be deleted, or only in part: curves.png: Permission denied." in err
 
 
 def test_delete_without_anyone_to_ask(run, monkeypatch, capsys):
