@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 from lightning_seg.errors import UserError
-from lightning_seg.experiment.files import experiment_file, experiment_names
+from lightning_seg.experiment.files import experiment_file, known_experiments
 
 SETTINGS = "Further --key=value are settings of the experiment; 'lightning-seg fit --help' lists them."
 
@@ -114,7 +114,7 @@ def config_arguments(name: str | None, files: Sequence[str] = ()) -> list[str]:
         UserError: Neither, or there is no such experiment.
     """
     if name is None and not files:
-        raise UserError(f"which experiment? There are: {', '.join(experiment_names())}.")
+        raise UserError(f"which experiment? {known_experiments()}")
     named = [] if name is None else [str(experiment_file(name))]
     return [word for file in [*named, *files] for word in ("-c", file)]
 

@@ -1,6 +1,5 @@
 """``lightning-seg find-lr``: suggest a learning rate by the range test."""
 
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 from lightning_seg.cli.arguments import Arguments, at_least, picture_file
@@ -85,5 +84,5 @@ def _parser() -> Arguments:
     )
     add("--low", metavar="LR", type=float, default=1e-6, help="the lowest learning rate (1e-6)")
     add("--high", metavar="LR", type=float, default=1.0, help="the highest (1)")
-    add("--output", metavar="FILE", type=picture_file, default=Path("lr.png"), help="the curve (lr.png)")
+    add("--output", metavar="FILE", type=picture_file, default="lr.png", help="the curve (lr.png)")
     return parser

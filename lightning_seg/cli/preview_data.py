@@ -1,7 +1,5 @@
 """``lightning-seg preview-data``: draw augmented training samples."""
 
-from pathlib import Path
-
 from lightning_seg.cli.arguments import Arguments, picture_file
 
 
@@ -18,7 +16,7 @@ def main(arguments: list[str]) -> None:
         "--output",
         metavar="FILE",
         type=picture_file,
-        default=Path("preview.png"),
+        default="preview.png",
         help="the picture (default: preview.png)",
     )
     options, settings = parser.parse_with_settings(arguments)

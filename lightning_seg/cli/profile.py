@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 from lightning_seg.cli.arguments import Arguments, at_least, folder, output_file, picture_file, size
 from lightning_seg.errors import UserError
-from lightning_seg.experiment.files import experiment_file, experiment_names
+from lightning_seg.experiment.files import experiment_file, experiment_names, known_experiments
 
 if TYPE_CHECKING:
     from lightning_seg.bench.network_profile import Conditions, Description
@@ -19,7 +19,9 @@ def main(arguments: list[str]) -> None:
     options, settings = _parser().parse_with_settings(arguments)
     names = [*options.names, *(experiment_names() if options.all else [])]
     if not names:
-        raise UserError(f"which experiment? There are: {', '.join(experiment_names())}; or type --all.")
+        raise UserError(
+            f"which experiment? {known_experiments()}" + " Or type --all." * bool(experiment_names())
+        )
     for name in names:
         if not Path(name).is_dir():
             experiment_file(name)  # raises before anything is measured

@@ -51,15 +51,22 @@ def experiment_file(name: str) -> Path:
         return shipped
     names, others = experiment_names(), _shipped_names()
     if not names and not others:
-        raise UserError(
-            f"no experiment {name!r}: there is no folder {EXPERIMENTS}/ with experiments here. Go to the one that has"
-            " it, name the YAML itself, or begin here: lightning-seg new NAME."
-        )
+        raise UserError(f"no experiment {name!r}. {known_experiments()}")
     close = difflib.get_close_matches(name, [*names, *others], n=1)
     hint = f" Did you mean {close[0]}?" if close else ""
-    here = f" There are: {', '.join(names)}." * bool(names)
-    project = f" With the project come: {', '.join(others)}." * bool(others)
-    raise UserError(f"no experiment {name!r} ({path} does not exist).{hint}{here}{project}")
+    raise UserError(f"no experiment {name!r} ({path} does not exist).{hint} {known_experiments()}")
+
+
+def known_experiments() -> str:
+    """Say which experiments there are, here and with the project, or how to come to one."""
+    here, project = ", ".join(experiment_names()), ", ".join(_shipped_names())
+    if not here and not project:
+        return (
+            f"There is no folder {EXPERIMENTS}/ with experiments here. Go to the one that has it, name the YAML itself,"
+            " or begin here: lightning-seg new NAME."
+        )
+    known = {"There are": here, "With the project come": project}
+    return " ".join(f"{where}: {names}." for where, names in known.items() if names)
 
 
 def _shipped_names() -> list[str]:

@@ -40,6 +40,17 @@ def test_unknown_experiment_lists_those_there_are(capsys):
     assert "Did you mean deeplab_voc?" in err and "quickstart" in err and "unet_camvid" in err
 
 
+@pytest.mark.parametrize("command", ["exp", "bench data", "profile"])
+def test_without_a_name_the_projects_experiments_are_listed(command, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    assert cli.main(command.split()) == 2
+    err = capsys.readouterr().err
+    assert err.startswith("error: which experiment? With the project come: ") and "unet_camvid" in err
+    monkeypatch.setattr("lightning_seg.experiment.files.SHIPPED", None)
+    assert cli.main(command.split()) == 2
+    assert "which experiment? There is no folder experiments/ with" in capsys.readouterr().err
+
+
 def test_help_and_mistakes_import_no_torch():
     """Also those of every command, but the help of ``fit``, which lists the settings of all classes."""
     code = """if True:
@@ -62,7 +73,7 @@ def test_every_command_explains_itself(command, capsys):
     out = capsys.readouterr().out
     assert stop.value.code == 0 and out.startswith(f"usage: lightning-seg {command} ")
     description = out.split("\n\n")[1]
-    assert len(description) > 20 and ("example: lightning-seg" in out or words[0] == "runs")
+    assert len(description) > 20 and f"example: lightning-seg {command}" in out
 
 
 @pytest.mark.parametrize("command", COMMANDS)
@@ -146,6 +157,18 @@ def test_a_place_that_cannot_be_written_is_named_before_the_work(
     captured = capsys.readouterr()
     assert captured.out == "" and captured.err.startswith(f"error: argument {option}: ")
     assert says.format(tmp_path) in captured.err and len(captured.err.splitlines()) == 1
+
+
+@pytest.mark.parametrize(
+    ("command", "default"), [("find-lr quickstart", "lr.png"), ("preview-data quickstart", "preview.png")]
+)
+def test_the_default_place_is_checked_before_the_work_too(command, default, tmp_path, monkeypatch, capsys):
+    file = Path("experiments/quickstart.yaml").absolute()
+    monkeypatch.chdir(tmp_path)
+    Path(default).mkdir()
+    assert cli.main([command.split()[0], str(file)]) == 2
+    captured = capsys.readouterr()
+    assert captured.out == "" and captured.err.startswith(f"error: argument --output: {default} is a folder")
 
 
 def test_a_file_that_turns_out_not_to_be_writable_is_one_error(run, capsys, monkeypatch):
