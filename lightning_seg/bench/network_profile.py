@@ -96,7 +96,7 @@ class Description:
 
 
 def measure(name: str, model: SemanticSegmentation, conditions: Conditions) -> Description:
-    """Measure a model; it is of no use afterwards, as a training step is part of the measurement.
+    """Measure a model, which a training step modifies: it cannot be used afterwards.
 
     Args:
         name: What to call it.

@@ -16,7 +16,7 @@ from lightning_seg.networks.deeplab import DeepLabV3Plus
 def peers(bench: TrainBench) -> dict[str, Callable[[], float]]:
     """Return a way to make a training step for each framework that is installed.
 
-    They get what their own data pipelines would deliver: normalised float images and int64 masks.
+    They get what their own data pipelines would deliver: normalized float images and int64 masks.
 
     Args:
         bench: The experiment to repeat; it has to be DeepLabV3+.

@@ -38,7 +38,7 @@ def sample_ways(data: SegmentationData) -> tuple[dict[str, Callable[[], float]],
     """Make the ways to make samples, all with the settings of the data set.
 
     Files are always read by the data set, so that all profit from its decoder. Ours are batches of 8, with the part
-    that is the device's (colors and normalisation) done on the processor as well; the others are left as single
+    that is the device's (colors and normalization) done on the processor as well; the others are left as single
     samples, whose images torchvision smooths before it makes them smaller.
 
     Args:

@@ -13,7 +13,7 @@ class EarlyStopping(callbacks.EarlyStopping):
     from the checkpoint.
 
     Args:
-        patience: Validations without a better score that are put up with.
+        patience: Validations without a better score that are tolerated.
         min_delta: What counts as better, in units of the score.
         monitor: The score.
         mode: Whether the score is better when it is larger (max) or smaller (min).

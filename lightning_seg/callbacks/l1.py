@@ -1,4 +1,4 @@
-"""L1 regularisation."""
+"""L1 regularization."""
 
 import lightning as L
 import torch
@@ -6,9 +6,9 @@ from torch.optim import Optimizer
 
 
 class L1(L.Callback):
-    """Add the sum of the absolute weights to what is minimised, so that unimportant ones go to zero.
+    """Add the sum of the absolute weights to what is minimized, so that unimportant ones go to zero.
 
-    It is added to the gradients, not to the logged loss. Biases and the scale and shift of normalisation, which have
+    It is added to the gradients, not to the logged loss. Biases and the scale and shift of normalization, which have
     one dimension, are left alone, and so is what does not train. L2 is the optimizer's ``weight_decay``.
 
     Args:

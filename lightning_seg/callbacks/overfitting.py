@@ -157,7 +157,7 @@ def judge(history: History) -> str:
     if still >= 0.02 and h.val_miou.argmax() == count - 1 and h.gap[-1] < 0.05:
         return (
             f"underfitting: {end}, and the first still rose by {still:.3f} since step {h.step[third]:.0f}: "
-            "train longer, with a higher learning rate or less regularisation"
+            "train longer, with a higher learning rate or less regularization"
         )
     return (
         f"neither overfitting nor underfitting: {end}, a gap of {h.gap[-1]:.3f}; "

@@ -42,7 +42,7 @@ class PredictionWriter(L.Callback):
     Args:
         outputs: Where to write.
         run: The run that predicts.
-        uncertainty: Also write ``uncertainty/name.png``: the normalised entropy of each pixel, from 0 (one class
+        uncertainty: Also write ``uncertainty/name.png``: the normalized entropy of each pixel, from 0 (one class
             certain, violet) to 255 (all classes equally probable, yellow); the colors are the file's palette.
         probabilities: Also write ``probabilities/name.npy``: (C, H, W) float32.
 

@@ -75,8 +75,8 @@ class SegmentationData(SampleReader, SplitLoaders, ABC):
         class_balanced_crops: Probability that a crop is placed around a pixel of a class drawn evenly from those in the
             image, so that rare classes are seen more often.
         fold: Cross-validation: train on `train_split` and `val_split` without this fold (from 0), score this fold.
-        folds: Number of folds. Each class occurs about equally often in all of them; where neighbours look
-            alike (slices of a stack, frames of a video), a fold is a block of neighbours instead.
+        folds: Number of folds. Each class occurs about equally often in all of them; where neighbors look
+            alike (slices of a stack, frames of a video), a fold is a block of neighbors instead.
         instances: Give objects, each with a mask of its own, instead of one mask of classes; the task sets it.
         segments: Give the segments of each image, too; the task sets it.
         overlapping: Give each class but the background a mask of its own; the task sets it.
@@ -85,7 +85,7 @@ class SegmentationData(SampleReader, SplitLoaders, ABC):
         value_range: Values in the files that are black and white, for images of more than 8 bits a channel, for example
             [0, 4095] for a camera of 12 bits; what lies outside is clipped. All levels in between are kept.
         bands: Bands of the files to read, in this order, counted from 0 or named as in the file: [3, 2, 1, 7]. None
-            reads colors, and refuses files of other bands than grey or red, green and blue.
+            reads colors, and refuses files of other bands than gray or red, green and blue.
         normalization: Mean and deviation of each band: those of the `pretraining`, `measured` in the training split
             (and cached), or numbers, as {mean: [...], std: [...]}. `percentiles` has the 1st and 99th percentile of
             each band in the training split as black and white. None is `pretraining`, or `measured` for chosen
@@ -108,7 +108,7 @@ class SegmentationData(SampleReader, SplitLoaders, ABC):
 
     palette: tuple[tuple[int, int, int], ...]
     things: tuple[int, ...] = ()  # the classes of which single objects are known; see `read_segments`
-    sequence = False  # neighbours in the list look alike (slices, frames): folds are blocks of neighbours
+    sequence = False  # neighbors in the list look alike (slices, frames): folds are blocks of neighbors
     download = False
     how_to_get = ""  # one or two lines: where the data comes from and how it should lie on disk
 

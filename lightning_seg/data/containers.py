@@ -76,8 +76,8 @@ def refuse_uncertain_tiff(image: Image.Image, name: object) -> None:
     colors = COLORS.get(tags.get(PHOTOMETRIC, 1), 1)
     if bands > colors and not (bands == colors + 1 and len(extra) == 1 and extra[0] in ALPHA):
         raise UserError(
-            f"{name} has {bands} bands, of which {colors} can be read as grey or color; the others are not marked as "
-            "transparency. Save the bands to use as a grey or RGB file."
+            f"{name} has {bands} bands, of which {colors} can be read as gray or color; the others are not marked as "
+            "transparency. Save the bands to use as a gray or RGB file."
         )
     if signed and bits <= 8:
         raise UserError(f"{name} holds signed values of 8 bits, -128 to 127. Save it with unsigned values.")
@@ -128,10 +128,10 @@ def _is_lossy_webp(file: IO[bytes]) -> bool:
 
 
 def refuse_renumbered_gif(image: Image.Image, name: object) -> None:
-    """Refuse a GIF mask that shows greys by other numbers: programs renumber what they save as GIF.
+    """Refuse a GIF mask that shows grays by other numbers: programs renumber what they save as GIF.
 
     Raises:
-        UserError: Its numbers and its greys differ, and which are the classes is not known; or it has numbers that
+        UserError: Its numbers and its grays differ, and which are the classes is not known; or it has numbers that
             its palette lacks.
     """
     if image.format != "GIF" or image.mode != "P":
@@ -146,6 +146,6 @@ def refuse_renumbered_gif(image: Image.Image, name: object) -> None:
     colors = palette[used]
     if (colors == colors[:, :1]).all() and (colors[:, 0] != used).any():
         raise UserError(
-            f"{name} is a GIF in which number {used[0]} is the grey {colors[0, 0]}; which of them is the class is not "
-            "certain. Save the mask as grey PNG."
+            f"{name} is a GIF in which number {used[0]} is the gray {colors[0, 0]}; which of them is the class is not "
+            "certain. Save the mask as gray PNG."
         )

@@ -197,7 +197,7 @@ class Split(Dataset[Item]):
             raise UserError(
                 f"data.init_args.transforms must keep {name}s {str(dtype)[6:]} at crop_size {self.data.crop_size}; "
                 f"they made {tensor.dtype} of size {tuple(tensor.shape[-2:])}. "
-                "The network normalises by itself."
+                "The network normalizes by itself."
             )
 
 

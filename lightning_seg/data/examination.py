@@ -32,7 +32,7 @@ class Inspection:
     Args:
         findings: What is wrong with it.
         labels: Pixels of each label (256,).
-        thumbnail: A small grey copy of it (16, 17).
+        thumbnail: A small gray copy of it (16, 17).
         palette: Color of each label, where the mask is a palette file that is read by its numbers.
         values: Lowest and highest value of an image of more than 8 bits that could not be read.
         bands: Lowest value, highest value and mean of each band (3, C), and

@@ -1,4 +1,4 @@
-"""Dividing samples into parts: by ratios, or into folds for cross-validation; groups and neighbours stay together."""
+"""Dividing samples into parts: by ratios, or into folds for cross-validation; groups and neighbors stay together."""
 
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
@@ -33,7 +33,7 @@ def divide(
         ratios: Relative size of each part.
         seed: Seed of the division.
         groups: Group of each item, to keep those of one group together.
-        in_order: Make each part a block of neighbours, in the order of the ratios; of no effect with groups.
+        in_order: Make each part a block of neighbors, in the order of the ratios; of no effect with groups.
 
     Raises:
         UserError: A part would be empty, because there are too few groups, or ratios make no sense.
@@ -128,7 +128,7 @@ def fold_of_each(
         folds: Number of folds.
         read: Reads a sample.
         groups: Group of each sample, None for none.
-        sequence: Whether neighbours look alike.
+        sequence: Whether neighbors look alike.
         key: See `presence`.
 
     Returns:
@@ -178,7 +178,7 @@ def stratified_folds(presence: np.ndarray, folds: int, seed: int = 0) -> np.ndar
 
 
 def block_folds(total: int, folds: int) -> np.ndarray:
-    """Divide samples that resemble their neighbours into folds of consecutive ones, of equal size.
+    """Divide samples that resemble their neighbors into folds of consecutive ones, of equal size.
 
     Args:
         total: Number of samples.

@@ -42,7 +42,7 @@ TOO_LARGE = (
 def read_image(path: str | os.PathLike[str], pixels: Pixels = RGB) -> np.ndarray:
     """Read any image file.
 
-    Without a choice of bands it becomes RGB: grey, palette, CMYK and 1-bit files are converted and transparency is
+    Without a choice of bands it becomes RGB: gray, palette, CMYK and 1-bit files are converted and transparency is
     dropped. The orientation that a camera noted (EXIF) is applied. Values stay what they are.
 
     Args:
@@ -85,7 +85,7 @@ def read_with_void(path: str | os.PathLike[str], pixels: Pixels = RGB) -> PixelI
 
 
 def read_mask(path: str | os.PathLike[str]) -> np.ndarray:
-    """Read a mask whose pixels are class numbers: grey, palette (its indices, not its colors) or 1-bit.
+    """Read a mask whose pixels are class numbers: gray, palette (its indices, not its colors) or 1-bit.
 
     Args:
         path: The mask file.
@@ -224,17 +224,17 @@ def _numbers(image: Image.Image, name: object, stored: Stored) -> np.ndarray:
             "as PNG from where it was drawn; a conversion of this file does not help."
         )
     if ";16" in stored.raw and not image.mode.startswith("I"):
-        raise UserError(f"{name} has colors of 16 bits. Save the mask as grey or palette PNG.")
+        raise UserError(f"{name} has colors of 16 bits. Save the mask as gray or palette PNG.")
     if ";I" in stored.raw or stored.raw.endswith(("2I", "4I")):
-        raise UserError(f"{name} is stored inverted (white is zero). Save the mask as grey or palette PNG.")
+        raise UserError(f"{name} is stored inverted (white is zero). Save the mask as gray or palette PNG.")
     _refuse_transparency(image, name)
     refuse_renumbered_gif(image, name)
     array = np.array(image)
     if image.mode in ("LA", "PA") or (image.mode[:3] == "RGB" and (array[..., :1] == array[..., 1:3]).all()):
-        array = array[..., 0]  # grey, saved as RGB
+        array = array[..., 0]  # gray, saved as RGB
     if array.ndim != 2 or array.dtype.kind not in "bui":
         raise UserError(
-            f"{name} should hold one class number per pixel, but is a {image.mode} image. Save it as a grey or palette "
+            f"{name} should hold one class number per pixel, but is a {image.mode} image. Save it as a gray or palette "
             "PNG, or use lightning_seg.data.datasets.folder.Folder, whose setting `colors` reads colors as classes."
         )
     if stored.raw in ("L;2", "L;4"):  # Pillow spreads 0..3 and 0..15 over 0..255

@@ -233,7 +233,7 @@ def keep_memory() -> None:
 
 
 def seed_of(*numbers: int) -> int:
-    """Mix numbers into one seed of 64 bits; neighbours have seeds that have nothing to do with one another."""
+    """Mix numbers into one seed of 64 bits; neighbors have seeds that have nothing to do with one another."""
     return int.from_bytes(hashlib.blake2b(" ".join(map(str, numbers)).encode(), digest_size=8).digest())
 
 

@@ -65,7 +65,7 @@ class Pixels:
     it. The default is what a photograph is: red, green and blue of 8 bits.
 
     Args:
-        bands: Bands to read, in this order, by number from 0 or by name; None for colors, grey being repeated.
+        bands: Bands to read, in this order, by number from 0 or by name; None for colors, gray being repeated.
         value_range: Values of the files that are black and white; None for 0 and 255.
         normalization: "pretraining" for the mean and deviation that the backbone was trained with, "measured" for
             those of each band in the training split, "percentiles" for the former after the 1st and 99th percentile of

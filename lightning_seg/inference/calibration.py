@@ -69,7 +69,7 @@ class Reliability:
 
 
 def fit_temperature(logits: Tensor, labels: Tensor) -> float:
-    """Return the temperature that minimises the cross-entropy of softmax(logits / temperature).
+    """Return the temperature that minimizes the cross-entropy of softmax(logits / temperature).
 
     It lies between 1 / `LARGEST` and `LARGEST`.
 
@@ -268,7 +268,7 @@ def _diagram(
             )
     pen.line((left, bottom, left + _SIDE, top), "black")
     pen.rectangle((left, top, left + _SIDE, bottom), outline="black")
-    pen.text((left, bottom + 52), "blue: accuracy; red: confidence; grey: share of pixels", "black", font)
+    pen.text((left, bottom + 52), "blue: accuracy; red: confidence; gray: share of pixels", "black", font)
 
 
 def _sample(task: Evaluating, loader: Iterable[Batch], per_image: int) -> tuple[Tensor, Tensor, Tensor]:

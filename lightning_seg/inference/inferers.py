@@ -48,7 +48,7 @@ class Inferer(ABC):
 
 @dataclass(frozen=True)
 class SlidingWindow(Inferer):
-    """Logits of overlapping windows, weighted by a Gaussian around the centre of each (as in nnU-Net).
+    """Logits of overlapping windows, weighted by a Gaussian around the center of each (as in nnU-Net).
 
     An image that fits into the window is processed whole. The network needs the memory of one window.
 

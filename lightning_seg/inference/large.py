@@ -84,7 +84,7 @@ def predict_large(
         model: The model.
         path: A .npy file (H, W, C), or any raster file that GDAL reads by windows, such as a tiled TIFF.
         outputs: Where to write.
-        uncertainty: Also write the normalised entropy of each pixel, scaled to 0..255.
+        uncertainty: Also write the normalized entropy of each pixel, scaled to 0..255.
         probabilities: Also write the probability of each class and pixel (C, H, W), ``float32``.
 
     Raises:

@@ -240,7 +240,7 @@ class SegmentPredictor:
         return next(self.network.parameters()).device
 
     def __call__(self, image: ImageLike) -> dict[str, np.ndarray]:
-        """Return the segments of an image, or, surest first, its objects.
+        """Return the segments of an image, or its objects, the most confident first.
 
         Args:
             image: As for `Predictor`.

@@ -33,9 +33,9 @@ class SegmentRules:
 
     Args:
         score_threshold: From which probability of its class on a query is a segment.
-        overlap_threshold: Share of its mask that a segment must keep when each pixel goes to the surest query.
+        overlap_threshold: Share of its mask that a segment must keep when each pixel goes to the most confident query.
         mask_threshold: From which probability on a pixel is in a mask.
-        objects: How many objects of an image average precision looks at, the surest ones.
+        objects: How many objects of an image average precision looks at, the most confident ones.
 
     Raises:
         UserError: A threshold is not in 0..1.
@@ -91,12 +91,12 @@ class SegmentRules:
         inside = chances >= self.mask_threshold
         own = owner[None] == torch.arange(len(chances), device=owner.device)[:, None, None]
         left = own & inside
-        # As published: what a query keeps of its mask is what it is the surest of, in the mask or not.
+        # As published: what a query keeps of its mask is what it is the most confident of, in the mask or not.
         areas = torch.stack([x.flatten(1).sum(1) for x in (own, inside, left)], 1).tolist()
         masks = left.cpu().numpy()
         of_stuff = dict[int, int]()
-        sure = zip(labels[kept].tolist(), scores[kept].tolist(), strict=True)
-        for mask, (label, score), (owned, full, remaining) in zip(masks, sure, areas, strict=True):
+        confident = zip(labels[kept].tolist(), scores[kept].tolist(), strict=True)
+        for mask, (label, score), (owned, full, remaining) in zip(masks, confident, areas, strict=True):
             if not (owned and full and remaining) or owned / full < self.overlap_threshold:
                 continue
             part = of_stuff.get(label, 0)
@@ -112,7 +112,7 @@ class SegmentRules:
         return Segmented(View(parts, classes), kinds, np.array([score for _, score in listed], np.float32))
 
     def instances(self, queries: Queries, things: Collection[int]) -> dict[str, np.ndarray]:
-        """Return the surest objects of an image, which may overlap.
+        """Return the most confident objects of an image, which may overlap.
 
         Args:
             queries: Those of one image, masks (1, Q, H, W) at its size.
@@ -130,12 +130,12 @@ class SegmentRules:
         once, place = query.unique(return_inverse=True)  # a query may be found as several classes
         masks = queries.masks[0, once]
         inside = masks > 0
-        sure = (masks.sigmoid() * inside).flatten(1).sum(1) / (inside.flatten(1).sum(1) + 1e-6)
+        confidence = (masks.sigmoid() * inside).flatten(1).sum(1) / (inside.flatten(1).sum(1) + 1e-6)
         boxes = boxes_from_masks(inside) if len(inside) else masks.new_zeros(0, 4)
         found: dict[str, Tensor] = {
             "boxes": boxes[place],
             "labels": labels,
-            "scores": scores * sure[place],
+            "scores": scores * confidence[place],
             "masks": inside[place],
         }
         return {key: value.cpu().numpy() for key, value in found.items()}

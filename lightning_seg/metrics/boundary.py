@@ -26,7 +26,7 @@ def border(labels: np.ndarray, kernel: np.ndarray = _CROSS, image_edge: bool = T
 
     Args:
         labels: (H, W) uint8.
-        kernel: What is within reach, (2 R + 1, 2 R + 1) uint8; the four neighbours unless given.
+        kernel: What is within reach, (2 R + 1, 2 R + 1) uint8; the four neighbors unless given.
         image_edge: Whether beyond the edge of the image there is another label.
 
     Returns:

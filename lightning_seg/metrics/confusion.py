@@ -81,7 +81,7 @@ class ConfusionMatrix(Metric):
         )
 
     def update(self, predictions: Tensor, targets: Tensor) -> None:
-        """Add a batch of label maps, both (B, H, W); `IGNORE_INDEX` in the targets is not counted."""
+        """Add a batch of label maps, both (B, H, W); `IGNORE_INDEX` in the targets is ignored."""
         self.matrix += confusion_counts(predictions, targets, self.num_classes).sum(0)
 
     def compute(self) -> Tensor:

@@ -17,7 +17,7 @@ from lightning_seg.errors import UserError
 from lightning_seg.networks.base import BackboneNetwork
 
 Mean = tuple[float, ...]
-# What libraries and papers call the number of classes, the surest names first.
+# What libraries and papers call the number of classes, the most certain names first.
 CLASSES = (
     "num_classes", "n_classes", "nclasses", "num_class", "n_class", "nclass", "num_labels", "classes", "n_cls",
     "out_channels", "n_channels_out", "output_channels", "out_ch", "out_chans", "output_nc", "out_dim", "nc",

@@ -2,7 +2,7 @@
 
 import numpy as np
 
-# Evenly spaced anchors of viridis (Smith and van der Walt, 2015): even steps look even, in grey too.
+# Evenly spaced anchors of viridis (Smith and van der Walt, 2015): even steps look even, in gray too.
 _ANCHORS = np.array(
     [(68, 1, 84), (59, 82, 139), (33, 145, 140), (94, 201, 98), (253, 231, 37)], dtype=np.float64
 )

@@ -55,7 +55,7 @@ def overlay_maps(image: np.ndarray, maps: np.ndarray, palette: Palette, opacity:
 
 
 def error_map(image: np.ndarray, truth: np.ndarray, prediction: np.ndarray) -> np.ndarray:
-    """Mark wrong pixels red and ignored pixels black on a pale grey copy of the image (H, W, 3)."""
+    """Mark wrong pixels red and ignored pixels black on a pale gray copy of the image (H, W, 3)."""
     pale: np.ndarray = (image.mean(2, keepdims=True) * 0.35 + 160).repeat(3, axis=2).astype(np.uint8)
     pale[(prediction != truth) & (truth != IGNORE_INDEX)] = WRONG
     pale[truth == IGNORE_INDEX] = IGNORED

@@ -72,7 +72,7 @@ class RegionGrowing(LabelStep):
 
     Examples:
         >>> probabilities = np.full((2, 8, 8), 0.5, np.float32)
-        >>> probabilities[:, 0, 0] = 0.05, 0.95  # one sure pixel of class 1
+        >>> probabilities[:, 0, 0] = 0.05, 0.95  # one confident pixel of class 1
         >>> labels, image = probabilities.argmax(0).astype(np.uint8), np.zeros((8, 8, 3), np.uint8)
         >>> int(RegionGrowing(seed=0.9)(labels, probabilities, image).sum())
         64
@@ -91,13 +91,13 @@ class RegionGrowing(LabelStep):
 
         answered = labels != IGNORE_INDEX
         own = np.where(answered, labels, 0)[None].astype(np.intp)
-        sure = answered & (np.take_along_axis(probabilities, own, axis=0)[0] >= self.seed)
-        if not sure.any():
+        confident = answered & (np.take_along_axis(probabilities, own, axis=0)[0] >= self.seed)
+        if not confident.any():
             return labels
         colors = cv2.cvtColor(image.astype(np.float32) / 255, cv2.COLOR_RGB2Lab)
         across, down = cv2.Sobel(colors, cv2.CV_32F, 1, 0), cv2.Sobel(colors, cv2.CV_32F, 0, 1)
         edges = (across**2 + down**2).sum(2)
-        return (watershed(edges, np.where(sure, labels.astype(np.int32) + 1, 0)) - 1).astype(np.uint8)
+        return (watershed(edges, np.where(confident, labels.astype(np.int32) + 1, 0)) - 1).astype(np.uint8)
 
 
 def require_skimage(step: str) -> None:

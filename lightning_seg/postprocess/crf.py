@@ -26,7 +26,7 @@ _LEAST = 1e-5  # a probability of 0 would rule a class out for good
 class DenseCRF(ProbabilityStep):
     """Mean-field inference in torch, on any device; parameters as in the authors' code and in pydensecrf.
 
-    As in the authors' code, kernels are evaluated on the permutohedral lattice and normalised symmetrically.
+    As in the authors' code, kernels are evaluated on the permutohedral lattice and normalized symmetrically.
 
     Args:
         iterations: Number of mean-field iterations; about ten suffice to converge.

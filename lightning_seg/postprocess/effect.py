@@ -30,7 +30,7 @@ class Effect:
         name: Name of the chain.
         overlaps: (C, 3) of each image: intersection, predicted, true pixels.
         outlines: (C, 4) of each image, as `BoundaryF1` measures them.
-        answered: Labelled pixels of each image that have a prediction, and all of them.
+        answered: Labeled pixels of each image that have a prediction, and all of them.
         seconds: Duration of the chain for each image.
     """
 
@@ -73,7 +73,7 @@ def compare(effects: Sequence[Effect], block: int = 1) -> tuple[list[JsonObject]
 
     Args:
         effects: Those of `measure`.
-        block: Number of neighbouring images that are resampled together.
+        block: Number of neighboring images that are resampled together.
 
     Returns:
         A row of scores in percent for each effect, and a sentence for each but the first.

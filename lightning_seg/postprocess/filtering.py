@@ -52,7 +52,7 @@ class Exact:
 
 
 class Lattice:
-    """The filter on the permutohedral lattice, up to a constant factor that normalisation cancels.
+    """The filter on the permutohedral lattice, up to a constant factor that normalization cancels.
 
     Args:
         features: (N, D) float32, in units of the Gaussian's standard deviation.
@@ -89,7 +89,7 @@ class Lattice:
             per_sample_weights=self.point_weights,
             include_last_offset=True,
         )
-        spread = F.pad(spread, (0, 0, 0, 1))  # row M is the empty neighbour
+        spread = F.pad(spread, (0, 0, 0, 1))  # row M is the empty neighbor
         for pairs in self.neighbours:
             spread[:-1] += 0.5 * F.embedding_bag(pairs, spread, mode="sum")
         return F.embedding_bag(self.index, spread, mode="sum", per_sample_weights=self.weights)
@@ -104,7 +104,7 @@ def _simplices(features: Tensor) -> tuple[Tensor, list[int], Tensor]:
     """Find the simplex around each point.
 
     Returns:
-        Its corners (D + 1, N), each as one integer; what the integers of neighbours along each of the D + 1 axes
+        Its corners (D + 1, N), each as one integer; what the integers of neighbors along each of the D + 1 axes
         differ by; and the weights of the corners (D + 1, N).
     """
     d, device = features.shape[1], features.device
@@ -131,7 +131,7 @@ def _simplices(features: Tensor) -> tuple[Tensor, list[int], Tensor]:
     weights.scatter_add_(0, d - rank, rest)
     weights.scatter_add_(0, d + 1 - rank, -rest)
     weights[0] += 1 + weights[d + 1]
-    # A corner as one integer: its first D coordinates are the digits, with room for the neighbours of all corners.
+    # A corner as one integer: its first D coordinates are the digits, with room for the neighbors of all corners.
     lowest = nearest[:d].amin(1) - 2 * (d + 1)
     place = [1]
     for size in (nearest[:d].amax(1) + 2 * (d + 1) - lowest).tolist():

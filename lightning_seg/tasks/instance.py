@@ -31,8 +31,9 @@ class InstanceSegmentation(SegmentationTask):
     `lightning_seg.data.instances`), and, in evaluation, ``index`` (B,) and optionally ``size`` (B, 2). Logged are the
     scores of `lightning_seg.metrics.instance.ObjectScores` as ``val/mask_ap``, ``val/mask_ap/<class>`` and so on.
 
-    The same prediction is also seen as a semantic one: the objects that are sure enough, merged by class, the surest
-    on top. Its scores are those of the semantic task, by the same confusion matrix: ``val/miou``, ``val/iou/<class>``.
+    The same prediction is also seen as a semantic one: the objects that are confident enough, merged by class, the
+    most confident on top. Its scores are those of the semantic task, by the same confusion matrix: ``val/miou``,
+    ``val/iou/<class>``.
 
     Args:
         network: Gives losses in training and objects in evaluation.

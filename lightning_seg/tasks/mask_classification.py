@@ -49,8 +49,8 @@ class MaskClassification(SemanticSegmentation):
         rules: How queries become segments and objects.
         lr_scheduler: Makes the scheduler from the optimizer and the total number of optimizer steps.
         finetune: Which parts of the backbone train, and how; all of it unless given.
-        inference: How the classes of a large image are had; segments are had of whole images only, so that there are
-            no scores of segments then: set ``checkpoint.monitor: val/miou``.
+        inference: How the classes of a large image are computed; segments are computed from whole images only, so that
+            there are no scores of segments then: set ``checkpoint.monitor: val/miou``.
         postprocess: As for `SemanticSegmentation`, for classes.
         metrics: As for `SemanticSegmentation`, of classes.
         val_metrics: Compute them in every validation too.

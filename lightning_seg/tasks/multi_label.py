@@ -61,7 +61,7 @@ class MultiLabelSegmentation(SegmentationTask):
         lr_scheduler: Makes the scheduler from the optimizer and the total number of optimizer steps.
         finetune: Which parts of the backbone train, and how; all of it unless given.
         auxiliary_weight: Factor on the loss of the network's auxiliary head, where it has one.
-        inference: How the logits of evaluation and prediction are had; of the whole image unless given.
+        inference: How the logits of evaluation and prediction are computed; of the whole image unless given.
         **options: `no_decay`, `lr_scaling`, `gradient_checkpointing`, `compile` and `pixels`; see `SegmentationTask`.
 
     Attributes:

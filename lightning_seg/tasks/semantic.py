@@ -51,7 +51,7 @@ class SemanticSegmentation(SegmentationTask):
             stepped after every optimizer step. Without one the learning rate is constant.
         finetune: Which parts of the backbone train, and how; all of it unless given.
         auxiliary_weight: Factor on the loss of each auxiliary head of the network, where it has any.
-        inference: How the logits of evaluation and prediction are had; of the whole image unless given.
+        inference: How the logits of evaluation and prediction are computed; of the whole image unless given.
         postprocess: What is done to the predictions of test and predict, one step after the other; validation, which
             chooses the checkpoint, scores the network alone.
         metrics: Scores beyond overlap, computed in the test: this package's, and any of torchmetrics.

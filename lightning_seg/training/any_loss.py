@@ -181,7 +181,7 @@ class AnyLoss(nn.Module):
 
 
 def _logits(masks: Tensor, num_classes: int, shift: int) -> Tensor:
-    """Make logits (B, C, H, W) that are sure of each pixel's class plus `shift`."""
+    """Make logits (B, C, H, W) that are confident of each pixel's class plus `shift`."""
     hot = F.one_hot((masks.long() + shift) % num_classes, num_classes)
     return 7.0 * hot.movedim(-1, 1).float() - 3.0
 

@@ -346,7 +346,7 @@ def test_colors_in_planes_are_read(tmp_path, dtype, interleave):
 
 @pytest.mark.parametrize(
     ("ending", "mode", "says"),
-    [("gif", "L", "is a GIF in which number 0 is the grey 1"), ("tif", "CMYK", "is a CMYK image")],
+    [("gif", "L", "is a GIF in which number 0 is the gray 1"), ("tif", "CMYK", "is a CMYK image")],
 )
 def test_masks_whose_numbers_are_not_their_greys_are_refused(tmp_path, ending, mode, says):
     """Pillow renumbers a GIF of grey 1 to 0, and grey 1 is (0, 0, 0, 254) in CMYK."""

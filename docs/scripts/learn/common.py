@@ -41,7 +41,7 @@ def panels(layout: str, height: float, ratios: Sequence[float] | None = None) ->
 
 
 def show(axes: Axes, picture: np.ndarray, title: str = "") -> None:
-    """Show a picture (H, W, 3) uint8, or values (H, W) in 0..1 as grey, pixel by pixel."""
+    """Show a picture (H, W, 3) uint8, or values (H, W) in 0..1 as gray, pixel by pixel."""
     axes.imshow(picture, interpolation="nearest", cmap="gray", vmin=0, vmax=1)
     axes.set_title(title, fontsize=10, pad=3)
     axes.set(xticks=[], yticks=[])

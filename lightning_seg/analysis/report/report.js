@@ -4,7 +4,7 @@ const D = JSON.parse(document.getElementById("data").textContent);
 const COLORS = ["#0072b2", "#d55e00", "#009e73", "#cc79a7", "#c48a00", "#56b4e9", "#8c6d5a", "#8888aa"];
 const MOST_CHOSEN = 6;
 const $ = (id) => document.getElementById(id);
-// Chosen groups have a place in COLORS, which they keep until they are chosen no more; the others are grey.
+// Chosen groups have a place in COLORS, which they keep until they are chosen no more; the others are gray.
 const state = { section: 0, chosen: new Map(), sort: {}, cursor: null, all: new Set(), zoom: null, quantities: null };
 let section;
 
@@ -190,7 +190,7 @@ function renderClasses() {
       const values = of(g, c);
       if (values[0] === null) return root.append(svg("text", { x: x(Math.max(low, 0)) + 3, y: y + bar - 1 }, "–"));
       const text = view === "errors"
-        ? `${section.groups[g].name}, ${name}: ${number(values[2])} % right, ${number(values[0])} % missed, ${number(values[1])} % wrongly added`
+        ? `${section.groups[g].name}, ${name}: ${number(values[2])} % right, ${number(values[0])} % false negative, ${number(values[1])} % false positive`
         : `${section.groups[g].name}, ${name}: ${view === "difference" ? signed(values[0]) : number(values[0])} ± ${number(values[1])}`;
       const parts = view === "errors"
         ? [rect(0, values[2], color(g)), rect(values[2], values[2] + values[0], "var(--missed)"), rect(values[2] + values[0], 100, "var(--added)")]
@@ -201,7 +201,7 @@ function renderClasses() {
   });
   const names = groups.map((g) => el("span", {}, swatch(g), section.groups[g].name));
   const legend = view === "errors"
-    ? [...names, el("span", {}, el("span", { class: "swatch", style: "background:var(--missed)" }), "missed"), el("span", {}, el("span", { class: "swatch", style: "background:var(--added)" }), "wrongly added"),
+    ? [...names, el("span", {}, el("span", { class: "swatch", style: "background:var(--missed)" }), "false negative"), el("span", {}, el("span", { class: "swatch", style: "background:var(--added)" }), "false positive"),
       el("span", { class: "note" }, "Shares of the pixels that are of the class in the truth or in the prediction; of the true pixels of a class those found are its recall.")]
     : names;
   const rest = order.length - shown.length;

@@ -285,7 +285,7 @@ def _labels(file: Path) -> np.ndarray | None:
 
 
 def _png(labels: np.ndarray) -> str:
-    """Embed labels (H, W) as grey values, which a browser gives back exactly."""
+    """Embed labels (H, W) as gray values, which a browser gives back exactly."""
     from PIL import Image
 
     file = io.BytesIO()
@@ -303,7 +303,7 @@ def _status(record: Record) -> str:
 
 
 def _thinned(points: np.ndarray, most: int) -> list[list[float]]:
-    """Average neighbouring points (P, 3) so that at most so many are left; return steps, epochs and values."""
+    """Average neighboring points (P, 3) so that at most so many are left; return steps, epochs and values."""
     starts = np.unique(np.linspace(0, len(points), min(most, len(points)), endpoint=False).astype(int))
     ends = np.append(starts[1:], len(points))
     values = np.add.reduceat(points[:, 2], starts) / (ends - starts)

@@ -245,7 +245,7 @@ def _neighbours(data: DataSet, found: Examination) -> list[Finding]:
 
 
 def _difference(found: Examination, *places: tuple[object, str, int]) -> float:
-    """Mean difference of two thumbnails, in grey levels."""
+    """Mean difference of two thumbnails, in gray levels."""
     one, two = (found.inspections[split][i].thumbnail for _, split, i in places)
     assert one is not None and two is not None
     return float(np.abs(one.astype(int) - two.astype(int)).mean())

@@ -12,7 +12,7 @@ from lightning_seg.data.protocol import DataSet
 CELL = 160, 120  # width and height of a picture, in pixels
 GAP, TEXT = 8, 210  # pixels
 INK, SOFT, PAPER = (30, 30, 30), (110, 110, 110), (255, 255, 255)
-MARK = 235, 0, 110  # one color for all classes: some palettes have greys
+MARK = 235, 0, 110  # one color for all classes: some palettes have grays
 
 
 def draw_examples(data: DataSet, report: Report, path: str | Path) -> None:
@@ -55,7 +55,7 @@ def draw_examples(data: DataSet, report: Report, path: str | Path) -> None:
 
 
 def _mark(image: np.ndarray, inside: np.ndarray) -> np.ndarray:
-    """Show an image (H, W, 3) pale and grey in a cell, the pixels of a class (H, W) in color."""
+    """Show an image (H, W, 3) pale and gray in a cell, the pixels of a class (H, W) in color."""
     scale = min(CELL[0] / image.shape[1], CELL[1] / image.shape[0])
     size = max(1, round(image.shape[1] * scale)), max(1, round(image.shape[0] * scale))
     how = cv2.INTER_AREA if scale < 1 else cv2.INTER_NEAREST

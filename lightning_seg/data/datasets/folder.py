@@ -59,8 +59,8 @@ class Folder(SegmentationData):
             besides the background, and the masks need not say it.
         split_ratios: Relative size of each split, for example {train: 0.8, val: 0.1, test: 0.1}.
         split_seed: Seed of the division by `split_ratios`; of no effect with `sequence`.
-        sequence: Whether neighbours in the order of names look alike, as slices and video frames do: splits by
-            `split_ratios` and folds are then blocks of neighbours.
+        sequence: Whether neighbors in the order of names look alike, as slices and video frames do: splits by
+            `split_ratios` and folds are then blocks of neighbors.
         stacks: Whether files are stacks, each of whose slices is a sample: the pages of a TIFF, the planes of a NIfTI
             file along its third axis, the frames of a DICOM file, a .npy along its first axis. The slices of a file
             belong together, as `groups` do, unless these say otherwise or `sequence` is set.

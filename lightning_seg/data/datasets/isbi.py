@@ -16,7 +16,7 @@ class ISBI(SegmentationData):
     an IoU of 0.78 for cell, so look at the membrane.
 
     The labels of the challenge's test are not public. `train` is all slices but the last fifth, `val` the
-    last fifth (neighbours look alike, so a random division would flatter), `all` all of them. Folds are blocks
+    last fifth (neighbors look alike, so a random division would flatter), `all` all of them. Folds are blocks
     of consecutive slices.
 
     Args:

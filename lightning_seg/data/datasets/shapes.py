@@ -19,7 +19,7 @@ class Shapes(SegmentationData):
     """Circles, squares, triangles, stars and crosses that hide one another on a textured ground.
 
     Every object has a random size, place, angle, brightness and texture. Each class has a usual color from
-    which its objects stray into those of its neighbours: a network learns the colors within a minute, and
+    which its objects stray into those of its neighbors: a network learns the colors within a minute, and
     needs the outlines for the rest. An image depends on its split and number alone.
 
     Args:

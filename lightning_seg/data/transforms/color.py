@@ -18,7 +18,7 @@ class ColorJitter:
 
     Factors are drawn as torchvision's `ColorJitter` draws them. Applying one matrix on the device costs a
     hundredth of four passes over the image. Brightness, contrast and saturation are torchvision's own
-    formulas, to 0.02 levels of 255. Hue turns the colors about the grey axis: the hue is torchvision's to 0.007
+    formulas, to 0.02 levels of 255. Hue turns the colors about the gray axis: the hue is torchvision's to 0.007
     turns, but the mean of red, green and blue is kept where HSV keeps their maximum. Values are clamped once, at the
     end, not after each step. Images of CamVid, all four at once with factors of 0.4 and a hue of 0.1, differ from
     torchvision's by 1 to 2 levels in the mean, and by up to 55 in strong colors and where it clamps in between.
@@ -51,7 +51,7 @@ class ColorJitter:
         """Draw one color matrix.
 
         Args:
-            mean: Mean red, green and blue of the image: contrast turns about the mean grey.
+            mean: Mean red, green and blue of the image: contrast turns about the mean gray.
             random: Source of random numbers.
             black: The value that is black.
 
@@ -111,7 +111,7 @@ def color_matrix(
     factor, rest = (
         brightness * contrast,
         1 - saturation,
-    )  # a rotation leaves grey alone: R (s I + (1 - s) 1 g')
+    )  # a rotation leaves gray alone: R (s I + (1 - s) 1 g')
     offset = (1 - contrast) * brightness * sum(g * m for g, m in zip(GREY, mean, strict=True))
     offset *= saturation + rest * sum(GREY)
     matrix = [

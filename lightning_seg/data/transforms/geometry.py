@@ -17,7 +17,7 @@ from torchvision.transforms import v2
 
 from lightning_seg import IGNORE_INDEX
 
-FILL = (124, 116, 104)  # the mean color of ImageNet: after normalisation, padding is close to zero
+FILL = (124, 116, 104)  # the mean color of ImageNet: after normalization, padding is close to zero
 
 
 def random_by_torch() -> Random:
@@ -46,7 +46,7 @@ class Window(NamedTuple):
         if kept.ndim == 3 and kept.shape[2] not in (1, 3):
             return self._cut_bands(kept, fill)
         height, width = rows.stop - rows.start, columns.stop - columns.start
-        if nearest:  # "exact" takes the pixel whose centre is nearest, so that the mask stays on the image
+        if nearest:  # "exact" takes the pixel whose center is nearest, so that the mask stays on the image
             how = cv2.INTER_NEAREST_EXACT
         else:  # bilinear looks at two pixels along each axis, and would miss most of what is shrunk further
             how = cv2.INTER_AREA if kept.shape[0] > 2.5 * height else cv2.INTER_LINEAR

@@ -18,11 +18,11 @@ _CALL = {
 }
 _READ = '''
 def read(path):
-    """Read an image (height, width, 3) as it looks: turned upright, grey as RGB, without transparency."""
+    """Read an image (height, width, 3) as it looks: turned upright, gray as RGB, without transparency."""
     image = Image.open(path)
     if getattr(image, "n_frames", 1) > 1 and image.format != "MPO":
         sys.exit(f"{path} holds several pages or frames, and one is expected")
-    deep = image.mode == "F" or image.mode.startswith("I")  # grey of more than 8 bits
+    deep = image.mode == "F" or image.mode.startswith("I")  # gray of more than 8 bits
     if deep and image.format == "PPM":
         sys.exit(f"{path} has more than 8 bits: save it as PNG or TIFF")
     if not deep and any(";16" in str(tile) for tile in image.tile):  # colors of 16 bits, of which Pillow keeps 8

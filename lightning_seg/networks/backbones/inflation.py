@@ -16,7 +16,7 @@ def inflated(weight: Tensor, channels: int, how: Inflate = "repeat") -> Tensor:
     """Turn filters of three channels into filters of another number.
 
     With ``repeat``, timm's rule, the filters of red, green and blue come in turn, scaled by 3 / channels; those of one
-    channel are their sum, so that a grey image gives what it gave as RGB. With ``mean`` every channel has the mean of
+    channel are their sum, so that a gray image gives what it gave as RGB. With ``mean`` every channel has the mean of
     the three, scaled likewise. With ``zeros`` the first three channels keep the filters of red, green and blue, and the
     others begin with zeros.
 
