@@ -18,6 +18,9 @@ class Dropout(L.Callback):
     Args:
         p: Share of the channels, 0 to 1.
 
+    Raises:
+        UserError: `p` is no share from 0 to below 1.
+
     Examples:
         >>> Dropout(p=0.2).p
         0.2

@@ -53,6 +53,9 @@ class PatchClassifier(Network):
         step: Pixels between the centers of patches; logits in between are interpolated.
         in_channels: Number of channels of an image; comes from the data.
 
+    Raises:
+        UserError: `patch` is no multiple of the backbone's stride, or smaller than `step`.
+
     Examples:
         >>> network = PatchClassifier(num_classes=2, backbone="test_resnet", weights=False, patch=32).eval()
         >>> network(torch.zeros(1, 3, 32, 32)).shape

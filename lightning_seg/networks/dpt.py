@@ -25,6 +25,9 @@ class DPT(Network):
             take an eighth, a quarter, a half and all of the transformer's: 48, 96, 192, 384 for ViT-S.
         in_channels: Number of channels of an image; comes from the data.
 
+    Raises:
+        UserError: The backbone has no such maps, or `map_channels` are not four numbers.
+
     Examples:
         >>> network = DPT(num_classes=11, backbone="vit_tiny_patch16_224", weights=False, decoder_channels=32).eval()
         >>> network(torch.zeros(1, 3, 64, 96)).shape

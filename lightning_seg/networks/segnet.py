@@ -60,6 +60,9 @@ class SegNet(Network):
         layers: Convolutions of each decoder stage, finest first; by default the mirror image of VGG16's.
         in_channels: Number of channels of an image; comes from the data.
 
+    Raises:
+        UserError: The backbone is a plain vision transformer, or its maps do not halve from one to the next.
+
     Examples:
         >>> network = SegNet(num_classes=11, backbone="resnet18", weights=False, upsampling=MaxUnpooling).eval()
         >>> network(torch.zeros(1, 3, 90, 120)).shape

@@ -184,6 +184,11 @@ class TransposedConvolution(Upsampling):
 class PixelShuffle(Upsampling):
     """A 3x3 convolution to scale * scale times the channels, rearranged into the cell (arXiv:1609.05158).
 
+    Args:
+        in_channels: Channels of the input.
+        out_channels: Channels of the output.
+        scale: Factor by which height and width grow.
+
     Examples:
         >>> PixelShuffle(8, 4, scale=4)(torch.zeros(1, 8, 3, 5)).shape
         torch.Size([1, 4, 12, 20])

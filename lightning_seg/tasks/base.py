@@ -70,6 +70,9 @@ class SegmentationTask(L.LightningModule, ABC):
         per_image: Counts (N, C, 3) of the last finished test: intersection, predicted, true pixels.
         image_scores: The scores of the last finished evaluation beside those of the matrix.
 
+    Raises:
+        UserError: The network takes another number of channels than the images have.
+
     Examples:
         >>> [t.__name__ for t in (SemanticSegmentation, InstanceSegmentation) if issubclass(t, SegmentationTask)]
         ['SemanticSegmentation', 'InstanceSegmentation']

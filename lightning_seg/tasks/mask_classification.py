@@ -61,6 +61,9 @@ class MaskClassification(SemanticSegmentation):
         panoptic_counts: What each image of the last test adds to panoptic quality, (N, C, 4).
         mask_ap_left_out: Mask AP of the last test without each block of images, (J,); with `things`.
 
+    Raises:
+        UserError: The network gives no queries, or `output` needs whole images and there is an `inference` strategy.
+
     Examples:
         >>> network = EoMT(num_classes=3, backbone="test_vit", weights=False, queries=10, blocks=1)
         >>> task = MaskClassification(network, torch.optim.AdamW, ("ground", "cat", "dog"), things=(1, 2))

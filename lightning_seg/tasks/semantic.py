@@ -65,6 +65,10 @@ class SemanticSegmentation(SegmentationTask):
         per_image: Counts (N, C, 3) of the last finished test: intersection, predicted, true pixels.
         image_scores: The scores of `metrics` in the last finished evaluation that computed them.
 
+    Raises:
+        UserError: The network takes another number of channels than the images have, the loss has not one class weight
+            for each class, or a metric is there twice.
+
     Examples:
         >>> network = UNet(num_classes=2, backbone="test_resnet", weights=False)
         >>> task = SemanticSegmentation(network, torch.optim.AdamW, ("other", "cup"), finetune=Frozen())

@@ -62,6 +62,9 @@ class CrossEntropy(PixelLoss):
         label_smoothing: Share of the target probability spread evenly over all classes, 0 to 1.
         class_weights: Weights of the classes (see `PixelLoss`).
 
+    Raises:
+        UserError: `label_smoothing` is no share from 0 to 1.
+
     Examples:
         >>> logits = torch.tensor([[[[2.0, 0.0]], [[0.0, 0.0]]]])  # (B, C, H, W) = (1, 2, 1, 2)
         >>> CrossEntropy(label_smoothing=0.1)(logits, torch.tensor([[[0, 255]]]))  # the second pixel is ignored
@@ -118,6 +121,9 @@ class OHEMCrossEntropy(PixelLoss):
         threshold: Pixels whose true class has a probability below this are hard, 0 to 1.
         keep: At least this share of the batch's pixels counts, the hardest ones, 0 to 1.
         class_weights: Weights of the classes (see `PixelLoss`); they do not decide what is hard.
+
+    Raises:
+        UserError: `threshold` is not above 0 and up to 1, or `keep` not from 0 to 1.
 
     Examples:
         >>> logits = torch.tensor([[[[2.0, 0.0]], [[0.0, 0.0]]]])  # (B, C, H, W) = (1, 2, 1, 2)
@@ -242,6 +248,9 @@ class CompoundLoss(nn.Module):
     Args:
         losses: The losses.
         weights: One factor for each; all 1 unless given.
+
+    Raises:
+        UserError: There is no loss, or not one weight for each.
 
     Examples:
         >>> logits = torch.tensor([[[[2.0, 0.0]], [[0.0, 0.0]]]])  # (B, C, H, W) = (1, 2, 1, 2)

@@ -39,6 +39,9 @@ class Annotated(Folder):
         skip_labels: Labels whose regions are left out.
         **kwargs: As for `Folder`, but those of masks.
 
+    Raises:
+        UserError: A setting of masks was given, or a label is in two of `class_names`, `void_labels` and `skip_labels`.
+
     Examples:
         >>> [kind.__name__ for kind in (COCOFormat, CVAT, LabelMe) if issubclass(kind, Annotated)]
         ['COCOFormat', 'CVAT', 'LabelMe']

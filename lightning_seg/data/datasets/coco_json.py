@@ -29,6 +29,9 @@ class COCOFormat(Annotated):
             `valid`.
         **kwargs: As for `Annotated`.
 
+    Raises:
+        UserError: `file` is one for each split, but `images` has no ``{split}``.
+
     Examples:
         >>> settings = dict(split_ratios={"train": 0.8, "val": 0.2}, batch_size=8, crop_size=(256, 256))
         >>> data = COCOFormat("pets", ["background", "cat", "dog"], file="annotations.json", **settings)

@@ -36,6 +36,10 @@ class MaskFiles(Annotated):
         void: The number in the masks that says that it is not known whether the class is there.
         **kwargs: As for `Annotated`.
 
+    Raises:
+        UserError: `files` has no ``{name}``, or no ``{class}`` though there is not just one class beside the
+            background.
+
     Examples:
         >>> settings = dict(split_ratios={"train": 1}, batch_size=1, crop_size=(8, 8))
         >>> data = MaskFiles("cells", ["background", "cell"], files="masks/{name}/*", **settings)
