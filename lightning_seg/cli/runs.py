@@ -98,24 +98,27 @@ def _list(options: argparse.Namespace) -> None:
 def _show(options: argparse.Namespace) -> None:
     record = read(existing_run(options.run))
     environment = record.environment
-    print(f"run         {record.path}")
-    print(f"status      {_status(record)}" + f" ({record.reason})" * bool(record.reason))
-    print(f"started     {record.time or 'unknown'}, seed {record.seed}")
-    print(f"command     lightning-seg {' '.join(map(str, environment.get('command') or []))}")
+    commit = str(environment.get("commit"))[:12]
     dirty = environment.get("dirty", environment.get("uncommitted_changes"))  # its name before 0.2
-    print(f"commit      {str(environment.get('commit'))[:12]}{' with uncommitted changes' * bool(dirty)}")
-    print(f"device      {', '.join(environment.get('devices') or ['unknown'])}")
-    print(f"tags        {' '.join(record.tags) or 'none'}")
     checkpoints = _readable(size_of(record.path / "checkpoints"))
-    print(f"size        {_readable(size_of(record.path))}, {checkpoints} in checkpoints")
+    rows = [
+        ["run", str(record.path)],
+        ["status", _status(record) + f" ({record.reason})" * bool(record.reason)],
+        ["started", f"{record.time or 'unknown'}, seed {record.seed}"],
+        ["command", f"lightning-seg {' '.join(map(str, environment.get('command') or []))}"],
+        ["commit", commit + " with uncommitted changes" * bool(dirty)],
+        ["device", ", ".join(environment.get("devices") or ["unknown"])],
+        ["tags", " ".join(record.tags) or "none"],
+        ["size", f"{_readable(size_of(record.path))}, {checkpoints} in checkpoints"],
+    ]
     for name, points in record.curves().items():
         if name in ("train/loss", "val/loss", "val/miou", "val/mask_ap", "val/pq"):
-            print(f"{name:<11} {points[-1, 2]:.4f} at step {points[-1, 0]:.0f}")
+            rows.append([name, f"{points[-1, 2]:.4f} at step {points[-1, 0]:.0f}"])
     if record.test:
-        fields = record.test["protocol"]
-        print(f"tested      {fields.get('data')} {fields.get('split')}, {fields.get('images')} images")
-        means = {n: v for n, v in record.test["scores"].items() if isinstance(v, float)}
-        print("\n".join(f"  {name:<18} {value:.4f}" for name, value in means.items()))
+        fields, scores = record.test["protocol"], record.test["scores"]
+        rows.append(["tested", f"{fields.get('data')} {fields.get('split')}, {fields.get('images')} images"])
+        rows += [[f"  {name}", f"{value:.4f}"] for name, value in scores.items() if isinstance(value, float)]
+    print(text_table(["", ""], rows, left=(0, 1)))
 
 
 def _tag(options: argparse.Namespace) -> None:

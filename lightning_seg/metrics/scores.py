@@ -99,6 +99,20 @@ def class_iou(counts: np.ndarray) -> np.ndarray:
     return ratio(intersection, predicted + true - intersection)
 
 
+def class_errors(counts: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Compute what is wrong of each class, as fractions of the union: with the IoU they add up to 1.
+
+    Args:
+        counts: (..., C, 3): intersection, predicted, true pixels.
+
+    Returns:
+        False negatives and false positives, (..., C) each; NaN for a class in neither prediction nor truth.
+    """
+    intersection, predicted, true = np.moveaxis(np.asarray(counts), -1, 0)
+    union = predicted + true - intersection
+    return ratio(true - intersection, union), ratio(predicted - intersection, union)
+
+
 def class_dice(counts: np.ndarray) -> np.ndarray:
     """Compute the Dice score of each class, (..., C), from counts (..., C, 3) as in `class_iou`."""
     intersection, predicted, true = np.moveaxis(np.asarray(counts), -1, 0)

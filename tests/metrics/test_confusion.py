@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from lightning_seg import IGNORE_INDEX
 from lightning_seg.metrics.confusion import ConfusionMatrix, ImageCounts, confusion_counts, predicted_labels
-from lightning_seg.metrics.scores import scores
+from lightning_seg.metrics.scores import class_errors, class_iou, scores
 
 
 def random_maps(num_classes=5, shape=(3, 17, 23), ignored=0.2, seed=0):
@@ -130,3 +130,11 @@ def test_predicted_labels_are_those_of_argmax_ties_included(classes, dtype, chan
     if logits.is_contiguous() and not channels_last and classes <= 256:
         assert torch.equal(actual.long(), expected)
         assert actual.dtype == torch.uint8
+
+
+def test_what_is_wrong_of_a_class_is_its_false_negatives_and_positives():
+    counts = np.array([[3, 5, 4], [0, 2, 0], [0, 0, 0]])  # intersection, predicted, true
+    negatives, positives = class_errors(counts)
+    np.testing.assert_allclose(negatives, [1 / 6, 0, np.nan])
+    np.testing.assert_allclose(positives, [2 / 6, 1, np.nan])
+    np.testing.assert_allclose(class_iou(counts) + negatives + positives, [1, 1, np.nan])

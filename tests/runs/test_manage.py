@@ -47,7 +47,7 @@ def test_show(run, capsys):
     out = capsys.readouterr().out
     assert cli.main(["runs", "show", str(run.parent)]) == 0  # an experiment stands for its latest run
     assert f"run         {run}" in capsys.readouterr().out
-    assert "Shapes test, 20 images" in out and "dice               0.5000" in out and "val/loss" in out
+    assert "Shapes test, 20 images" in out and "  dice      0.5000" in out and "val/loss" in out
 
 
 def test_tag(run, capsys):

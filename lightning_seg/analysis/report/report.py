@@ -17,7 +17,7 @@ from lightning_seg.analysis.metrics import MIOU
 from lightning_seg.analysis.section import Section
 from lightning_seg.analysis.settings import short_names
 from lightning_seg.analysis.tables import EXPLANATION, Comparison
-from lightning_seg.metrics.scores import merge_classes, miou_and_iou, ratio
+from lightning_seg.metrics.scores import class_errors, class_iou, merge_classes, miou_and_iou
 from lightning_seg.runs.directory import CONFIG, METRICS, PICTURES, JsonObject
 from lightning_seg.runs.records import Record
 
@@ -121,17 +121,16 @@ def _section(section: Section, budget: list[int]) -> JsonObject:
     groups = []
     for i, row in enumerate(section.rows()):
         counts = np.sum([record.counts.sum(0) for record in section.groups[i].records], axis=0)
-        intersection, predicted, true = np.moveaxis(counts.astype(np.float64), -1, 0)
-        union = predicted + true - intersection
+        missed, added = class_errors(counts)
         difference = section.class_difference(i) if by_class and i in section.differences else None
         row["classes"] = {
             "score": own.value[i, 1:] if by_class else miou_and_iou(counts)[1:],
             "half": half[i, 1:] if by_class else None,
             "difference": difference[0].value if difference else None,
             "difference_half": difference[1] if difference else None,
-            "iou": ratio(intersection, union),
-            "missed": ratio(true - intersection, union),
-            "added": ratio(predicted - intersection, union),
+            "iou": class_iou(counts),
+            "missed": missed,
+            "added": added,
         }
         del row["class_difference"]
         row["name"], row["miou"] = row.pop("experiment"), row.pop("score")
