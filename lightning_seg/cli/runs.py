@@ -99,14 +99,15 @@ def _show(options: argparse.Namespace) -> None:
     record = read(existing_run(options.run))
     environment = record.environment
     commit = str(environment.get("commit"))[:12]
-    dirty = environment.get("dirty", environment.get("uncommitted_changes"))  # its name before 0.2
+    dirty = environment.get("dirty", environment.get("uncommitted_changes", False))  # its name before 0.2
+    changes = " with unknown changes" if dirty is None else " with uncommitted changes" * bool(dirty)
     checkpoints = _readable(size_of(record.path / "checkpoints"))
     rows = [
         ["run", str(record.path)],
         ["status", _status(record) + f" ({record.reason})" * bool(record.reason)],
         ["started", f"{record.time or 'unknown'}, seed {record.seed}"],
         ["command", f"lightning-seg {' '.join(map(str, environment.get('command') or []))}"],
-        ["commit", commit + " with uncommitted changes" * bool(dirty)],
+        ["commit", commit + changes],
         ["device", ", ".join(environment.get("devices") or ["unknown"])],
         ["tags", " ".join(record.tags) or "none"],
         ["size", f"{_readable(size_of(record.path))}, {checkpoints} in checkpoints"],

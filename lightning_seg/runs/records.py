@@ -265,11 +265,7 @@ class Record:
 
     def columns(self) -> list[str]:
         """List the quantities in metrics.csv, also those without a value that is a number."""
-        try:
-            with (self.path / METRICS).open(newline="") as lines:
-                return next(csv.reader(lines), [])
-        except (OSError, ValueError, csv.Error):
-            return []
+        return next(iter(self._table()), [])
 
     def curves(self, classes: bool = False) -> dict[str, np.ndarray]:
         """Read metrics.csv: for each quantity points (P, 3) of step, epoch and value.
@@ -277,15 +273,10 @@ class Record:
         Args:
             classes: Also those of single classes, such as ``val/iou/car``.
         """
-        try:
-            with (self.path / METRICS).open(newline="") as lines:
-                table = list(csv.reader(lines))
-        except (OSError, ValueError, csv.Error):
-            return {}
-        head = table[0] if table else []
+        head, *rows = self._table() or [[]]
         if "step" not in head:
             return {}
-        columns = dict(zip(head, zip_longest(*table[1:], fillvalue=""), strict=False))
+        columns = dict(zip(head, zip_longest(*rows, fillvalue=""), strict=False))
         steps = _numbers(columns.get("step", ()))
         epochs = _numbers(columns["epoch"]) if "epoch" in columns else np.full(len(steps), np.nan)
         found = {}
@@ -297,6 +288,13 @@ class Record:
                 if len(points):
                     found[name] = points
         return found
+
+    def _table(self) -> list[list[str]]:
+        try:
+            with (self.path / METRICS).open(newline="") as lines:
+                return list(csv.reader(lines))
+        except (OSError, ValueError, csv.Error):
+            return []
 
 
 def read(path: Path) -> Record:

@@ -68,14 +68,14 @@ def together(parts: Sequence[tuple[Ablation, Comparison]]) -> list[Block]:
     best = parts[0][1].sections[0].measure.best
     ranks = rankdata(-best * scores, axis=1)
     low, high = scores.min(1, keepdims=True), scores.max(1, keepdims=True)
-    normalised = np.where(high > low, (scores - low) / np.where(high > low, high - low, 1), 0.5)
+    normalized = np.where(high > low, (scores - low) / np.where(high > low, high - low, 1), 0.5)
     order = np.argsort(ranks.mean(0), kind="stable")
     several = len(names) > 1  # one alone has no rank
     rows = [
         [
             names[i],
             *(_score(table[names[i]]) for table in tables),
-            f"{normalised[:, i].mean():.2f}",
+            f"{normalized[:, i].mean():.2f}",
             f"{ranks[:, i].mean():.2f}",
             f"{ranks[:, i].min():g} to {ranks[:, i].max():g}",
         ][: None if several else -3]
@@ -87,12 +87,12 @@ def together(parts: Sequence[tuple[Ablation, Comparison]]) -> list[Block]:
             [
                 *left_out,
                 *_stability(ranks, names),
-                *["Normalised: 0 is the worst and 1 the best variant of a cell; mean over cells."] * several,
+                *["Normalized: 0 is the worst and 1 the best variant of a cell; mean over cells."] * several,
             ],
             [
                 "variant",
                 *(f"{cell} {title}" for cell in cell_names),
-                *["normalised", "mean rank", "ranks"] * several,
+                *["normalized", "mean rank", "ranks"] * several,
             ],
             rows,
         )

@@ -142,11 +142,8 @@ def _remarks(study: Study, chosen: Mapping[str, Chosen], planned: Sequence[Slot]
                 f"{variant}: {len(before)} run{'s' * (len(before) != 1)} with other settings had been tested before:"
                 " whoever chose anew after that may have seen their scores."
             )
-    made = {
-        variant: [run for slot in study.tuning_slots() if slot.variant == variant and (run := slot.run())]
-        for variant in chosen
-    }
-    if differing := provenance([run for runs in made.values() for run in runs]):
+    made = [run for slot in study.tuning_slots() if slot.variant in chosen and (run := slot.run())]
+    if differing := provenance(made):
         found.append(f"The runs that chose differ in {differing}.")
     return found
 

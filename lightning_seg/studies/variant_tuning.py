@@ -109,7 +109,7 @@ class TuningSlot(Slot):
         return run is not None and not self._curve(run) and self.by in run.columns()
 
     def _curve(self, record: Record) -> list[float]:
-        points = record.curves().get(self.by)
+        points = record.curves(classes=self.by.count("/") > 1).get(self.by)
         return [] if points is None else [self.sign * value for value in points[:, 2].tolist()]
 
 

@@ -11,6 +11,7 @@ from lightning_seg.data.datasets.shapes import Shapes
 from lightning_seg.errors import UserError
 from lightning_seg.experiment.test_sets import make_test_sets
 from tests.faults.programs import experiment, here, only
+from tests.tasks.test_mask_classification import NETWORK
 
 
 def test_a_run_is_scored_on_each(tmp_path, monkeypatch):
@@ -104,36 +105,13 @@ DETECTOR = {
     "class_path": "MaskRCNN",
     "init_args": {"backbone": "test_resnet", "weights": False, "channels": 16, "hidden": 16},
 }
-QUERIES = {
-    "class_path": "EoMT",
-    "init_args": {
-        "backbone": {
-            "class_path": "TimmBackbone",
-            "init_args": {
-                "name": "vit_tiny_patch16_224",
-                "weights": False,
-                "out_indices": 1,
-                "norm": True,
-                "backbone_args": {
-                    "depth": 2,
-                    "embed_dim": 32,
-                    "num_heads": 2,
-                    "patch_size": 8,
-                    "img_size": 32,
-                },
-            },
-        },
-        "queries": 4,
-        "blocks": 1,
-    },
-}
 
 
 @pytest.mark.parametrize(
     ("task", "network", "score"),
     [
         ("InstanceSegmentation", DETECTOR, "mask_ap"),
-        ("MaskClassification", QUERIES, "pq"),
+        ("MaskClassification", NETWORK, "pq"),
         ("MultiLabelSegmentation", None, "iou"),
     ],
 )

@@ -28,7 +28,7 @@ def test_without_variants_the_experiment_is_run_as_it_is_with_each_share(tmp_pat
     Path("study.yaml").write_text(yaml.safe_dump(study))
     assert main(["ablation", "study.yaml"]) == 0
     out = capsys.readouterr().out
-    assert re.search(r"variant +share0.1 mIoU % +share1 mIoU %\nbase", out) and "ormalised" not in out
+    assert re.search(r"variant +share0.1 mIoU % +share1 mIoU %\nbase", out) and "ormalized" not in out
     assert len(list(Path("runs/study").glob("share*/base/*/test.json"))) == 4
 
 

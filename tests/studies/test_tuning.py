@@ -17,10 +17,9 @@ from lightning_seg.cli.main import main
 from lightning_seg.errors import UserError
 from lightning_seg.studies import launch, study
 from lightning_seg.studies import tuning as rules
-from lightning_seg.studies.axes import cells as main_cells
+from lightning_seg.studies.axes import cells
 from lightning_seg.studies.plan import load
 from lightning_seg.studies.study import Study
-from lightning_seg.studies.study import _refuse_test_images as refuse_test_images
 from lightning_seg.studies.tuning import (
     FIRST_SEED,
     beyond,
@@ -220,19 +219,26 @@ def test_names_that_are_numbers_and_shares_that_yaml_takes_for_text(workplace):
 
 def test_cells_of_one_name_are_refused(workplace):
     with pytest.raises(UserError, match="would both be study/share0.5, in one folder"):
-        main_cells(load(write(train_share=[0.5000001, 0.5])))
+        cells(load(write(train_share=[0.5000001, 0.5])))
 
 
 def test_training_images_do_not_choose():
     settings = {"data": {"init_args": {"train_split": "train+val", "val_split": "val", "test_split": "test"}}}
     with pytest.raises(UserError, match="the split val is trained on"):
-        refuse_test_images((), settings, "full")
+        study._refuse_test_images((), settings, "full")
 
 
 # The two phases
 
 
-@pytest.mark.parametrize(("by", "goal"), [("val/hd95", {}), ("val/spread", {"goal": "minimize"})])
+@pytest.mark.parametrize(
+    ("by", "goal"),
+    [
+        ("val/hd95", {}),
+        ("val/spread", {"goal": "minimize"}),
+        ("val/spread/car", {"goal": "minimize"}),  # of one class
+    ],
+)
 def test_less_may_be_better(workplace, monkeypatch, by, goal):
     class Distances(Learners):
         def make(self, slot):

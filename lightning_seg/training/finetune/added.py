@@ -196,7 +196,7 @@ class ProbeThenFinetune(GradualUnfreeze):
         batch_norm: What its BatchNorm does then (see `Full`).
 
     Raises:
-        UserError: `probe` is neither.
+        UserError: `probe` is no fraction below 1 and no whole epoch.
 
     Examples:
         >>> network = UNet(2, "test_resnet", weights=False)
@@ -209,7 +209,7 @@ class ProbeThenFinetune(GradualUnfreeze):
     def __init__(
         self, probe: float = 0.3, backbone_lr_mult: float = 0.1, batch_norm: BatchNorm = "eval"
     ) -> None:
-        if not (0 <= probe < 1 or (probe >= 0 and probe % 1 == 0)):
+        if not probe >= 0 or (probe > 1 and probe % 1 != 0):
             raise UserError(
                 "ProbeThenFinetune needs its probe as a fraction of the training below 1 or as a whole epoch, such as"
                 f" 0.3 or 2; got {probe}."
