@@ -250,33 +250,26 @@ def _lengthened(settings: JsonObject, factor: float, first: int) -> list[str]:
         first: The steps before its first validation; 0 if it had none.
     """
     steps, epochs = settings["trainer.max_steps"], settings["trainer.max_epochs"]
-    every, interval = (
-        settings.get(f"trainer.{key}") for key in ("check_val_every_n_epoch", "val_check_interval")
-    )
-    if steps > 0:
-        gathered = settings.get("trainer.accumulate_grad_batches") or 1
-        if every is not None:  # epochs do not get longer: from now on batches are counted
-            interval = first * gathered
-        validations = max(1, steps * gathered // interval) if isinstance(interval, int) and interval else 1
-        longer = validations * max(1, round(steps * factor / validations))
-        before, changes = steps, [f"--trainer.max_steps={longer}"]
-        if every is not None and interval:
-            changes.append("--trainer.check_val_every_n_epoch=null")
-    elif not epochs or epochs < 0:
+    every = settings.get("trainer.check_val_every_n_epoch")
+    if steps <= 0 and (not epochs or epochs < 0):
         raise UserError("equal time needs trainer.max_epochs or trainer.max_steps, which it then changes")
-    elif every is None:
-        longer = max(1, round(epochs * factor))
-        before, changes = epochs, [f"--trainer.max_epochs={longer}"]
-    else:
+    if steps <= 0 and every is not None:
         validations = max(1, epochs // every)
-        longer = max(1, round(epochs * factor / validations))
-        return [
-            f"--trainer.max_epochs={longer * validations}",
-            f"--trainer.check_val_every_n_epoch={longer}",
-        ]
-    if isinstance(interval, int) and interval:  # a number of batches
-        changes.append(f"--trainer.val_check_interval={max(1, interval * longer // before)}")
-    return changes
+        every = max(1, round(epochs * factor / validations))
+        return [f"--trainer.max_epochs={every * validations}", f"--trainer.check_val_every_n_epoch={every}"]
+    name, length = ("max_steps", steps) if steps > 0 else ("max_epochs", epochs)
+    gathered = settings.get("trainer.accumulate_grad_batches") or 1
+    # Epochs do not get longer: where validations went by them, batches are counted from now on.
+    interval = settings.get("trainer.val_check_interval") if every is None else first * gathered
+    if not isinstance(interval, int) or interval < 1:
+        return [f"--trainer.{name}={max(1, round(length * factor))}"]
+    validations = max(1, steps * gathered // interval)
+    longer = validations * max(1, round(length * factor / validations))
+    return [
+        f"--trainer.{name}={longer}",
+        *["--trainer.check_val_every_n_epoch=null"] * (every is not None),
+        f"--trainer.val_check_interval={max(1, interval * longer // length)}",
+    ]
 
 
 def resolved(arguments: Iterable[str], variant: str) -> JsonObject:
