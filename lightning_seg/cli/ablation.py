@@ -38,6 +38,9 @@ def main(arguments: list[str]) -> int:
     print(_plans(studies, left, options.jobs), flush=True)
     if options.plan:
         return ExitCode.DONE
+    for slot in (slot for study in studies for slot in study.tuning_slots()):
+        if reason := slot.unusable():
+            raise UserError(reason)
     waiting = any(study.waiting() for study in studies)
     if options.launcher == "slurm" and (left or waiting):
         return _submit(studies, left, options.jobs, arguments)

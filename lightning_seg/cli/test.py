@@ -12,7 +12,8 @@ def main(arguments: list[str]) -> None:
     evaluate(
         arguments,
         "test",
-        "Score the best checkpoint of a run on the test split; the result replaces test.json in its directory.",
+        "Score the best checkpoint of a run on the test split, and on the run's test sets; the results replace those in"
+        " its directory.",
     )
 
 
@@ -31,6 +32,12 @@ def evaluate(arguments: list[str], command: Literal["test", "validate"], descrip
         settings=True,
     )
     parser.add_run()
+    if command == "test":
+        parser.add_argument(
+            "--test-sets-only",
+            action="store_true",
+            help="score on its test sets alone, and leave its test.json",
+        )
     options, settings = parser.parse_with_settings(arguments)
     directory = existing_run(options.run)
 
@@ -38,6 +45,12 @@ def evaluate(arguments: list[str], command: Literal["test", "validate"], descrip
     from lightning_seg.experiment.loading import load_run
 
     run = load_run(directory, settings)
+    only_sets = command == "test" and options.test_sets_only
+    if only_sets and not run.settings.test_sets:
+        raise UserError(
+            f"{directory} has no test sets: name some, such as"
+            " --test_sets.noise='{corruption: noise, severity: 3}'."
+        )
     trainer = run.make_trainer()
     limit = f"limit_{'test' if command == 'test' else 'val'}_batches"
     if getattr(trainer, limit) == 0:
@@ -46,4 +59,7 @@ def evaluate(arguments: list[str], command: Literal["test", "validate"], descrip
         )
     score = trainer.test if command == "test" else trainer.validate
     with friendly_errors(trainer, run.data, lambda: directory, resumes=False):
-        score(**run.trainer_arguments, verbose=False)
+        if not only_sets:
+            score(**run.trainer_arguments, verbose=False)
+        if command == "test":
+            run.score_test_sets()

@@ -40,10 +40,10 @@ from lightning_seg.experiment.parser import Parser, in_memory
 from lightning_seg.experiment.renamed import refuse_old_names
 from lightning_seg.experiment.slurm_settings import Slurm
 from lightning_seg.experiment.task_class import task_class
-from lightning_seg.experiment.test_sets import check_test_sets, make_test_sets
+from lightning_seg.experiment.test_sets import check_test_sets, make_test_sets, score_test_sets
 from lightning_seg.experiment.trainer import CALLBACKS, device_of, make_trainer, silence_libraries
 from lightning_seg.runs.csv_logger import RunLogger
-from lightning_seg.runs.directory import METRICS, TEST_SETS, JsonObject, new_run
+from lightning_seg.runs.directory import METRICS, JsonObject, new_run
 from lightning_seg.runs.records import failure
 from lightning_seg.tasks.base import SegmentationTask
 from lightning_seg.tasks.mask_classification import MaskClassification
@@ -300,18 +300,13 @@ class Experiment(TaskAndData):
         self.trainer.test(
             self.model, self.datamodule, ckpt_path=best or None, verbose=False, weights_only=True
         )
-        for name, data in self._test_sets.items():
-            folder = self.run_directory / TEST_SETS / name
-            folder.mkdir(parents=True, exist_ok=True)
-            if self.trainer.is_global_zero:
-                print(f"\ntest set {name}")
-            tester = make_trainer(
-                self.config_init,
-                [RunLogger(folder, curves=False)],
-                [RunRecord(folder, self._text, runs=Path(self.config.runs))],
-                precision=self._given_precision,
-            )
-            tester.test(self.model, data, ckpt_path=best or None, verbose=False, weights_only=True)
+        score_test_sets(self._test_sets, self.model, self.run_directory, best or None, self._tester)
+
+    def _tester(self, folder: Path) -> Trainer:
+        """Make a trainer whose scores are written into a folder."""
+        record = RunRecord(folder, self._text, runs=Path(self.config.runs))
+        logger = RunLogger(folder, curves=False)
+        return make_trainer(self.config_init, [logger], [record], precision=self._given_precision)
 
     @property
     def run_directory(self) -> Path:

@@ -15,6 +15,7 @@ from lightning_seg.errors import UserError
 from lightning_seg.experiment.experiment import ExperimentSettings, TaskAndData
 from lightning_seg.experiment.failures import does_not_fit, note_version_mismatch
 from lightning_seg.experiment.files import read_settings
+from lightning_seg.experiment.test_sets import make_test_sets, score_test_sets
 from lightning_seg.experiment.trainer import make_trainer
 from lightning_seg.inference.calibration import temperature_of
 from lightning_seg.inference.inferers import Inferer
@@ -115,8 +116,16 @@ class LoadedRun:
         Args:
             *callbacks: Further callbacks.
         """
-        logger = RunLogger(self.directory, curves=False)
-        return make_trainer(self._objects, [logger], [RunRecord(self.directory, self._text), *callbacks])
+        return self._trainer(self.directory, *callbacks)
+
+    def score_test_sets(self) -> None:
+        """Score the run on the further test sets of its settings."""
+        sets = make_test_sets(self.settings.test_sets, self.data)
+        score_test_sets(sets, self.task, self.directory, str(self.checkpoint), self._trainer)
+
+    def _trainer(self, folder: Path, *callbacks: Callback) -> Trainer:
+        logger = RunLogger(folder, curves=False)
+        return make_trainer(self._objects, [logger], [RunRecord(folder, self._text), *callbacks])
 
     @property
     def trainer_arguments(self) -> JsonObject:

@@ -1,14 +1,19 @@
 """The further test sets of an experiment, from its settings."""
 
-from collections.abc import Iterable, Mapping
+import shutil
+from collections.abc import Callable, Iterable, Mapping
+from pathlib import Path
 from typing import Any
 
 from jsonargparse import Namespace
+from lightning.pytorch import Trainer
 
 from lightning_seg.data.base import SegmentationData
 from lightning_seg.data.test_sets import Corrupted, FurtherTest, SameClasses, check_corruption
 from lightning_seg.errors import UserError
 from lightning_seg.experiment.parser import Parser
+from lightning_seg.runs.directory import TEST_SETS
+from lightning_seg.tasks.base import SegmentationTask
 
 _SHARED = ("batch_size", "crop_size", "eval_batch_size", "num_workers")  # unless it says otherwise
 
@@ -65,6 +70,32 @@ def check_test_sets(wanted: Mapping[str, Any]) -> None:
                 f"test_sets: {name} must be {{corruption: noise, severity: 3}}, or a data set, {{class_path: ...,"
                 f" init_args: ...}}; got {content!r}"
             )
+
+
+def score_test_sets(
+    sets: Mapping[str, FurtherTest],
+    task: SegmentationTask,
+    run: Path,
+    checkpoint: str | None,
+    trainer_of: Callable[[Path], Trainer],
+) -> None:
+    """Score a run on each further test set, in a folder of its own, which it replaces.
+
+    Args:
+        sets: See `make_test_sets`.
+        task: The task, network included.
+        run: The run directory.
+        checkpoint: With which weights; those that the network has unless given.
+        trainer_of: Makes the trainer that writes into a folder.
+    """
+    for name, data in sets.items():
+        folder = run / TEST_SETS / name
+        trainer = trainer_of(folder)
+        if trainer.is_global_zero:
+            shutil.rmtree(folder, ignore_errors=True)  # perhaps of other images of that name
+            folder.mkdir(parents=True)
+            print(f"\ntest set {name}")
+        trainer.test(task, data, ckpt_path=checkpoint, verbose=False, weights_only=True)
 
 
 def _names(data: SegmentationData, labels: Iterable[int]) -> str:

@@ -32,11 +32,11 @@ def answer(
     Raises:
         UserError: There is nothing to compare, or the protocols of tests differ.
     """
-    done = [slot for slot in planned if slot.state() == "done"]
+    done = {slot: run for slot in planned if (run := slot.run()) and run.test}
     if not done:
         raise UserError("no run is done, so there is nothing to compare")
     baseline = ablation.baseline if any(slot.variant == ablation.baseline for slot in done) else None
-    runs = [run for slot in done if (run := slot.run())]
+    runs = [*done.values()]
     comparison = compare([run.path for run in runs], "experiment", baseline, block=ablation.block)
     if missing := len(planned) - len(done):
         comparison.remarks.append(f"{missing} of {len(planned)} runs are not done: the result is preliminary")
@@ -45,13 +45,13 @@ def answer(
             f"the points of a grid ({', '.join(ablation.grids)}) are ranked on the test images, and the best of many is"
             " flattered by that: 'tune' chooses among settings by validation scores"
         )
-    for test_set in sorted({name for slot in done for name in slot.config.get("test_sets") or {}}):
-        if lacking := [str(run.path) for run in runs if test_set not in _test_sets(run)]:
-            comparison.remarks.append(
-                f"no answer for test set {test_set}: {len(lacking)} of {len(runs)} runs were not scored on it, as they"
-                " were tested before it was added, or ended before it; without their folders the same command makes"
-                f" them anew: {', '.join(lacking)}"
-            )
+    unscored = [(name, run) for slot, run in done.items() for name in slot.unscored(run)]
+    for test_set in sorted({name for name, _ in unscored}):
+        lacking = [str(run.path) for name, run in unscored if name == test_set]
+        comparison.remarks.append(
+            f"no answer for test set {test_set}: {len(lacking)} of {len(runs)} runs were not scored on it, which the"
+            f" same command does: {', '.join(lacking)}"
+        )
     print(f"\n{tables.text(comparison)}", end="" if blocks else "\n")
     for block in blocks:
         print(block.text(), end="")
@@ -62,7 +62,7 @@ def answer(
     )
     base = write(comparison, planned[0].folder / name, heading(ablation, [*blocks, *noted]))
     print(f"written to {base}.md, .csv, .tex and .html")
-    for test_set in sorted(set.intersection(*map(_test_sets, runs))):
+    for test_set in sorted(set.intersection(*map(_test_sets, runs)) - {name for name, _ in unscored}):
         further = compare(
             [run.path / TEST_SETS / test_set for run in runs], "experiment", baseline, block=ablation.block
         )

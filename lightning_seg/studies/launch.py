@@ -4,6 +4,7 @@ Each run is a process of its own that writes into the log of its slot. Whoever s
 looks again at how far the run is once the lock is taken: so several runners can work on one ablation.
 """
 
+import json
 import os
 import re
 import signal
@@ -42,8 +43,7 @@ class Attempt:
         self.slot, self.log, self.share = slot, log, share
         run = slot.run()
         self.resumes = run is not None
-        begun = [] if run is None else ["resume", str(run.path), *slot.continued]
-        arguments = begun or [slot.command, *slot.arguments]
+        arguments = [slot.command, *slot.arguments] if run is None else slot.continuing(run)
         slot.failure = ""
         # One run is one process with the devices it finds: it is no step of the job that started it.
         inherited = {k: v for k, v in os.environ.items() if not k.startswith("SLURM_")}
@@ -108,7 +108,8 @@ def run_here(slots: Sequence[Slot], jobs: int, say: Callable[[str], None]) -> No
         say: Takes a line about each run that begins or ends.
 
     Raises:
-        UserError: It was stopped by Ctrl-C or a signal; so were the runs, which can be continued.
+        UserError: It was stopped by Ctrl-C or a signal, or a run shows that all are of no use; the others were stopped,
+            too, and can be continued.
     """
     waiting = list(enumerate(slots, 1))
     active: dict[Attempt, str] = {}
@@ -133,12 +134,19 @@ def run_here(slots: Sequence[Slot], jobs: int, say: Callable[[str], None]) -> No
                         ended = f"FAILED: {reason} ({attempt.slot.log}); --retry tries again"
                     say(f"{active.pop(attempt)}: {ended}")
                     free.append(attempt.share)
+                    if reason := attempt.slot.unusable():
+                        _stop(active, say)
+                        raise UserError(reason)
         except KeyboardInterrupt:
-            for attempt in active:
-                attempt.stop()
-            for attempt, place in active.items():
-                say(f"{place}: {attempt.finish()}")
+            _stop(active, say)
             raise UserError("stopped; the same command continues") from None
+
+
+def _stop(active: Mapping[Attempt, str], say: Callable[[str], None]) -> None:
+    for attempt in active:
+        attempt.stop()
+    for attempt, place in active.items():
+        say(f"{place}: {attempt.finish()}")
 
 
 class SlotJob:
@@ -185,11 +193,11 @@ class SlotJob:
 
 
 def submit(slots: Sequence[Slot], jobs: int) -> list[str]:
-    """Submit runs as one array of SLURM jobs.
+    """Submit runs as an array of SLURM jobs, or as several where variants ask for other resources.
 
     Args:
         slots: What to run.
-        jobs: How many may run at a time.
+        jobs: How many of an array may run at a time.
 
     Returns:
         The ids of the jobs.
@@ -200,18 +208,31 @@ def submit(slots: Sequence[Slot], jobs: int) -> list[str]:
     from lightning_seg.experiment.slurm_settings import Slurm
     from lightning_seg.studies.slurm import number_of_devices, submission
 
-    folder, config = slots[0].folder, slots[0].config
-    devices = number_of_devices(config["trainer"]["devices"])
-    gpus = 0 if config["trainer"]["accelerator"] == "cpu" else devices
-    asked = Slurm(**config["slurm"])
-    # The one task of the job starts a process for each device.
-    wanted = replace(asked, cpus_per_task=asked.cpus_per_task * devices)
-    with submission(
-        folder / "slurm", folder.name, wanted, 1, 1, gpus, slurm_array_parallelism=jobs
-    ) as executor:
-        with executor.batch():
-            submitted = [executor.submit(SlotJob(slot)) for slot in slots]
-    return [str(job.job_id) for job in submitted]
+    ids = []
+    for alike in _by_resources(slots):
+        folder, config = slots[0].folder, alike[0].config
+        devices = number_of_devices(config["trainer"]["devices"])
+        gpus = 0 if config["trainer"]["accelerator"] == "cpu" else devices
+        asked = Slurm(**config["slurm"])
+        # The one task of the job starts a process for each device.
+        wanted = replace(asked, cpus_per_task=asked.cpus_per_task * devices)
+        with submission(
+            folder / "slurm", folder.name, wanted, 1, 1, gpus, slurm_array_parallelism=jobs
+        ) as executor:
+            with executor.batch():
+                submitted = [executor.submit(SlotJob(slot)) for slot in alike]
+        ids += [str(job.job_id) for job in submitted]
+    return ids
+
+
+def _by_resources(slots: Sequence[Slot]) -> list[list[Slot]]:
+    """Group runs by what they ask of SLURM: a job array is of one kind."""
+    found: dict[str, list[Slot]] = {}
+    for slot in slots:
+        trainer = slot.config["trainer"]
+        asked = [trainer["devices"], trainer["accelerator"], slot.config["slurm"]]
+        found.setdefault(json.dumps(asked, sort_keys=True, default=str), []).append(slot)
+    return [*found.values()]
 
 
 class CommandJob:

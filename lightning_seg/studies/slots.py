@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import IO, ClassVar, Literal
 
 from lightning_seg.errors import UserError
-from lightning_seg.runs.directory import JsonObject
+from lightning_seg.runs.directory import TEST_SETS, JsonObject
 from lightning_seg.runs.records import Record, read, settings_of
 
 State = Literal["done", "running", "half done", "failed", "missing", "given up"]
@@ -29,8 +29,7 @@ class Slot:
         config: All settings, as the run's config.yaml will hold them.
     """
 
-    command: ClassVar[str] = "exp"  # that makes the run; `resume` continues it
-    continued: ClassVar[tuple[str, ...]] = ()  # what `resume` is told beside the run
+    command: ClassVar[str] = "exp"  # that makes the run
 
     folder: Path
     variant: str
@@ -60,7 +59,23 @@ class Slot:
 
     def finished(self, record: Record) -> bool:
         """Say whether a run has all that is wanted of it."""
-        return bool(record.test)
+        return bool(record.test) and not self.unscored(record)
+
+    def unscored(self, record: Record) -> JsonObject:
+        """Return the planned test sets on which a run was not scored, or on others of that name."""
+        planned = self.config.get("test_sets") or {}
+        made = {name: read(record.path / TEST_SETS / name) for name in planned}
+        return {
+            name: content
+            for name, content in planned.items()
+            if not made[name].test or (made[name].config.get("test_sets") or {}).get(name) != content
+        }
+
+    def continuing(self, record: Record) -> list[str]:
+        """Return the command that continues a run, or scores it on what was added since it was tested."""
+        if record.test and (wanted := self.unscored(record)):
+            return ["test", str(record.path), "--test-sets-only", f"--test_sets={json.dumps(wanted)}"]
+        return ["resume", str(record.path)]
 
     def scored(self, record: Record) -> str:
         """Say what a finished run has scored."""
@@ -68,6 +83,10 @@ class Slot:
 
     def hopeless(self) -> str:
         """Say why a run that is being made need not go on; nothing if it should."""
+        return ""
+
+    def unusable(self) -> str:
+        """Say why the finished run, and any other of the ablation, cannot serve its purpose; nothing if it can."""
         return ""
 
     @property
@@ -111,9 +130,9 @@ class Slot:
         return [record for record in map(read, runs) if record.seed == self.seed]
 
     def run(self) -> Record | None:
-        """Find the run: a finished one, else the newest."""
+        """Find the run: a finished one, else one that was tested, else the newest."""
         ours = [record for record in self.records() if not self.differences(record)]
-        return max(ours, key=lambda r: (self.finished(r), r.id), default=None)
+        return max(ours, key=lambda r: (self.finished(r), bool(r.test), r.id), default=None)
 
     def differences(self, record: Record) -> list[str]:
         """List the settings in which a run is not what is planned.

@@ -136,7 +136,12 @@ class Study:
             if point.label not in read:
                 like = next(iter(read.values()), None)
                 known = None if like is None else _with_values(like, point)
-                read[point.label] = known or resolved(common, f"{variant} {point.label}")
+                try:
+                    read[point.label] = known or resolved(common, f"{variant} {point.label}")
+                except UserError as error:
+                    raise UserError(
+                        f"{error}\nA variant that has no such setting needs a 'tune' of its own, or 'tune: null'."
+                    ) from None
             arguments = (*common, f"--seed_everything={seed}")
             sign = -1 if less else 1
             return TuningSlot(self.folder, variant, seed, arguments, read[point.label], point, by, sign)

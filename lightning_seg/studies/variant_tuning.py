@@ -34,7 +34,6 @@ class TuningSlot(Slot):
     """
 
     command: ClassVar[str] = "fit"
-    continued: ClassVar[tuple[str, ...]] = ("--no-test",)
 
     point: Point
     by: str
@@ -63,10 +62,25 @@ class TuningSlot(Slot):
         """Say whether a run has trained to its end."""
         return bool(record.environment.get("trained"))
 
+    def continuing(self, record: Record) -> list[str]:
+        """Return the command that continues a run, without a test."""
+        return ["resume", str(record.path), "--no-test"]
+
     def scored(self, record: Record) -> str:
         """Say what a finished run has scored."""
         values = self._curve(record)
         return f"{self.by} {self.sign * max(values):.4f}" if values else f"no {self.by}"
+
+    def unusable(self) -> str:
+        """Say that the finished run lacks the curve, as others would, too; nothing if it has it."""
+        run = self.run()
+        if run is None or not self.finished(run) or self.by in run.columns():
+            return ""
+        known = [name for name in run.curves() if name.startswith("val/")]
+        return (
+            f"{self.name} has no {self.by} to choose by; its validations have {', '.join(known) or 'nothing'}: name one"
+            " of them in tune's by; runs that are done count"
+        )
 
     def run(self) -> Record | None:
         """Find the run; one that has ended is looked for once."""
@@ -97,10 +111,7 @@ class TuningSlot(Slot):
         run = self.run()
         self._values = self._values or ([] if run is None else self._curve(run))
         if not self._values:
-            known = [] if run is None else [name for name in run.curves() if name.startswith("val/")]
-            raise UserError(
-                f"{self.name} has no {self.by} to choose by; its validations have {', '.join(known) or 'nothing'}"
-            )
+            raise UserError(self.unusable() or f"{self.name} has no number for {self.by}")
         return max(self._values)
 
     def diverged(self) -> bool:
@@ -321,7 +332,14 @@ class VariantTuning:
 
 
 def _validations(config: JsonObject) -> int:
-    """Estimate how many validations a whole run has."""
+    """Estimate how many validations a whole run has; 27 where only its data knows."""
     trainer = config["trainer"]
-    every = trainer.get("check_val_every_n_epoch") or 1
-    return max(1, (trainer.get("max_epochs") or 27) // every) if (trainer.get("max_steps") or -1) < 0 else 27
+    steps, epochs = trainer.get("max_steps") or -1, trainer.get("max_epochs") or -1
+    every, interval = trainer.get("check_val_every_n_epoch", 1), trainer.get("val_check_interval")
+    if every is None:  # by batches, over the ends of epochs
+        known = steps > 0 and isinstance(interval, int)
+        return max(1, steps * (trainer.get("accumulate_grad_batches") or 1) // interval) if known else 27
+    if steps > 0 or epochs < 0:
+        return 27
+    each = round(1 / interval) if isinstance(interval, float) and 0 < interval <= 1 else 1  # of an epoch
+    return max(1, epochs // every * each)

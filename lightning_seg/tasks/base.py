@@ -1,5 +1,6 @@
 """What every task has in common: a network, a fine-tuning policy, an optimizer and its schedule."""
 
+import math
 import pkgutil
 import sys
 from abc import ABC, abstractmethod
@@ -316,7 +317,16 @@ class SegmentationTask(L.LightningModule, ABC):
         return False
 
     def configure_optimizers(self) -> OptimizerLRScheduler:
-        """Make the optimizer over the trainable parameters and a scheduler that knows the number of steps."""
+        """Make the optimizer over the trainable parameters and a scheduler that knows the number of steps.
+
+        Raises:
+            UserError: The training has no end, and something goes by the share of it that is done.
+        """
+        if self.trainer.estimated_stepping_batches == math.inf and (follows := self._follows_progress()):
+            raise UserError(
+                f"{follows} goes by the share of the training that is done, and this one has no end: set"
+                " trainer.max_epochs or trainer.max_steps (beside max_time)."
+            )
         optimizer = self._make_optimizer()
         scale_learning_rates(optimizer)
         for group in optimizer.param_groups:
@@ -372,6 +382,11 @@ class SegmentationTask(L.LightningModule, ABC):
             logger.log_hyperparams({name: of_classes})
         if self.trainer.is_global_zero:
             print(f"classes  {what} {', '.join(f'{c} {weight:.3g}' for c, weight in of_classes.items())}")
+
+    def _follows_progress(self) -> str:
+        """Say what changes at some share of the training; nothing if nothing does."""
+        shares = [part for part in self.finetune.parts(self.network) if 0 < part.start < 1]
+        return f"model.finetune: {type(self.finetune).__name__}" if shares else ""
 
     def _advance(self) -> bool:
         progress = self.global_step / self.trainer.estimated_stepping_batches

@@ -185,6 +185,11 @@ class MaskClassification(SemanticSegmentation):
         super().on_load_checkpoint(checkpoint)
         self.set_things(checkpoint.get("things", self.things))
 
+    def _follows_progress(self) -> str:
+        anneals = type(self.network).anneal is not MaskNetwork.anneal
+        masks = f"{type(self.network).__name__}: how often attention is masked" if anneals else ""
+        return super()._follows_progress() or masks
+
     def on_train_batch_start(self, batch: object, batch_idx: int) -> None:
         """Tell the network how much of the training is done."""
         super().on_train_batch_start(batch, batch_idx)

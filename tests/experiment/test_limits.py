@@ -4,12 +4,15 @@ from pathlib import Path
 
 import pytest
 import torch
+import yaml
 
 from lightning_seg.cli.main import main
 from lightning_seg.errors import UserError
 from lightning_seg.experiment.experiment import ExperimentSettings
 from lightning_seg.experiment.limits import check_seed, refuse_useless, refuse_useless_rate
 from lightning_seg.runs.directory import check_name, new_run
+from tests.faults.programs import experiment, here
+from tests.tasks.test_mask_classification import NETWORK
 
 
 @pytest.mark.parametrize(
@@ -94,6 +97,25 @@ def test_a_rate_that_is_no_number_is_refused_where_torch_takes_it():
 def test_a_time_to_train_is_taken(time):
     settings = ExperimentSettings(["-c", "experiments/quickstart.yaml", f"--trainer.max_time={time}"])
     refuse_useless(settings.config)
+
+
+@pytest.mark.parametrize(
+    ("task", "changes", "what"),
+    [
+        ("SemanticSegmentation", {"finetune": {"class_path": "ProbeThenFinetune"}}, "model.finetune: ProbeThenFinetune"),
+        ("MaskClassification", {"network": NETWORK}, "EoMT: how often attention is masked"),
+    ],
+)  # fmt: skip
+def test_what_goes_by_the_share_of_a_training_needs_its_end(task, changes, what, tmp_path, capsys):
+    content = yaml.safe_load((experiment(tmp_path) / "tiny.yaml").read_text())
+    content["task"] = task
+    content["model"] |= {"lr_scheduler": None, **changes}
+    content["trainer"] |= {"max_epochs": -1, "max_time": "00:00:05:00"}
+    (tmp_path / "tiny.yaml").write_text(yaml.safe_dump(content))
+    assert here(tmp_path, "exp", "tiny.yaml") == 2
+    error = capsys.readouterr().err
+    assert f"error: {what} goes by the share of the training that is done" in error
+    assert "set trainer.max_epochs or trainer.max_steps" in error
 
 
 @pytest.mark.parametrize("seed", [0, 7, 2**32 - 1, True, False])

@@ -281,6 +281,21 @@ def test_runs_are_made_once_and_a_failure_stops_nothing(workplace):
     assert slots[1].state() == "done" and starts()[-1] == "resume study/ill 0"
 
 
+def test_a_run_that_shows_that_all_are_useless_stops_the_others(workplace):
+    class Useless(Slot):
+        def unusable(self):
+            return "it has no curve to choose by" if self.state() == "done" else ""
+
+    first, second = (
+        Useless(s.folder, s.variant, s.seed, s.arguments, s.config) for s in (slot(), slot(seed=1, sleep=30))
+    )
+    said = []
+    begun = time.monotonic()
+    with pytest.raises(UserError, match="no curve to choose by"):
+        launch.run_here([first, second], 2, said.append)
+    assert time.monotonic() - begun < 25 and any("stopped after" in line for line in said)
+
+
 def test_two_runners_share_the_work(workplace):
     code = textwrap.dedent(
         f"""
@@ -401,8 +416,27 @@ def test_a_test_set_on_which_not_all_runs_were_scored_is_told(tmp_path, capsys):
     assert "no answer for test set" not in capsys.readouterr().out
     answer(ABLATION, added)
     assert f"no answer for test set noise: {len(slots)} of {len(slots)} runs" in capsys.readouterr().out
+    assert {slot.state() for slot in added} == {"half done"}
     for ending in ("md", "html"):
         assert "No answer for test set noise" in (tmp_path / f"study/answer.{ending}").read_text()
+
+
+def test_a_test_set_of_another_severity_is_another_one(tmp_path):
+    (slot, *_) = made_slots(tmp_path, {"full": 0.2})
+    folder = slot.run().path / "test_sets/noise"
+    folder.mkdir(parents=True)
+    scored = {"noise": {"corruption": "noise", "severity": 3}}
+    (folder / CONFIG).write_text(yaml.safe_dump({"test_sets": scored}))
+    shutil.copy(slot.run().path / TEST_SCORES, folder)
+    same = replace(slot, config=slot.config | {"test_sets": scored})
+    assert same.state() == "done" and not same.unscored(same.run())
+    other = replace(
+        slot, config=slot.config | {"test_sets": {"noise": {"corruption": "noise", "severity": 5}}}
+    )
+    assert other.state() == "half done"
+    command, path, only, sets = other.continuing(other.run())
+    assert (command, path, only) == ("test", str(slot.run().path), "--test-sets-only")
+    assert json.loads(sets.removeprefix("--test_sets=")) == {"noise": {"corruption": "noise", "severity": 5}}
 
 
 def test_an_incomplete_answer_says_so_and_an_older_run_does_not_count(tmp_path, capsys):
@@ -566,6 +600,18 @@ def test_killed_and_continued(tmp_path):
     for path in runs:
         assert json.loads((path / TEST_SCORES).read_text())["protocol"]["images"] == 20
     assert "adam" in printed.split("rank", 1)[1] and (tmp_path / "runs/tiny/answer.html").exists()
+    # A test set that is added later: the runs that are there are scored on it, and on nothing else.
+    scores = {path: (path / TEST_SCORES).stat() for path in runs}
+    settings = {**TINY["settings"], "test_sets": {"noise": {"corruption": "noise", "severity": 3}}}
+    (tmp_path / "tiny.yaml").write_text(yaml.safe_dump(tiny | {"settings": settings}))
+    printed = run(tmp_path, "ablation", "tiny.yaml", seconds=300, OMP_NUM_THREADS="1")
+    assert printed.count("continues, log") == 2
+    for path in runs:
+        test = json.loads((path / "test_sets/noise" / TEST_SCORES).read_text())
+        assert test["protocol"]["corruption"] == "noise 3"
+        assert (path / TEST_SCORES).stat() == scores[path]
+    assert "corruption noise 3" in (tmp_path / "runs/tiny/answer-noise.md").read_text()
+    assert len([*tmp_path.glob("runs/tiny/*/*/config.yaml")]) == 2
 
 
 def kill_children(logs):

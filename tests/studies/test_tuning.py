@@ -29,6 +29,7 @@ from lightning_seg.studies.tuning import (
     rank_at_rung,
     read_tuning,
 )
+from lightning_seg.studies.variant_tuning import _validations
 from tests.studies import simulate_tuning
 from tests.studies.made_study import LR, Learners, no_parser
 
@@ -274,6 +275,47 @@ def test_where_nothing_can_be_chosen_the_reason_is_told(workplace, monkeypatch, 
     write(tune={"settings": GRID, "by": "val/miuo"})
     assert run(monkeypatch, learners) == 2
     assert "has no val/miuo to choose by; its validations have val/miou" in capsys.readouterr().err
+
+
+def test_a_curve_that_no_run_has_stops_the_study_at_its_first_run(workplace, monkeypatch, capsys):
+    class Untested(Learners):
+        def __call__(self, slots, jobs, say):
+            raise AssertionError("more runs are begun")
+
+    learners = Learners(best={"full": -3, "frozen": -2}, top={"full": 0.4, "frozen": 0.4})
+    write(tune={"settings": GRID, "by": "val/miuo"})
+    (slot, *_) = Study(load("study.yaml"), Path("runs")).tuning_slots()
+    assert not slot.unusable()
+    learners.make(slot)
+    assert "(tuning) has no val/miuo to choose by; its validations have val/miou: name one" in slot.unusable()
+    assert run(monkeypatch, Untested(best={}, top={})) == 2
+    assert "has no val/miuo to choose by" in capsys.readouterr().err
+    write(tune={"settings": GRID, "by": "val/miou"})
+    assert run(monkeypatch, learners) == 0 and learners.made.count(slot.name) == 1
+
+
+def test_a_variant_that_lacks_what_is_tuned_is_told_what_to_do(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    tune = {"model.loss.init_args.alpha": [0.1, 0.2]}
+    variants = {"a": {"model.loss": "TverskyLoss"}, "b": {"model.loss": "CrossEntropy"}}
+    write(experiment="quickstart", baseline="a", tune=tune, variants=variants)
+    assert main(["ablation", "study.yaml", "--plan"]) == 2
+    error = capsys.readouterr().err
+    assert "variant b alpha=0.1" in error and "needs a 'tune' of its own, or 'tune: null'" in error
+
+
+def test_as_many_validations_as_the_settings_say():
+    def count(**trainer):
+        return _validations({"trainer": trainer})
+
+    assert count(max_epochs=12, check_val_every_n_epoch=3) == 4
+    assert count(max_epochs=12, check_val_every_n_epoch=1, val_check_interval=0.25) == 48
+    assert count(max_steps=100, check_val_every_n_epoch=None, val_check_interval=50) == 2
+    assert (
+        count(max_steps=100, check_val_every_n_epoch=None, val_check_interval=50, accumulate_grad_batches=4)
+        == 8
+    )
+    assert count(max_steps=100, max_epochs=-1) == 27  # how long an epoch is nobody knows yet
 
 
 def test_within_minutes_a_variant_of_which_nothing_trains_is_given_up(workplace, monkeypatch, capsys):
