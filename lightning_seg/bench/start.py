@@ -8,7 +8,7 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
-from lightning_seg.bench.turns import take_turns
+from lightning_seg.bench.timing import take_turns
 from lightning_seg.plotting.tables import text_table
 
 HELP, NAME, IMPORT, ERROR, STEP = (

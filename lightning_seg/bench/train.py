@@ -16,7 +16,7 @@ from lightning.fabric.utilities import move_data_to_device
 from torch import Tensor, nn
 from torch.utils.data import DataLoader
 
-from lightning_seg.bench.turns import Goal
+from lightning_seg.bench.timing import Goal
 from lightning_seg.callbacks.checkpointing import SeededSteps
 from lightning_seg.callbacks.nonfinite import NonFinite
 from lightning_seg.callbacks.progress import Progress

@@ -32,7 +32,7 @@ def _data(arguments: list[str]) -> None:
     options, settings = parser.parse_with_settings(arguments)
 
     from lightning_seg.bench import samples
-    from lightning_seg.bench.turns import table, take_turns
+    from lightning_seg.bench.timing import table, take_turns
     from lightning_seg.experiment.loading import read_data
 
     data = read_data(settings)
@@ -62,7 +62,7 @@ def _train(arguments: list[str]) -> None:
     data = experiment.datamodule
 
     from lightning_seg.bench import peers, train
-    from lightning_seg.bench.turns import table, take_turns
+    from lightning_seg.bench.timing import table, take_turns
 
     bench = train.TrainBench(experiment, options.steps, options.processor_time)
     ways = bench.ways()
@@ -92,7 +92,7 @@ def _eval(arguments: list[str]) -> None:
     experiment = _experiment(settings)
 
     from lightning_seg.bench import evaluate, train
-    from lightning_seg.bench.turns import table, take_turns
+    from lightning_seg.bench.timing import table, take_turns
 
     bench = train.TrainBench(experiment, 1, options.processor_time)
     images = len(bench.batch["image"])
@@ -128,7 +128,7 @@ def _frozen(arguments: list[str]) -> None:
 
     from lightning_seg.bench import frozen
     from lightning_seg.bench.network_profile import Conditions
-    from lightning_seg.bench.turns import take_turns
+    from lightning_seg.bench.timing import take_turns
     from lightning_seg.experiment.trainer import device_of
 
     conditions = Conditions(

@@ -61,8 +61,8 @@ def _to_wandb(runs: Sequence[Path], again: bool) -> int:
 
 def _to(name: Literal["tensorboard", "mlflow"], runs: Sequence[Path]) -> int:
     """Send runs to a tracker beside W&B."""
-    from lightning_seg.tracking.mirror import export
     from lightning_seg.tracking.mlflow import MLflowSettings
+    from lightning_seg.tracking.tracker_sync import export
     from lightning_seg.tracking.trackers import make_tracker
     from lightning_seg.tracking.wandb_logger import one_line
 

@@ -21,8 +21,8 @@ from lightning.pytorch.cli import ArgsType, LightningArgumentParser, LightningCL
 from lightning.pytorch.loggers import Logger
 from lightning.pytorch.utilities import rank_zero_info, rank_zero_only
 
-from lightning_seg.callbacks.mirroring import Mirroring
 from lightning_seg.callbacks.run_record import RunRecord
+from lightning_seg.callbacks.tracker_updates import TrackerUpdates
 from lightning_seg.data.base import SegmentationData
 from lightning_seg.errors import UserError
 from lightning_seg.experiment import limits
@@ -49,7 +49,7 @@ from lightning_seg.tasks.base import SegmentationTask
 from lightning_seg.tasks.mask_classification import MaskClassification
 from lightning_seg.tasks.semantic import SemanticSegmentation
 from lightning_seg.tracking.mlflow import MLflowSettings
-from lightning_seg.tracking.trackers import Name, open_mirrors
+from lightning_seg.tracking.trackers import Name, open_trackers
 from lightning_seg.tracking.wandb_run import WandbSettings
 from lightning_seg.training.precision import choose_precision
 
@@ -344,9 +344,9 @@ class Experiment(TaskAndData):
             if "wandb" in wanted:
                 wandb_run = self.config_init.wandb.start(run, yaml.safe_load(text), self.model, overrides)
                 loggers += [opened.enter_context(wandb_run).logger] if wandb_run else []
-            mirrors = open_mirrors(run, wanted, self.config_init.mlflow)
-            mirrors = [opened.enter_context(mirror) for mirror in mirrors]
-            callbacks = [self._record, Mirroring(mirrors)]
+            trackers = open_trackers(run, wanted, self.config_init.mlflow)
+            trackers = [opened.enter_context(tracker) for tracker in trackers]
+            callbacks = [self._record, TrackerUpdates(trackers)]
             trainer = make_trainer(self.config_init, loggers, callbacks, settings.trainer.precision)
             self._opened = opened.pop_all()
         return trainer

@@ -14,7 +14,7 @@ from lightning_seg.postprocess.chain import Chain
 from lightning_seg.runs.directory import JsonObject
 from lightning_seg.statistics.blocks import image_blocks
 from lightning_seg.statistics.paired import Sample
-from lightning_seg.statistics.words import difference_sentence
+from lightning_seg.statistics.verdicts import difference_sentence
 
 Prediction = tuple[np.ndarray, np.ndarray, np.ndarray]
 """One image: probabilities (C, H, W) float32, the image (H, W, 3) uint8, the true mask (H, W) uint8."""

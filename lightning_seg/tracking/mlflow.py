@@ -18,8 +18,8 @@ from PIL import Image
 from lightning_seg.errors import UserError
 from lightning_seg.runs.directory import CONFIG, ENVIRONMENT, METRICS, TEST_SCORES, write_whole
 from lightning_seg.runs.records import Record, flatten
-from lightning_seg.tracking.mirror import Picture, Row, Status
 from lightning_seg.tracking.naming import run_name, short_settings
+from lightning_seg.tracking.tracker_sync import Picture, Row, Status
 from lightning_seg.tracking.wandb_logger import anonymous
 
 if TYPE_CHECKING:

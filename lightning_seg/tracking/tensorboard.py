@@ -13,8 +13,8 @@ from PIL import Image
 from lightning_seg.errors import UserError
 from lightning_seg.runs.directory import CONFIG
 from lightning_seg.runs.records import Record
-from lightning_seg.tracking.mirror import Picture, Row, Status
 from lightning_seg.tracking.naming import short_settings
+from lightning_seg.tracking.tracker_sync import Picture, Row, Status
 
 if TYPE_CHECKING:
     from tensorboard.compat.proto.event_pb2 import Event

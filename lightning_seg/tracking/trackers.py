@@ -7,9 +7,9 @@ from typing import Literal
 from lightning.pytorch.utilities import rank_zero_only
 
 from lightning_seg.errors import UserError
-from lightning_seg.tracking.mirror import Mirror, Tracker, export_command
 from lightning_seg.tracking.mlflow import MLflow, MLflowSettings
 from lightning_seg.tracking.tensorboard import TensorBoard
+from lightning_seg.tracking.tracker_sync import Tracker, TrackerSync, export_command
 
 Name = Literal["wandb", "tensorboard", "mlflow"]
 
@@ -28,23 +28,23 @@ def make_tracker(name: Name, run: Path, mlflow: MLflowSettings | None = None) ->
     return TensorBoard(run) if name == "tensorboard" else MLflow(run, mlflow)
 
 
-def open_mirrors(run: Path, names: Iterable[Name], mlflow: MLflowSettings) -> list[Mirror]:
-    """Make the mirrors of a run in its first process; a package that is missing costs a line.
+def open_trackers(run: Path, names: Iterable[Name], mlflow: MLflowSettings) -> list[TrackerSync]:
+    """Begin to keep the trackers of a run equal to it, in its first process; a package that is missing costs a line.
 
     Args:
         run: The run directory.
         names: The trackers wanted.
         mlflow: Where MLflow is.
     """
-    mirrors: list[Mirror] = []
+    opened: list[TrackerSync] = []
     if rank_zero_only.rank:  # type: ignore[attr-defined]
-        return mirrors
+        return opened
     for name in dict.fromkeys(names):
         if name == "wandb":
             continue
         try:
-            mirrors.append(Mirror(make_tracker(name, run, mlflow), run))
+            opened.append(TrackerSync(make_tracker(name, run, mlflow), run))
         except UserError as error:
             later = f"then '{export_command(name, run)}' sends it"
             print(f"{name}: off ({error}); all is in {run}, {later}", flush=True)
-    return mirrors
+    return opened

@@ -6,8 +6,8 @@ import pytest
 import torch
 
 from lightning_seg.bench import evaluate, guard
+from lightning_seg.bench.timing import Goal, ratio, table, take_turns
 from lightning_seg.bench.train import BARE, FROZEN, OURS, TrainBench, _bare_loss
-from lightning_seg.bench.turns import Goal, ratio, table, take_turns
 from lightning_seg.cli.main import main
 from lightning_seg.experiment.experiment import TaskAndData
 from lightning_seg.metrics.confusion import ConfusionMatrix

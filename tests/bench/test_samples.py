@@ -1,7 +1,7 @@
 import pytest
 
 from lightning_seg.bench.samples import CACHED, DECODE, FILES, GOALS, TORCHVISION, WORKER, sample_ways
-from lightning_seg.bench.turns import table, take_turns
+from lightning_seg.bench.timing import table, take_turns
 from lightning_seg.data.datasets.shapes import Shapes
 from lightning_seg.data.transforms.color import ColorJitter
 from lightning_seg.errors import UserError

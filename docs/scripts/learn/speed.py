@@ -11,7 +11,7 @@ import torch
 from docs.scripts.learn.common import COLORS, SHAPES, chart, panels, save, scene
 from docs.scripts.learn.trained import run_of
 from lightning_seg import DenseCRF, MultiScale, Predictor, load
-from lightning_seg.bench.turns import take_turns
+from lightning_seg.bench.timing import take_turns
 from lightning_seg.metrics.images import overlap
 from lightning_seg.metrics.scores import scores_of_counts
 

@@ -5,20 +5,20 @@ from collections.abc import Sequence
 
 import lightning as L
 
-from lightning_seg.tracking.mirror import Mirror
+from lightning_seg.tracking.tracker_sync import TrackerSync
 
 
-class Mirroring(L.Callback):
+class TrackerUpdates(L.Callback):
     """Have trackers brought up to date once a checkpoint is on the disk: no continuation takes that back.
 
     Trackers that can take rows back are it every 15 seconds, too.
 
     Args:
-        mirrors: Those of the run.
+        trackers: Those of the run.
     """
 
-    def __init__(self, mirrors: Sequence[Mirror]) -> None:
-        self.mirrors = mirrors
+    def __init__(self, trackers: Sequence[TrackerSync]) -> None:
+        self.trackers = trackers
         self._saved: int | None = None  # step of a checkpoint whose rows are not sent yet
 
     def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
@@ -37,8 +37,8 @@ class Mirroring(L.Callback):
         """Send what the last checkpoint covers."""
         if self._saved is not None:
             self._update(trainer, self._saved)
-        for mirror in self.mirrors:
-            mirror.update_in_between(max(0, trainer.global_step - 1))
+        for tracker in self.trackers:
+            tracker.update_in_between(max(0, trainer.global_step - 1))
 
     def on_fit_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Send all; the last checkpoint is written."""
@@ -50,5 +50,5 @@ class Mirroring(L.Callback):
 
     def _update(self, trainer: L.Trainer, before: float) -> None:
         self._saved = None
-        for mirror in self.mirrors:
-            mirror.update(before, max(0, trainer.global_step - 1))
+        for tracker in self.trackers:
+            tracker.update(before, max(0, trainer.global_step - 1))

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from lightning_seg.statistics.words import difference_sentence, one_seed_sentence
+from lightning_seg.statistics.verdicts import difference_sentence, one_seed_sentence
 
 BASIS = "3 seeds, 101 images"
 

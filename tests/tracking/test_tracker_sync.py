@@ -13,10 +13,10 @@ from lightning_seg.cli.main import main
 from lightning_seg.runs.csv_logger import RunLogger
 from lightning_seg.runs.directory import write_whole
 from lightning_seg.runs.records import read
-from lightning_seg.tracking.mirror import Mirror, export, rows_of
 from lightning_seg.tracking.mlflow import MLflow, MLflowSettings
 from lightning_seg.tracking.tensorboard import TensorBoard
-from lightning_seg.tracking.trackers import open_mirrors
+from lightning_seg.tracking.tracker_sync import TrackerSync, export, rows_of
+from lightning_seg.tracking.trackers import open_trackers
 from tests.inference.conftest import TINY
 from tests.processes import start
 from tests.tracking.readers import in_mlflow, in_tensorboard, logged
@@ -168,11 +168,11 @@ class Flaky:
 
 def test_an_outage_costs_a_line_and_nothing_is_lost(run, capsys):
     tracker = Flaky(failures=2)
-    with Mirror(tracker, run) as mirror:
+    with TrackerSync(tracker, run) as sync:
         for step in (3, 6):
-            mirror.update(step, step - 1)
+            sync.update(step, step - 1)
         while tracker.failures > 0:
-            mirror.update(6, 5)
+            sync.update(6, 5)
             time.sleep(0.01)
     assert str(tracker.rows) == str(rows_of(run)) and tracker.status == "finished"
     assert sorted(p.name for p in tracker.pictures) == ["test/00001_image", "val"]
@@ -181,26 +181,26 @@ def test_an_outage_costs_a_line_and_nothing_is_lost(run, capsys):
 
 
 def test_training_never_waits_for_a_silent_server_and_its_end_only_so_long(run, capsys, monkeypatch):
-    monkeypatch.setitem(Mirror.__init__.__globals__["_PATIENCE"], "stopped", 0.2)
-    mirror = Mirror(Flaky(failures=0, silence=3), run)
+    monkeypatch.setitem(TrackerSync.__init__.__globals__["_PATIENCE"], "stopped", 0.2)
+    sync = TrackerSync(Flaky(failures=0, silence=3), run)
     began = time.monotonic()
-    mirror.update(6, 5)
-    mirror.finish("stopped")
+    sync.update(6, 5)
+    sync.finish("stopped")
     assert time.monotonic() - began < 1.5
     assert "not all is sent (it takes too long)" in capsys.readouterr().out
 
 
 def test_rows_that_no_checkpoint_holds_wait(run):
     tracker = Flaky(failures=0)
-    with pytest.raises(SystemExit), Mirror(tracker, run) as mirror:
-        mirror.update(3, 2)
+    with pytest.raises(SystemExit), TrackerSync(tracker, run) as sync:
+        sync.update(3, 2)
         raise SystemExit(143)
     assert {row.step for row in tracker.rows} == {0, 1, 2} and tracker.status == "stopped"
 
 
 def test_a_package_that_is_missing_costs_a_line(run, capsys, monkeypatch):
     monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
-    assert open_mirrors(run, ["wandb", "tensorboard", "mlflow"], MLflowSettings()) == []
+    assert open_trackers(run, ["wandb", "tensorboard", "mlflow"], MLflowSettings()) == []
     lines = capsys.readouterr().out.splitlines()
     assert [line.partition(":")[0] for line in lines] == ["tensorboard", "mlflow"]
     assert "pip install mlflow" in lines[1] and f"lightning-seg sync --to mlflow {run}" in lines[1]

@@ -100,7 +100,7 @@ class _Work:
     end: Status | None = None
 
 
-class Mirror:
+class TrackerSync:
     """Sends a run to a tracker while it trains, which never waits for that. A ``with`` block ends it.
 
     Args:
@@ -113,13 +113,13 @@ class Mirror:
         self.run = run
         self._seen: dict[str, tuple[int, int]] = {}  # time and size of each picture
         self._work: queue.Queue[_Work] = queue.Queue()
-        self._thread = threading.Thread(target=self._go, daemon=True, name=f"mirror-{tracker.name}")
+        self._thread = threading.Thread(target=self._go, daemon=True, name=f"sync-{tracker.name}")
         self._begun = self._done = False
         self._problem = ""
         self._updated = 0.0
 
-    def __enter__(self) -> "Mirror":
-        """Return the mirror itself."""
+    def __enter__(self) -> "TrackerSync":
+        """Return the synchronization itself."""
         return self
 
     def __exit__(self, kind: object, error: BaseException | None, traceback: object) -> None:
