@@ -9,7 +9,7 @@ import numpy as np
 
 from lightning_seg.analysis.groups import TRUTH, Group, difference_of_protocols, group_runs, protocol
 from lightning_seg.analysis.metrics import find_measure
-from lightning_seg.analysis.section import Section
+from lightning_seg.analysis.section import Section, title_of
 from lightning_seg.analysis.settings import MISSING, described, find_setting, matches
 from lightning_seg.analysis.tables import Comparison
 from lightning_seg.errors import UserError
@@ -110,16 +110,25 @@ def compare(
         raise UserError("no run has a finite score of that name; compare by another --metric")
     if baseline is not None:
         baseline = _find_baseline(baseline, [group.name for _, groups, _ in grouped for group in groups])
-    sections = [Section(fields, groups, baseline, block, measure, top) for fields, groups, measure in grouped]
+    titles = [title_of(fields) for fields, _, _ in grouped]
+    sections = [
+        # Under one title the same files have other masks.
+        Section(
+            fields,
+            groups,
+            baseline,
+            block,
+            measure,
+            top,
+            suffix=f", {TRUTH} {fields[TRUTH]}" if titles.count(title) > 1 else "",
+        )
+        for title, (fields, groups, measure) in zip(titles, grouped, strict=True)
+    ]
     remarks += [
         f"{len(section.shown)} of {len(section.groups)} groups are shown; verdicts are corrected for all of them"
         for section in sections
         if len(section.shown) < len(section.groups)
     ]
-    titles = [section.title for section in sections]
-    for section in sections:
-        if titles.count(section.title) > 1:  # the same files with other masks
-            section.title += f", {TRUTH} {section.protocol[TRUTH]}"
     return Comparison(sections, records, remarks)
 
 

@@ -38,6 +38,7 @@ class Section:
         block: Neighboring test images that are left out together; chosen by the data set unless given.
         measure: The score.
         top: How many of the best groups `rows` shows; all are compared.
+        suffix: What its title says beside the protocol.
 
     Attributes:
         title: The protocol in a line.
@@ -55,9 +56,10 @@ class Section:
         block: int | None = None,
         measure: Measure = MIOU,
         top: int | None = None,
+        suffix: str = "",
     ) -> None:
         self.protocol = protocol
-        self.title = _title(protocol)
+        self.title = title_of(protocol) + suffix
         self.measure = measure
         scores = {g.name: [measure.value(record) for record in g.records] for g in groups}
         means = {name: float(np.mean(values)) for name, values in scores.items()}
@@ -360,7 +362,8 @@ def _scored(protocol: JsonObject, records: Sequence[Record]) -> np.ndarray:
     return np.flatnonzero(np.sum([record.counts.sum((1, 2)) for record in records], axis=0))
 
 
-def _title(protocol: JsonObject) -> str:
+def title_of(protocol: JsonObject) -> str:
+    """Put a protocol into a line."""
     p = protocol
     named = ("data", "split", "images", "classes", "things", "ignore_index", "aggregation", TRUTH)
     head = f"{p.get('data')} {p.get('split')}: {p.get('images')} images, {len(p.get('classes', ()))} classes"

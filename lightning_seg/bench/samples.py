@@ -65,8 +65,7 @@ def sample_ways(data: SegmentationData) -> tuple[dict[str, Callable[[], float]],
     torch.set_num_threads(1)
     keep_memory()
     pairs = [data.read(sample) for sample in samples]
-    files, cached = (Split(data, data.train_split, train=True) for _ in range(2))
-    cached.cache = pairs
+    files, cached = (Split(data, data.train_split, train=True, cache=cache) for cache in (None, pairs))
     normalize = Backbone([1], [1], MEAN, STD).normalize  # what a network does first
     plain = _torchvision(data)
 

@@ -59,15 +59,18 @@ class Split(Dataset[Item]):
         data: The data set.
         split: Name of the split.
         train: Augment.
+        cache: Its images and masks, where they are in memory already; what the data set keeps of it unless given.
 
     Raises:
         UserError: If the split does not exist or is empty.
     """
 
-    def __init__(self, data: DataSet, split: str, train: bool = False) -> None:
+    def __init__(
+        self, data: DataSet, split: str, train: bool = False, cache: Sequence[Pair] | None = None
+    ) -> None:
         self.data = data
         self.samples = data.samples(split)
-        self.cache = data.cached(split)
+        self.cache = data.cached(split) if cache is None else cache
         self.train = train
         self.seed = data.run_seed
         if len(self.samples) == 0:

@@ -120,7 +120,7 @@ def _lost(image: np.ndarray, value_range: tuple[float, float]) -> str:
     return f"the values use {used:.0%} of the range" if used < 48 / 256 else ""
 
 
-@dataclass
+@dataclass(frozen=True)
 class Examination:
     """What the samples of the three splits told.
 
@@ -159,11 +159,8 @@ def examine(data: DataSet, limit: int | None = None, progress: bool = False) -> 
             samples = data.samples(split)
         except Unpaired as error:
             known = {finding.file for finding in found.findings}
-            found.findings += [
-                Finding("unpaired", split, file, lack)
-                for file, lack in error.files.items()
-                if file not in known
-            ]
+            lacking = [(file, lack) for file, lack in error.files.items() if file not in known]
+            found.findings.extend(Finding("unpaired", split, file, lack) for file, lack in lacking)
             continue
         except UserError as error:
             if split == data.train_split:
@@ -182,8 +179,8 @@ def examine(data: DataSet, limit: int | None = None, progress: bool = False) -> 
         results = in_parallel(partial(inspect, data, split), samples)
         found.samples[split] = samples
         found.inspections[split] = list(_track(results, split, len(samples)) if progress else results)
-        found.findings += [finding for one in found.inspections[split] for finding in one.findings]
-    found.findings += _systematic(data, found) + _groups(data, found.lengths)
+        found.findings.extend(finding for one in found.inspections[split] for finding in one.findings)
+    found.findings.extend(_systematic(data, found) + _groups(data, found.lengths))
     return found
 
 

@@ -4,7 +4,7 @@ import copy
 import itertools
 import math
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import torch
 from torch import Tensor, nn
@@ -17,7 +17,7 @@ _LEAST = 128  # side of the images that are shown, in pixels
 _MOST_EXTRA = 8
 
 
-@dataclass
+@dataclass(frozen=True)
 class Seen:
     """What was found.
 
@@ -76,7 +76,7 @@ def probe(module: nn.Module, channels: int, stride: int | None = None) -> Seen:
             handles = [*_watch(copied, seen)]
             try:
                 with torch.no_grad():
-                    seen.output = copied(images)
+                    output = copied(images)
             except Exception as error:  # of any kind
                 text = " ".join(str(error).split())[:200]
                 reasons.append(f"{side}x{images.shape[-1]}: {type(error).__name__}: {text}")
@@ -85,11 +85,11 @@ def probe(module: nn.Module, channels: int, stride: int | None = None) -> Seen:
                 for handle in handles:
                     handle.remove()
             # A network that drops rows which do not fill a cell would answer for a smaller image.
-            if stride or all(_divides(map_.shape, images.shape) for map_ in tensors(seen.output)):
-                seen.least = _least(copied, by, images[..., :side])
-                small = max(seen.least, by * -(-64 // by))
-                seen.unused = _unused(copied.train(), images[..., :small, :small])
-                return seen
+            if stride or all(_divides(map_.shape, images.shape) for map_ in tensors(output)):
+                least = _least(copied, by, images[..., :side])
+                small = max(least, by * -(-64 // by))
+                unused = _unused(copied.train(), images[..., :small, :small])
+                return replace(seen, output=output, least=least, unused=unused)
             reasons.append(f"{side}x{images.shape[-1]}: its logits are no whole fraction of that")
         name = type(module).__name__
         raise UserError(

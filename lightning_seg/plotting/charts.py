@@ -11,7 +11,7 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 
-@dataclass
+@dataclass(frozen=True)
 class Panel:
     """One diagram of lines.
 

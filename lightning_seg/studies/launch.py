@@ -44,7 +44,7 @@ class Attempt:
         run = slot.run()
         self.resumes = run is not None
         arguments = [slot.command, *slot.arguments] if run is None else slot.continuing(run)
-        slot.failure = ""
+        slot.fail("")
         # One run is one process with the devices it finds: it is no step of the job that started it.
         inherited = {k: v for k, v in os.environ.items() if not k.startswith("SLURM_")}
         self.start = time.monotonic()
@@ -95,7 +95,7 @@ class Attempt:
         if code == 0 or number in _STOPPED:
             return f"stopped after {took}; the same command continues it"
         crash = f"it crashed ({signal.strsignal(number)})" if code < 0 else ""
-        self.slot.failure = crash or reason_of_failure(self.slot.log, self.begin)
+        self.slot.fail(crash or reason_of_failure(self.slot.log, self.begin))
         return f"FAILED after {took}: {self.slot.failure} ({self.slot.log})"
 
 
@@ -331,7 +331,7 @@ def fail_if_stuck(slot: Slot) -> str:
     """
     if slot.state() not in ("half done", "missing") or (lives := starts_since_saved(slot)) < _LIVES:
         return ""
-    slot.failure = f"it was ended {lives} times before it had saved anything new"
+    slot.fail(f"it was ended {lives} times before it had saved anything new")
     return slot.failure
 
 

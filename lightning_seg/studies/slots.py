@@ -94,8 +94,8 @@ class Slot:
         """Why the last attempt failed; nothing if it did not, or if the settings have changed since."""
         return self._kept(".failed")
 
-    @failure.setter
-    def failure(self, reason: str) -> None:
+    def fail(self, reason: str) -> None:
+        """Note that the last attempt failed, and why; nothing takes that back."""
         self._keep(".failed", reason)
 
     @property

@@ -194,7 +194,9 @@ def _tried(one: Chosen, tried: Tried) -> list[str]:
 
 def _chart(chosen: Mapping[str, Chosen]) -> "Figure | None":
     """Draw the score over each setting that is a number: of the other settings what is best there."""
-    panels: dict[str, Panel] = {}
+    lines: dict[str, dict[str, tuple[np.ndarray, np.ndarray]]] = {}
+    points: dict[str, dict[str, tuple[float, float]]] = {}
+    titles: dict[str, str] = {}
     for name, one in chosen.items():
         for key, _ in one.best.values:
             best: dict[float, float] = {}
@@ -206,10 +208,19 @@ def _chart(chosen: Mapping[str, Chosen]) -> "Figure | None":
                 best[value] = min(values) if one.sign < 0 else max(values)
             if len(best) < 2:
                 continue
-            panel = panels.setdefault(key, Panel(f"{one.by} over {short([key])[0]}", key))
+            titles.setdefault(key, f"{one.by} over {short([key])[0]}")
             x = np.array(sorted(best))
-            panel.lines[name] = x, np.array([best[v] for v in x])
+            lines.setdefault(key, {})[name] = x, np.array([best[v] for v in x])
             at = float(dict(one.best.values)[key])
-            panel.points[name] = at, best[at]
-            panel.log_x = bool((x > 0).all()) and (panel.log_x or len(panel.lines) == 1)
-    return draw_lines(list(panels.values())) if panels else None
+            points.setdefault(key, {})[name] = at, best[at]
+    panels = [
+        Panel(
+            title,
+            key,
+            lines[key],
+            log_x=all((x > 0).all() for x, _ in lines[key].values()),
+            points=points[key],
+        )
+        for key, title in titles.items()
+    ]
+    return draw_lines(panels) if panels else None

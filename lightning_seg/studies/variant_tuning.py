@@ -29,8 +29,6 @@ class TuningSlot(Slot):
         point: The choice that it tries.
         by: The curve whose best value counts.
         sign: 1 where more is better, -1 where less is.
-        bracket: When it is first compared with others, to be given up if hopeless; None for never.
-        rivals: The runs that it is compared with.
     """
 
     command: ClassVar[str] = "fit"
@@ -38,8 +36,8 @@ class TuningSlot(Slot):
     point: Point
     by: str
     sign: int
-    bracket: int | None = None
-    rivals: list["TuningSlot"] = field(default_factory=list, repr=False)
+    _bracket: int | None = field(default=None, repr=False)
+    _rivals: Sequence["TuningSlot"] = field(default=(), repr=False)
     _ended: Record | None = field(default=None, repr=False)
     _values: list[float] = field(default_factory=list, repr=False)
 
@@ -96,11 +94,20 @@ class TuningSlot(Slot):
 
     def hopeless(self) -> str:
         """Say that others of its bracket were better after as many validations; nothing if it should go on."""
-        run = None if self.bracket is None else self.run()
-        if run is None or self.bracket is None:
+        run = None if self._bracket is None else self.run()
+        if run is None or self._bracket is None:
             return ""
-        others = [self._curve(other) for slot in self.rivals if (other := slot.run()) is not None]
-        return rules.rank_at_rung(self._curve(run), others, self.bracket)
+        others = [self._curve(other) for slot in self._rivals if (other := slot.run()) is not None]
+        return rules.rank_at_rung(self._curve(run), others, self._bracket)
+
+    def meet(self, bracket: int, rivals: Sequence["TuningSlot"]) -> None:
+        """Compare the run with others from now on, to give it up if it is hopeless beside them.
+
+        Args:
+            bracket: When it is first compared (see `lightning_seg.studies.tuning.brackets`).
+            rivals: The runs that it is compared with.
+        """
+        self._bracket, self._rivals = bracket, rivals
 
     def value(self) -> float:
         """Return the best value of the curve, more is better.
@@ -328,7 +335,7 @@ class VariantTuning:
                 if same == bracket and other is not slots
             ]
             for i, slot in enumerate(slots):
-                slot.bracket, slot.rivals = bracket, [other[i] for other in others]
+                slot.meet(bracket, [other[i] for other in others])
 
 
 def _validations(config: JsonObject) -> int:

@@ -197,8 +197,7 @@ class MultiLabelSegmentation(SegmentationTask):
         """Compute the weights from the training split, or make room for those of a checkpoint."""
         if stage != "fit":
             for part in losses:
-                if part.positive_weights is None:
-                    part.positive_weights = torch.ones(len(self.scored_classes))
+                part.expect_weights(len(self.scored_classes))
             return
         positive, counted = map(torch.from_numpy, self._once(positive_pixels))
         for part in losses:

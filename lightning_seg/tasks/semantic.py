@@ -187,8 +187,7 @@ class SemanticSegmentation(SegmentationTask):
         """Compute class weights from the training split, or make room for those of a checkpoint."""
         if stage != "fit":
             for part in losses:
-                if part.class_weights is None:
-                    part.class_weights = torch.ones(len(self.class_names))
+                part.expect_weights(len(self.class_names))
             return
         counts = self._once(class_frequencies)
         for part in losses:

@@ -9,7 +9,7 @@ import os
 import re
 import time
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -46,7 +46,7 @@ class MLflowSettings:
     experiment: str | None = None
 
 
-@dataclass
+@dataclass(frozen=True)
 class _State:
     """What MLflow has of a run.
 
@@ -125,26 +125,29 @@ class MLflow:
 
     def send(self, rows: list[Row], pictures: list[Picture]) -> None:
         """Add what is new."""
-        state = self._state
         self._step = max((row.step for row in rows), default=0)
-        if state.sending > state.rows:  # it was killed in between
-            self._metrics(rows[state.rows : state.sending], state.at)
-            state.rows = state.sending
-        if len(rows) > state.rows:
-            state.sending, state.at = len(rows), int(time.time() * 1000)
+        if self._state.sending > self._state.rows:  # it was killed in between
+            self._metrics(rows[self._state.rows : self._state.sending], self._state.at)
+            self._state = replace(self._state, rows=self._state.sending)
+        if len(rows) > self._state.rows:
+            self._state = replace(self._state, sending=len(rows), at=int(time.time() * 1000))
             self._write_state()
-            self._metrics(rows[state.rows :], state.at)
-            state.rows = len(rows)
+            self._metrics(rows[self._state.rows :], self._state.at)
+            self._state = replace(self._state, rows=len(rows))
             self._write_state()
         for picture in pictures:
             digest = hashlib.sha256(picture.data).hexdigest()
-            if state.pictures.get(picture.name) == digest:
+            if self._state.pictures.get(picture.name) == digest:
                 continue
             with Image.open(io.BytesIO(picture.data)) as image:
                 self.client.log_image(
-                    state.run_id, image.convert("RGB"), key=_name(picture.name), step=picture.step, synchronous=True
-                )  # fmt: skip
-            state.pictures[picture.name] = digest
+                    self._state.run_id,
+                    image.convert("RGB"),
+                    key=_name(picture.name),
+                    step=picture.step,
+                    synchronous=True,
+                )
+            self._state.pictures[picture.name] = digest
             self._write_state()
 
     def end(self, record: Record, status: Status, scores: Mapping[str, float]) -> None:

@@ -20,7 +20,7 @@ _BUSY = 600  # seconds without a line after which a run without an end is taken 
 _PATIENCE = 10  # seconds the server has to show what it was sent
 
 
-@dataclass
+@dataclass(frozen=True)
 class Log:
     """What the logs of a run hold, all parts of a resumed one together.
 
@@ -181,24 +181,23 @@ def _is_busy(part: Path) -> bool:
 
 
 def _summarise(parts: list[Path]) -> Log:
-    log, files, artifacts = Log(), set(), set()
+    name, number, rows, files, artifacts = "", "", 0, set(), set()
     for part in parts:
         for record in read_log(part):
             kind = record.WhichOneof("record_type")
             if kind == "run":
                 run = record.run
-                log.id = run.run_id
-                log.run = "/".join(filter(None, (run.entity, run.project, run.run_id)))
+                number = run.run_id
+                name = "/".join(filter(None, (run.entity, run.project, run.run_id)))
             elif kind == "history":
-                log.rows += 1
+                rows += 1
             elif kind == "files":
                 files |= {
                     file.path for file in record.files.files if (part.parent / "files" / file.path).exists()
                 }
             elif kind == "artifact" and record.artifact.type != "dataset" and has_files(record.artifact):
                 artifacts.add(record.artifact.digest)
-    log.files, log.artifacts = frozenset(files), frozenset(artifacts)
-    return log
+    return Log(name, number, rows, frozenset(files), frozenset(artifacts))
 
 
 def _path(api: Any, log: Log) -> str:

@@ -10,7 +10,7 @@ import shlex
 import threading
 import time
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Literal, Protocol
 
@@ -91,7 +91,7 @@ class Tracker(Protocol):
         """
 
 
-@dataclass
+@dataclass(frozen=True)
 class _Work:
     """What the thread is to do next; newer work takes in older that has failed."""
 
@@ -185,10 +185,10 @@ class TrackerSync:
             attempts += work.end is not None
             try:
                 self._send(work)
-                work.pictures, self._problem = {}, ""
+                work, self._problem = replace(work, pictures={}), ""
             except Exception as error:  # whatever a server, a disk or a library does, the run goes on
                 newest = {name: (name, step) for name, step in work.pictures}
-                work.pictures = {key: work.pictures[key] for key in newest.values()}
+                work = replace(work, pictures={key: work.pictures[key] for key in newest.values()})
                 if not self._problem and work.end is None:
                     print(
                         f"{self.tracker.name}: off for now ({_short(error)}); all is in {self.run}",

@@ -40,6 +40,11 @@ class PixelLoss(nn.Module):
         # Computed weights go into the checkpoint: to test a run the training split need not be there.
         self.register_buffer("class_weights", weights, persistent=self.balance is not None)
 
+    def expect_weights(self, classes: int) -> None:
+        """Make room for the class weights of a checkpoint, where they are computed from data."""
+        if self.class_weights is None:
+            self.class_weights = torch.ones(classes)
+
     def set_frequencies(self, pixels: np.ndarray, pixels_around: np.ndarray) -> list[float]:
         """Compute the class weights by `balance` (see `balanced_weights`) and return them."""
         assert self.balance is not None

@@ -47,6 +47,11 @@ class MultiLabelLoss(nn.Module, ABC):
             raise UserError(f"positive_weights must be above 0; got {positive_weights}.")
         self.register_buffer("positive_weights", weights, persistent=self.balance is not None)
 
+    def expect_weights(self, classes: int) -> None:
+        """Make room for the weights of a checkpoint, where they are computed from data."""
+        if self.positive_weights is None:
+            self.positive_weights = torch.ones(classes)
+
     def set_counts(self, positive: Tensor, counted: Tensor) -> list[float]:
         """Compute the weights by `balance` from the pixels with each class and all counted ones, (K,) both.
 

@@ -68,7 +68,7 @@ class Learners:
         rate = slot.config["model"]["optimizer"]["init_args"]["lr"]
         slot.log.parent.mkdir(parents=True, exist_ok=True)
         if rate > 1:
-            slot.failure = "the loss is not finite"
+            slot.fail("the loss is not finite")
             return
         score = self.top[slot.variant] - 0.1 * (math.log10(rate) - self.best[slot.variant]) ** 2
         rng = np.random.default_rng([slot.seed, len(slot.variant), round(1e6 * rate)])

@@ -17,7 +17,7 @@ from lightning_seg.data.volumes import file_of, parts_of
 from lightning_seg.plotting.tables import text_table
 
 
-@dataclass
+@dataclass(frozen=True)
 class Report:
     """What `check` found.
 
@@ -121,27 +121,33 @@ def check(data: DataSet, limit: int | None = None, progress: bool = False) -> Re
         UserError: If there is no data set.
     """
     found = examine(data, limit, progress)
-    report = Report(type(data).__name__, data.class_names, lengths=found.lengths, findings=found.findings)
-    report.overlapping = data.overlapping
-    for split in found.inspections:
-        labels = found.labels(split)
-        report.pixels[split], report.images[split] = labels.sum(0), (labels > 0).sum(0)
-        report.around[split] = ((labels > 0) * labels.sum(1, keepdims=True)).sum(0)
-    train = report.lengths.get(data.train_split, 0) * data.samples_per_image
+    labels = {split: found.labels(split) for split in found.inspections}
+    findings, examples = [*found.findings], {}
+    train = found.lengths.get(data.train_split, 0) * data.samples_per_image
     if 0 < train < data.batch_size:
         why = f"{train} images, and a step on one device needs batch_size {data.batch_size}"
-        report.findings.append(Finding("few", data.train_split, data.train_split, why))
-    report.bands = _bands(data, found.inspections.get(data.train_split, []))
+        findings.append(Finding("few", data.train_split, data.train_split, why))
     if limit is not None:
-        report.findings += shared(data, report.lengths)
+        findings += shared(data, found.lengths)
     else:
-        if data.train_split in found.inspections:
-            report.examples = _choose_examples(found.labels(data.train_split)[:, : data.num_classes])
+        if data.train_split in labels:
+            examples = _choose_examples(labels[data.train_split][:, : data.num_classes])
         names = {split: [files_of(data, s)[0] for s in samples] for split, samples in found.samples.items()}
-        report.findings += _duplicates(found.inspections, names)
-        report.findings += _unused(data, report.lengths)
-        report.findings += _neighbours(data, found)
-    return report
+        findings += _duplicates(found.inspections, names)
+        findings += _unused(data, found.lengths)
+        findings += _neighbours(data, found)
+    return Report(
+        name=type(data).__name__,
+        class_names=data.class_names,
+        pixels={split: each.sum(0) for split, each in labels.items()},
+        images={split: (each > 0).sum(0) for split, each in labels.items()},
+        around={split: ((each > 0) * each.sum(1, keepdims=True)).sum(0) for split, each in labels.items()},
+        lengths=found.lengths,
+        examples=examples,
+        findings=findings,
+        bands=_bands(data, found.inspections.get(data.train_split, [])),
+        overlapping=data.overlapping,
+    )
 
 
 def _bands(data: DataSet, inspections: Sequence[Inspection]) -> list[list[str]]:

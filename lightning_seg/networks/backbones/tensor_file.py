@@ -22,7 +22,7 @@ _MAX_DEPTH = 8  # of nested dictionaries, and of prefixes
 ADDED = "added_"  # begins the names of what fine-tuning policies put beside the pretrained parts
 
 
-@dataclass
+@dataclass(frozen=True)
 class Translation:
     """The tensors of a file under the names of a network.
 

@@ -1,6 +1,7 @@
 """Mask R-CNN: objects, each with a box, a class and a mask."""
 
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from pathlib import Path
 
 import torch
@@ -169,8 +170,7 @@ class MaskRCNN(Detector):
                 changes.append(f"without its last layers: they are for {classes} classes instead of {wanted}")
                 theirs |= {key: own[key] for key in last}
         found = by_name(theirs | {key: own[key] for key in own if "anchor_generator" in key}, own)
-        found.converted = changes
-        return found
+        return replace(found, converted=changes)
 
 
 def _named_as_ours(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
