@@ -29,53 +29,65 @@ Loader.add_implicit_resolver(
 )
 
 
-def experiment_names() -> list[str]:
-    """Return the names of the experiments in ``experiments/``."""
-    return sorted(path.stem for path in EXPERIMENTS.glob("*.yaml"))
+def experiment_names(folder: Path = EXPERIMENTS) -> list[str]:
+    """Return the names of the files in ``experiments/``, or in a folder below it."""
+    return sorted(path.stem for path in folder.glob("*.yaml"))
 
 
-def experiment_file(name: str) -> Path:
-    """Find the YAML file of an experiment.
+def experiment_file(name: str, folder: Path = EXPERIMENTS, kind: str = "experiment") -> Path:
+    """Find the YAML file of an experiment, or of what lies in a folder below ``experiments/``.
 
     Args:
-        name: A name in ``experiments/``, else among the experiments of the project, or the path of a YAML file.
+        name: A name in the folder, else among those that come with the project, or the path of a YAML file.
+        folder: The folder.
+        kind: What its files are, for messages.
 
     Raises:
         UserError: There is no such file; the message lists those there are.
     """
     is_path = name.endswith((".yaml", ".yml"))
-    path = Path(name) if is_path else EXPERIMENTS / f"{name}.yaml"
+    path = Path(name) if is_path else folder / f"{name}.yaml"
     if path.is_file():
         return path
-    if SHIPPED and not is_path and (shipped := SHIPPED / f"{name}.yaml").is_file():
-        return shipped
-    names, others = experiment_names(), _shipped_names()
+    shipped = _shipped(folder)
+    if shipped and not is_path and (file := shipped / f"{name}.yaml").is_file():
+        return file
+    names, others = experiment_names(folder), _shipped_names(folder)
     if not names and not others:
-        raise UserError(f"no experiment {name!r}. {known_experiments()}")
+        raise UserError(f"no {kind} {name!r}. {known_experiments(folder, kind)}")
     close = difflib.get_close_matches(name, [*names, *others], n=1)
     hint = f" Did you mean {close[0]}?" if close else ""
-    raise UserError(f"no experiment {name!r} ({path} does not exist).{hint} {known_experiments()}")
+    raise UserError(f"no {kind} {name!r} ({path} does not exist).{hint} {known_experiments(folder, kind)}")
 
 
-def known_experiments() -> str:
-    """Say which experiments there are, here and with the project, or how to come to one."""
-    here, project = ", ".join(experiment_names()), ", ".join(_shipped_names())
+def known_experiments(folder: Path = EXPERIMENTS, kind: str = "experiment") -> str:
+    """Say which experiments there are, here and with the project, or how to come to one.
+
+    Args:
+        folder: ``experiments/``, or a folder below it.
+        kind: What its files are.
+    """
+    here, project = ", ".join(experiment_names(folder)), ", ".join(_shipped_names(folder))
     if not here and not project:
-        return (
-            f"There is no folder {EXPERIMENTS}/ with experiments here. Go to the one that has it, name the YAML itself,"
-            " or begin here: lightning-seg new NAME."
-        )
+        plural = "searches" if kind == "search" else f"{kind}s"
+        begin = ", or begin here: lightning-seg new NAME" if folder == EXPERIMENTS else ""
+        return f"There is no folder {folder}/ with {plural} here. Go to the one that has it, or name the YAML itself{begin}."
     known = {"There are": here, "With the project come": project}
     return " ".join(f"{where}: {names}." for where, names in known.items() if names)
 
 
-def _shipped_names() -> list[str]:
-    """Return the names of the project's experiments that are not in ``experiments/`` here."""
-    if SHIPPED is None:
+def _shipped(folder: Path) -> Path | None:
+    """Return the project's own folder of that name."""
+    return SHIPPED / folder.relative_to(EXPERIMENTS) if SHIPPED else None
+
+
+def _shipped_names(folder: Path) -> list[str]:
+    """Return the names of the project's files that are not in the folder here."""
+    if (shipped := _shipped(folder)) is None:
         return []
-    files = [*SHIPPED.glob("*.yaml"), *SHIPPED.glob("own/*.yaml")]
-    found = {file.relative_to(SHIPPED).with_suffix("").as_posix() for file in files}
-    return sorted(found - {*experiment_names()})
+    own = shipped.glob("own/*.yaml") if folder == EXPERIMENTS else ()
+    found = {file.relative_to(shipped).with_suffix("").as_posix() for file in [*shipped.glob("*.yaml"), *own]}
+    return sorted(found - {*experiment_names(folder)})
 
 
 def read_files(args: Sequence[str]) -> dict[Path, JsonObject]:

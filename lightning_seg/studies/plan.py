@@ -1,6 +1,5 @@
 """What an ablation consists of: variants of one experiment, each with several seeds, and how far each run is."""
 
-import difflib
 import itertools
 import json
 import re
@@ -70,17 +69,12 @@ def load(name: str) -> Ablation:
     """Read the YAML of an ablation.
 
     Args:
-        name: A name in ``experiments/ablations/``, or the path of a YAML file.
+        name: A name in ``experiments/ablations/`` or among the project's ablations, or the path of a YAML file.
 
     Raises:
         UserError: There is no such file, or something in it is wrong.
     """
-    file = Path(name) if name.endswith((".yaml", ".yml")) else ABLATIONS / f"{name}.yaml"
-    if not file.is_file():
-        names = sorted(path.stem for path in ABLATIONS.glob("*.yaml"))
-        close = difflib.get_close_matches(name, names, n=1)
-        hint = f" Did you mean {close[0]}?" if close else ""
-        raise UserError(f"no ablation {name!r} ({file} does not exist).{hint} There are: {', '.join(names)}.")
+    file = experiment_file(name, ABLATIONS, "ablation")
     try:
         content = yaml.safe_load(file.read_text())
     except yaml.YAMLError as error:

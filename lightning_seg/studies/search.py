@@ -21,6 +21,7 @@ from typing import TYPE_CHECKING
 import yaml
 
 from lightning_seg.errors import UserError
+from lightning_seg.experiment.files import experiment_file
 from lightning_seg.runs.directory import CONFIG, JsonObject
 from lightning_seg.runs.records import Record, read
 from lightning_seg.studies.parameters import check_parameter, choices, suggest
@@ -355,13 +356,9 @@ def search_file(name: str) -> Path:
     """Find the file of a search.
 
     Args:
-        name: A name in ``experiments/searches/``, or the path of a YAML file.
+        name: A name in ``experiments/searches/`` or among the project's searches, or the path of a YAML file.
 
     Raises:
         UserError: There is no such file; the message lists those there are.
     """
-    path = Path(name) if name.endswith((".yaml", ".yml")) else SEARCHES / f"{name}.yaml"
-    if path.is_file():
-        return path
-    known = ", ".join(sorted(file.stem for file in SEARCHES.glob("*.yaml"))) or "none"
-    raise UserError(f"no search {name!r} ({path} does not exist). In {SEARCHES}/ there are: {known}")
+    return experiment_file(name, SEARCHES, "search")
