@@ -70,8 +70,9 @@ def known_experiments(folder: Path = EXPERIMENTS, kind: str = "experiment") -> s
     here, project = ", ".join(experiment_names(folder)), ", ".join(_shipped_names(folder))
     if not here and not project:
         plural = "searches" if kind == "search" else f"{kind}s"
-        begin = ", or begin here: lightning-seg new NAME" if folder == EXPERIMENTS else ""
-        return f"There is no folder {folder}/ with {plural} here. Go to the one that has it, or name the YAML itself{begin}."
+        begin = ", or begin here: lightning-seg new NAME." if folder == EXPERIMENTS else "."
+        where = f"There is no folder {folder}/ with {plural} here."
+        return f"{where} Go to the one that has it, or name the YAML itself{begin}"
     known = {"There are": here, "With the project come": project}
     return " ".join(f"{where}: {names}." for where, names in known.items() if names)
 
