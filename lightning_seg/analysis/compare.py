@@ -13,7 +13,7 @@ from lightning_seg.analysis.section import Section, title_of
 from lightning_seg.analysis.settings import MISSING, described, find_setting, matches
 from lightning_seg.analysis.tables import Comparison
 from lightning_seg.errors import UserError
-from lightning_seg.runs.directory import CONFIG, SEARCHES, JsonObject
+from lightning_seg.runs.directory import CONFIG, SEARCHES, TEST_SETS, JsonObject
 from lightning_seg.runs.records import Record, find, read
 
 
@@ -141,12 +141,14 @@ def _limited(usable: Sequence[tuple[JsonObject, Record]]) -> str:
         for fields, record, limit in limits
         if fields.get("images", 0) < most and limit is not None and (isinstance(limit, int) or limit < 1)
     ]
+    if not found:
+        return ""
     more = f" and {len(found) - 1} more" * (len(found) > 1)
-    return (
-        f". trainer.limit_test_batches left images out of {found[0]}{more}: 'lightning-seg test {found[0]}' scores all"
-        if found
-        else ""
-    )
+    first, further = Path(found[0]), ""
+    if first.parent.name == TEST_SETS:
+        first, further = first.parent.parent, " --test-sets-only"
+    command = f"'lightning-seg test {first}{further}'"
+    return f". trainer.limit_test_batches left images out of {found[0]}{more}: {command} scores all"
 
 
 def _chosen(records: Sequence[Record], where: Sequence[str], tags: Sequence[str]) -> list[Record]:

@@ -4,6 +4,7 @@ Lightning's own callbacks for this copy the network before its pretrained weight
 instead of the average when the test follows in the same process, and end an epoch with its average unvalidated.
 """
 
+import math
 from abc import ABC, abstractmethod
 from collections.abc import Iterator
 
@@ -16,6 +17,7 @@ from lightning_seg.data.base import data_of
 from lightning_seg.data.dataset import Split
 from lightning_seg.data.loading import collate
 from lightning_seg.data.transforms.batch import Batch
+from lightning_seg.errors import UserError
 from lightning_seg.tasks.base import task_of
 from lightning_seg.training.checkpoint_io import Checkpoint
 from lightning_seg.training.finetune.parts import batch_norms
@@ -50,10 +52,19 @@ class Averaging(L.Callback, ABC):
 
     def due(self, trainer: L.Trainer) -> bool:
         """Say whether the present weights are to be added."""
-        return trainer.global_step >= self.start * trainer.estimated_stepping_batches
+        return not self.start or trainer.global_step >= self.start * trainer.estimated_stepping_batches
 
     def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        """Bring what a checkpoint held to the device."""
+        """Bring what a checkpoint held to the device.
+
+        Raises:
+            UserError: The training has no end, so there is no share of it after which to begin.
+        """
+        if self.start and trainer.estimated_stepping_batches == math.inf:
+            raise UserError(
+                f"{type(self).__name__} begins after {self.start:g} of the training, and this one has no end: set"
+                " trainer.max_epochs or trainer.max_steps (beside max_time), or start: 0."
+            )
         self.average = {name: value.to(pl_module.device) for name, value in self.average.items()}
 
     def on_train_batch_start(

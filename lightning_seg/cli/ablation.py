@@ -33,7 +33,7 @@ def main(arguments: list[str]) -> int:
     options, settings = _parser().parse_with_settings(arguments)
     ablation = _chosen(load(options.name), options)
     studies = [Study(cell, options.runs, settings) for cell in _checked(ablation)]
-    again: set[Slot] = set()  # failed runs that were tried again
+    again: set[Path] = set()  # logs of failed runs that were tried again
     left = _left(studies, options.retry, again)
     print(_plans(studies, left, options.jobs), flush=True)
     if options.plan:
@@ -47,7 +47,7 @@ def main(arguments: list[str]) -> int:
     while left or waiting:
         if left:
             launch.run_here(left, options.jobs, lambda line: print(line, flush=True))
-            again |= {slot for slot in left if slot.state() == "failed"}
+            again |= {slot.log for slot in left if slot.state() == "failed"}
         else:  # another runner makes those that the choice waits for
             time.sleep(_WAIT)
         if left := _left(studies, options.retry, again):
@@ -59,7 +59,10 @@ def main(arguments: list[str]) -> int:
             Study(as_long(study.as_chosen(), slots, settings), options.runs)
             for study, slots in planned.items()
         ]
-        if left := _left(longer, options.retry, again):
+        left = _left(longer, options.retry, again)
+        if left and options.launcher == "slurm":
+            return _submit(longer, left, options.jobs, arguments)
+        if left:
             launch.run_here(left, options.jobs, lambda line: print(line, flush=True))
         name = "answer-equal-time"
         planned = {study: one.slots() for study, one in zip(studies, longer, strict=True)}
@@ -93,24 +96,24 @@ def _variants(ablation: Ablation) -> str:
     return f"{len(ablation.variants)} variant{'s' * (len(ablation.variants) != 1)}"
 
 
-def _left(studies: Sequence[Study], retry: bool, again: Collection[Slot]) -> list[Slot]:
+def _left(studies: Sequence[Study], retry: bool, again: Collection[Path]) -> list[Slot]:
     """List the runs that can be made now: those that choose settings, else those that are reported."""
     wanted: tuple[State, ...] = ("missing", "half done", *(("failed",) if retry else ()))
     for phase in (Study.tuning_slots, Study.slots):
         slots: list[Slot] = [slot for study in studies for slot in phase(study)]
-        if left := [slot for slot in slots if slot.state() in wanted and slot not in again]:
+        if left := [slot for slot in slots if slot.state() in wanted and slot.log not in again]:
             return left
     return []
 
 
 def _submit(studies: Sequence[Study], left: Sequence[Slot], jobs: int, arguments: Sequence[str]) -> ExitCode:
     """Submit the runs that can be made now, and, if others wait for them, a job that submits those."""
-    ids = launch.submit(left, jobs) if left else []
-    if ids:
-        print(f"submitted as SLURM jobs {ids[0]} to {ids[-1]}, {jobs} at a time.")
-    waiting = [slot for study in studies for slot in study.waiting()]
+    ids = launch.submit(left, jobs, lambda line: print(line, flush=True)) if left else []
+    reported = [slot for study in studies for slot in [*study.waiting(), *study.slots()]]
+    waiting = [slot for slot in reported if slot not in left and slot.state() in ("missing", "half done")]
     if ids and waiting:
-        after = launch.submit_after(waiting[0].config, left[0].folder, ids, ["ablation", *arguments])
+        further = ["ablation", *(argument for argument in arguments if argument != "--retry")]
+        after = launch.submit_after(waiting[0].config, left[0].folder, ids, further)
         print(f"SLURM job {after} looks at them when they are done, and submits the runs that wait for them.")
     print(
         "With --plan in place of --launcher the command shows how far they are; without either, when all are done, it"

@@ -5,7 +5,16 @@ from pathlib import Path
 
 from lightning_seg.cli.arguments import Arguments, at_least, folder
 from lightning_seg.errors import UserError
-from lightning_seg.studies.search import SEARCHES, best_trial, folder_of, load, open_study, run, search_file
+from lightning_seg.studies.search import (
+    FIRST_SEED,
+    SEARCHES,
+    best_trial,
+    folder_of,
+    load,
+    open_study,
+    run,
+    search_file,
+)
 from lightning_seg.studies.search_results import repeat_best, spread, summarize
 
 
@@ -33,7 +42,7 @@ def main(arguments: list[str]) -> None:
         metavar="N",
         type=at_least(1),
         default=1,
-        help="average every trial over N seeds, 1000 and on (default: one run with the seed of the experiment)",
+        help="average every trial over N seeds, 1000 and on (default: one run with seed 1000, or --seed_everything)",
     )
     add(
         "--repeat",
@@ -54,7 +63,8 @@ def main(arguments: list[str]) -> None:
     print(f"\n{summarize(search, study, options.runs)}\n")
     print(f"best of {best.trials}: trial {best.number}, {search.metric} {best.value:.4f}, {best.run}")
     command = ["python" if word == "${interpreter}" else word for word in best.command]
-    print(f"again: {shlex.join(command)}")
+    seeded = any(setting.startswith("--seed_everything=") for setting in settings)
+    print(f"again: {shlex.join([*command, *([] if seeded else [f'--seed_everything={FIRST_SEED}'])])}")
     if options.repeat:
         made = repeat_best(search, study, options.runs, options.repeat, settings)
         print(f"{spread(made)}; 'lightning-seg compare {made[0].path.parent} ...' compares them with others")

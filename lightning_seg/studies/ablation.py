@@ -9,8 +9,7 @@ from lightning_seg.analysis.compare import compare
 from lightning_seg.analysis.report.report import Heading, write_report
 from lightning_seg.analysis.tables import Comparison
 from lightning_seg.errors import UserError
-from lightning_seg.runs.directory import TEST_SCORES, TEST_SETS
-from lightning_seg.runs.records import Record
+from lightning_seg.runs.directory import TEST_SETS
 from lightning_seg.studies.plan import Ablation
 from lightning_seg.studies.slots import Slot
 
@@ -45,12 +44,16 @@ def answer(
             f"the points of a grid ({', '.join(ablation.grids)}) are ranked on the test images, and the best of many is"
             " flattered by that: 'tune' chooses among settings by validation scores"
         )
-    unscored = [(name, run) for slot, run in done.items() for name in slot.unscored(run)]
+    unscored = [(name, slot) for slot, run in done.items() for name in slot.unscored(run)]
     for test_set in sorted({name for name, _ in unscored}):
-        lacking = [str(run.path) for name, run in unscored if name == test_set]
+        lacking = [slot for name, slot in unscored if name == test_set]
+        failed = [slot for slot in lacking if slot.failure]
+        why = (
+            f"--retry tries again; {failed[0].log} says why not" if failed else "which the same command does"
+        )
         comparison.remarks.append(
-            f"no answer for test set {test_set}: {len(lacking)} of {len(runs)} runs were not scored on it, which the"
-            f" same command does: {', '.join(lacking)}"
+            f"no answer for test set {test_set}: {len(lacking)} of {len(runs)} runs were not scored on it, {why}:"
+            f" {', '.join(str(done[slot].path) for slot in lacking)}"
         )
     print(f"\n{tables.text(comparison)}", end="" if blocks else "\n")
     for block in blocks:
@@ -62,19 +65,18 @@ def answer(
     )
     base = write(comparison, planned[0].folder / name, heading(ablation, [*blocks, *noted]))
     print(f"written to {base}.md, .csv, .tex and .html")
-    for test_set in sorted(set.intersection(*map(_test_sets, runs)) - {name for name, _ in unscored}):
-        further = compare(
-            [run.path / TEST_SETS / test_set for run in runs], "experiment", baseline, block=ablation.block
-        )
+    wanted = {name for slot in done for name in slot.config.get("test_sets") or {}}
+    for test_set in sorted(wanted - {name for name, _ in unscored}):
+        tested = [run.path / TEST_SETS / test_set for run in runs]
+        try:
+            further = compare(tested, "experiment", baseline, block=ablation.block)
+        except UserError as error:
+            print(f"\nno answer for test set {test_set}: {error}")
+            continue
         print(f"\ntest set {test_set}\n{tables.text(further)}")
         base = write(further, planned[0].folder / f"{name}-{test_set}", heading(ablation))
         print(f"written to {base}.md, .csv, .tex and .html")
     return comparison
-
-
-def _test_sets(run: Record) -> set[str]:
-    """Name the further test sets that a run was scored on."""
-    return {file.parent.name for file in run.path.glob(f"{TEST_SETS}/*/{TEST_SCORES}")}
 
 
 def heading(ablation: Ablation, blocks: Sequence[Block] = ()) -> Heading:
@@ -100,6 +102,6 @@ def write(comparison: Comparison, base: Path, heading: Heading) -> Path:
         if ending == ".md":
             further = [block.markdown(base) for block in heading.blocks]
             text = "\n".join([*[f"{heading.question}\n"] * bool(heading.question), text, *further])
-        base.with_suffix(ending).write_text(text, encoding="utf-8")
-    write_report(comparison, base.with_suffix(".html"), heading)
+        base.with_name(base.name + ending).write_text(text, encoding="utf-8")
+    write_report(comparison, base.with_name(f"{base.name}.html"), heading)
     return base

@@ -121,7 +121,7 @@ def run_here(slots: Sequence[Slot], jobs: int, say: Callable[[str], None]) -> No
                     number, slot = waiting.pop(0)
                     place = f"[{number}/{len(slots)}] {slot.name}"
                     log = slot.lock()
-                    if log is None or slot.state() in ("done", "given up"):
+                    if log is None or slot.settled():
                         say(f"{place}: another runner {'makes' if log is None else 'made'} it")
                         continue
                     attempt = Attempt(slot, log, free.pop(0))
@@ -168,7 +168,7 @@ class SlotJob:
         from lightning_seg.studies.slurm import requeue
 
         log = self.slot.lock()
-        if log is None or self.slot.state() in ("done", "given up"):
+        if log is None or self.slot.settled():
             return f"{self.slot.name}: another runner {'makes' if log is None else 'made'} it"
         attempt = Attempt(self.slot, log, {})
         warnings = (signal.SIGTERM, signal.SIGUSR1, signal.SIGUSR2)
@@ -192,12 +192,13 @@ class SlotJob:
         return DelayedSubmission(self)
 
 
-def submit(slots: Sequence[Slot], jobs: int) -> list[str]:
+def submit(slots: Sequence[Slot], jobs: int, say: Callable[[str], None]) -> list[str]:
     """Submit runs as an array of SLURM jobs, or as several where variants ask for other resources.
 
     Args:
         slots: What to run.
         jobs: How many of an array may run at a time.
+        say: Takes a line about each array that SLURM has taken.
 
     Returns:
         The ids of the jobs.
@@ -221,7 +222,9 @@ def submit(slots: Sequence[Slot], jobs: int) -> list[str]:
         ) as executor:
             with executor.batch():
                 submitted = [executor.submit(SlotJob(slot)) for slot in alike]
-        ids += [str(job.job_id) for job in submitted]
+        own = [str(job.job_id) for job in submitted]
+        say(f"submitted as SLURM jobs {own[0]} to {own[-1]}, {jobs} at a time.")
+        ids += own
     return ids
 
 

@@ -226,6 +226,8 @@ def as_long(ablation: Ablation, done: Sequence[Slot], arguments: Sequence[str] =
     settings = {slot.variant: slot.settings for slot in done}
     longer = {}
     for variant, overrides in ablation.variants.items():
+        if variant not in typical:  # nothing could be chosen for it
+            continue
         changes = (
             _lengthened(settings[variant], typical[ablation.baseline] / typical[variant], first[variant])
             if variant != ablation.baseline

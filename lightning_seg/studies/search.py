@@ -203,7 +203,13 @@ class _FailedTrial(Exception):
 
 def _try(search: Search, trial: "Trial", runs: Path, settings: Sequence[str], seeds: int) -> float:
     """Run one trial and return the best value of its curve, the mean over its seeds."""
-    chosen = suggest(trial, search.parameters)
+    try:
+        chosen = suggest(trial, search.parameters)
+    except ValueError as error:
+        raise UserError(
+            f"the file of {search.name} has other values than the trials that are there ({error}): give them back, or"
+            f" remove {folder_of(search, runs)} to begin anew"
+        ) from None
     named = seeds == 1 and any(setting.startswith("--seed_everything=") for setting in settings)
     each: list[int | None] = [None] if named else [FIRST_SEED + i for i in range(seeds)]
     found = [_train(search, trial, chosen, runs, settings, seed, seeds > 1) for seed in each]
@@ -265,6 +271,12 @@ def _train(
                 process.kill()
     record = _find(folder, tag)
     values = _curve(search, record) if record else []
+    if not process.returncode and record is not None and search.metric not in record.columns():
+        known = ", ".join(name for name in record.curves() if name.startswith("val/"))
+        raise UserError(
+            f"{record.path} has no {search.metric}, which the search is to choose by (metric in its file); its"
+            f" validations have {known or 'nothing'}"
+        )
     if process.returncode or record is None or not values:
         print(f"trial {trial.number}: failed, see {log}", flush=True)
         raise _FailedTrial
@@ -281,7 +293,7 @@ def _find(folder: Path, tag: str) -> Record | None:
 
 
 def _curve(search: Search, record: Record) -> list[float]:
-    points = record.curves().get(search.metric)
+    points = record.curves(classes=search.metric.count("/") > 1).get(search.metric)
     return [] if points is None else points[:, 2].tolist()
 
 

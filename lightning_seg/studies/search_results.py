@@ -1,6 +1,7 @@
 """What a search has found: a table and a picture of its trials, which setting matters, the best again with seeds."""
 
 import csv
+import hashlib
 import statistics
 import subprocess
 import warnings
@@ -83,7 +84,8 @@ def repeat_best(
     best = best_trial(search, study, settings)
     if best is None:
         raise UserError(f"no trial of {search.name} is finished, so there is none to repeat")
-    name, tag = f"{search.name}-best", f"{search.name}-trial-{best.number}-again"
+    name = f"{search.name}-best"
+    tag = f"{search.name}-trial-{best.number}-again-{_digest(best)}"
     folder = runs / name
     folder.mkdir(parents=True, exist_ok=True)
     made = []
@@ -123,6 +125,16 @@ def _tested_command(best: Best, further: Sequence[str]) -> list[str]:
         if word == "fit" and words[i - 1] == "lightning-seg":
             words[i] = "exp"
     return expand([*words, *further])
+
+
+def _digest(best: Best) -> str:
+    """Tell apart what would train otherwise: other settings, also in the files that the command names."""
+    found = hashlib.sha256()
+    for word in best.command:
+        found.update(f"{word}\0".encode())
+        if word.endswith((".yaml", ".yml")) and Path(word).is_file():
+            found.update(Path(word).read_bytes())
+    return found.hexdigest()[:8]
 
 
 def _tested(folder: Path, tag: str, seed: int) -> Record | None:

@@ -10,10 +10,16 @@ from pathlib import Path
 from typing import IO, ClassVar, Literal
 
 from lightning_seg.errors import UserError
-from lightning_seg.runs.directory import TEST_SETS, JsonObject
-from lightning_seg.runs.records import Record, read, settings_of
+from lightning_seg.runs.directory import BEST_CHECKPOINT, LAST_CHECKPOINT, TEST_SETS, JsonObject
+from lightning_seg.runs.records import Record, flatten, read, settings_of
 
 State = Literal["done", "running", "half done", "failed", "missing", "given up"]
+_PLACES = (  # that may differ from one start of a run to the next
+    "data.init_args.root",
+    "data.init_args.num_workers",
+    "trainer.accelerator",
+    "trainer.devices",
+)
 _SETTLED = ("trainer.precision",)  # a run decides where the experiment leaves it open
 
 
@@ -73,9 +79,30 @@ class Slot:
 
     def continuing(self, record: Record) -> list[str]:
         """Return the command that continues a run, or scores it on what was added since it was tested."""
-        if record.test and (wanted := self.unscored(record)):
-            return ["test", str(record.path), "--test-sets-only", f"--test_sets={json.dumps(wanted)}"]
-        return ["resume", str(record.path)]
+        if not (record.test and (wanted := self.unscored(record))):
+            return ["resume", str(record.path), *self._elsewhere(record)]
+        limit = self.settings.get("trainer.limit_test_batches")
+        last = record.path / LAST_CHECKPOINT
+        return [
+            "test",
+            str(record.path),
+            "--test-sets-only",
+            f"--test_sets={json.dumps(wanted)}",
+            # As its own test was: what it left out, and the last weights where no validation had chosen any.
+            *([] if limit is None else [f"--trainer.limit_test_batches={limit}"]),
+            *(
+                []
+                if (record.path / BEST_CHECKPOINT).exists() or not last.exists()
+                else [f"--ckpt_path={last}"]
+            ),
+            *self._elsewhere(record),
+        ]
+
+    def _elsewhere(self, record: Record) -> list[str]:
+        """Return the settings of where a run is made that are others now, such as the folder of the data."""
+        planned, made = dict(flatten(self.config)), dict(flatten(record.config))
+        changed = [key for key in _PLACES if key in planned and planned[key] != made.get(key, planned[key])]
+        return [f"--{key}={planned[key]}" for key in changed if planned[key] is not None]
 
     def scored(self, record: Record) -> str:
         """Say what a finished run has scored."""
@@ -112,12 +139,15 @@ class Slot:
             kept = json.loads(self._beside_log(ending).read_text())
         except (OSError, ValueError):
             return ""
-        return kept["reason"] if kept["arguments"] == [*self.arguments] else ""
+        sets = self.config.get("test_sets") or {}  # arguments do not tell those of the experiment's file
+        same = kept["arguments"] == [*self.arguments] and (kept.get("test_sets") or {}) == sets
+        return kept["reason"] if same else ""
 
     def _keep(self, ending: str, reason: str) -> None:
         file = self._beside_log(ending)
         if reason:
-            file.write_text(json.dumps({"reason": reason, "arguments": self.arguments}) + "\n")
+            kept = {"reason": reason, "arguments": self.arguments, "test_sets": self.config.get("test_sets")}
+            file.write_text(json.dumps(kept) + "\n")
         else:
             file.unlink(missing_ok=True)
 
@@ -160,6 +190,11 @@ class Slot:
         if self.failure:
             return "failed"
         return "missing" if run is None else "half done"
+
+    def settled(self) -> bool:
+        """Whether nothing is left to be made, for who holds the lock, by which `state` is "running"."""
+        run = self.run()
+        return bool(self.given_up) or (run is not None and self.finished(run))
 
     def lock(self, kind: int = fcntl.LOCK_EX) -> IO[bytes] | None:
         """Take the right to make this run, or get None while somebody else has it.

@@ -36,6 +36,7 @@ class Study:
             raise UserError("--seed_everything has no effect here: --seeds=0,1 says which seeds are reported")
         self.ablation, self._runs, self._arguments = ablation, runs, arguments
         self._final: dict[tuple[str, str], tuple[tuple[str, ...], JsonObject]] = {}
+        self._slots: dict[tuple[str, int, str], Slot] = {}
         seen: list[object] = []
         for variant in ablation.variants:
             common, config = self._settings_of(variant)
@@ -99,8 +100,14 @@ class Study:
         return replace(self.ablation, variants=variants, tune={})
 
     def _slot(self, variant: str, seed: int, chosen: Chosen | None) -> Slot:
-        common, config = self._settings_of(variant, chosen.best if chosen else None)
-        return Slot(self.folder, variant, seed, (*common, f"--seed_everything={seed}"), config)
+        point = chosen.best if chosen else None
+        key = variant, seed, point.label if point else ""
+        if key not in self._slots:
+            common, config = self._settings_of(variant, point)
+            self._slots[key] = Slot(
+                self.folder, variant, seed, (*common, f"--seed_everything={seed}"), config
+            )
+        return self._slots[key]
 
     def _settings_of(self, variant: str, point: Point | None = None) -> tuple[tuple[str, ...], JsonObject]:
         key = variant, point.label if point else ""
@@ -204,8 +211,19 @@ def _refuse_test_images(arguments: Sequence[str], config: JsonObject, variant: s
         data = ExperimentSettings(list(arguments)).build_data()
         try:
             chooses = {repr(sample) for sample in data.samples(val)}
+            trains = {repr(sample) for sample in data.samples(train)} if train else set()
         except UserError:
             return  # the data is not there yet
+        for key, split, images in (("val_split", val, chooses), ("test_split", test, None)):
+            try:
+                own = {repr(sample) for sample in data.samples(split)} if images is None else images
+            except UserError:
+                continue
+            if both := trains & own:
+                raise UserError(
+                    f"variant {variant}: {len(both)} of the {len(own)} images of data.init_args.{key}={split} are"
+                    f" trained on, too (data.init_args.train_split={train}): leave them out of the one or the other"
+                )
         try:
             shared = "some of them are" if chooses & {repr(sample) for sample in data.samples(test)} else ""
         except UserError:

@@ -62,7 +62,7 @@ class TuningSlot(Slot):
 
     def continuing(self, record: Record) -> list[str]:
         """Return the command that continues a run, without a test."""
-        return ["resume", str(record.path), "--no-test"]
+        return ["resume", str(record.path), "--no-test", *self._elsewhere(record)]
 
     def scored(self, record: Record) -> str:
         """Say what a finished run has scored."""

@@ -104,17 +104,18 @@ def test_a_time_to_train_is_taken(time):
     [
         ("SemanticSegmentation", {"finetune": {"class_path": "ProbeThenFinetune"}}, "model.finetune: ProbeThenFinetune"),
         ("MaskClassification", {"network": NETWORK}, "EoMT: how often attention is masked"),
+        ("SemanticSegmentation", {}, "SWA begins after 0.75 of the training"),
     ],
 )  # fmt: skip
 def test_what_goes_by_the_share_of_a_training_needs_its_end(task, changes, what, tmp_path, capsys):
     content = yaml.safe_load((experiment(tmp_path) / "tiny.yaml").read_text())
     content["task"] = task
     content["model"] |= {"lr_scheduler": None, **changes}
-    content["trainer"] |= {"max_epochs": -1, "max_time": "00:00:05:00"}
+    content["trainer"] |= {"max_epochs": -1, "max_time": "00:00:05:00", "callbacks": [{"class_path": "SWA"}]}
     (tmp_path / "tiny.yaml").write_text(yaml.safe_dump(content))
     assert here(tmp_path, "exp", "tiny.yaml") == 2
     error = capsys.readouterr().err
-    assert f"error: {what} goes by the share of the training that is done" in error
+    assert f"error: {what}" in error and "of the training" in error and "this one has no end" in error
     assert "set trainer.max_epochs or trainer.max_steps" in error
 
 

@@ -1,5 +1,6 @@
 """An ablation plans its runs, makes each once whatever happens, and answers with what was planned."""
 
+import itertools
 import json
 import os
 import re
@@ -456,16 +457,67 @@ def test_an_incomplete_answer_says_so_and_an_older_run_does_not_count(tmp_path, 
         answer(ABLATION, [missing])
 
 
-def test_further_test_sets_have_answers_of_their_own(tmp_path, capsys):
-    slots = made_slots(tmp_path, {"full": 0.2, "frozen": 0.0})
-    for slot in slots:
-        run, folder = slot.run().path, slot.run().path / "test_sets/noise"
+def test_a_test_set_is_scored_where_the_data_is_now_and_as_the_run_was_tested(tmp_path):
+    (slot, *_) = made_slots(tmp_path, {"full": 0.2})
+    made, run = slot.run(), slot.run().path
+    config = {
+        **made.config,
+        "data": {"init_args": {"root": "/old"}},
+        "trainer": {"limit_test_batches": 3, "devices": 1},
+    }
+    (run / CONFIG).write_text(yaml.safe_dump(config))
+    (run / "checkpoints").mkdir()
+    (run / "checkpoints/last.ckpt").touch()
+    moved = {
+        **config,
+        "data": {"init_args": {"root": "/new"}},
+        "test_sets": {"x": {"corruption": "blur", "severity": 1}},
+    }
+    now = Slot(slot.folder, slot.variant, slot.seed, (), moved)
+    assert now.state() == "half done" and now.continuing(now.run())[4:] == [
+        "--trainer.limit_test_batches=3",
+        f"--ckpt_path={run / 'checkpoints/last.ckpt'}",
+        "--data.init_args.root=/new",
+    ]
+    (run / "checkpoints/best.ckpt").touch()
+    assert not any("ckpt" in word for word in now.continuing(now.run()))
+    now.log.parent.mkdir()
+    now.fail("no such images")
+    assert now.failure and not replace(now, config={**moved, "test_sets": {}}).failure
+
+
+def test_a_test_set_that_cannot_be_compared_takes_no_answer_away(tmp_path, capsys):
+    slots = further_tests(made_slots(tmp_path, {"full": 0.2, "frozen": 0.0}), "noise.3", "noise.5")
+    test = slots[0].run().path / "test_sets/noise.3" / TEST_SCORES
+    content = json.loads(test.read_text())
+    content["protocol"]["images"] = 7
+    test.write_text(json.dumps(content))
+    answer(replace(ABLATION, variants={"full": (), "frozen": ()}), slots)
+    out = capsys.readouterr().out
+    assert "no answer for test set noise.3: " in out and "written to" in out.split("test set noise.5")[1]
+    assert (tmp_path / "study/answer-noise.5.md").exists() and (
+        tmp_path / "study/answer-noise.5.html"
+    ).exists()
+
+
+def further_tests(slots, *names):
+    """Write scores of test sets into runs; return their slots, which now want them."""
+    sets = {name: {"corruption": "noise", "severity": 3} for name in names}
+    for slot, name in itertools.product(slots, names):
+        run, folder = slot.run().path, slot.run().path / "test_sets" / name
         folder.mkdir(parents=True)
-        for name in (CONFIG, ENVIRONMENT, "test_images.npz"):
-            shutil.copy(run / name, folder / name)
+        for file in (ENVIRONMENT, "test_images.npz"):
+            shutil.copy(run / file, folder / file)
+        config = yaml.safe_load((run / CONFIG).read_text()) | {"test_sets": sets}
+        (folder / CONFIG).write_text(yaml.safe_dump(config))
         test = json.loads((run / TEST_SCORES).read_text())
         test["protocol"]["corruption"] = "noise 3"
         (folder / TEST_SCORES).write_text(json.dumps(test))
+    return [replace(slot, config=slot.config | {"test_sets": sets}) for slot in slots]
+
+
+def test_further_test_sets_have_answers_of_their_own(tmp_path, capsys):
+    slots = further_tests(made_slots(tmp_path, {"full": 0.2, "frozen": 0.0}), "noise")
     answer(replace(ABLATION, variants={"full": (), "frozen": ()}), slots)
     out = capsys.readouterr().out
     assert "test set noise" in out and "corruption noise 3" in out.split("test set noise")[1]

@@ -145,6 +145,10 @@ def test_the_best_is_tested_with_seeds_in_one_command_and_trials_are_not(file, t
     assert "test mIoU 50.50 % ± 0.71 (standard deviation) over 2 seeds" in first
     assert cli.main([*command, "--repeat=3"]) == 0  # two of them are there
     assert len(find([tmp_path / "runs" / "lr-best"])) == 3
+    capsys.readouterr()
+    assert cli.main([*command, "--repeat=1", "--trainer.max_epochs=30"]) == 0  # other settings are other runs
+    assert len(find([tmp_path / "runs" / "lr-best"])) == 4
+    assert "--trainer.max_epochs=30 --seed_everything=1000" in capsys.readouterr().out
     assert {read(path).status for path in find([tmp_path / "runs" / "searches"])} == {"not tested"}
 
 
@@ -206,6 +210,21 @@ def test_failing_trials_end_the_search(file, tmp_path, capsys):
     assert "3 trials in a row failed" in said.err and "trial 0: failed, see" in said.out
     assert "lr is too high" in (tmp_path / "runs" / "searches" / "lr" / "trial-000.log").read_text()
     assert len(trials(tmp_path)["FAIL"]) == 3
+
+
+def test_a_curve_that_no_run_has_ends_the_search_at_its_first_trial(file, tmp_path, capsys):
+    path = file(metric={"name": "val/miuo", "goal": "maximize"})
+    assert cli.main(["search", str(path), f"--runs={tmp_path / 'runs'}"]) == 2
+    assert "has no val/miuo, which the search is to choose by" in (said := capsys.readouterr().err)
+    assert "its validations have val/miou" in said and len(find([tmp_path / "runs"])) == 1
+
+
+def test_other_values_than_those_of_the_trials_that_are_there_are_refused(file, tmp_path, capsys):
+    assert cli.main(["search", str(file(run_cap=1)), f"--runs={tmp_path / 'runs'}"]) == 0
+    parameters = {"optimizer.lr": {"value": 0.01}, "kind": {"values": ["a", "c"]}}
+    path = file(run_cap=2, parameters=parameters)
+    assert cli.main(["search", str(path), f"--runs={tmp_path / 'runs'}"]) == 2
+    assert "has other values than the trials that are there" in capsys.readouterr().err
 
 
 def test_hopeless_trials_are_stopped_early(file, tmp_path, monkeypatch, capsys):

@@ -223,6 +223,32 @@ def test_cells_of_one_name_are_refused(workplace):
         cells(load(write(train_share=[0.5000001, 0.5])))
 
 
+@pytest.mark.parametrize(
+    ("splits", "says"),
+    [
+        (
+            ("train+val", "val[:0.5]", "test"),
+            r"10 of the 10 images of data.init_args.val_split=val\[:0.5\] are trained on",
+        ),
+        (
+            ("train+val[0.6:]", "val[:0.5]", "val[0.5:]"),
+            r"8 of the 10 images of data.init_args.test_split=val\[0.5:\] are",
+        ),
+        (("train", "val[:0.5]", "val[0.5:]"), ""),
+    ],
+)
+def test_images_that_choose_or_are_tested_are_not_trained_on(splits, says):
+    given = dict(zip(("train_split", "val_split", "test_split"), splits, strict=True))
+    size = [f"--data.init_args.{key}={value}" for key, value in {**given, "val_images": 20}.items()]
+    arguments = ["-c", "experiments/quickstart.yaml", *size]
+    config = {"data": {"init_args": {**given, "fold": None}}}
+    if says:
+        with pytest.raises(UserError, match=says):
+            study._refuse_test_images(arguments, config, "full")
+    else:
+        study._refuse_test_images(arguments, config, "full")
+
+
 def test_training_images_do_not_choose():
     settings = {"data": {"init_args": {"train_split": "train+val", "val_split": "val", "test_split": "test"}}}
     with pytest.raises(UserError, match="the split val is trained on"):
@@ -553,7 +579,7 @@ def test_a_hopeless_run_is_given_up_and_its_choice_is_out(workplace, monkeypatch
 def test_slurm_gets_an_array_and_a_job_that_submits_what_waits_for_it(workplace, monkeypatch, capsys):
     arrays, after = [], []
 
-    def submit(slots, jobs):
+    def submit(slots, jobs, say):
         arrays.append([slot.name for slot in slots])
         return [f"{len(arrays)}_{i}" for i in range(len(slots))]
 
@@ -571,6 +597,56 @@ def test_slurm_gets_an_array_and_a_job_that_submits_what_waits_for_it(workplace,
     assert run(monkeypatch, learners, *arguments[2:]) == 0  # what that job does
     assert len(arrays[1]) == 4 and not any("(tuning)" in name for name in arrays[1]) and len(after) == 1
     assert "SLURM job 7 looks at them when they are done" in capsys.readouterr().out
+
+
+def test_a_choice_that_always_fails_holds_up_no_jobs_of_those_chosen(workplace, monkeypatch):
+    arrays, after = [], []
+    monkeypatch.setattr(launch, "submit", lambda slots, *_: arrays.append([s.name for s in slots]) or ["1_0"])
+    monkeypatch.setattr(launch, "submit_after", lambda *given: after.append(given[3]) or "7")
+    write(tune={LR: [1e-3, 2]})  # 2 fails
+    learners = Learners(best={"full": -3, "frozen": -2}, top={"full": 0.4, "frozen": 0.4})
+    for slot in Study(load("study.yaml"), Path("runs")).tuning_slots():
+        learners.make(slot)
+    assert run(monkeypatch, learners, "--launcher=slurm", "--retry") == 0
+    assert len(arrays[0]) == 2 and after == [["ablation", "study.yaml", "--launcher=slurm"]]
+    assert run(monkeypatch, learners, "--launcher=slurm") == 0  # what that job does
+    assert len(arrays[1]) == 4 and not any("(tuning)" in name for name in arrays[1])
+
+
+def test_equal_time_goes_to_slurm_too_and_leaves_out_what_could_not_be_tuned(workplace, monkeypatch, capsys):
+    arrays = []
+    monkeypatch.setattr(launch, "submit", lambda slots, *_: arrays.append([s.name for s in slots]) or ["1_0"])
+    write(variants={"full": {LR: 1e-3}, "frozen": {"tune": {LR: [2, 3]}}, "slow": {LR: 1e-4}})  # 2 and 3 fail
+    learners = Learners(
+        best=dict.fromkeys(("full", "frozen", "slow"), -3), top=dict.fromkeys(("full", "slow"), 0.4)
+    )
+    monkeypatch.setattr("lightning_seg.studies.plan._lengthened", lambda *_: ["--trainer.max_epochs=5"])
+    assert run(monkeypatch, learners) == 1
+    assert run(monkeypatch, learners, "--equal=time", "--launcher=slurm") == 0
+    assert {name.split()[0] for name in arrays[-1]} == {"slow"} and len(arrays[-1]) == 2
+    assert run(monkeypatch, learners, "--equal=time") == 1  # one variant cannot be tuned
+    assert "answer-equal-time.md" in capsys.readouterr().out
+
+
+def test_a_run_that_fails_again_is_tried_once_more_and_no_more(workplace, monkeypatch, capsys):
+    class Failing(Learners):
+        def make(self, slot):
+            if slot.variant == "frozen":
+                self.made.append(slot.name)
+                slot.log.parent.mkdir(parents=True, exist_ok=True)
+                slot.fail("the loss is not finite")
+            else:
+                super().make(slot)
+
+    learners = Failing(best={"full": -3}, top={"full": 0.4})
+    write(variants={"full": {LR: 1e-3}, "frozen": {LR: 1e-3}})
+    assert run(monkeypatch, learners) == 1
+    assert run(monkeypatch, learners, "--retry") == 1
+    assert learners.made.count("frozen seed 0") == 2
+    assert (
+        "frozen seed 0 failed: the loss is not finite (runs/study/logs/frozen-seed0.log)"
+        in capsys.readouterr().out
+    )
 
 
 def test_the_job_in_between_waits_for_the_array(workplace, monkeypatch):
