@@ -297,6 +297,15 @@ def test_a_run_that_shows_that_all_are_useless_stops_the_others(workplace):
     assert time.monotonic() - begun < 25 and any("stopped after" in line for line in said)
 
 
+def test_a_run_that_another_runner_has_given_up_is_left_alone(workplace):
+    one, said = slot(), []
+    one.log.parent.mkdir(parents=True)
+    one.give_up("3. of 3 after 1 validation")
+    launch.run_here([one], 1, said.append)
+    assert said == ["[1/1] a seed 0: another runner made it"] and not Path("starts").exists()
+    assert "another runner made it" in launch.SlotJob(one)()
+
+
 def test_two_runners_share_the_work(workplace):
     code = textwrap.dedent(
         f"""

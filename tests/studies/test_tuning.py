@@ -4,7 +4,7 @@ import csv
 import itertools
 import pickle
 import sys
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -647,6 +647,38 @@ def test_a_run_that_fails_again_is_tried_once_more_and_no_more(workplace, monkey
         "frozen seed 0 failed: the loss is not finite (runs/study/logs/frozen-seed0.log)"
         in capsys.readouterr().out
     )
+
+
+def test_variants_that_ask_for_other_resources_are_arrays_of_their_own(workplace, monkeypatch):
+    arrays, said = [], []
+
+    @contextmanager
+    def submission(folder, name, wanted, nodes, tasks, gpus, **more):
+        jobs = []
+        arrays.append((wanted.cpus_per_task, wanted.hours, gpus, jobs))
+        yield SimpleNamespace(
+            batch=nullcontext,
+            submit=lambda job: SimpleNamespace(
+                job_id=f"{len(arrays)}_{len(jobs)}", kept=jobs.append(job.slot.variant)
+            ),
+        )
+
+    monkeypatch.setattr("lightning_seg.studies.slurm.submission", submission)
+    write(
+        variants={
+            "full": {"slurm.hours": 9},
+            "frozen": {"trainer.devices": 2, "trainer.accelerator": "gpu"},
+            "small": {"slurm.hours": 9},
+        }
+    )
+    slots = Study(load("study.yaml"), Path("runs")).slots()
+    for slot in slots:
+        slot.config["slurm"].setdefault("cpus_per_task", 4)
+        slot.config["slurm"].setdefault("hours", 24)
+    ids = launch.submit(slots, 3, said.append)
+    assert [array[:3] for array in arrays] == [(4, 9, 0), (8, 24, 2)] and len(ids) == len(slots) == 6
+    assert [{*array[3]} for array in arrays] == [{"full", "small"}, {"frozen"}]
+    assert len(said) == 2 and "3 at a time" in said[0]
 
 
 def test_the_job_in_between_waits_for_the_array(workplace, monkeypatch):
