@@ -17,6 +17,8 @@ from lightning_seg.studies.variant_tuning import Chosen, Tried
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
+_FAR = 2  # times the best variant's validation score, by which one is thought not to have trained at all
+
 
 def tuning_blocks(study: Study, planned: Sequence[Slot]) -> list[Block]:
     """Say what was chosen for each variant, by what, at what cost, and what it costs to train.
@@ -114,7 +116,19 @@ def _minutes(limits: Collection[float | None]) -> str:
 
 def _warnings(study: Study, chosen: Mapping[str, Chosen]) -> list[str]:
     found = [f"{text}." for text in study.untunable().values()]
+    reached = {
+        name: one.sign * max(one.sign * tried.mean for tried in one.tried if tried.scores)
+        for name, one in chosen.items()
+    }
     for name, one in chosen.items():
+        alike = {other: reached[other] for other, its in chosen.items() if its.by == one.by}
+        top = max(alike, key=lambda other: one.sign * alike[other])
+        low, high = sorted((alike[name], alike[top]))
+        if min(alike.values()) >= 0 and high > _FAR * low:
+            found.append(
+                f"Warning: at its best {name} has {one.by} {alike[name]:.4g}, and {top} {alike[top]:.4g}: among what"
+                " was tried it hardly trains. Before it is called worse, give it a tune of its own, with other values."
+            )
         values = dict(one.best.values)
         for key in one.at_edge:
             place = f"{short([key])[0]} {value_text(values[key])}"

@@ -330,6 +330,19 @@ def test_a_variant_that_lacks_what_is_tuned_is_told_what_to_do(tmp_path, monkeyp
     assert "variant b alpha=0.1" in error and "needs a 'tune' of its own, or 'tune: null'" in error
 
 
+def test_a_variant_that_hardly_trains_at_any_choice_is_told_before_it_is_called_worse(
+    workplace, monkeypatch, capsys
+):
+    write(tune=GRID)
+    run(monkeypatch, Learners(best={"full": -3, "frozen": -3}, top={"full": 0.4, "frozen": 0.15}))
+    out = capsys.readouterr().out
+    assert (
+        "Warning: at its best frozen has val/miou 0.1497, and full 0.3992: among what was tried it hardly trains"
+        in out
+    )
+    assert "give it a tune of its own" in Path("runs/study/answer.md").read_text()
+
+
 def test_as_many_validations_as_the_settings_say():
     def count(**trainer):
         return _validations({"trainer": trainer})
