@@ -1,5 +1,7 @@
 """Which experiment is better, and is it certain? Runs are read, chosen, grouped and compared under one protocol."""
 
+import json
+import shlex
 from collections import Counter
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import replace
@@ -146,7 +148,12 @@ def _limited(usable: Sequence[tuple[JsonObject, Record]]) -> str:
     more = f" and {len(found) - 1} more" * (len(found) > 1)
     first, further = Path(found[0]), ""
     if first.parent.name == TEST_SETS:
-        first, further = first.parent.parent, " --test-sets-only"
+        (config,) = {id(r): r.config for _, r, _ in limits if str(r.path) == found[0]}.values()
+        wanted = {first.name: (config.get("test_sets") or {}).get(first.name)}
+        first, further = (
+            first.parent.parent,
+            f" --test-sets-only --test_sets={shlex.quote(json.dumps(wanted))}",
+        )
     command = f"'lightning-seg test {first}{further}'"
     return f". trainer.limit_test_batches left images out of {found[0]}{more}: {command} scores all"
 

@@ -115,10 +115,8 @@ def _submit(studies: Sequence[Study], left: Sequence[Slot], jobs: int, arguments
         further = ["ablation", *(argument for argument in arguments if argument != "--retry")]
         after = launch.submit_after(waiting[0].config, left[0].folder, ids, further)
         print(f"SLURM job {after} looks at them when they are done, and submits the runs that wait for them.")
-    print(
-        "With --plan in place of --launcher the command shows how far they are; without either, when all are done, it"
-        " gives the answer."
-    )
+    shown = "squeue" if "--equal" in " ".join(arguments) else "with --plan in place of --launcher the command"
+    print(f"{shown} shows how far they are; without either, when all are done, the command gives the answer.")
     return ExitCode.DONE
 
 

@@ -63,7 +63,7 @@ def main(arguments: list[str]) -> None:
     print(f"\n{summarize(search, study, options.runs)}\n")
     print(f"best of {best.trials}: trial {best.number}, {search.metric} {best.value:.4f}, {best.run}")
     command = ["python" if word == "${interpreter}" else word for word in best.command]
-    seeded = any(setting.startswith("--seed_everything=") for setting in settings)
+    seeded = options.seeds == 1 and any(setting.startswith("--seed_everything=") for setting in settings)
     print(f"again: {shlex.join([*command, *([] if seeded else [f'--seed_everything={FIRST_SEED}'])])}")
     if options.repeat:
         made = repeat_best(search, study, options.runs, options.repeat, settings)

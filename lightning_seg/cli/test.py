@@ -51,6 +51,7 @@ def evaluate(arguments: list[str], command: Literal["test", "validate"], descrip
             f"{directory} has no test sets: name some, such as"
             " --test_sets.noise='{corruption: noise, severity: 3}'."
         )
+    further = run.test_sets() if command == "test" else {}  # raises if their images are not there
     trainer = run.make_trainer()
     limit = f"limit_{'test' if command == 'test' else 'val'}_batches"
     if getattr(trainer, limit) == 0:
@@ -61,5 +62,4 @@ def evaluate(arguments: list[str], command: Literal["test", "validate"], descrip
     with friendly_errors(trainer, run.data, lambda: directory, resumes=False):
         if not only_sets:
             score(**run.trainer_arguments, verbose=False)
-        if command == "test":
-            run.score_test_sets()
+        run.score_test_sets(further)

@@ -1,6 +1,6 @@
 """A finished run, ready to use."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -11,6 +11,7 @@ from lightning.pytorch import Callback, Trainer
 
 from lightning_seg.callbacks.run_record import RunRecord
 from lightning_seg.data.base import SegmentationData
+from lightning_seg.data.test_sets import FurtherTest
 from lightning_seg.errors import UserError
 from lightning_seg.experiment.experiment import ExperimentSettings, TaskAndData
 from lightning_seg.experiment.failures import does_not_fit, note_version_mismatch
@@ -118,9 +119,20 @@ class LoadedRun:
         """
         return self._trainer(self.directory, *callbacks)
 
-    def score_test_sets(self) -> None:
-        """Score the run on the further test sets of its settings."""
-        sets = make_test_sets(self.settings.test_sets, self.data)
+    def test_sets(self) -> dict[str, FurtherTest]:
+        """Build the further test sets of its settings.
+
+        Raises:
+            UserError: One of them has no images, or none of the classes.
+        """
+        return make_test_sets(self.settings.test_sets, self.data)
+
+    def score_test_sets(self, sets: Mapping[str, FurtherTest]) -> None:
+        """Score the run on further test sets.
+
+        Args:
+            sets: See `test_sets`.
+        """
         score_test_sets(sets, self.task, self.directory, str(self.checkpoint), self._trainer)
 
     def _trainer(self, folder: Path, *callbacks: Callback) -> Trainer:

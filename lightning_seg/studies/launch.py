@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import IO, Any
 
 from lightning_seg.errors import UserError
-from lightning_seg.runs.directory import LAST_CHECKPOINT, JsonObject
+from lightning_seg.runs.directory import LAST_CHECKPOINT, TEST_SCORES, TEST_SETS, JsonObject
 from lightning_seg.studies.slots import Slot
 
 PROGRAM = [sys.executable, "-m", "lightning_seg"]  # a process of its own for each run
@@ -311,15 +311,16 @@ def seconds_of(slot: Slot) -> float | None:
 
 
 def starts_since_saved(slot: Slot) -> int:
-    """Count how often a run was begun or continued, by its log, since it last got to a checkpoint."""
+    """Count how often a run was begun or continued, by its log, since it last got to a checkpoint or to scores."""
     run = slot.run()
     text = slot.log.read_text(errors="replace")
     found = re.findall(r"^--- (\S+ \S+) lightning-seg (.*)$", text, re.MULTILINE)
     # Without a run, only those with these settings.
     own = " ".join([slot.command, *slot.arguments])
     starts = [start for start, arguments in found if run is not None or arguments == own]
-    checkpoint = run and run.path / LAST_CHECKPOINT
-    saved = checkpoint.stat().st_mtime if checkpoint and checkpoint.exists() else 0
+    files = (LAST_CHECKPOINT, TEST_SCORES, f"{TEST_SETS}/*/{TEST_SCORES}")
+    found_files = [] if run is None else [file for pattern in files for file in run.path.glob(str(pattern))]
+    saved = max((file.stat().st_mtime for file in found_files), default=0)
     return sum(time.mktime(time.strptime(start, "%Y-%m-%d %H:%M:%S")) >= saved for start in starts)
 
 

@@ -22,6 +22,13 @@ if TYPE_CHECKING:
 TRIALS = "trials.csv"
 PICTURE = "parallel.png"
 _SHOWN = 20  # trials in the printed table
+_PLACES = (  # where a run is made, not what
+    "--data.init_args.root=",
+    "--data.init_args.num_workers=",
+    "--trainer.accelerator=",
+    "--trainer.devices=",
+)
+_TAG = 64  # characters that W&B takes
 _FEW = 4  # trials, with fewer of which nothing is said about importance
 
 
@@ -85,7 +92,8 @@ def repeat_best(
     if best is None:
         raise UserError(f"no trial of {search.name} is finished, so there is none to repeat")
     name = f"{search.name}-best"
-    tag = f"{search.name}-trial-{best.number}-again-{_digest(best)}"
+    ending = f"-trial-{best.number}-again-{_digest(best)}"
+    tag = search.name[: _TAG - len(ending)] + ending
     folder = runs / name
     folder.mkdir(parents=True, exist_ok=True)
     made = []
@@ -131,6 +139,8 @@ def _digest(best: Best) -> str:
     """Tell apart what would train otherwise: other settings, also in the files that the command names."""
     found = hashlib.sha256()
     for word in best.command:
+        if word.startswith(_PLACES):
+            continue
         found.update(f"{word}\0".encode())
         if word.endswith((".yaml", ".yml")) and Path(word).is_file():
             found.update(Path(word).read_bytes())

@@ -2,24 +2,22 @@
 
 import fcntl
 import json
+import math
 import time
 from collections.abc import Iterable
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import IO, ClassVar, Literal
+from typing import IO, Any, ClassVar, Literal
+
+import yaml
 
 from lightning_seg.errors import UserError
 from lightning_seg.runs.directory import BEST_CHECKPOINT, LAST_CHECKPOINT, TEST_SETS, JsonObject
 from lightning_seg.runs.records import Record, flatten, read, settings_of
 
 State = Literal["done", "running", "half done", "failed", "missing", "given up"]
-_PLACES = (  # that may differ from one start of a run to the next
-    "data.init_args.root",
-    "data.init_args.num_workers",
-    "trainer.accelerator",
-    "trainer.devices",
-)
+_PLACES = ("data.init_args.root", "data.init_args.num_workers")  # may differ from one start to the next
 _SETTLED = ("trainer.precision",)  # a run decides where the experiment leaves it open
 
 
@@ -69,13 +67,17 @@ class Slot:
 
     def unscored(self, record: Record) -> JsonObject:
         """Return the planned test sets on which a run was not scored, or on others of that name."""
-        planned = self.config.get("test_sets") or {}
-        made = {name: read(record.path / TEST_SETS / name) for name in planned}
-        return {
-            name: content
-            for name, content in planned.items()
-            if not made[name].test or (made[name].config.get("test_sets") or {}).get(name) != content
-        }
+        found = {}
+        for name, content in self._test_sets().items():
+            made = read(record.path / TEST_SETS / name)
+            scored = as_json((made.config.get("test_sets") or {}).get(name))
+            if not made.test or scored != as_json(content):
+                found[name] = content
+        return found
+
+    def _test_sets(self) -> JsonObject:
+        """Return the test sets that are planned."""
+        return self.config.get("test_sets") or {}
 
     def continuing(self, record: Record) -> list[str]:
         """Return the command that continues a run, or scores it on what was added since it was tested."""
@@ -87,7 +89,7 @@ class Slot:
             "test",
             str(record.path),
             "--test-sets-only",
-            f"--test_sets={json.dumps(wanted)}",
+            "--test_sets=" + yaml.safe_dump(wanted, default_flow_style=True, width=math.inf).strip(),
             # As its own test was: what it left out, and the last weights where no validation had chosen any.
             *([] if limit is None else [f"--trainer.limit_test_batches={limit}"]),
             *(
@@ -139,14 +141,14 @@ class Slot:
             kept = json.loads(self._beside_log(ending).read_text())
         except (OSError, ValueError):
             return ""
-        sets = self.config.get("test_sets") or {}  # arguments do not tell those of the experiment's file
-        same = kept["arguments"] == [*self.arguments] and (kept.get("test_sets") or {}) == sets
+        sets = as_json(self._test_sets())  # of which arguments do not tell those in the experiment's file
+        same = kept["arguments"] == [*self.arguments] and kept.get("test_sets", sets) == sets
         return kept["reason"] if same else ""
 
     def _keep(self, ending: str, reason: str) -> None:
         file = self._beside_log(ending)
         if reason:
-            kept = {"reason": reason, "arguments": self.arguments, "test_sets": self.config.get("test_sets")}
+            kept = {"reason": reason, "arguments": self.arguments, "test_sets": self._test_sets()}
             file.write_text(json.dumps(kept) + "\n")
         else:
             file.unlink(missing_ok=True)
@@ -220,6 +222,11 @@ class Slot:
                 ) from error
         log.close()
         return None
+
+
+def as_json(value: Any) -> Any:
+    """Return a value as it comes back from JSON, whose keys are texts."""
+    return json.loads(json.dumps(value))
 
 
 def _groups(keys: Iterable[str]) -> set[str]:

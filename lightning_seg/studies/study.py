@@ -134,6 +134,7 @@ class Study:
         )
         if tuning.goal:
             less = tuning.goal == "minimize"
+        decisive = len({(own.by, own.goal) for own in self.ablation.tune.values()}) == 1
         read: dict[str, JsonObject] = {}
 
         def make(point: Point, seed: int) -> TuningSlot:
@@ -151,7 +152,9 @@ class Study:
                     ) from None
             arguments = (*common, f"--seed_everything={seed}")
             sign = -1 if less else 1
-            return TuningSlot(self.folder, variant, seed, arguments, read[point.label], point, by, sign)
+            return TuningSlot(
+                self.folder, variant, seed, arguments, read[point.label], point, by, sign, decisive
+            )
 
         return make
 

@@ -17,7 +17,7 @@ from lightning_seg.studies.variant_tuning import Chosen, Tried
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-_FAR = 2  # times the best variant's validation score, by which one is thought not to have trained at all
+_FAR = 3  # times the best variant's validation score, by which one is thought not to have trained at all
 
 
 def tuning_blocks(study: Study, planned: Sequence[Slot]) -> list[Block]:
@@ -123,8 +123,7 @@ def _warnings(study: Study, chosen: Mapping[str, Chosen]) -> list[str]:
     for name, one in chosen.items():
         alike = {other: reached[other] for other, its in chosen.items() if its.by == one.by}
         top = max(alike, key=lambda other: one.sign * alike[other])
-        low, high = sorted((alike[name], alike[top]))
-        if min(alike.values()) >= 0 and high > _FAR * low:
+        if one.sign > 0 and alike[top] > _FAR * max(alike[name], 0):
             found.append(
                 f"Warning: at its best {name} has {one.by} {alike[name]:.4g}, and {top} {alike[top]:.4g}: among what"
                 " was tried it hardly trains. Before it is called worse, give it a tune of its own, with other values."

@@ -29,6 +29,7 @@ class TuningSlot(Slot):
         point: The choice that it tries.
         by: The curve whose best value counts.
         sign: 1 where more is better, -1 where less is.
+        decisive: Whether all variants are chosen for by this curve, so that without it there is no study.
     """
 
     command: ClassVar[str] = "fit"
@@ -36,6 +37,7 @@ class TuningSlot(Slot):
     point: Point
     by: str
     sign: int
+    decisive: bool = True
     _bracket: int | None = field(default=None, repr=False)
     _rivals: Sequence["TuningSlot"] = field(default=(), repr=False)
     _ended: Record | None = field(default=None, repr=False)
@@ -64,6 +66,10 @@ class TuningSlot(Slot):
         """Return the command that continues a run, without a test."""
         return ["resume", str(record.path), "--no-test", *self._elsewhere(record)]
 
+    def _test_sets(self) -> JsonObject:
+        """Return none: what chooses is never tested."""
+        return {}
+
     def scored(self, record: Record) -> str:
         """Say what a finished run has scored."""
         values = self._curve(record)
@@ -72,8 +78,11 @@ class TuningSlot(Slot):
     def unusable(self) -> str:
         """Say that the finished run lacks the curve, as others would, too; nothing if it has it."""
         run = self.run()
-        if run is None or not self.finished(run) or self.by in run.columns():
+        if run is None or not self.finished(run) or self.by in run.columns() or not self.decisive:
             return ""
+        return self._lacks(run)
+
+    def _lacks(self, run: Record) -> str:
         known = [name for name in run.curves() if name.startswith("val/")]
         return (
             f"{self.name} has no {self.by} to choose by; its validations have {', '.join(known) or 'nothing'}: name one"
@@ -118,7 +127,7 @@ class TuningSlot(Slot):
         run = self.run()
         self._values = self._values or ([] if run is None else self._curve(run))
         if not self._values:
-            raise UserError(self.unusable() or f"{self.name} has no number for {self.by}")
+            raise UserError(f"{self.name} has no {self.by}" if run is None else self._lacks(run))
         return max(self._values)
 
     def diverged(self) -> bool:

@@ -440,13 +440,24 @@ def test_a_test_set_of_another_severity_is_another_one(tmp_path):
     shutil.copy(slot.run().path / TEST_SCORES, folder)
     same = replace(slot, config=slot.config | {"test_sets": scored})
     assert same.state() == "done" and not same.unscored(same.run())
+    numbers = {"noise": {"class_path": "Folder", "init_args": {"labels": {0: 0, 255: 1}}}}
+    wants = replace(slot, config=slot.config | {"test_sets": numbers})
+    passed = yaml.safe_load(wants.continuing(wants.run())[3].removeprefix("--test_sets="))
+    assert passed == numbers
+    (folder / CONFIG).write_text(
+        yaml.safe_dump({"test_sets": json.loads(json.dumps(numbers))})
+    )  # keys as texts
+    assert wants.state() == "done"
+    (folder / CONFIG).write_text(yaml.safe_dump({"test_sets": scored}))
     other = replace(
         slot, config=slot.config | {"test_sets": {"noise": {"corruption": "noise", "severity": 5}}}
     )
     assert other.state() == "half done"
     command, path, only, sets = other.continuing(other.run())
     assert (command, path, only) == ("test", str(slot.run().path), "--test-sets-only")
-    assert json.loads(sets.removeprefix("--test_sets=")) == {"noise": {"corruption": "noise", "severity": 5}}
+    assert yaml.safe_load(sets.removeprefix("--test_sets=")) == {
+        "noise": {"corruption": "noise", "severity": 5}
+    }
 
 
 def test_an_incomplete_answer_says_so_and_an_older_run_does_not_count(tmp_path, capsys):
@@ -493,6 +504,19 @@ def test_a_test_set_is_scored_where_the_data_is_now_and_as_the_run_was_tested(tm
     now.log.parent.mkdir()
     now.fail("no such images")
     assert now.failure and not replace(now, config={**moved, "test_sets": {}}).failure
+
+
+def test_being_scored_on_one_set_after_the_other_is_getting_somewhere(tmp_path):
+    (slot,) = further_tests(made_slots(tmp_path, {"full": 0.2}, seeds=1), "noise")
+    now, (test, *_) = time.time(), slot.run().path.glob("test_sets/*/test.json")
+    slot.log.parent.mkdir()
+    starts = [time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(now - ago)) for ago in (900, 800, 700, 600)]
+    slot.log.write_text("".join(f"--- {start} lightning-seg test RUN\n" for start in starts))
+    os.utime(test, (now - 650, now - 650))
+    for file in (slot.run().path / TEST_SCORES, slot.run().path / "checkpoints/last.ckpt"):
+        if file.exists():
+            os.utime(file, (now - 1000, now - 1000))
+    assert launch.starts_since_saved(slot) == 1
 
 
 def test_a_test_set_that_cannot_be_compared_takes_no_answer_away(tmp_path, capsys):

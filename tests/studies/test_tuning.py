@@ -320,6 +320,27 @@ def test_a_curve_that_no_run_has_stops_the_study_at_its_first_run(workplace, mon
     assert run(monkeypatch, learners) == 0 and learners.made.count(slot.name) == 1
 
 
+def test_what_chooses_is_not_begun_anew_for_a_test_set(workplace):
+    write(tune=GRID)
+    slot, other, *_ = Study(load("study.yaml"), Path("runs")).tuning_slots()
+    slot.log.parent.mkdir(parents=True)
+    slot.give_up("3. of 3")
+    other.fail("no memory")
+    write(tune=GRID, settings={"test_sets.x": "{corruption: noise, severity: 3}"})
+    for one in (slot, other):
+        one.config["test_sets"] = {"x": {"corruption": "noise", "severity": 3}}
+    assert slot.given_up == "3. of 3" and other.failure == "no memory"
+
+
+def test_a_curve_that_one_variant_alone_lacks_takes_nothing_from_the_others(workplace, monkeypatch, capsys):
+    learners = Learners(best={"full": -3, "frozen": -2}, top={"full": 0.4, "frozen": 0.4})
+    write(variants={"full": {"tune": GRID}, "frozen": {"tune": {"settings": GRID, "by": "val/miuo"}}})
+    assert run(monkeypatch, learners) == 1
+    out = capsys.readouterr().out
+    assert "has no val/miuo to choose by" in out and "written to runs/study/answer.md" in out
+    assert "full seed 0" in learners.made
+
+
 def test_a_variant_that_lacks_what_is_tuned_is_told_what_to_do(tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     tune = {"model.loss.init_args.alpha": [0.1, 0.2]}
@@ -334,10 +355,10 @@ def test_a_variant_that_hardly_trains_at_any_choice_is_told_before_it_is_called_
     workplace, monkeypatch, capsys
 ):
     write(tune=GRID)
-    run(monkeypatch, Learners(best={"full": -3, "frozen": -3}, top={"full": 0.4, "frozen": 0.15}))
+    run(monkeypatch, Learners(best={"full": -3, "frozen": -3}, top={"full": 0.4, "frozen": 0.12}))
     out = capsys.readouterr().out
     assert (
-        "Warning: at its best frozen has val/miou 0.1497, and full 0.3992: among what was tried it hardly trains"
+        "Warning: at its best frozen has val/miou 0.1198, and full 0.3992: among what was tried it hardly trains"
         in out
     )
     assert "give it a tune of its own" in Path("runs/study/answer.md").read_text()
