@@ -44,7 +44,7 @@ NAMEABLE = {
 # Made by the package itself, never by a setting.
 INTERNAL = {
     "Detector",
-    "Mirroring",
+    "TrackerUpdates",
     "RangeTest",
     "Ensemble",
     "PyramidNetwork",
