@@ -139,23 +139,20 @@ def _limited(usable: Sequence[tuple[JsonObject, Record]]) -> str:
     most = max(fields.get("images", 0) for fields, _ in usable)
     limits = [(fields, r, (r.config.get("trainer") or {}).get("limit_test_batches")) for fields, r in usable]
     found = [
-        str(record.path)
+        record
         for fields, record, limit in limits
         if fields.get("images", 0) < most and limit is not None and (isinstance(limit, int) or limit < 1)
     ]
     if not found:
         return ""
     more = f" and {len(found) - 1} more" * (len(found) > 1)
-    first, further = Path(found[0]), ""
-    if first.parent.name == TEST_SETS:
-        (config,) = {id(r): r.config for _, r, _ in limits if str(r.path) == found[0]}.values()
-        wanted = {first.name: (config.get("test_sets") or {}).get(first.name)}
-        first, further = (
-            first.parent.parent,
-            f" --test-sets-only --test_sets={shlex.quote(json.dumps(wanted))}",
-        )
-    command = f"'lightning-seg test {first}{further}'"
-    return f". trainer.limit_test_batches left images out of {found[0]}{more}: {command} scores all"
+    path, further = found[0].path, ""
+    if path.parent.name == TEST_SETS:
+        content = (found[0].config.get("test_sets") or {}).get(path.name)
+        further = f" --test-sets-only --test_sets={shlex.quote(json.dumps({path.name: content}))}"
+    run = path.parent.parent if further else path
+    command = f"'lightning-seg test {run}{further}'"
+    return f". trainer.limit_test_batches left images out of {path}{more}: {command} scores all"
 
 
 def _chosen(records: Sequence[Record], where: Sequence[str], tags: Sequence[str]) -> list[Record]:

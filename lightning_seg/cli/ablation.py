@@ -9,7 +9,7 @@ from pathlib import Path
 from lightning_seg.cli.arguments import Arguments, at_least, folder
 from lightning_seg.errors import ExitCode, UserError
 from lightning_seg.plotting.tables import text_table
-from lightning_seg.studies import launch
+from lightning_seg.studies import launch, slurm_jobs
 from lightning_seg.studies.ablation import answer
 from lightning_seg.studies.axes import cells, write_together
 from lightning_seg.studies.plan import Ablation, as_long, load
@@ -61,7 +61,7 @@ def main(arguments: list[str]) -> int:
         ]
         left = _left(longer, options.retry, again)
         if left and options.launcher == "slurm":
-            return _submit(longer, left, options.jobs, arguments)
+            return _submit(longer, left, options.jobs, arguments, "squeue")
         if left:
             launch.run_here(left, options.jobs, lambda line: print(line, flush=True))
         name = "answer-equal-time"
@@ -106,17 +106,22 @@ def _left(studies: Sequence[Study], retry: bool, again: Collection[Path]) -> lis
     return []
 
 
-def _submit(studies: Sequence[Study], left: Sequence[Slot], jobs: int, arguments: Sequence[str]) -> ExitCode:
+def _submit(
+    studies: Sequence[Study],
+    left: Sequence[Slot],
+    jobs: int,
+    arguments: Sequence[str],
+    shows: str = "with --plan in place of --launcher the command",
+) -> ExitCode:
     """Submit the runs that can be made now, and, if others wait for them, a job that submits those."""
-    ids = launch.submit(left, jobs, lambda line: print(line, flush=True)) if left else []
+    ids = slurm_jobs.submit(left, jobs, lambda line: print(line, flush=True)) if left else []
     reported = [slot for study in studies for slot in [*study.waiting(), *study.slots()]]
     waiting = [slot for slot in reported if slot not in left and slot.state() in ("missing", "half done")]
     if ids and waiting:
         further = ["ablation", *(argument for argument in arguments if argument != "--retry")]
-        after = launch.submit_after(waiting[0].config, left[0].folder, ids, further)
+        after = slurm_jobs.submit_after(waiting[0].config, left[0].folder, ids, further)
         print(f"SLURM job {after} looks at them when they are done, and submits the runs that wait for them.")
-    shown = "squeue" if "--equal" in " ".join(arguments) else "with --plan in place of --launcher the command"
-    print(f"{shown} shows how far they are; without either, when all are done, the command gives the answer.")
+    print(f"{shows} shows how far they are; without either, when all are done, the command gives the answer.")
     return ExitCode.DONE
 
 

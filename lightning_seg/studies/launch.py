@@ -1,10 +1,9 @@
-"""Making the runs of an ablation: some at a time on this machine, or as jobs of SLURM.
+"""Making the runs of an ablation on this machine, some at a time; as jobs of SLURM: `lightning_seg.studies.slurm_jobs`.
 
 Each run is a process of its own that writes into the log of its slot. Whoever starts it holds the slot's lock, and
 looks again at how far the run is once the lock is taken: so several runners can work on one ablation.
 """
 
-import json
 import os
 import re
 import signal
@@ -14,18 +13,17 @@ import sys
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import replace
 from pathlib import Path
-from typing import IO, Any
+from typing import IO
 
 from lightning_seg.errors import UserError
-from lightning_seg.runs.directory import LAST_CHECKPOINT, TEST_SCORES, TEST_SETS, JsonObject
+from lightning_seg.runs.directory import LAST_CHECKPOINT, TEST_SCORES, TEST_SETS
 from lightning_seg.studies.slots import Slot
 
 PROGRAM = [sys.executable, "-m", "lightning_seg"]  # a process of its own for each run
 _ENDED = "--- ended after {:.1f} s"
 _STOPPED = [signal.Signals[f"SIG{name}"] for name in ("HUP", "INT", "TERM", "KILL", "USR1", "USR2", "XCPU")]
-_POLL = 0.2  # seconds between two looks at the running processes
+POLL = 0.2  # seconds between two looks at the running processes
 _LOOK = 2.0  # seconds between two looks at what a run has scored so far
 _LIVES = 4  # of a run that gets nowhere
 
@@ -114,7 +112,7 @@ def run_here(slots: Sequence[Slot], jobs: int, say: Callable[[str], None]) -> No
     waiting = list(enumerate(slots, 1))
     active: dict[Attempt, str] = {}
     free = shares(jobs)
-    with _handled((signal.SIGTERM, signal.SIGHUP), _interrupt):
+    with handled((signal.SIGTERM, signal.SIGHUP), _interrupt):
         try:
             while waiting or active:
                 while waiting and free:
@@ -127,7 +125,7 @@ def run_here(slots: Sequence[Slot], jobs: int, say: Callable[[str], None]) -> No
                     attempt = Attempt(slot, log, free.pop(0))
                     active[attempt] = place
                     say(f"{place}: {'continues' if attempt.resumes else 'starts'}, log {slot.log}")
-                time.sleep(_POLL)
+                time.sleep(POLL)
                 for attempt in [a for a in active if a.ended()]:
                     ended = attempt.finish()
                     if reason := fail_if_stuck(attempt.slot):
@@ -147,141 +145,6 @@ def _stop(active: Mapping[Attempt, str], say: Callable[[str], None]) -> None:
         attempt.stop()
     for attempt, place in active.items():
         say(f"{place}: {attempt.finish()}")
-
-
-class SlotJob:
-    """A run as a SLURM job: submitit calls it, in every life that the job has.
-
-    Args:
-        slot: What to run.
-    """
-
-    def __init__(self, slot: Slot) -> None:
-        self.slot = slot
-
-    def __call__(self) -> str:
-        """Make the run or continue it, unless somebody else does, and say how it ended.
-
-        Raises:
-            RuntimeError: It failed, which SLURM should know.
-        """
-        from lightning_seg.studies.slurm import requeue
-
-        log = self.slot.lock()
-        if log is None or self.slot.settled():
-            return f"{self.slot.name}: another runner {'makes' if log is None else 'made'} it"
-        attempt = Attempt(self.slot, log, {})
-        warnings = (signal.SIGTERM, signal.SIGUSR1, signal.SIGUSR2)
-        with _handled(warnings, attempt.process.send_signal):  # the run saves and leaves
-            while not attempt.ended():
-                time.sleep(_POLL)
-            said = f"{self.slot.name}: {attempt.finish()}"
-        if reason := fail_if_stuck(self.slot):
-            said = f"{self.slot.name}: FAILED: {reason} ({self.slot.log})"
-        print(said, flush=True)
-        if self.slot.failure:
-            raise RuntimeError(said)
-        if self.slot.state() == "half done":
-            requeue()
-        return said
-
-    def checkpoint(self) -> Any:
-        """Tell submitit what to do if the signal comes before the run has begun: the same again."""
-        from submitit.helpers import DelayedSubmission
-
-        return DelayedSubmission(self)
-
-
-def submit(slots: Sequence[Slot], jobs: int, say: Callable[[str], None]) -> list[str]:
-    """Submit runs as an array of SLURM jobs, or as several where variants ask for other resources.
-
-    Args:
-        slots: What to run.
-        jobs: How many of an array may run at a time.
-        say: Takes a line about each array that SLURM has taken.
-
-    Returns:
-        The ids of the jobs.
-
-    Raises:
-        UserError: submitit is not installed, or there is no SLURM or it refuses the jobs.
-    """
-    from lightning_seg.experiment.slurm_settings import Slurm
-    from lightning_seg.studies.slurm import number_of_devices, submission
-
-    ids = []
-    for alike in _by_resources(slots):
-        folder, config = slots[0].folder, alike[0].config
-        devices = number_of_devices(config["trainer"]["devices"])
-        gpus = 0 if config["trainer"]["accelerator"] == "cpu" else devices
-        asked = Slurm(**config["slurm"])
-        # The one task of the job starts a process for each device.
-        wanted = replace(asked, cpus_per_task=asked.cpus_per_task * devices)
-        with submission(
-            folder / "slurm", folder.name, wanted, 1, 1, gpus, slurm_array_parallelism=jobs
-        ) as executor:
-            with executor.batch():
-                submitted = [executor.submit(SlotJob(slot)) for slot in alike]
-        own = [str(job.job_id) for job in submitted]
-        say(f"submitted as SLURM jobs {own[0]} to {own[-1]}, {jobs} at a time.")
-        ids += own
-    return ids
-
-
-def _by_resources(slots: Sequence[Slot]) -> list[list[Slot]]:
-    """Group runs by what they ask of SLURM: a job array is of one kind."""
-    found: dict[str, list[Slot]] = {}
-    for slot in slots:
-        trainer = slot.config["trainer"]
-        asked = [trainer["devices"], trainer["accelerator"], slot.config["slurm"]]
-        found.setdefault(json.dumps(asked, sort_keys=True, default=str), []).append(slot)
-    return [*found.values()]
-
-
-class CommandJob:
-    """A command of this program as a SLURM job.
-
-    Args:
-        arguments: Of the program.
-    """
-
-    def __init__(self, arguments: Sequence[str]) -> None:
-        self.arguments = list(arguments)
-
-    def __call__(self) -> None:
-        """Run it.
-
-        Raises:
-            subprocess.CalledProcessError: It failed, which SLURM should know.
-        """
-        environment = {k: v for k, v in os.environ.items() if not k.startswith("SLURM_") or k == "SLURM_CONF"}
-        subprocess.run([*PROGRAM, *self.arguments], check=True, env=environment)
-
-
-def submit_after(config: JsonObject, folder: Path, ids: Sequence[str], arguments: Sequence[str]) -> str:
-    """Submit a command as a job that begins when others have ended, however they did.
-
-    Args:
-        config: Settings of a run, whose ``slurm`` says where.
-        folder: Of the ablation.
-        ids: The jobs that it waits for.
-        arguments: Of the program.
-
-    Returns:
-        The id of the job.
-
-    Raises:
-        UserError: submitit is not installed, or there is no SLURM or it refuses the job.
-    """
-    from lightning_seg.experiment.slurm_settings import Slurm
-    from lightning_seg.studies.slurm import submission
-
-    asked = Slurm(**config["slurm"])
-    arrays = dict.fromkeys(job.partition("_")[0] for job in ids)
-    options = {**asked.options, "dependency": ":".join(["afterany", *arrays])}
-    wanted = replace(asked, cpus_per_task=1, hours=min(asked.hours, 1), options=options)
-    with submission(folder / "slurm", f"{folder.name}-next", wanted, 1, 1, 0) as executor:
-        return str(executor.submit(CommandJob(arguments)).job_id)
 
 
 def shares(jobs: int) -> list[Mapping[str, str]]:
@@ -390,7 +253,7 @@ def _interrupt(number: int) -> None:
 
 
 @contextmanager
-def _handled(signals: Iterable[signal.Signals], handle: Callable[[int], None]) -> Iterator[None]:
+def handled(signals: Iterable[signal.Signals], handle: Callable[[int], None]) -> Iterator[None]:
     """Within the block signals are handled by a function of their number, unless they are ignored, as by nohup."""
     before = {number: signal.getsignal(number) for number in signals}
     before = {number: handler for number, handler in before.items() if handler is not signal.SIG_IGN}

@@ -83,22 +83,15 @@ class Slot:
         """Return the command that continues a run, or scores it on what was added since it was tested."""
         if not (record.test and (wanted := self.unscored(record))):
             return ["resume", str(record.path), *self._elsewhere(record)]
-        limit = self.settings.get("trainer.limit_test_batches")
+        sets = yaml.safe_dump(wanted, default_flow_style=True, width=math.inf).strip()
+        command = ["test", str(record.path), "--test-sets-only", f"--test_sets={sets}"]
+        # As its own test was: what it left out, and the last weights where no validation had chosen any.
+        if (limit := self.settings.get("trainer.limit_test_batches")) is not None:
+            command.append(f"--trainer.limit_test_batches={limit}")
         last = record.path / LAST_CHECKPOINT
-        return [
-            "test",
-            str(record.path),
-            "--test-sets-only",
-            "--test_sets=" + yaml.safe_dump(wanted, default_flow_style=True, width=math.inf).strip(),
-            # As its own test was: what it left out, and the last weights where no validation had chosen any.
-            *([] if limit is None else [f"--trainer.limit_test_batches={limit}"]),
-            *(
-                []
-                if (record.path / BEST_CHECKPOINT).exists() or not last.exists()
-                else [f"--ckpt_path={last}"]
-            ),
-            *self._elsewhere(record),
-        ]
+        if last.exists() and not (record.path / BEST_CHECKPOINT).exists():
+            command.append(f"--ckpt_path={last}")
+        return [*command, *self._elsewhere(record)]
 
     def _elsewhere(self, record: Record) -> list[str]:
         """Return the settings of where a run is made that are others now, such as the folder of the data."""

@@ -23,7 +23,7 @@ from lightning_seg.cli.main import main
 from lightning_seg.errors import UserError
 from lightning_seg.runs.directory import CONFIG, ENVIRONMENT, METRICS, TEST_SCORES
 from lightning_seg.runs.records import read
-from lightning_seg.studies import launch
+from lightning_seg.studies import launch, slurm_jobs
 from lightning_seg.studies.ablation import answer
 from lightning_seg.studies.plan import Ablation, Slot, as_long, load
 from tests.faults.programs import Program, run
@@ -179,8 +179,8 @@ def test_states(workplace):
     attempt.process.kill()
     assert "stopped after" in attempt.finish()
     assert one.state() == "half done"
-    launch.SlotJob(one)()
-    assert one.state() == "done" and "another runner made it" in launch.SlotJob(one)()
+    slurm_jobs.SlotJob(one)()
+    assert one.state() == "done" and "another runner made it" in slurm_jobs.SlotJob(one)()
     assert slot(lr="0.2").state() == "missing"  # other settings are another run
     assert slot(seed=1).state() == "missing" and slot("b").state() == "missing"
 
@@ -193,17 +193,17 @@ def test_a_job_whose_run_gets_nowhere_is_not_queued_for_ever(workplace, monkeypa
     Path("fake.py").write_text(killed)
     one = slot()
     for _ in range(3):
-        assert "stopped after" in launch.SlotJob(one)()
+        assert "stopped after" in slurm_jobs.SlotJob(one)()
     with pytest.raises(RuntimeError, match="ended 4 times before it had saved anything new"):
-        launch.SlotJob(one)()
+        slurm_jobs.SlotJob(one)()
     assert len(queued) == 3 and one.state() == "failed"
     checkpoint = one.run().path / "checkpoints/last.ckpt"
     checkpoint.parent.mkdir()
     checkpoint.touch()
     os.utime(checkpoint, (time.time() + 5,) * 2)  # from here on it got somewhere
-    assert "stopped after" in launch.SlotJob(one)() and len(queued) == 4
+    assert "stopped after" in slurm_jobs.SlotJob(one)() and len(queued) == 4
     Path("fake.py").write_text(fake)
-    launch.SlotJob(one)()
+    slurm_jobs.SlotJob(one)()
     assert one.state() == "done"
 
 
@@ -303,7 +303,7 @@ def test_a_run_that_another_runner_has_given_up_is_left_alone(workplace):
     one.give_up("3. of 3 after 1 validation")
     launch.run_here([one], 1, said.append)
     assert said == ["[1/1] a seed 0: another runner made it"] and not Path("starts").exists()
-    assert "another runner made it" in launch.SlotJob(one)()
+    assert "another runner made it" in slurm_jobs.SlotJob(one)()
 
 
 def test_two_runners_share_the_work(workplace):

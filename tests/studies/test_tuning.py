@@ -15,7 +15,7 @@ import yaml
 from lightning_seg.cli import ablation as command
 from lightning_seg.cli.main import main
 from lightning_seg.errors import UserError
-from lightning_seg.studies import launch, study
+from lightning_seg.studies import launch, slurm_jobs, study
 from lightning_seg.studies import tuning as rules
 from lightning_seg.studies.axes import cells
 from lightning_seg.studies.plan import load
@@ -617,8 +617,8 @@ def test_slurm_gets_an_array_and_a_job_that_submits_what_waits_for_it(workplace,
         arrays.append([slot.name for slot in slots])
         return [f"{len(arrays)}_{i}" for i in range(len(slots))]
 
-    monkeypatch.setattr(launch, "submit", submit)
-    monkeypatch.setattr(launch, "submit_after", lambda *given: after.append(given) or "7")
+    monkeypatch.setattr(slurm_jobs, "submit", submit)
+    monkeypatch.setattr(slurm_jobs, "submit_after", lambda *given: after.append(given) or "7")
     learners = Learners(best={"full": -3, "frozen": -2}, top={"full": 0.4, "frozen": 0.4})
     write(tune=GRID)
     assert run(monkeypatch, learners, "--launcher=slurm", "--jobs=2") == 0
@@ -635,8 +635,10 @@ def test_slurm_gets_an_array_and_a_job_that_submits_what_waits_for_it(workplace,
 
 def test_a_choice_that_always_fails_holds_up_no_jobs_of_those_chosen(workplace, monkeypatch):
     arrays, after = [], []
-    monkeypatch.setattr(launch, "submit", lambda slots, *_: arrays.append([s.name for s in slots]) or ["1_0"])
-    monkeypatch.setattr(launch, "submit_after", lambda *given: after.append(given[3]) or "7")
+    monkeypatch.setattr(
+        slurm_jobs, "submit", lambda slots, *_: arrays.append([s.name for s in slots]) or ["1_0"]
+    )
+    monkeypatch.setattr(slurm_jobs, "submit_after", lambda *given: after.append(given[3]) or "7")
     write(tune={LR: [1e-3, 2]})  # 2 fails
     learners = Learners(best={"full": -3, "frozen": -2}, top={"full": 0.4, "frozen": 0.4})
     for slot in Study(load("study.yaml"), Path("runs")).tuning_slots():
@@ -649,7 +651,9 @@ def test_a_choice_that_always_fails_holds_up_no_jobs_of_those_chosen(workplace, 
 
 def test_equal_time_goes_to_slurm_too_and_leaves_out_what_could_not_be_tuned(workplace, monkeypatch, capsys):
     arrays = []
-    monkeypatch.setattr(launch, "submit", lambda slots, *_: arrays.append([s.name for s in slots]) or ["1_0"])
+    monkeypatch.setattr(
+        slurm_jobs, "submit", lambda slots, *_: arrays.append([s.name for s in slots]) or ["1_0"]
+    )
     write(variants={"full": {LR: 1e-3}, "frozen": {"tune": {LR: [2, 3]}}, "slow": {LR: 1e-4}})  # 2 and 3 fail
     learners = Learners(
         best=dict.fromkeys(("full", "frozen", "slow"), -3), top=dict.fromkeys(("full", "slow"), 0.4)
@@ -709,7 +713,7 @@ def test_variants_that_ask_for_other_resources_are_arrays_of_their_own(workplace
     for slot in slots:
         slot.config["slurm"].setdefault("cpus_per_task", 4)
         slot.config["slurm"].setdefault("hours", 24)
-    ids = launch.submit(slots, 3, said.append)
+    ids = slurm_jobs.submit(slots, 3, said.append)
     assert [array[:3] for array in arrays] == [(4, 9, 0), (8, 24, 2)] and len(ids) == len(slots) == 6
     assert [{*array[3]} for array in arrays] == [{"full", "small"}, {"frozen"}]
     assert len(said) == 2 and "3 at a time" in said[0]
@@ -725,7 +729,7 @@ def test_the_job_in_between_waits_for_the_array(workplace, monkeypatch):
 
     monkeypatch.setattr("lightning_seg.studies.slurm.submission", submission)
     config = {"slurm": {"hours": 24, "cpus_per_task": 8, "options": {"account": "vision"}}}
-    assert launch.submit_after(config, Path("runs/study"), ["12_0", "12_1"], ["ablation", "study"]) == "9"
+    assert slurm_jobs.submit_after(config, Path("runs/study"), ["12_0", "12_1"], ["ablation", "study"]) == "9"
     assert asked["wanted"].options == {"account": "vision", "dependency": "afterany:12"}
     assert asked["wanted"].cpus_per_task == 1 and asked["wanted"].hours == 1
     Path("fake.py").write_text("import sys, pathlib; pathlib.Path('said').write_text(' '.join(sys.argv[1:]))")
